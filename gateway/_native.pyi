@@ -1,0 +1,93 @@
+"""The C data plane (native/module.c). Imported only by runtime/dataplane.py, runtime/ha_link.py and tests."""
+
+from typing import TypedDict
+
+ENGINE: str
+"""AEAD engine chosen at run time, e.g. "ipsec-mb 1.3.0 (AVX512)" or "libcrypto 3.0.15"."""
+
+DROP_REASONS: tuple[str, ...]
+"""Every drop reason's label, from native/drop_reasons.h."""
+
+DEBUG_BUILD: bool
+
+class SaStatistics(TypedDict):
+    direction: str
+    connection: int
+    spi: int
+    packets: int
+    octets: int
+    sequence: int
+    last_used: float
+    replay_drops: int
+    integrity_failures: int
+    selector_drops: int
+
+class DataPlane:
+    """Worker threads, SAD and SPD. Every call takes effect for all workers before it returns."""
+
+    def __init__(self, workers: int, engine: str = "auto") -> None:
+        """Starts `workers` threads. engine: "auto", "ipsec-mb" or "libcrypto"."""
+
+    def event_fd(self) -> int:
+        """An eventfd, readable when `events()` or `punted()` has something."""
+
+    def add_socket(self, worker: int, fd: int) -> None:
+        """A bound UDP socket carrying ESP in UDP and IKE with the non-ESP marker. The caller keeps
+        owning the fd (it sends IKE on it) and calls remove_socket before closing it."""
+
+    def remove_socket(self, fd: int) -> None: ...
+    def add_connection(self, connection: int, tun_fds: list[int], mtu: int) -> None:
+        """One queue fd per worker (or a single fd: worker 0 serves it). Caller opened them with
+        IFF_TUN|IFF_NO_PI|IFF_VNET_HDR[|IFF_MULTI_QUEUE]; this sets TUNSETVNETHDRSZ and the offloads. Caller owns fds."""
+
+    def update_connection(self, connection: int, mtu: int, tcp_mss4: int, tcp_mss6: int) -> None: ...
+    def remove_connection(self, connection: int) -> None: ...
+    def add_sa(
+        self,
+        *,
+        direction: str,
+        connection: int,
+        spi: int,
+        encryption: str,
+        integrity: str,
+        encryption_key: bytes,
+        integrity_key: bytes,
+        esn: bool,
+        encapsulate: bool,
+        local: tuple[str, int],
+        remote: tuple[str, int],
+        selectors: list[tuple[int, bytes, bytes, int, int, bytes, bytes, int, int]],
+        replay_window: int,
+        soft_octets: int,
+        hard_octets: int,
+        soft_packets: int,
+        hard_packets: int,
+        socket_fd: int,
+    ) -> None:
+        """Strings are the values of the enums of gateway/esp/dataplane.py. `socket_fd`: the UDP socket an
+        outbound SA sends on (-1 for inbound). ValueError names what is wrong."""
+
+    def remove_sa(self, direction: str, connection: int, spi: int) -> None: ...
+    def update_sa_remote(self, connection: int, spi: int, remote: tuple[str, int]) -> None: ...
+    def replace_policies(self, connection: int, spis: list[int]) -> None: ...
+    def grant(self, connection: int, spi: int, limit: int) -> None: ...
+    def events(self) -> list[tuple[str, int, int, bytes]]:
+        """Drains (kind, connection, spi, detail). Kinds: "acquire" (detail: first 64 octets of the packet),
+        "expire-soft", "expire-hard" (spi; detail b"in"/b"out"), "integrity-burst", "peer-moved" (detail "host port" ASCII, only
+        after an authenticated packet), "unknown-spi" (rate-limited to 1/s; detail "host port")."""
+
+    def punted(self) -> list[tuple[bytes, tuple[str, int], tuple[str, int], int]]:
+        """Drains IKE datagrams: (octets without the marker, local, remote, socket fd)."""
+
+    def sa_statistics(self) -> list[SaStatistics]: ...
+    def drops(self) -> list[tuple[int, str, int]]:
+        """(connection or 0, reason, packets), zero counts included."""
+
+    def worker_statistics(self) -> list[dict[str, int]]:
+        """Per worker: ticks (loop turns), tun_reads, tun_writes, udp_reads, udp_sends, cpu_ns, idle (0/1)."""
+
+    def stop(self) -> None:
+        """Stops and joins the workers, wipes every key. Idempotent."""
+
+def debug_hold_gil(seconds: float) -> None:
+    """Debug builds only: sleeps with the GIL held, to prove that no packet needs it."""

@@ -1,0 +1,1 @@
+"""ESP (RFC 4303): the vocabulary of the data plane, the SAD and SPD as Python sees them, the oracle."""
