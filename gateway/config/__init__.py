@@ -1,0 +1,1 @@
+"""Configuration: TOML in, a validated `Config` or every diagnostic at once out."""

@@ -1,0 +1,1 @@
+"""One immutable status snapshot and its renderings: metrics, CLI, JSON, explanations."""

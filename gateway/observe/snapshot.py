@@ -1,0 +1,174 @@
+"""The one picture of the gateway that every view is drawn from (design: they cannot disagree).
+
+Built by `node/` on request; plain frozen data, JSON-able by `to_json`. Times are CLOCK_MONOTONIC
+seconds of the daemon (`now` is in the snapshot, so ages can be computed), wall-clock only in `taken_at`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStatus:
+    """One CHILD_SA, or a configured child without one (`state` "DOWN", spis 0)."""
+
+    name: str
+    state: str  # DOWN, or a CHILD_SA state of RFC/strongSwan vocabulary: INSTALLED, REKEYING, REKEYED, DELETING
+    suite: str = ""  # "AES_GCM_16-256", "AES_CBC-256/HMAC_SHA2_256_128"
+    spi_in: int = 0
+    spi_out: int = 0
+    local_ts: tuple[str, ...] = ()
+    remote_ts: tuple[str, ...] = ()
+    installed_at: float | None = None
+    rekey_at: float | None = None
+    packets_in: int = 0
+    packets_out: int = 0
+    octets_in: int = 0
+    octets_out: int = 0
+    last_in: float | None = None
+    last_out: float | None = None
+    sequence_used_ratio: float = 0.0
+    replay_drops: int = 0
+    integrity_failures: int = 0
+    rekeys_ok: int = 0
+    rekeys_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelStatus:
+    """One configured connection, up or not. Packet and octet totals survive rekeys."""
+
+    name: str
+    up: bool  # IKE_SA established and all configured children installed
+    ike_state: str  # DOWN, CONNECTING, ESTABLISHED, REKEYING, DELETING
+    role: str = ""  # initiator | responder
+    local: str = ""  # "203.0.113.10:4500"
+    remote: str = ""
+    local_id: str = ""
+    remote_id: str = ""
+    suite: str = ""  # "AES_GCM_16-256/PRF_HMAC_SHA2_384/ECP_384"
+    nat: str = ""  # "", "local", "remote", "both", "forced"
+    initiator_spi: int = 0
+    responder_spi: int = 0
+    established_at: float | None = None
+    rekey_at: float | None = None
+    last_heard_at: float | None = None
+    retry_at: float | None = None  # next attempt while down
+    attempts: int = 0
+    last_failure: str = ""  # named reason, e.g. NO_PROPOSAL_CHOSEN, "" if none yet
+    explanation: str = ""  # one sentence: what, whose setting, the fix; "" while up
+    interface: str = ""
+    mtu: int = 0
+    protected: tuple[str, ...] = ()
+    children: tuple[ChildStatus, ...] = ()
+    packets_in: int = 0
+    packets_out: int = 0
+    octets_in: int = 0
+    octets_out: int = 0
+    drops: dict[str, int] = field(default_factory=dict)  # reason -> packets, every reason present
+    retransmissions: int = 0
+    exchanges: dict[str, int] = field(default_factory=dict)  # "EXCHANGE role result" -> count
+    notifies: dict[str, int] = field(default_factory=dict)  # "NOTIFY in|out" -> count
+    ike_rekeys_ok: int = 0
+    ike_rekeys_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """One BGP neighbor."""
+
+    name: str
+    address: str
+    asn: int
+    state: str  # Idle Connect Active OpenSent OpenConfirm Established
+    local_address: str = ""
+    connection: str = ""
+    established_at: float | None = None
+    prefixes: dict[str, int] = field(default_factory=dict)  # adj_in, accepted, best, adj_out, stale
+    messages_sent: int = 0
+    messages_received: int = 0
+    flaps: int = 0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStatus:
+    """One learned BGP path."""
+
+    prefix: str
+    peer: str
+    next_hop: str
+    as_path: tuple[int, ...]
+    origin: str  # igp egp incomplete
+    med: int | None
+    local_preference: int | None
+    communities: tuple[str, ...]
+    best: bool
+    reason: str  # why it is best, or why it is not or was rejected
+    installed: bool
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HaStatus:
+    """The heartbeat with the other gateway of the pair."""
+
+    peer_name: str
+    peer_address: str
+    peer_up: bool
+    last_heartbeat_at: float | None
+    round_trip: float | None  # seconds
+    sent: int
+    received: int
+    rejected: dict[str, int] = field(default_factory=dict)  # reason -> datagrams
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    worker: int
+    ticks: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One of the last events, newest last."""
+
+    at: float
+    level: str  # info, warning, error
+    event: str  # stable name, e.g. ike-established
+    tunnel: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything; `now` on the same clock as every *_at."""
+
+    name: str
+    version: str
+    now: float
+    started_at: float
+    taken_at: str  # RFC 3339, wall clock
+    engine: str
+    ready: bool
+    tunnels: tuple[TunnelStatus, ...] = ()
+    peers: tuple[PeerStatus, ...] = ()
+    routes: tuple[RouteStatus, ...] = ()
+    kernel_routes: dict[str, int] = field(default_factory=dict)  # desired, installed, failed, guard
+    exabgp: str = ""  # "", starting, running, down
+    ha: HaStatus | None = None
+    workers: tuple[WorkerStatus, ...] = ()
+    drops: dict[str, int] = field(default_factory=dict)  # without a connection
+    ike_half_open: int = 0
+    ike_rejected: dict[str, int] = field(default_factory=dict)
+    journal: tuple[JournalEntry, ...] = ()
+    problems: tuple[str, ...] = ()  # sentences about the host: ip_forward off, rp_filter strict, ...
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, `schema` first; this is what control.py and the CLI speak."""
+        return {"schema": SCHEMA, **asdict(self)}
