@@ -1,0 +1,179 @@
+"""Proposal strings in strongSwan's spelling, as values that name no wire format.
+
+`aes256gcm16-prfsha384-ecp384`, `aes256-sha256-modp2048`: keywords joined by `-`, several of a kind
+allowed, the first of a kind preferred. What they become on the wire is `ike/proposal.py`'s business.
+
+RFC 7296 3.3 (proposals and transforms), RFC 8247 and RFC 8221 (which algorithms are still advisable).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gateway.config.guess import did_you_mean
+
+T = TypeVar("T")
+
+
+class ProposalError(ValueError):
+    """A proposal string that means nothing, or nothing safe; the text says what to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalSpec:
+    """One proposal: the transforms offered of each type, preferred first."""
+
+    encryption: tuple[tuple[str, int], ...]
+    """("aes-gcm-16" | "aes-cbc", key bits); never both kinds in one proposal."""
+    integrity: tuple[str, ...] = ()
+    """sha1 | sha256 | sha384 | sha512; empty for AEAD."""
+    prf: tuple[str, ...] = ()
+    """Same names as integrity; empty for ESP."""
+    key_exchange: tuple[str, ...] = ()
+    """modp1024 | modp2048 | modp3072 | modp4096 | ecp256 | ecp384 | ecp521 | x25519; empty for ESP means no PFS."""
+    esn: tuple[bool, ...] = ()
+    """Extended sequence numbers, preferred first; empty for IKE."""
+
+    @property
+    def aead(self) -> bool:
+        """Whether encryption brings its own integrity."""
+        return self.encryption[0][0] == "aes-gcm-16"
+
+
+AEAD = "aes-gcm-16"
+CBC = "aes-cbc"
+
+_ENCRYPTION: dict[str, tuple[str, int]] = {
+    **{f"aes{bits}": (CBC, bits) for bits in (128, 192, 256)},
+    **{f"aes{bits}gcm{icv}": (AEAD, bits) for icv in (16, 128) for bits in (128, 192, 256)},
+}
+_HASHES = {
+    "sha1": "sha1",
+    "sha": "sha1",
+    "sha256": "sha256",
+    "sha2_256": "sha256",
+    "sha384": "sha384",
+    "sha2_384": "sha384",
+    "sha512": "sha512",
+    "sha2_512": "sha512",
+}
+_PRF = {f"prfsha{bits}": f"sha{bits}" for bits in (1, 256, 384, 512)}
+_GROUPS = ("ecp256", "ecp384", "ecp521", "x25519", "modp2048", "modp3072", "modp4096", "modp1024")
+_KEY_EXCHANGE = {group: group for group in _GROUPS} | {"curve25519": "x25519"}
+_ESN = {"esn": True, "noesn": False}
+
+# What other implementations know and this one refuses, with the reason.
+_REFUSED = {
+    "3des": "64-bit blocks (RFC 8221 5)",
+    "des": "56-bit keys (RFC 8221 5)",
+    "null": "it does not encrypt",
+    "md5": "MD5 is broken (RFC 8221 6)",
+    "prfmd5": "MD5 is broken (RFC 8247 2.2)",
+    "modp768": "a 768-bit group can be broken (RFC 8247 2.4)",
+    "modp1536": "a 1536-bit group is too weak; use modp2048 (RFC 8247 2.4)",
+    **{
+        f"aes{bits}gcm{icv}": "its integrity check value is truncated; use gcm16 (RFC 8221 5)"
+        for bits in (128, 192, 256)
+        for icv in (8, 12, 64, 96)
+    },
+}
+_WEAK = {
+    "modp1024": "modp1024 is a 1024-bit group, within reach of a state-sized attacker (RFC 8247 2.4); "
+    "use modp2048 or ecp256 as soon as the peer can"
+}
+
+
+def parse_ike_proposal(text: str) -> ProposalSpec:
+    """An IKE proposal: encryption, integrity unless AEAD, PRF, key exchange."""
+    spec = _parse(text)
+    if spec.esn:
+        raise ProposalError(f"'{text}': esn and noesn belong in esp_proposals; IKE has no sequence numbers of ESP")
+    if not spec.key_exchange:
+        raise ProposalError(f"'{text}' lacks a key exchange method, e.g. '{text}-ecp256'; one of {', '.join(_GROUPS)}")
+    if spec.prf:
+        return spec
+    if spec.aead:
+        raise ProposalError(
+            f"'{text}' lacks a PRF, which AEAD cannot imply, e.g. '{_with_prf(text)}'; one of {', '.join(_PRF)}"
+        )
+    return ProposalSpec(spec.encryption, spec.integrity, spec.integrity, spec.key_exchange)
+
+
+def parse_esp_proposal(text: str) -> ProposalSpec:
+    """An ESP proposal: encryption, integrity unless AEAD, optionally key exchange (PFS) and ESN."""
+    spec = _parse(text)
+    if spec.prf:
+        raise ProposalError(f"'{text}': ESP has no PRF; remove {', '.join(f'prf{name}' for name in spec.prf)}")
+    # RFC 7296 2.8 and 3.3.2: both ESN values may be offered; without a word we prefer ESN and accept its absence.
+    return ProposalSpec(spec.encryption, spec.integrity, (), spec.key_exchange, spec.esn or (True, False))
+
+
+def weaknesses(spec: ProposalSpec) -> tuple[str, ...]:
+    """What is weak in a proposal that is allowed all the same."""
+    return tuple(_WEAK[name] for name in spec.key_exchange if name in _WEAK)
+
+
+def keywords() -> dict[str, tuple[str, ...]]:
+    """Every keyword by transform type, aliases left out, for messages and the reference."""
+    return {
+        "encryption": tuple(name for name in _ENCRYPTION if "gcm128" not in name),
+        "integrity": tuple(dict.fromkeys(_HASHES.values())),
+        "PRF": tuple(_PRF),
+        "key exchange": _GROUPS,
+        "ESN": tuple(_ESN),
+    }
+
+
+def _parse(text: str) -> ProposalSpec:
+    tokens = text.strip().lower().split("-")
+    if tokens == [""]:
+        raise ProposalError("the proposal is empty; write it as 'aes256gcm16-prfsha384-ecp384'")
+    for token in tokens:
+        _check_known(text, token)
+    spec = ProposalSpec(
+        _unique(_ENCRYPTION[t] for t in tokens if t in _ENCRYPTION),
+        _unique(_HASHES[t] for t in tokens if t in _HASHES),
+        _unique(_PRF[t] for t in tokens if t in _PRF),
+        _unique(_KEY_EXCHANGE[t] for t in tokens if t in _KEY_EXCHANGE),
+        _unique(_ESN[t] for t in tokens if t in _ESN),
+    )
+    _check_encryption(text, spec)
+    return spec
+
+
+def _check_known(text: str, token: str) -> None:
+    if token in _REFUSED:
+        raise ProposalError(f"'{text}': {token} is not supported: {_REFUSED[token]}")
+    known = [*_ENCRYPTION, *_HASHES, *_PRF, *_KEY_EXCHANGE, *_ESN]
+    if token in known:
+        return
+    if token == "":
+        raise ProposalError(f"'{text}': a keyword is missing beside '-'")
+    allowed = "; ".join(f"{kind} {' '.join(names)}" for kind, names in keywords().items())
+    raise ProposalError(f"'{text}': unknown keyword '{token}'; allowed: {allowed}{did_you_mean(token, known)}")
+
+
+def _check_encryption(text: str, spec: ProposalSpec) -> None:
+    kinds = {kind for kind, _ in spec.encryption}
+    if not kinds:
+        raise ProposalError(f"'{text}' lacks an encryption algorithm, e.g. 'aes256gcm16-{text}'")
+    # RFC 7296 3.3: AEAD and other ciphers must be offered in separate proposals.
+    if len(kinds) == 2:
+        raise ProposalError(f"'{text}' mixes AES-GCM with AES-CBC; write two proposals, one for each")
+    if kinds == {AEAD} and spec.integrity:
+        names, meant = ", ".join(spec.integrity), ", ".join(f"prf{name}" for name in spec.integrity)
+        raise ProposalError(f"'{text}': AES-GCM has its own integrity; remove {names} (if the PRF is meant: {meant})")
+    if kinds == {CBC} and not spec.integrity:
+        raise ProposalError(f"'{text}' lacks an integrity algorithm, e.g. sha256")
+
+
+def _with_prf(text: str) -> str:
+    tokens = text.strip().lower().split("-")
+    last = max(index for index, token in enumerate(tokens) if token in _ENCRYPTION)
+    return "-".join([*tokens[: last + 1], "prfsha384", *tokens[last + 1 :]])
+
+
+def _unique(items: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(items))
