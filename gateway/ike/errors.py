@@ -1,0 +1,59 @@
+"""What a peer did wrong, and what we answer (RFC 7296 2.21).
+
+`PeerError` never leaves the core: it becomes a reply, a counter and an event. `LocalError` is our own
+mistake and may escape. Every `Violation` is a counter label and has a test.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from gateway.ike.registry import NotifyType
+
+
+class Violation(Enum):
+    """Alphabetical; the value is the `reason` label of gateway_ike_rejected_total."""
+
+    AUTHENTICATION = "authentication"
+    BAD_ICV = "bad_icv"
+    BAD_KEY_EXCHANGE = "bad_key_exchange"
+    BAD_NONCE = "bad_nonce"
+    CHILD_NOT_FOUND = "child_not_found"
+    CRITICAL_PAYLOAD = "critical_payload"
+    GRAMMAR = "grammar"
+    HALF_OPEN_LIMIT = "half_open_limit"
+    IDENTITY = "identity"
+    MAJOR_VERSION = "major_version"
+    MALFORMED = "malformed"
+    MESSAGE_ID = "message_id"
+    NO_PROPOSAL = "no_proposal"
+    OUT_OF_STATE = "out_of_state"
+    TEMPORARY = "temporary"
+    TRAFFIC_SELECTORS = "traffic_selectors"
+    UNEXPECTED_RESPONSE = "unexpected_response"
+    UNKNOWN_PEER = "unknown_peer"
+    UNKNOWN_SPI = "unknown_spi"
+    WRONG_KE_GROUP = "wrong_ke_group"
+
+
+class PeerError(Exception):
+    """The peer sent something we refuse.
+
+    `why` names it, `notify`/`data` are what we answer (None: drop silently), `detail` is for people.
+    """
+
+    def __init__(self, why: Violation, detail: str = "", notify: NotifyType | None = None, data: bytes = b"") -> None:
+        super().__init__(f"{why.value}: {detail}" if detail else why.value)
+        self.why = why
+        self.detail = detail
+        self.notify = notify
+        self.data = data
+
+
+class LocalError(Exception):
+    """The core was used against its contract: a bug on our side."""
+
+
+def malformed(detail: str) -> PeerError:
+    """RFC 7296 2.21: INVALID_SYNTAX, sent only where the message was authenticated."""
+    return PeerError(Violation.MALFORMED, detail, NotifyType.INVALID_SYNTAX)

@@ -1,0 +1,212 @@
+"""The only holder of SK_*: key derivation (RFC 7296 2.13, 2.14, 2.17, 2.18) and the SK envelope (3.14).
+
+    SKEYSEED = prf(Ni | Nr, g^ir)                        first IKE_SA
+    SKEYSEED = prf(SK_d (old), g^ir | Ni | Nr)           rekeyed IKE_SA
+    {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
+    KEYMAT = prf+(SK_d, [g^ir |] Ni | Nr)                CHILD_SA
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from gateway.contract import RandomSource
+from gateway.ike.errors import LocalError, PeerError, Violation
+from gateway.ike.message import Header, Message, emit_chain, parse_chain, sealed_prefix
+from gateway.ike.payloads import Payload
+from gateway.ike.proposal import Choice
+from gateway.ike.registry import EncryptionId, IntegrityId, PrfId
+
+PRF_HASH = {PrfId.HMAC_SHA1: "sha1", PrfId.HMAC_SHA2_256: "sha256", PrfId.HMAC_SHA2_384: "sha384", PrfId.HMAC_SHA2_512: "sha512"}
+PRF_OCTETS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+# (hash, key octets, ICV octets): RFC 2404, RFC 4868
+INTEGRITY = {
+    IntegrityId.HMAC_SHA1_96: ("sha1", 20, 12),
+    IntegrityId.HMAC_SHA2_256_128: ("sha256", 32, 16),
+    IntegrityId.HMAC_SHA2_384_192: ("sha384", 48, 24),
+    IntegrityId.HMAC_SHA2_512_256: ("sha512", 64, 32),
+}
+GCM_SALT, GCM_IV, GCM_ICV = 4, 8, 16  # RFC 5282 4, 7.1
+BLOCK = 16
+
+
+def prf(method: int, key: bytes, data: bytes) -> bytes:
+    """RFC 7296 2.13 with the HMAC PRFs."""
+    return hmac.digest(key, data, PRF_HASH[PrfId(method)])
+
+
+def prf_plus(method: int, key: bytes, seed: bytes, count: int) -> bytes:
+    """RFC 7296 2.13: prf+ (K,S) = T1 | T2 | ...; `count` octets of it."""
+    output, block, index = b"", b"", 1
+    while len(output) < count:
+        block = prf(method, key, block + seed + bytes([index]))
+        output += block
+        index += 1
+    return output[:count]
+
+
+def encryption_key_octets(choice: Choice) -> int:
+    """AES key plus the GCM salt (RFC 5282 7.1)."""
+    return choice.key_bits // 8 + (GCM_SALT if choice.encryption == EncryptionId.AES_GCM_16 else 0)
+
+
+def integrity_key_octets(choice: Choice) -> int:
+    return INTEGRITY[IntegrityId(choice.integrity)][1] if choice.integrity else 0
+
+
+@dataclass(slots=True)
+class Envelope:
+    """Seals or opens the SK payload in one direction."""
+
+    choice: Choice
+    encryption_key: bytes = field(repr=False)
+    integrity_key: bytes = field(repr=False)
+    _sealed: int = 0
+
+    @property
+    def _aead(self) -> bool:
+        return self.choice.encryption == EncryptionId.AES_GCM_16
+
+    def overhead(self, plaintext_octets: int) -> int:
+        """Octets of IV, padding, pad length and ICV around a plaintext."""
+        if self._aead:
+            return GCM_IV + 1 + GCM_ICV
+        padding = -(plaintext_octets + 1) % BLOCK
+        return BLOCK + padding + 1 + INTEGRITY[IntegrityId(self.choice.integrity)][2]
+
+    def seal(self, prefix: bytes, plaintext: bytes, random: RandomSource) -> bytes:
+        """IV | ciphertext | ICV; `prefix` is everything of the message before the IV."""
+        if self._aead:
+            # RFC 5282 3.1: the IV is a counter, never repeated under one key
+            self._sealed += 1
+            iv = self._sealed.to_bytes(GCM_IV, "big")
+            key, salt = self.encryption_key[:-GCM_SALT], self.encryption_key[-GCM_SALT:]
+            return iv + AESGCM(key).encrypt(salt + iv, plaintext + b"\0", prefix)
+        padding = -(len(plaintext) + 1) % BLOCK
+        iv = random.octets(BLOCK)
+        encryptor = Cipher(algorithms.AES(self.encryption_key), modes.CBC(iv)).encryptor()
+        body = iv + encryptor.update(plaintext + bytes(padding) + bytes([padding])) + encryptor.finalize()
+        return body + self._icv(prefix + body)
+
+    def _icv(self, data: bytes) -> bytes:
+        name, _, octets = INTEGRITY[IntegrityId(self.choice.integrity)]
+        return hmac.digest(self.integrity_key, data, name)[:octets]
+
+    def open(self, prefix: bytes, data: bytes) -> bytes:
+        """The plaintext; PeerError BAD_ICV for anything that does not verify. One failure for all causes."""
+        plaintext = self._open_aead(prefix, data) if self._aead else self._open_cbc(prefix, data)
+        if not plaintext or plaintext[-1] >= len(plaintext):
+            raise PeerError(Violation.MALFORMED, "padding of the SK payload")
+        return plaintext[: len(plaintext) - 1 - plaintext[-1]]
+
+    def _open_aead(self, prefix: bytes, data: bytes) -> bytes:
+        if len(data) < GCM_IV + GCM_ICV + 1:
+            raise PeerError(Violation.BAD_ICV, "SK payload too short")
+        key, salt = self.encryption_key[:-GCM_SALT], self.encryption_key[-GCM_SALT:]
+        try:
+            return AESGCM(key).decrypt(salt + data[:GCM_IV], data[GCM_IV:], prefix)
+        except InvalidTag:
+            raise PeerError(Violation.BAD_ICV) from None
+
+    def _open_cbc(self, prefix: bytes, data: bytes) -> bytes:
+        octets = INTEGRITY[IntegrityId(self.choice.integrity)][2]
+        body, icv = data[:-octets], data[-octets:]
+        if len(body) < 2 * BLOCK or len(body) % BLOCK:
+            raise PeerError(Violation.BAD_ICV, "SK payload of a wrong length")
+        if not hmac.compare_digest(self._icv(prefix + body), icv):
+            raise PeerError(Violation.BAD_ICV)
+        decryptor = Cipher(algorithms.AES(self.encryption_key), modes.CBC(body[:BLOCK])).decryptor()
+        return decryptor.update(body[BLOCK:]) + decryptor.finalize()
+
+
+@dataclass(frozen=True, slots=True)
+class ChildKeys:
+    """RFC 7296 2.17: keys of one CHILD_SA by direction of the exchange that made it."""
+
+    initiator_encryption: bytes = field(repr=False)
+    initiator_integrity: bytes = field(repr=False)
+    responder_encryption: bytes = field(repr=False)
+    responder_integrity: bytes = field(repr=False)
+
+
+class IkeKeys:
+    """The keys of one IKE_SA, seen from one side."""
+
+    __slots__ = ("_sk_d", "_sk_pi", "_sk_pr", "choice", "is_initiator", "opening", "sealing")
+
+    def __init__(self, choice: Choice, skeyseed: bytes, nonces: bytes, spis: bytes, is_initiator: bool) -> None:
+        method = choice.prf
+        d, e, a = PRF_OCTETS[PRF_HASH[PrfId(method)]], encryption_key_octets(choice), integrity_key_octets(choice)
+        material = prf_plus(method, skeyseed, nonces + spis, 3 * d + 2 * e + 2 * a)
+        parts = []
+        for octets in (d, a, a, e, e, d, d):
+            parts.append(material[:octets])
+            material = material[octets:]
+        self._sk_d, ai, ar, ei, er, self._sk_pi, self._sk_pr = parts
+        self.choice = choice
+        self.is_initiator = is_initiator
+        initiator, responder = Envelope(choice, ei, ai), Envelope(choice, er, ar)
+        self.sealing, self.opening = (initiator, responder) if is_initiator else (responder, initiator)
+
+    @classmethod
+    def initial(cls, choice: Choice, shared: bytes, ni: bytes, nr: bytes, spis: bytes, is_initiator: bool) -> IkeKeys:
+        """RFC 7296 2.14."""
+        return cls(choice, prf(choice.prf, ni + nr, shared), ni + nr, spis, is_initiator)
+
+    def rekeyed(self, choice: Choice, shared: bytes, ni: bytes, nr: bytes, spis: bytes, is_initiator: bool) -> IkeKeys:
+        """RFC 7296 2.18: SKEYSEED with the *old* PRF, the rest with the new."""
+        return IkeKeys(choice, prf(self.choice.prf, self._sk_d, shared + ni + nr), ni + nr, spis, is_initiator)
+
+    def child(self, choice: Choice, shared: bytes, ni: bytes, nr: bytes) -> ChildKeys:
+        """RFC 7296 2.17; `shared` is empty without PFS."""
+        e, a = encryption_key_octets(choice), integrity_key_octets(choice)
+        material = prf_plus(self.choice.prf, self._sk_d, shared + ni + nr, 2 * (e + a))
+        return ChildKeys(material[:e], material[e : e + a], material[e + a : 2 * e + a], material[2 * e + a :])
+
+    def signed_octets(self, message: bytes, peer_nonce: bytes, identity: bytes, of_initiator: bool) -> bytes:
+        """RFC 7296 2.15: RealMessage | NonceData | prf(SK_p, RestOfId)."""
+        key = self._sk_pi if of_initiator else self._sk_pr
+        return message + peer_nonce + prf(self.choice.prf, key, identity)
+
+    def secrets_for_keylog(self) -> dict[str, bytes]:
+        """For observe/keylog only, which the operator has to switch on."""
+        first, second = (self.sealing, self.opening) if self.is_initiator else (self.opening, self.sealing)
+        return {
+            "SK_d": self._sk_d,
+            "SK_ei": first.encryption_key,
+            "SK_er": second.encryption_key,
+            "SK_ai": first.integrity_key,
+            "SK_ar": second.integrity_key,
+            "SK_pi": self._sk_pi,
+            "SK_pr": self._sk_pr,
+        }
+
+
+def seal_message(keys: IkeKeys, header: Header, payloads: tuple[Payload, ...], random: RandomSource) -> bytes:
+    """A whole sealed message."""
+    first, plaintext = emit_chain(payloads)
+    length = len(plaintext) + keys.sealing.overhead(len(plaintext))
+    prefix = sealed_prefix(header, first, length)
+    sealed = keys.sealing.seal(prefix, plaintext, random)
+    if len(sealed) != length:
+        raise LocalError(f"sealed {len(sealed)} octets, announced {length}")
+    return prefix + sealed
+
+
+def open_message(keys: IkeKeys, message: Message) -> Message:
+    """The message with its inner payloads. PeerError BAD_ICV changes nothing anywhere."""
+    envelope = message.encrypted
+    if envelope is None:
+        raise PeerError(Violation.GRAMMAR, "no SK payload")
+    if len(message.payloads) != 1:
+        raise PeerError(Violation.GRAMMAR, "payloads outside SK")
+    prefix = message.octets[: len(message.octets) - len(envelope.data)]
+    plaintext = keys.opening.open(prefix, envelope.data)
+    return Message(message.header, parse_chain(plaintext, envelope.first_inner), message.octets)
+
+

@@ -1,0 +1,189 @@
+"""An IKE message on the wire (RFC 7296 3.1, 3.2): header, payload chain, the SK payload's envelope.
+
+     UDP 4500: non-ESP marker (stripped before) | header | payloads...          plain
+                                                | header | SK { payloads... }   sealed by keymat.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gateway.ike.errors import PeerError, Violation, malformed
+from gateway.ike.layout import emit, parse
+from gateway.ike.payloads import KNOWN_TYPES, PAYLOAD_TYPES, PAYLOADS, Encrypted, Notify, Payload, Unknown
+from gateway.ike.registry import ExchangeType, Flags, NotifyType, PayloadType
+from gateway.wire import Reader, Truncated, Writer
+
+HEADER_OCTETS = 28
+PAYLOAD_HEADER_OCTETS = 4
+VERSION = 0x20  # RFC 7296 3.1: major 2, minor 0
+CRITICAL = 0x80
+MESSAGE_MAX = 65535
+PAYLOADS_MAX = 100
+_LENGTH_OFFSET = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """RFC 7296 3.1.
+
+    |                       IKE SA Initiator's SPI                  |
+    |                       IKE SA Responder's SPI                  |
+    |  Next Payload | MjVer | MnVer | Exchange Type |     Flags     |
+    |                          Message ID                           |
+    |                            Length                             |
+    """
+
+    initiator_spi: int
+    responder_spi: int
+    exchange: ExchangeType
+    flags: Flags
+    message_id: int
+
+    @property
+    def is_response(self) -> bool:
+        return bool(self.flags & Flags.RESPONSE)
+
+    @property
+    def from_original_initiator(self) -> bool:
+        return bool(self.flags & Flags.INITIATOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A header, its payloads in order, and the octets they came from (for AUTH and for retransmission)."""
+
+    header: Header
+    payloads: tuple[Payload, ...]
+    octets: bytes = b""
+
+    def first(self, kind: type[Payload]) -> Payload | None:
+        """The first payload of exactly this class."""
+        return next((payload for payload in self.payloads if type(payload) is kind), None)
+
+    def notifies(self) -> Iterator[Notify]:
+        return (payload for payload in self.payloads if isinstance(payload, Notify))
+
+    def notify(self, kind: NotifyType) -> Notify | None:
+        """The first Notify of a type."""
+        return next((notify for notify in self.notifies() if notify.type == kind), None)
+
+    def error(self) -> Notify | None:
+        """The first error Notify (RFC 7296 3.10.1)."""
+        return next((notify for notify in self.notifies() if NotifyType(notify.type).is_error), None)
+
+    @property
+    def encrypted(self) -> Encrypted | None:
+        last = self.payloads[-1] if self.payloads else None
+        return last if isinstance(last, Encrypted) else None
+
+
+def parse_header(data: bytes) -> tuple[Header, int]:
+    """Header and first payload type; PeerError for another major version or a wrong length."""
+    reader = Reader(data)
+    try:
+        initiator_spi, responder_spi = reader.u64(), reader.u64()
+        first, version, exchange, flags = reader.u8(), reader.u8(), reader.u8(), reader.u8()
+        message_id, length = reader.u32(), reader.u32()
+    except Truncated as short:
+        raise PeerError(Violation.MALFORMED, f"IKE header: {short}") from None
+    header = Header(initiator_spi, responder_spi, ExchangeType(exchange), Flags(flags & 0x38), message_id)
+    # RFC 7296 2.5: a higher minor version is accepted, a higher major one is not
+    if version >> 4 != VERSION >> 4:
+        raise PeerError(Violation.MAJOR_VERSION, f"version {version >> 4}.{version & 15}", NotifyType.INVALID_MAJOR_VERSION)
+    if length != len(data) or initiator_spi == 0:
+        raise PeerError(Violation.MALFORMED, f"length {length} in a datagram of {len(data)}")
+    return header, first
+
+
+def parse_message(data: bytes) -> Message:
+    """A whole datagram without its marker. SK stays sealed: see `parse_inner`."""
+    header, first = parse_header(data)
+    return Message(header, parse_chain(data[HEADER_OCTETS:], first), bytes(data))
+
+
+def parse_chain(data: bytes, first: int) -> tuple[Payload, ...]:
+    """RFC 7296 3.2: the chain of payloads that fills `data` exactly."""
+    reader = Reader(data)
+    payloads: list[Payload] = []
+    kind = first
+    try:
+        while kind != PayloadType.NONE:
+            if len(payloads) == PAYLOADS_MAX:
+                raise malformed("too many payloads")
+            following, flags, length = reader.u8(), reader.u8(), reader.u16()
+            body = reader.sub(length - PAYLOAD_HEADER_OCTETS)
+            payload = _parse_payload(kind, bool(flags & CRITICAL), body, following)
+            if payload is not None:
+                payloads.append(payload)
+            # RFC 7296 3.14: SK is the last payload; its next-payload octet names the first one inside
+            kind = PayloadType.NONE if kind == PayloadType.SK else following
+        reader.expect_end()
+    except Truncated as short:
+        raise malformed(str(short)) from None
+    return tuple(payloads)
+
+
+def _parse_payload(kind: int, critical: bool, body: Reader, following: int) -> Payload | None:
+    codec = PAYLOADS.get(kind)
+    if codec is None:
+        # RFC 7296 2.5: unknown payloads are skipped unless critical; the critical bit of known ones is ignored
+        if critical and kind not in KNOWN_TYPES:
+            raise PeerError(
+                Violation.CRITICAL_PAYLOAD, f"payload type {kind}", NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, bytes([kind & 0xFF])
+            )
+        return Unknown(body.rest(), kind)
+    if codec is Encrypted:
+        return Encrypted(body.rest(), following)
+    payload = parse(codec, body)
+    body.expect_end()
+    return payload
+
+
+def _payload_type(payload: Payload) -> int:
+    return payload.type if isinstance(payload, Unknown) else PAYLOAD_TYPES[type(payload)]
+
+
+def emit_chain(payloads: tuple[Payload, ...]) -> tuple[int, bytes]:
+    """First payload type and the octets of the chain."""
+    writer = Writer()
+    for index, payload in enumerate(payloads):
+        following = _payload_type(payloads[index + 1]) if index + 1 < len(payloads) else PayloadType.NONE
+        start = len(writer)
+        writer.u8(following)
+        writer.u8(0)
+        writer.u16(0)
+        emit(payload, writer)
+        writer.patch(start + 2, len(writer) - start, 2)
+    return (_payload_type(payloads[0]) if payloads else PayloadType.NONE), writer.done()
+
+
+def emit_header(header: Header, first: int, length: int) -> bytes:
+    writer = Writer()
+    writer.u64(header.initiator_spi)
+    writer.u64(header.responder_spi)
+    writer.u8(first)
+    writer.u8(VERSION)
+    writer.u8(header.exchange)
+    writer.u8(header.flags)
+    writer.u32(header.message_id)
+    writer.u32(length)
+    return writer.done()
+
+
+def emit_message(header: Header, payloads: tuple[Payload, ...]) -> bytes:
+    """A message without encryption."""
+    first, body = emit_chain(payloads)
+    return emit_header(header, first, HEADER_OCTETS + len(body)) + body
+
+
+def sealed_prefix(header: Header, first_inner: int, sealed_octets: int) -> bytes:
+    """RFC 7296 3.14: what stands before the IV of a sealed message, hence the associated data of an AEAD."""
+    writer = Writer()
+    length = PAYLOAD_HEADER_OCTETS + sealed_octets
+    writer.put(emit_header(header, PayloadType.SK, HEADER_OCTETS + length))
+    writer.u8(first_inner)
+    writer.u8(0)
+    writer.u16(length)
+    return writer.done()

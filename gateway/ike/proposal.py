@@ -1,0 +1,203 @@
+"""Negotiating a suite (RFC 7296 2.7, 3.3): what we offer, what we accept, what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.ike.errors import PeerError, Violation
+from gateway.ike.payloads import Proposal, SecurityAssociation, Transform
+from gateway.ike.registry import (
+    EncryptionId,
+    EsnId,
+    IntegrityId,
+    KeyExchangeId,
+    NotifyType,
+    PrfId,
+    Protocol,
+    TransformType,
+)
+
+ENCRYPTION_NAMES = {"aes-gcm-16": EncryptionId.AES_GCM_16, "aes-cbc": EncryptionId.AES_CBC}
+INTEGRITY_NAMES = {
+    "sha1": IntegrityId.HMAC_SHA1_96,
+    "sha256": IntegrityId.HMAC_SHA2_256_128,
+    "sha384": IntegrityId.HMAC_SHA2_384_192,
+    "sha512": IntegrityId.HMAC_SHA2_512_256,
+}
+PRF_NAMES = {
+    "sha1": PrfId.HMAC_SHA1,
+    "sha256": PrfId.HMAC_SHA2_256,
+    "sha384": PrfId.HMAC_SHA2_384,
+    "sha512": PrfId.HMAC_SHA2_512,
+}
+KEY_EXCHANGE_NAMES = {
+    "modp1024": KeyExchangeId.MODP_1024,
+    "modp2048": KeyExchangeId.MODP_2048,
+    "modp3072": KeyExchangeId.MODP_3072,
+    "modp4096": KeyExchangeId.MODP_4096,
+    "ecp256": KeyExchangeId.ECP_256,
+    "ecp384": KeyExchangeId.ECP_384,
+    "ecp521": KeyExchangeId.ECP_521,
+    "x25519": KeyExchangeId.CURVE25519,
+}
+# RFC 7296 3.3.3: transform types that may be absent, with the number that absence means
+IMPLIED = {
+    TransformType.INTEGRITY: IntegrityId.NONE,
+    TransformType.KEY_EXCHANGE: KeyExchangeId.NONE,
+    TransformType.ESN: EsnId.NO_ESN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One proposal of ours: transforms in order of preference, not yet numbered."""
+
+    protocol: Protocol
+    transforms: tuple[Transform, ...]
+
+    def of(self, kind: TransformType) -> tuple[Transform, ...]:
+        return tuple(transform for transform in self.transforms if transform.type == kind)
+
+    def without(self, kind: TransformType) -> Offer:
+        return Offer(self.protocol, tuple(transform for transform in self.transforms if transform.type != kind))
+
+    def numbered(self, number: int, spi: bytes) -> Proposal:
+        return Proposal(number, int(self.protocol), spi, self.transforms)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A suite both sides agreed on; 0 where a type does not apply."""
+
+    encryption: int
+    key_bits: int
+    integrity: int = 0
+    prf: int = 0
+    key_exchange: int = 0
+    esn: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{EncryptionId(self.encryption).name}-{self.key_bits}"]
+        if self.integrity:
+            parts.append(IntegrityId(self.integrity).name)
+        if self.prf:
+            parts.append("PRF_" + PrfId(self.prf).name)
+        if self.key_exchange:
+            parts.append(KeyExchangeId(self.key_exchange).name)
+        if self.esn:
+            parts.append("ESN")
+        return "/".join(parts)
+
+
+def make_offer(
+    protocol: Protocol,
+    encryption: Iterable[tuple[str, int]],
+    integrity: Iterable[str] = (),
+    prf: Iterable[str] = (),
+    key_exchange: Iterable[str] = (),
+    esn: Iterable[bool] = (),
+) -> Offer:
+    """An offer from the configuration's names (gateway/config/proposals.py)."""
+    kinds = TransformType
+    transforms = [Transform.make(kinds.ENCRYPTION, ENCRYPTION_NAMES[name], bits) for name, bits in encryption]
+    transforms += [Transform.make(kinds.PRF, PRF_NAMES[name]) for name in prf]
+    transforms += [Transform.make(kinds.INTEGRITY, INTEGRITY_NAMES[name]) for name in integrity]
+    transforms += [Transform.make(kinds.KEY_EXCHANGE, KEY_EXCHANGE_NAMES[name]) for name in key_exchange]
+    if protocol is Protocol.ESP:
+        transforms += [Transform.make(kinds.ESN, int(flag)) for flag in esn]
+    return Offer(protocol, tuple(transforms))
+
+
+def payload(offers: Iterable[Offer], spi: bytes) -> SecurityAssociation:
+    """RFC 7296 3.3.1: proposals are numbered from 1."""
+    return SecurityAssociation(tuple(offer.numbered(index, spi) for index, offer in enumerate(offers, 1)))
+
+
+def key_exchange_methods(offers: Iterable[Offer]) -> tuple[int, ...]:
+    """Every method offered, in order, once."""
+    methods = dict.fromkeys(transform.id for offer in offers for transform in offer.of(TransformType.KEY_EXCHANGE))
+    return tuple(method for method in methods if method != KeyExchangeId.NONE)
+
+
+def _with_implied(transforms: tuple[Transform, ...], kind: TransformType) -> tuple[Transform, ...]:
+    present = tuple(transform for transform in transforms if transform.type == kind)
+    if present or kind not in IMPLIED:
+        return present
+    return (Transform.make(kind, IMPLIED[kind]),)
+
+
+def _match(ours: Offer, theirs: Proposal, preferred_method: int | None) -> tuple[Transform, ...] | None:
+    chosen = []
+    # RFC 7296 3.3.6: a type we do not know makes the proposal unacceptable
+    if any(transform.type not in tuple(TransformType) for transform in theirs.transforms):
+        return None
+    for kind in TransformType:
+        offered = _with_implied(theirs.transforms, kind)
+        common = [transform for transform in _with_implied(ours.transforms, kind) if transform in offered]
+        if not common:
+            if offered or _with_implied(ours.transforms, kind):
+                return None
+            continue
+        first = next((transform for transform in common if kind == TransformType.KEY_EXCHANGE and transform.id == preferred_method), common[0])
+        chosen.append(first)
+    return tuple(chosen)
+
+
+def select(offers: Iterable[Offer], received: SecurityAssociation, protocol: Protocol, preferred_method: int | None = None) -> Proposal:
+    """The responder's choice: our order decides, the initiator's KE method is kept where it fits.
+
+    Returns the proposal for the reply, with the initiator's number and SPI and one transform of each type.
+    """
+    for offer in offers:
+        for proposal in received.proposals:
+            if proposal.protocol != protocol:
+                continue
+            transforms = _match(offer, proposal, preferred_method)
+            if transforms is not None:
+                # RFC 7296 3.3: the reply repeats only what the initiator's proposal contains
+                kept = tuple(transform for transform in transforms if transform in proposal.transforms)
+                return Proposal(proposal.number, proposal.protocol, proposal.spi, kept)
+    raise PeerError(
+        Violation.NO_PROPOSAL,
+        "peer offers " + "; ".join(str(proposal) for proposal in received.proposals[:8]),
+        NotifyType.NO_PROPOSAL_CHOSEN,
+    )
+
+
+def accept(sent: SecurityAssociation, received: SecurityAssociation) -> Proposal:
+    """The initiator's check: exactly one proposal, inside what we sent (RFC 7296 2.7, 3.3)."""
+    if len(received.proposals) != 1:
+        raise PeerError(Violation.NO_PROPOSAL, f"{len(received.proposals)} proposals in the answer", NotifyType.NO_PROPOSAL_CHOSEN)
+    answer = received.proposals[0]
+    kinds = [transform.type for transform in answer.transforms]
+    for proposal in sent.proposals:
+        if proposal.protocol != answer.protocol or (proposal.number != answer.number and len(sent.proposals) > 1):
+            continue
+        mandatory = {transform.type for transform in proposal.transforms if transform.type not in IMPLIED}
+        inside = all(transform in proposal.transforms or _is_implied(transform) for transform in answer.transforms)
+        if inside and len(kinds) == len(set(kinds)) and mandatory <= set(kinds):
+            return answer
+    raise PeerError(Violation.NO_PROPOSAL, f"peer chose {answer}, which we did not offer", NotifyType.NO_PROPOSAL_CHOSEN)
+
+
+def _is_implied(transform: Transform) -> bool:
+    return IMPLIED.get(TransformType(transform.type)) == transform.id
+
+
+def choice_of(proposal: Proposal) -> Choice:
+    """The suite of a proposal with one transform of each type."""
+    values = {transform.type: transform for transform in proposal.transforms}
+
+    def number(kind: TransformType) -> int:
+        return values[kind].id if kind in values else 0
+
+    encryption = values[TransformType.ENCRYPTION]
+    return Choice(
+        encryption.id,
+        encryption.key_bits,
+        number(TransformType.INTEGRITY),
+        number(TransformType.PRF),
+        number(TransformType.KEY_EXCHANGE),
+        number(TransformType.ESN),
+    )
