@@ -11,6 +11,10 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* Linux 6.2 headers have it */
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
 enum segment_result { SEGMENT_OK, SEGMENT_MALFORMED, SEGMENT_UNSUPPORTED };
 
 /* Splits one packet from the TUN. Iterator style, so that each segment is written straight into its place in the UDP GSO
@@ -30,6 +34,7 @@ struct segmenter {
   uint32_t index;
   uint32_t count;
   bool complete_checksum;
+  size_t checksum_start, checksum_field; /* of a plain packet with NEEDS_CSUM */
 };
 
 enum segment_result segmenter_begin(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet, const uint8_t *packet, size_t length);
@@ -49,13 +54,17 @@ struct coalescer {
   struct virtio_net_hdr_v1 vnet;
   struct iovec iov[1 + COALESCE_SEGMENTS_MAX]; /* [0] is vnet, [1] head packet, rest payload pieces */
   int iov_count;                                /* 0: empty */
-  size_t total;
+  size_t total;                                 /* octets of the merged IP packet, without vnet */
   /* private from here */
   uint8_t *head;
   size_t head_length, header_length, segment_size;
   uint32_t next_sequence;
   uint32_t segments;
-  bool closed;
+  bool closed;        /* nothing may join any more */
+  bool verified;      /* the head's checksums */
+  bool ipv6;
+  uint8_t l4_protocol;
+  size_t l3_length;
 };
 
 void coalescer_reset(struct coalescer *c);
@@ -66,8 +75,11 @@ bool coalescer_add(struct coalescer *c, uint8_t *packet, size_t length, bool mer
 /* Rewrites the head's lengths and pseudo-header checksum and fills vnet. */
 void coalescer_finish(struct coalescer *c);
 
-/* Internet checksum (RFC 1071), unfolded 32-bit accumulation over any length and alignment. */
+/* Internet checksum (RFC 1071), unfolded 32-bit accumulation over any length and alignment, in memory order: a folded value is
+ * stored with memcpy, without htons. Only the last piece of a sum may have an odd length. */
 uint32_t checksum_add(uint32_t sum, const void *data, size_t length);
+uint32_t checksum_copy(uint32_t sum, void *to, const void *data, size_t length); /* the same, and copies */
+/* Folded and complemented, ready for a checksum field; 0 when a packet summed with its checksum is good. */
 uint16_t checksum_fold(uint32_t sum);
 
 #endif
