@@ -129,9 +129,12 @@ class HaStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
+    """One data plane thread. A worker that is not `idle` and whose `ticks` stand still is stuck."""
+
     worker: int
     ticks: int
     cpu_seconds: float
+    idle: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,198 @@
+"""Why something is down, in one sentence: what happened, whose setting it is, both values, the fix.
+
+Not a log: `explain` is given the *named* failure and what is known about it, and picks the sentence from a
+table. A clause whose values are unknown is left out; nothing is guessed. Values may come from a peer, so
+control characters are escaped and long ones cut.
+
+Context keys: tunnel, peer (address or address:port), ours, theirs, tries, port, seconds, expected, got, reason,
+notify; `protocol` ("IKE" or "ESP") and `direction` ("sent" or "received") choose between variants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import Formatter
+
+from gateway.observe.text import printable
+
+_LIMIT = 200
+
+# A failure whose sentence depends on one more word: failure -> context key; the table has "FAILURE/word".
+_VARIANTS = {"NO_PROPOSAL_CHOSEN": "protocol", "AUTHENTICATION_FAILED": "direction", "INVALID_KE_PAYLOAD": "protocol"}
+
+# Each sentence is a list of clauses. The first needs no value but the ones defaulted below; the others are dropped
+# when a value they name is unknown.
+SENTENCES: dict[str, tuple[str, ...]] = {
+    # RFC 7296 3.10.1
+    "NO_PROPOSAL_CHOSEN": (
+        "{peer} accepted none of our proposals (NO_PROPOSAL_CHOSEN)",
+        ", we offered {ours}",
+        ", it wants {theirs}",
+        "; make `proposals` and `esp_proposals` of connection {tunnel} contain what the peer is configured with",
+    ),
+    "NO_PROPOSAL_CHOSEN/IKE": (
+        "{peer} accepted none of our IKE proposals (NO_PROPOSAL_CHOSEN)",
+        ", we offered {ours}",
+        ", it wants {theirs}",
+        "; add the peer's IKE (phase 1) algorithms and group to `proposals` of connection {tunnel}, or ours to the peer",
+    ),
+    "NO_PROPOSAL_CHOSEN/ESP": (
+        "the IKE_SA with {peer} is fine but the peer accepted none of our ESP proposals (NO_PROPOSAL_CHOSEN)",
+        ", we offered {ours}",
+        ", it wants {theirs}",
+        "; add the peer's ESP (phase 2) algorithms to `esp_proposals` of connection {tunnel}, and compare the PFS group",
+    ),
+    "NO_PROPOSAL_ACCEPTABLE": (
+        "we refused every proposal of {peer}",
+        ", it offered {theirs}",
+        ", we accept {ours}",
+        "; add one of the peer's algorithms to `proposals` or `esp_proposals` of connection {tunnel}, or change the peer",
+    ),
+    "AUTHENTICATION_FAILED": (
+        "authentication with {peer} failed",
+        "; compare the pre-shared key and the identities of connection {tunnel} with the peer's",
+    ),
+    "AUTHENTICATION_FAILED/received": (
+        "{peer} refused our authentication (AUTHENTICATION_FAILED)",
+        ", we said we are {ours}",
+        "; either `psk` of connection {tunnel} is not the peer's key, or the peer expects another identity than our `local_id`",
+    ),
+    "AUTHENTICATION_FAILED/sent": (
+        "we refused the authentication of {peer}: its AUTH payload does not fit our `psk`",
+        ", it said it is {theirs}",
+        "; the pre-shared keys differ (look for trailing blanks or newlines), correct `psk` of connection {tunnel} or the peer's key",
+    ),
+    "WRONG_PEER_IDENTITY": (
+        "{peer} proved another identity than the one configured",
+        ", got {got}, expected {expected}",
+        "; set `remote_id` of connection {tunnel} to the identity the peer sends, or change the peer's local identity",
+    ),
+    "TS_UNACCEPTABLE": (
+        "{peer} refused our traffic selectors (TS_UNACCEPTABLE)",
+        ", we proposed {ours}",
+        ", it accepts {theirs}",
+        "; `local_ts` and `remote_ts` of connection {tunnel} must mirror the peer's networks (ours local = its remote)",
+    ),
+    "INVALID_KE_PAYLOAD": (
+        "{peer} keeps asking for another key exchange group (INVALID_KE_PAYLOAD)",
+        ", we sent {ours}",
+        ", it asks for {theirs}",
+        "; put a group both sides have first in `proposals` of connection {tunnel}",
+    ),
+    "INVALID_KE_PAYLOAD/ESP": (
+        "{peer} keeps asking for another PFS group (INVALID_KE_PAYLOAD)",
+        ", we sent {ours}",
+        ", it asks for {theirs}",
+        "; put the peer's PFS group into `esp_proposals` of connection {tunnel}, or none on both sides",
+    ),
+    "PEER_UNREACHABLE": (
+        "{peer} did not answer IKE_SA_INIT",
+        " after {tries} tries",
+        "; check `remote_addrs` of connection {tunnel}, that the peer runs, and that firewalls and security groups pass UDP 500 and 4500 both ways",
+    ),
+    "NO_ANSWER_ON_4500": (
+        "{peer} answered on UDP 500 but not on UDP 4500",
+        " after {tries} tries",
+        "; a firewall passes port 500 only, or drops fragments: allow UDP 4500 both ways between the addresses of connection {tunnel}",
+    ),
+    "NO_ANSWER_TO_IKE_AUTH": (
+        "{peer} answered IKE_SA_INIT but not IKE_AUTH",
+        " after {tries} tries",
+        "; it dropped us without a word: look into its log for an unknown identity or key, and check UDP 4500 for connection {tunnel}",
+    ),
+    "DPD_TIMEOUT": (
+        "{peer} stopped answering",
+        ", last heard {seconds} s ago",
+        "; it crashed, or the path to it broke: check the circuit of connection {tunnel}, and that UDP 4500 still passes",
+    ),
+    "DELETED_BY_PEER": (
+        "{peer} deleted the IKE_SA",
+        " of connection {tunnel}",
+        "; somebody or its configuration took it down there: see the peer's log (idle timeout, reload, lifetime, duplicate connection)",
+    ),
+    "DELETED_BY_OPERATOR": (
+        "connection {tunnel} was terminated from this side by an operator; bring it back with `gatewayctl initiate {tunnel}`",
+    ),
+    "WAITING_FOR_PEER": (
+        "connection {tunnel} only responds (`start_action` none) and {peer} has not called yet; let the peer initiate or set `start_action` to start",
+    ),
+    "WAITING_FOR_TRAFFIC": (
+        "connection {tunnel} starts with the first packet (`start_action` trap) and none came yet",
+    ),
+    "UNSUPPORTED_CRITICAL_PAYLOAD": (
+        "{peer} does not know a payload that we marked critical",
+        " ({got})",
+        "; this is a defect of one of the two implementations: report it with a trace of connection {tunnel}",
+    ),
+    "INVALID_SYNTAX": (
+        "{peer} could not parse or decrypt our message (INVALID_SYNTAX)",
+        "; with pre-shared keys this often means that the keys differ, so compare `psk` of connection {tunnel} first",
+    ),
+    "INVALID_MAJOR_VERSION": (
+        "{peer} does not speak IKEv2 (INVALID_MAJOR_VERSION); switch the peer from IKEv1 to IKEv2",
+        " for connection {tunnel}",
+    ),
+    "SINGLE_PAIR_REQUIRED": (
+        "{peer} accepts one address pair per CHILD_SA only (SINGLE_PAIR_REQUIRED)",
+        ", we proposed {ours}",
+        "; split the children of connection {tunnel} into single prefixes",
+    ),
+    "NO_ADDITIONAL_SAS": (
+        "{peer} accepts no further CHILD_SA on this IKE_SA (NO_ADDITIONAL_SAS); merge the children of connection {tunnel} into one,"
+        " or raise the peer's limit",
+    ),
+    "FAILED_CP_REQUIRED": (
+        "{peer} expects a client that asks for an address (FAILED_CP_REQUIRED); configure connection {tunnel} as site-to-site on the peer",
+    ),
+    "INTERNAL_ADDRESS_FAILURE": (
+        "{peer} treats us as a client and has no address for us (INTERNAL_ADDRESS_FAILURE); configure connection {tunnel} as site-to-site on the peer",
+    ),
+    "TEMPORARY_FAILURE": (
+        "{peer} is busy with a rekey or a delete (TEMPORARY_FAILURE); nothing to fix, connection {tunnel} tries again by itself",
+    ),
+    "CHILD_SA_NOT_FOUND": (
+        "{peer} does not know the CHILD_SA we wanted to rekey (CHILD_SA_NOT_FOUND); it was lost there, connection {tunnel} makes a new one by itself",
+    ),
+    "HALF_OPEN_LIMIT": (
+        "too many unfinished IKE_SAs at once, so {peer} has to wait; if this lasts, somebody floods UDP 500",
+    ),
+    "REKEY_FAILED": (
+        "the rekey with {peer} failed",
+        " ({reason})",
+        "; the old SA lives until its `life_time`, compare proposals and PFS group of connection {tunnel} with the peer's",
+    ),
+    "LIFETIME_EXPIRED": (
+        "an SA with {peer} reached its hard lifetime before a rekey succeeded",
+        " ({reason})",
+        "; compare `rekey_time` and `life_time` of connection {tunnel} with the peer's lifetimes",
+    ),
+}
+
+_DEFAULTS = {"peer": "the peer"}
+
+
+def explain(failure: str, context: Mapping[str, object]) -> str:
+    """One sentence for a named failure; an honest general one for a name the table does not have."""
+    values = {key: printable(str(value), _LIMIT) for key, value in context.items() if value not in (None, "", ())}
+    values = _DEFAULTS | values
+    clauses = SENTENCES.get(f"{failure}/{context.get(_VARIANTS.get(failure, ''), '')}") or SENTENCES.get(failure)
+    if clauses is None:
+        return _unknown(failure, values)
+    told = [clause for clause in clauses if _names(clause) <= values.keys()]
+    if not told or told[0] is not clauses[0]:
+        return _unknown(failure, values)
+    return "".join(told).format_map(values)
+
+
+def _names(clause: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(clause) if name}
+
+
+def _unknown(failure: str, values: Mapping[str, str]) -> str:
+    where = f" on connection {values['tunnel']}" if "tunnel" in values else ""
+    known = ", ".join(
+        f"{key} {value}"
+        for key, value in sorted(values.items())
+        if key != "tunnel" and (key, value) not in _DEFAULTS.items()
+    )
+    return f"{printable(failure, _LIMIT) or 'an unnamed failure'}{where}, for which there is no explanation; what is known: {known or 'nothing more'}"

@@ -1,0 +1,388 @@
+"""The snapshot as Prometheus series: one table, read top to bottom.
+
+Label values are configured names, fixed words and peers' configured addresses; never an SPI, a port, an
+identity or anything else a peer can choose, so the number of series is bounded by the configuration. Every
+series exists from the first scrape on, so that `increase()` sees the first failure. A configured tunnel that
+is down is a series with value 0, not an absent one. docs/metrics.md is generated from the table:
+`python -m gateway.observe.metrics`.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.ike.errors import Violation
+from gateway.ike.registry import NotifyType
+from gateway.observe.snapshot import ChildStatus, Snapshot
+
+Sample = tuple[tuple[str, ...], float]
+
+# Labels of native/drop_reasons.h and the direction named there; "any" where both directions can meet the reason.
+DROP_REASONS = {
+    "no_sa": "out",
+    "sequence_exhausted": "out",
+    "hard_limit": "any",
+    "too_big": "out",
+    "inner_malformed": "out",
+    "send_failed": "out",
+    "unknown_spi": "in",
+    "too_short": "in",
+    "replay": "in",
+    "integrity": "in",
+    "bad_trailer": "in",
+    "selector": "in",
+    "dummy": "in",
+    "tun_write_failed": "in",
+    "punt_full": "in",
+    "keepalive": "in",
+}
+IKE_STATES = ("DOWN", "CONNECTING", "ESTABLISHED", "REKEYING", "DELETING")
+BGP_STATES = ("Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established")
+RIBS = ("adj_in", "accepted", "best", "adj_out", "stale")
+ROUTE_STATES = ("desired", "installed", "failed", "guard")
+HEARTBEAT_REJECTIONS = ("bad_version", "bad_mac", "replay", "unknown_boot", "own_reflection", "malformed")
+EXCHANGES = ("IKE_SA_INIT", "IKE_AUTH", "CREATE_CHILD_SA", "INFORMATIONAL")
+# RFC 7296 3.10.1: error notifies are below 16384; only they are exported before they were ever seen.
+ERROR_NOTIFIES = tuple(notify.name for notify in NotifyType if notify < 16384)
+_NOTIFY_NAMES = frozenset(notify.name for notify in NotifyType)
+_OTHER = "OTHER"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: `samples` yields (label values, value) in the order of `labels`."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    help: str
+    labels: tuple[str, ...]
+    samples: Callable[[Snapshot], Iterable[Sample]]
+
+
+class SnapshotCollector(Collector):
+    """Collects from whatever `source` returns at the moment of the scrape."""
+
+    def __init__(self, source: Callable[[], Snapshot]) -> None:
+        self._source = source
+
+    def collect(self) -> Iterator[Metric]:
+        return families(self._source())
+
+    def describe(self) -> Iterator[Metric]:
+        """Names only, so that registering does not take a snapshot."""
+        for family in FAMILIES:
+            yield _metric(family)
+
+
+def families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Every family of the table filled from one snapshot."""
+    for family in FAMILIES:
+        metric = _metric(family)
+        for labels, value in family.samples(snapshot):
+            metric.add_metric(labels, value)
+        yield metric
+
+
+def render(snapshot: Snapshot) -> bytes:
+    """The exposition text (format 0.0.4) of one snapshot."""
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(lambda: snapshot))
+    return generate_latest(registry)
+
+
+def documentation() -> str:
+    """docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from `gateway/observe/metrics.py` by `python -m gateway.observe.metrics > docs/metrics.md`.",
+        "",
+        "Scrape `http://127.0.0.1:9550/metrics` (address and port: section `[metrics]`). Every series is exported from the",
+        "start; a timestamp of 0 means never. The process's own `process_*` and `python_gc_*` series are served as well.",
+        "",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{f.name}` | {f.kind} | {', '.join(f'`{label}`' for label in f.labels) or '-'} | {f.help} |"
+        for f in FAMILIES
+    ]
+    lines += [
+        "",
+        "## Values of labels",
+        "",
+        f"- `state` of `gateway_ike_sa_state` and `gateway_ike_sas`: {_listed(IKE_STATES)}",
+        f"- `state` of `gateway_bgp_peer_state`: {_listed(BGP_STATES)}",
+        f"- `state` of `gateway_routes`: {_listed(ROUTE_STATES)}",
+        f"- `rib`: {_listed(RIBS)}",
+        f"- `reason` of `gateway_esp_drops_total`, with `direction`: {_listed(f'{r} ({d})' for r, d in DROP_REASONS.items())}",
+        f"- `reason` of `gateway_ike_rejected_total`: {_listed(v.value for v in Violation)}",
+        f"- `reason` of `gateway_ha_rejected_total`: {_listed(HEARTBEAT_REJECTIONS)}",
+        f"- `notify`: IANA names; a number without a name counts as {_OTHER}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _metric(family: Family) -> GaugeMetricFamily | CounterMetricFamily:
+    if family.kind == "counter":
+        return CounterMetricFamily(family.name, family.help, labels=family.labels)
+    return GaugeMetricFamily(family.name, family.help, labels=family.labels)
+
+
+def _wall(snapshot: Snapshot, at: float | None) -> float:
+    """UNIX time of a monotonic instant; 0 for never. Tenths, so that two scrapes agree about one event."""
+    if at is None:
+        return 0.0
+    return round(datetime.fromisoformat(snapshot.taken_at).timestamp() - (snapshot.now - at), 1)
+
+
+def _latest(instants: Iterable[float | None]) -> float | None:
+    return max((at for at in instants if at is not None), default=None)
+
+
+# --- samples: one generator per family that is more than a line -------------------------------------------------
+
+
+def _build(snapshot: Snapshot) -> Iterator[Sample]:
+    yield (snapshot.version, platform.python_version(), snapshot.engine), 1
+
+
+def _ike_state(snapshot: Snapshot) -> Iterator[Sample]:
+    for tunnel in snapshot.tunnels:
+        for state in IKE_STATES:
+            yield (tunnel.name, state), tunnel.ike_state == state
+
+
+def _ike_sas(snapshot: Snapshot) -> Iterator[Sample]:
+    states = [tunnel.ike_state for tunnel in snapshot.tunnels]
+    for state in IKE_STATES:
+        yield (state,), states.count(state)
+
+
+def _exchanges(snapshot: Snapshot) -> Iterator[Sample]:
+    start = {
+        f"{exchange} {role} {result}": 0
+        for exchange in EXCHANGES
+        for role in ("initiator", "responder")
+        for result in ("ok", "failed")
+    }
+    for tunnel in snapshot.tunnels:
+        for key, count in (start | tunnel.exchanges).items():
+            exchange, role, result = key.split(" ", 2)
+            yield (tunnel.name, exchange, role, result), count
+
+
+def _notifies(snapshot: Snapshot) -> Iterator[Sample]:
+    """A peer may send 65536 different numbers: those without a name share one series per direction."""
+    for tunnel in snapshot.tunnels:
+        counts = {(name, direction): 0 for name in (*ERROR_NOTIFIES, _OTHER) for direction in ("in", "out")}
+        for key, count in tunnel.notifies.items():
+            name, _, direction = key.rpartition(" ")
+            series = (name if name in _NOTIFY_NAMES else _OTHER, direction)
+            counts[series] = counts.get(series, 0) + count
+        for (name, direction), count in counts.items():
+            yield (tunnel.name, name, direction), count
+
+
+def _ike_rekeys(snapshot: Snapshot) -> Iterator[Sample]:
+    for tunnel in snapshot.tunnels:
+        yield (tunnel.name, "ok"), tunnel.ike_rekeys_ok
+        yield (tunnel.name, "failed"), tunnel.ike_rekeys_failed
+
+
+def _children(snapshot: Snapshot) -> Iterator[tuple[str, str, list[ChildStatus]]]:
+    """During a rekey one configured child has two CHILD_SAs: they share their series."""
+    for tunnel in snapshot.tunnels:
+        for name in dict.fromkeys(child.name for child in tunnel.children):
+            yield tunnel.name, name, [child for child in tunnel.children if child.name == name]
+
+
+def _child_up(snapshot: Snapshot) -> Iterator[Sample]:
+    for tunnel, name, children in _children(snapshot):
+        yield (tunnel, name), any(child.state == "INSTALLED" for child in children)
+
+
+def _child_installed(snapshot: Snapshot) -> Iterator[Sample]:
+    for tunnel, name, children in _children(snapshot):
+        yield (tunnel, name), _wall(snapshot, _latest(child.installed_at for child in children))
+
+
+def _child_rekeys(snapshot: Snapshot) -> Iterator[Sample]:
+    for tunnel, name, children in _children(snapshot):
+        yield (tunnel, name, "ok"), max(child.rekeys_ok for child in children)
+        yield (tunnel, name, "failed"), max(child.rekeys_failed for child in children)
+
+
+def _child_lifetime(snapshot: Snapshot) -> Iterator[Sample]:
+    """Of the newest SA only, and absent while there is none: a ratio of 0 would read as an overdue rekey."""
+    for tunnel, name, children in _children(snapshot):
+        newest = max(children, key=lambda child: child.installed_at or 0.0)
+        if newest.installed_at is None:
+            continue
+        if newest.rekey_at is not None and newest.rekey_at > newest.installed_at:
+            ratio = (newest.rekey_at - snapshot.now) / (newest.rekey_at - newest.installed_at)
+            yield (tunnel, name, "time"), max(0.0, ratio)
+        yield (tunnel, name, "sequence"), max(0.0, 1.0 - newest.sequence_used_ratio)
+
+
+def _last_packet(snapshot: Snapshot) -> Iterator[Sample]:
+    for tunnel, name, children in _children(snapshot):
+        yield (tunnel, name, "in"), _wall(snapshot, _latest(child.last_in for child in children))
+        yield (tunnel, name, "out"), _wall(snapshot, _latest(child.last_out for child in children))
+
+
+def _packets(snapshot: Snapshot) -> Iterator[Sample]:
+    for tunnel in snapshot.tunnels:
+        yield (tunnel.name, "in"), tunnel.packets_in
+        yield (tunnel.name, "out"), tunnel.packets_out
+
+
+def _octets(snapshot: Snapshot) -> Iterator[Sample]:
+    for tunnel in snapshot.tunnels:
+        yield (tunnel.name, "in"), tunnel.octets_in
+        yield (tunnel.name, "out"), tunnel.octets_out
+
+
+def _drops(snapshot: Snapshot) -> Iterator[Sample]:
+    """Tunnel "" holds the packets that could not be told to belong to a connection."""
+    for name, drops in (("", snapshot.drops), *((tunnel.name, tunnel.drops) for tunnel in snapshot.tunnels)):
+        for reason in dict.fromkeys((*DROP_REASONS, *drops)):
+            yield (name, reason, DROP_REASONS.get(reason, "any")), drops.get(reason, 0)
+
+
+def _bgp_state(snapshot: Snapshot) -> Iterator[Sample]:
+    for peer in snapshot.peers:
+        for state in BGP_STATES:
+            yield (peer.address, state), peer.state == state
+
+
+def _bgp_messages(snapshot: Snapshot) -> Iterator[Sample]:
+    for peer in snapshot.peers:
+        yield (peer.address, "in"), peer.messages_received
+        yield (peer.address, "out"), peer.messages_sent
+
+
+def _bgp_prefixes(snapshot: Snapshot) -> Iterator[Sample]:
+    for peer in snapshot.peers:
+        for rib in RIBS:
+            yield (peer.address, rib), peer.prefixes.get(rib, 0)
+
+
+def _ha_datagrams(snapshot: Snapshot) -> Iterator[Sample]:
+    if snapshot.ha is not None:
+        yield ("in",), snapshot.ha.received
+        yield ("out",), snapshot.ha.sent
+
+
+def _ha_rejected(snapshot: Snapshot) -> Iterator[Sample]:
+    if snapshot.ha is not None:
+        for reason in dict.fromkeys((*HEARTBEAT_REJECTIONS, *snapshot.ha.rejected)):
+            yield (reason,), snapshot.ha.rejected.get(reason, 0)
+
+
+def _ike_rejected(snapshot: Snapshot) -> Iterator[Sample]:
+    for reason in dict.fromkeys((*(why.value for why in Violation), *snapshot.ike_rejected)):
+        yield (reason,), snapshot.ike_rejected.get(reason, 0)
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("gateway_build_info", "gauge", "always 1; what is running", ("version", "python", "crypto"), _build),
+    Family("gateway_start_timestamp_seconds", "gauge", "UNIX time of the daemon's start", (), lambda s: [((), _wall(s, s.started_at))]),
+    Family("gateway_ready", "gauge", "1: configuration applied and sockets bound", (), lambda s: [((), s.ready)]),
+    Family(
+        "gateway_host_problems", "gauge", "faults of the host's settings found (sysctl and such; named by gatewayctl status)", (),
+        lambda s: [((), len(s.problems))],
+    ),
+    Family(
+        "gateway_tunnel_up", "gauge", "1: IKE_SA established and all configured CHILD_SAs installed", ("tunnel",),
+        lambda s: [((t.name,), t.up) for t in s.tunnels],
+    ),
+    Family("gateway_ike_sa_state", "gauge", "exactly one state of a tunnel is 1", ("tunnel", "state"), _ike_state),
+    Family("gateway_ike_sas", "gauge", "connections by the state of their IKE_SA", ("state",), _ike_sas),
+    Family("gateway_ike_half_open_sas", "gauge", "IKE_SAs answered but not authenticated yet", (), lambda s: [((), s.ike_half_open)]),
+    Family(
+        "gateway_ike_sa_established_timestamp_seconds", "gauge", "UNIX time the IKE_SA was established", ("tunnel",),
+        lambda s: [((t.name,), _wall(s, t.established_at)) for t in s.tunnels],
+    ),
+    Family("gateway_ike_exchanges_total", "counter", "finished exchanges", ("tunnel", "exchange", "role", "result"), _exchanges),
+    Family(
+        "gateway_ike_attempts", "gauge", "attempts to establish since the tunnel was last up", ("tunnel",),
+        lambda s: [((t.name,), t.attempts) for t in s.tunnels],
+    ),
+    Family(
+        "gateway_ike_retransmissions_total", "counter", "requests sent again for want of an answer", ("tunnel",),
+        lambda s: [((t.name,), t.retransmissions) for t in s.tunnels],
+    ),
+    Family("gateway_ike_notifies_total", "counter", "notify payloads of authenticated or initial exchanges", ("tunnel", "notify", "direction"), _notifies),
+    Family("gateway_ike_sa_rekeys_total", "counter", "rekeys of the IKE_SA", ("tunnel", "result"), _ike_rekeys),
+    Family("gateway_ike_rejected_total", "counter", "IKE messages refused", ("reason",), _ike_rejected),
+    Family("gateway_child_sa_up", "gauge", "1: an SA of this child is installed", ("tunnel", "child"), _child_up),
+    Family("gateway_child_sa_installed_timestamp_seconds", "gauge", "UNIX time the newest SA was installed", ("tunnel", "child"), _child_installed),
+    Family("gateway_child_sa_rekeys_total", "counter", "rekeys of the CHILD_SA", ("tunnel", "child", "result"), _child_rekeys),
+    Family(
+        "gateway_child_sa_lifetime_remaining_ratio", "gauge", "what is left before the rekey, 1 to 0; absent while not installed",
+        ("tunnel", "child", "limit"), _child_lifetime,
+    ),
+    Family("gateway_esp_packets_total", "counter", "packets carried, across rekeys", ("tunnel", "direction"), _packets),
+    Family("gateway_esp_bytes_total", "counter", "octets of inner packets carried, across rekeys", ("tunnel", "direction"), _octets),
+    Family("gateway_esp_drops_total", "counter", "packets dropped", ("tunnel", "reason", "direction"), _drops),
+    Family("gateway_esp_last_packet_timestamp_seconds", "gauge", "UNIX time of the last packet", ("tunnel", "child", "direction"), _last_packet),
+    Family(
+        "gateway_bgp_speaker_up", "gauge", "1: ExaBGP is running", (),
+        lambda s: [((), s.exabgp == "running")] if s.exabgp or s.peers else [],
+    ),
+    Family(
+        "gateway_bgp_peer_up", "gauge", "1: Established", ("peer", "asn"),
+        lambda s: [((p.address, str(p.asn)), p.state == "Established") for p in s.peers],
+    ),
+    Family("gateway_bgp_peer_state", "gauge", "exactly one state of a peer is 1 (RFC 4271 8.2.2)", ("peer", "state"), _bgp_state),
+    Family(
+        "gateway_bgp_peer_established_timestamp_seconds", "gauge", "UNIX time the session was established", ("peer",),
+        lambda s: [((p.address,), _wall(s, p.established_at)) for p in s.peers],
+    ),
+    Family(
+        "gateway_bgp_peer_flaps_total", "counter", "times the session left Established", ("peer",),
+        lambda s: [((p.address,), p.flaps) for p in s.peers],
+    ),
+    Family("gateway_bgp_messages_total", "counter", "BGP messages", ("peer", "direction"), _bgp_messages),
+    Family("gateway_bgp_prefixes", "gauge", "prefixes by RIB", ("peer", "rib"), _bgp_prefixes),
+    Family(
+        "gateway_routes", "gauge", "routes of our kernel table", ("state",),
+        lambda s: [((state,), s.kernel_routes.get(state, 0)) for state in ROUTE_STATES],
+    ),
+    Family("gateway_ha_peer_up", "gauge", "1: heartbeats pass in both directions", (), lambda s: [((), s.ha.peer_up)] if s.ha else []),
+    Family(
+        "gateway_ha_last_heartbeat_timestamp_seconds", "gauge", "UNIX time of the last authentic heartbeat", (),
+        lambda s: [((), _wall(s, s.ha.last_heartbeat_at))] if s.ha else [],
+    ),
+    Family(
+        "gateway_ha_round_trip_seconds", "gauge", "last measured round trip; 0: none yet", (),
+        lambda s: [((), s.ha.round_trip or 0.0)] if s.ha else [],
+    ),
+    Family("gateway_ha_heartbeats_total", "counter", "heartbeat datagrams sent and accepted", ("direction",), _ha_datagrams),
+    Family("gateway_ha_rejected_total", "counter", "heartbeat datagrams refused", ("reason",), _ha_rejected),
+    Family(
+        "gateway_worker_cpu_seconds_total", "counter", "CPU time of a data plane thread", ("worker",),
+        lambda s: [((str(w.worker),), w.cpu_seconds) for w in s.workers],
+    ),
+    Family(
+        "gateway_worker_ticks_total", "counter", "loop turns of a data plane thread", ("worker",),
+        lambda s: [((str(w.worker),), w.ticks) for w in s.workers],
+    ),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    print(documentation(), end="")
