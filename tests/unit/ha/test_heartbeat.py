@@ -1,0 +1,231 @@
+"""Two heartbeats in a simulated network: what goes up, what goes down, and what an attacker cannot do."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from support.heartbeat_network import SECRET, Network
+
+from gateway.ha.heartbeat import HeartbeatStatus, PeerUp
+from gateway.ha.message import Advertised, Message, Rejection, Role, derive_key, open_, seal
+from gateway.observe import metrics
+from gateway.observe.snapshot import HaStatus
+
+KEY = derive_key(SECRET, 0)
+
+
+def pair(**network: object) -> Network:
+    world = Network(**network)  # type: ignore[arg-type]
+    world.boot("a")
+    world.boot("b")
+    return world
+
+
+def rejected(world: Network, name: str) -> dict[str, int]:
+    return {why: count for why, count in world.nodes[name].status(world.now).rejected.items() if count}
+
+
+def test_both_sides_come_up_within_one_interval_and_measure_the_round_trip():
+    world = pair(delay=(0.0005, 0.0005))
+    world.run(0.1)
+    assert world.said("a") == world.said("b") == ["up"]
+    world.run(2.0)
+    status = world.nodes["a"].status(world.now)
+    assert status.peer_up and status.peer_name == "gw-b" and status.peer_address == "10.0.0.5:4780"
+    assert status.round_trip == pytest.approx(0.001, abs=1e-5)
+    assert status.last_heartbeat_at is not None and world.now - status.last_heartbeat_at < 0.25
+
+
+def test_silence_brings_the_peer_down_after_the_dead_time_and_not_before():
+    world = pair()
+    world.run(5.0)
+    stopped = world.now
+    del world.nodes["b"]
+    world.run(3.0)
+    ((at, _, event),) = [entry for entry in world.events if entry[0] > stopped]
+    assert event.reason.value == "silence"
+    assert 0.8 - 0.25 < at - stopped <= 1.0 + 0.01, "5 intervals of 0.2 s after the last heartbeat heard"
+    assert world.nodes["a"].peer_advertised is None
+
+
+def test_one_way_loss_is_noticed_on_both_sides():
+    world = pair()
+    world.run(2.0)
+    world.passes = lambda sender, data: sender == "b"  # a is mute
+    world.run(3.0)
+    assert world.said("a") == ["up", "one-way"]
+    assert world.said("b") == ["up", "silence"]
+    world.passes = lambda sender, data: True
+    world.run(1.0)
+    assert world.said("a")[-1] == world.said("b")[-1] == "up"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_lossy_reordering_duplicating_network_does_not_flap(seed: int):
+    world = pair(seed=seed, loss=0.2, duplicate=0.3, delay=(0.001, 0.3))
+    for node in ("a", "b"):
+        world.boot(node, dead_after=20)
+    world.run(60.0)
+    assert world.said("a") == world.said("b") == ["up"]
+    assert rejected(world, "a").get("replay", 0) > 10, "the duplicates"
+
+
+def test_a_restart_is_followed_at_once_and_told():
+    world = pair()
+    world.run(2.0)
+    world.boot("b")
+    world.run(0.3)
+    assert world.said("a") == ["up", "restarted", "up"]
+    assert world.said("b") == ["up", "up"], "one of each boot"
+
+
+def test_recordings_of_an_earlier_boot_move_nothing():
+    world = pair()
+    world.run(2.0)
+    recorded = [data for sender, data in world.sent if sender == "b"]
+    world.boot("b")
+    world.run(2.0)
+    del world.nodes["b"]  # the genuine one is gone; only the attacker speaks
+    before = world.said("a")
+    for _ in range(40):
+        world.run(0.1)
+        for data in recorded:
+            world.inject("a", data)
+    assert world.said("a") == [*before, "silence"], "recordings neither keep a dead peer up nor bring one up"
+    assert rejected(world, "a")["unknown_boot"] >= 40 * len(recorded)
+
+
+def test_recordings_cannot_displace_a_peer_that_is_up():
+    world = pair()
+    world.run(2.0)
+    recorded = [data for sender, data in world.sent if sender == "b"]
+    world.boot("b")
+    world.run(2.0)
+    before = world.said("a")
+    for _ in range(100):
+        for data in recorded:
+            world.inject("a", data)
+        world.run(0.05)
+    assert world.said("a") == before
+    assert world.nodes["a"].status(world.now).peer_up
+
+
+def test_a_peer_can_join_while_recordings_are_replayed():
+    world = pair()
+    world.run(2.0)
+    recorded = [data for sender, data in world.sent if sender == "b"]
+    world.boot("a")
+    world.boot("b")
+    for _ in range(100):
+        for data in recorded[:4]:
+            world.inject("a", data)
+        world.run(0.05)
+    assert world.nodes["a"].status(world.now).peer_up and world.nodes["b"].status(world.now).peer_up
+
+
+def test_replaying_recordings_does_not_make_us_a_source_of_traffic():
+    world = pair()
+    world.run(2.0)
+    recorded = [data for sender, data in world.sent if sender == "b"]
+    world.boot("b")
+    world.run(2.0)
+    before = len(world.sent)
+    for _ in range(100):
+        world.inject("a", recorded[0])
+    assert len(world.sent) - before <= 8
+
+
+def test_our_own_reflection_is_refused():
+    world = pair()
+    world.run(2.0)
+    mine = [data for sender, data in world.sent if sender == "a"]
+    before = world.nodes["a"].status(world.now).received
+    for data in mine:
+        world.inject("a", data)
+    assert rejected(world, "a")["own_reflection"] == len(mine)
+    assert world.nodes["a"].status(world.now).received == before
+
+
+def test_replays_and_old_numbers_of_the_followed_boot_are_refused():
+    world = pair()
+    world.run(30.0)
+    recorded = [data for sender, data in world.sent if sender == "b"]
+    before = rejected(world, "a").get("replay", 0)
+    received = world.nodes["a"].status(world.now).received
+    for data in recorded:
+        world.inject("a", data)
+    assert rejected(world, "a")["replay"] - before == len(recorded)
+    assert world.nodes["a"].status(world.now).received == received
+
+
+def test_forgeries_change_nothing_but_their_counter():
+    world = pair()
+    world.run(2.0)
+    node = world.nodes["a"]
+    before = (node.next_deadline(), node.status(world.now), len(world.sent), len(world.events))
+    forged = seal(Message(0, "gw-b", bytes(16), 10**9, 0), derive_key(b"another secret of 16", 0))
+    world.inject("a", forged)
+    world.inject("a", b"GWHB\x02" + bytes(200))
+    world.inject("a", b"noise")
+    after = node.status(world.now)
+    assert {why: after.rejected[why] - before[1].rejected[why] for why in ("bad_mac", "bad_version", "malformed")} == {
+        "bad_mac": 1,
+        "bad_version": 1,
+        "malformed": 1,
+    }
+    assert (node.next_deadline(), len(world.sent), len(world.events)) == (before[0], before[2], before[3])
+    assert (after.peer_up, after.received, after.last_heartbeat_at) == (
+        True,
+        before[1].received,
+        before[1].last_heartbeat_at,
+    )
+
+
+def test_the_window_takes_reordered_numbers_once():
+    world = pair()
+    world.run(2.0)
+    genuine = open_([data for sender, data in world.sent if sender == "b"][-1], KEY)
+    top = genuine.sequence + 200
+
+    def send(sequence: int) -> bool:
+        before = world.nodes["a"].status(world.now).received
+        world.inject("a", seal(Message(0, "gw-b", genuine.boot, sequence, 0), KEY))
+        return world.nodes["a"].status(world.now).received > before
+
+    assert [send(n) for n in (top, top, top - 1, top - 63, top - 63, top - 64, top + 1, top)] == [
+        True, False, True, True, False, False, True, False,
+    ]  # fmt: skip
+
+
+def test_a_stall_of_our_own_is_not_the_death_of_the_peer():
+    world = pair()
+    world.run(2.0)
+    world.frozen.add("a")
+    world.run(5.0)
+    world.frozen.clear()
+    world.run(2.0)
+    assert world.said("a") == ["up"], "the datagrams waiting in the socket were read first"
+
+
+def test_what_a_gateway_says_of_itself_reaches_the_other_at_once():
+    world = pair()
+    world.run(1.05)
+    told = Advertised(Role.ACTIVE, 200, 7, bytes(31) + b"\x01")
+    world.nodes["b"].command(told, world.now)
+    world._drain("b")
+    world.run(0.01)
+    assert world.nodes["a"].peer_advertised == told
+    assert isinstance(world.events[0][2], PeerUp) and world.events[0][2].advertised == Advertised()
+
+
+def test_the_status_has_the_fields_and_reasons_of_the_snapshot():
+    assert [f.name for f in fields(HeartbeatStatus)] == [f.name for f in fields(HaStatus)]
+    assert tuple(why.value for why in Rejection) == metrics.HEARTBEAT_REJECTIONS
+    status = pair().nodes["a"].status(0.0)
+    assert (status.peer_up, status.last_heartbeat_at, status.round_trip, set(status.rejected.values())) == (
+        False,
+        None,
+        None,
+        {0},
+    )
