@@ -1,7 +1,7 @@
 /* The libipsec-mb engine (>= 1.3): AES-GCM by the direct API, CBC + HMAC in multi-buffer by the synchronous bursts.
  *
  * One IMB_MGR per thread (it is not thread safe); keys hold only expanded schedules and are shared. A CBC burst smaller
- * than CBC_BURST_MINIMUM runs through libcrypto, because a nearly empty set of lanes costs as much as a full one.
+ * than the key's burst_minimum runs through libcrypto, because a nearly empty set of lanes costs as much as a full one.
  */
 #ifdef HAVE_IPSECMB
 
@@ -15,8 +15,6 @@
 
 #include "aead.h"
 
-/* Measured break-even of CBC-256 with HMAC-SHA2-256 against libcrypto 3.0 with SHA-NI, see tests/test_esp.c --measure. */
-#define CBC_BURST_MINIMUM 6
 /* The multi-buffer hashes of 1.3 take up to 65534 octets; nothing that fits a UDP datagram with its ESN comes near. */
 #define BURST_PACKET_MAX 65000
 #define CACHE_LINE 64
@@ -33,6 +31,7 @@ struct ipsecmb_key {
   bool esn, gcm_suite;
   size_t aes_key_length;
   IMB_HASH_ALG hash;
+  size_t burst_minimum;
   void *lone; /* the libcrypto key of small CBC bursts */
 };
 
@@ -107,18 +106,22 @@ static void expand_gcm(struct ipsecmb_key *key, const struct aead_keying *keying
 
 /* RFC 2104 2: the digest states after the key block xor ipad and xor opad, once per key instead of once per packet. */
 static void expand_hmac(struct ipsecmb_key *key, const struct aead_keying *keying) {
+  /* The minima are the break-even against libcrypto 3.0 by tests/test_esp.c --measure; SHA-NI helps it with SHA-1 and
+   * SHA-256, and opening deciphers in parallel anyway. */
   const struct {
     IMB_HASH_ALG hash;
     hash_one_block_t one_block;
+    uint8_t seal_minimum, open_minimum;
   } table[] = {
-      [ESP_HMAC_SHA1_96] = {IMB_AUTH_HMAC_SHA_1, shared->sha1_one_block},
-      [ESP_HMAC_SHA2_256_128] = {IMB_AUTH_HMAC_SHA_256, shared->sha256_one_block},
-      [ESP_HMAC_SHA2_384_192] = {IMB_AUTH_HMAC_SHA_384, shared->sha384_one_block},
-      [ESP_HMAC_SHA2_512_256] = {IMB_AUTH_HMAC_SHA_512, shared->sha512_one_block},
+      [ESP_HMAC_SHA1_96] = {IMB_AUTH_HMAC_SHA_1, shared->sha1_one_block, 5, 7},
+      [ESP_HMAC_SHA2_256_128] = {IMB_AUTH_HMAC_SHA_256, shared->sha256_one_block, 5, 7},
+      [ESP_HMAC_SHA2_384_192] = {IMB_AUTH_HMAC_SHA_384, shared->sha384_one_block, 3, 3},
+      [ESP_HMAC_SHA2_512_256] = {IMB_AUTH_HMAC_SHA_512, shared->sha512_one_block, 3, 3},
   };
   uint8_t block[HMAC_BLOCK_MAX];
   hash_one_block_t one_block = table[keying->suite.integrity].one_block;
   key->hash = table[keying->suite.integrity].hash;
+  key->burst_minimum = keying->seal ? table[keying->suite.integrity].seal_minimum : table[keying->suite.integrity].open_minimum;
   memset(block, 0x36, sizeof block);
   for (size_t i = 0; i < keying->integrity_key_length; i++) block[i] ^= keying->integrity_key[i];
   one_block(block, key->inner);
@@ -289,8 +292,8 @@ static void cbc_open(struct ipsecmb_thread *thread, const struct ipsecmb_key *ke
 
 /* ---- bursts ---- */
 
-static bool fits_multi_buffer(const struct aead_packet *packets, size_t count) {
-  if (count < CBC_BURST_MINIMUM) return false;
+static bool fits_multi_buffer(const struct ipsecmb_key *key, const struct aead_packet *packets, size_t count) {
+  if (count < key->burst_minimum) return false;
   for (size_t i = 0; i < count; i++)
     if (packets[i].text_length > BURST_PACKET_MAX) return false;
   return true;
@@ -301,7 +304,7 @@ static void ipsecmb_seal(void *opaque_thread, void *opaque_key, struct aead_pack
   struct ipsecmb_key *key = opaque_key;
   if (key->gcm_suite)
     gcm_seal(thread, key, packets, count);
-  else if (fits_multi_buffer(packets, count))
+  else if (fits_multi_buffer(key, packets, count))
     cbc_seal(thread, key, packets, count);
   else
     aead_openssl.seal(thread->lone, key->lone, packets, count);
@@ -312,7 +315,7 @@ static void ipsecmb_open(void *opaque_thread, void *opaque_key, struct aead_pack
   struct ipsecmb_key *key = opaque_key;
   if (key->gcm_suite)
     gcm_open(thread, key, packets, count);
-  else if (fits_multi_buffer(packets, count))
+  else if (fits_multi_buffer(key, packets, count))
     cbc_open(thread, key, packets, count);
   else
     aead_openssl.open(thread->lone, key->lone, packets, count);

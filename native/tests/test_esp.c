@@ -1,6 +1,6 @@
 /* ESP sealing and opening: published vectors, engine against engine, damage, truncation, trailers, limits, threads.
  *
- * `test_esp --measure` prints the nanoseconds per packet from which CBC_BURST_MINIMUM of aead_ipsecmb.c comes.
+ * `test_esp --measure` prints the nanoseconds per packet from which the burst minima of aead_ipsecmb.c come.
  */
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
