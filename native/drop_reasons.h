@@ -8,7 +8,7 @@
   _(SEQUENCE_EXHAUSTED, "sequence_exhausted", "outbound: sequence number limit reached; awaiting rekey") \
   _(HARD_LIMIT, "hard_limit", "the SA reached its hard limit of octets or packets")          \
   _(TOO_BIG, "too_big", "outbound: larger than the inner MTU; ICMP sent where allowed")       \
-  _(INNER_MALFORMED, "inner_malformed", "outbound: not an IP packet the data plane can carry") \
+  _(INNER_MALFORMED, "inner_malformed", "not an IP packet the data plane can carry (either direction)") \
   _(SEND_FAILED, "send_failed", "outbound: the socket refused the datagram")                 \
   _(UNKNOWN_SPI, "unknown_spi", "inbound: no SA with this SPI")                              \
   _(TOO_SHORT, "too_short", "inbound: shorter than its suite allows")                        \

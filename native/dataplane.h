@@ -1,0 +1,371 @@
+/* The data plane behind gateway._native, without Python: workers, SAD, SPD, sockets and TUN queues.
+ *
+ *        control thread (module.c)                    worker threads (one per core, run to completion)
+ *   add_sa, replace_policies, grant ...          TUN queue -> outbound.c -> seal -> udp.c -> UDP socket
+ *        publish immutable tables                UDP socket -> udp.c -> inbound.c -> open -> TUN queue
+ *        quiesce, free the old ones  <--- turn --- epoll
+ *        events, punts drained       <-- eventfd - events.c
+ *
+ * Rules of this house. Workers read the tables through atomic pointers and never lock them; the control thread
+ * publishes a new table, waits until every worker has passed a quiescent point, and only then frees the old one, so
+ * every control call has taken effect for all workers when it returns. An SA's mutable half has a lock of its own, held
+ * per burst, never across a system call or a cipher call.
+ */
+#ifndef GATEWAY_DATAPLANE_H
+#define GATEWAY_DATAPLANE_H
+
+#include <pthread.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "drop_reasons.h"
+#include "esp.h"
+#include "replay.h"
+
+#define CACHE_LINE  64
+#define WORKERS_MAX 64
+
+struct connection;
+struct dataplane;
+struct inbound;
+struct outbound;
+struct outer;
+struct policy;
+struct sa;
+struct source;
+struct spi_table;
+struct worker;
+
+/* What went wrong in a control call. `sentence` NULL: nothing. `os_error` != 0: the system's errno. */
+struct fault {
+  const char *sentence;
+  int os_error;
+};
+#define NO_FAULT ((struct fault){NULL, 0})
+
+/* An outer address. IPv4 stands in the first 4 octets, the rest zero (a mapped IPv4 address is stored as IPv4), so that
+ * two are compared by memcmp; there is no padding. */
+struct endpoint {
+  uint8_t address[16];
+  uint32_t scope;
+  uint16_t port;
+  uint16_t family; /* AF_INET, AF_INET6 or 0: none */
+};
+
+/* Inner addresses in host order, IPv4 in `low`. */
+struct address {
+  uint64_t high, low;
+};
+
+/* RFC 4301 4.4.1.1: one traffic selector pair, seen from this gateway. */
+struct selector {
+  struct address local_first, local_last, remote_first, remote_last;
+  uint16_t local_port_first, local_port_last, remote_port_first, remote_port_last;
+  uint8_t protocol;
+  bool ipv6;
+};
+
+struct limits {
+  uint64_t soft_octets, hard_octets, soft_packets, hard_packets;
+};
+
+struct spinlock {
+  atomic_bool held;
+};
+
+/* ---- worker.c: threads, quiescence, statistics ---- */
+
+struct worker_counters {
+  _Atomic uint64_t ticks, tun_reads, tun_writes, udp_reads, udp_sends;
+};
+
+/* A worker owns its epoll instance and its buffers. `turn` is even while it sleeps in epoll_wait and odd while it
+ * works. */
+struct worker {
+  alignas(CACHE_LINE) _Atomic uint64_t turn;
+  struct worker_counters counters;
+  _Atomic uint64_t drops[DROP_REASON_COUNT]; /* of no known connection */
+  struct dataplane *plane;
+  unsigned index;
+  int epoll, wake;
+  pthread_t thread;
+  struct esp_thread *esp;
+  struct outbound *outbound;
+  struct inbound *inbound;
+};
+
+enum source_kind { SOURCE_TUN, SOURCE_UDP, SOURCE_RAW };
+
+/* One fd a worker polls. */
+struct source {
+  enum source_kind kind;
+  int fd;
+  struct worker *worker;         /* NULL: not polled by any (a TUN queue beyond the workers) */
+  struct connection *connection; /* TUN queues */
+  struct endpoint local;         /* sockets: where it is bound; family 0 address when wildcard */
+  bool wildcard;
+  struct source *next; /* the control thread's list of sockets */
+};
+
+struct dataplane {
+  enum esp_engine engine;
+  unsigned worker_count;
+  struct worker *workers;
+  atomic_bool stopping;
+  int event_fd;
+
+  _Atomic(struct spi_table *) inbound_sas;
+  _Atomic uint32_t gso_segments; /* most segments of one UDP_SEGMENT send this kernel takes */
+  _Atomic uint64_t unknown_spi_second;
+
+  /* The control thread's own. */
+  pthread_mutex_t control;
+  bool stopped;
+  struct sa *sas;
+  struct connection *connections;
+  struct source *sockets;
+
+  struct event_ring *events;
+  struct punt_ring *punts;
+};
+
+struct worker_statistics {
+  uint64_t ticks, tun_reads, tun_writes, udp_reads, udp_sends, cpu_ns;
+  bool idle;
+};
+
+struct fault dataplane_start(unsigned workers, enum esp_engine engine, struct dataplane **plane);
+/* Joins the workers and wipes every key. The rings stay readable until dataplane_free. Idempotent. */
+void dataplane_stop(struct dataplane *plane);
+void dataplane_free(struct dataplane *plane);
+struct fault dataplane_worker_statistics(struct dataplane *plane,
+                                         struct worker_statistics *out); /* room for every worker */
+
+/* Waits until no worker can still see what was unpublished before the call. */
+void workers_quiesce(struct dataplane *plane);
+/* The same, and no worker holds an epoll event of a source that was deregistered before the call. */
+void workers_quiesce_sources(struct dataplane *plane);
+struct fault worker_poll(struct worker *worker, struct source *source);
+void worker_unpoll(struct source *source);
+
+void drop_count(struct worker *worker, struct connection *connection, enum drop_reason reason, uint64_t packets);
+
+/* Every control operation below takes plane->control by itself. Fails when the plane is stopped. */
+struct fault control_enter(struct dataplane *plane);
+void control_leave(struct dataplane *plane);
+
+struct drop_row {
+  uint32_t connection;
+  enum drop_reason reason;
+  uint64_t packets;
+};
+/* A malloc'ed array. */
+struct fault dataplane_drops(struct dataplane *plane, struct drop_row **rows, size_t *count);
+
+/* ---- connections and TUN queues: tun.c ---- */
+
+/* What one worker counts for one connection; a cache line of its own. */
+struct lane {
+  alignas(CACHE_LINE) _Atomic uint64_t drops[DROP_REASON_COUNT];
+  uint64_t icmp_second;
+  uint32_t icmp_sent;
+};
+
+struct connection {
+  uint32_t id;
+  _Atomic uint32_t mtu;
+  _Atomic uint16_t mss4, mss6;
+  bool merge_udp; /* the TUN accepts USO */
+  _Atomic(struct policy *) policy;
+  _Atomic uint64_t acquire_second;
+  struct lane *lanes;
+  struct source *queues;
+  size_t queue_count;
+  struct connection *next;
+};
+
+struct fault connection_add(struct dataplane *plane, uint32_t id, const int *fds, size_t count, uint32_t mtu);
+struct fault connection_update(struct dataplane *plane, uint32_t id, uint32_t mtu, uint16_t mss4, uint16_t mss6);
+struct fault connection_remove(struct dataplane *plane, uint32_t id);
+struct connection *connection_find(struct dataplane *plane, uint32_t id);
+void connection_free(struct connection *connection);
+
+/* ---- SAs: sad.c ---- */
+
+struct sa {
+  bool inbound, encapsulate, esn;
+  uint32_t spi;
+  struct connection *connection;
+  struct esp_key *key;
+  size_t selector_count;
+  struct selector *selectors;
+  struct limits limits;
+  struct endpoint local;
+  _Atomic(struct outer *) outer; /* outbound */
+  atomic_int socket;             /* outbound; -1 once removed */
+  struct sa *next;               /* the control thread's list */
+
+  /* Under `lock`. Packets and octets move in bursts, beside the sequence number that every worker has to share anyway.
+   */
+  alignas(CACHE_LINE) struct spinlock lock;
+  bool soft_raised, hard_reached;
+  uint64_t sequence;       /* outbound: last one used */
+  uint64_t sequence_limit; /* outbound: granted */
+  struct replay_window window;
+  uint64_t packets, octets;
+  uint64_t replay_drops, integrity_failures, selector_drops;
+  uint64_t last_used_ns;
+  uint64_t integrity_second;
+  struct endpoint peer; /* inbound: where the highest authenticated packet came from */
+};
+
+struct sa_request {
+  bool inbound, encapsulate;
+  uint32_t connection, spi;
+  struct esp_suite suite;
+  const uint8_t *encryption_key, *integrity_key;
+  size_t encryption_key_length, integrity_key_length;
+  struct endpoint local, remote;
+  const struct selector *selectors;
+  size_t selector_count;
+  uint32_t replay_window;
+  struct limits limits;
+  int socket;
+};
+
+struct sa_statistics {
+  bool inbound;
+  uint32_t connection, spi;
+  uint64_t packets, octets, sequence, last_used_ns, replay_drops, integrity_failures, selector_drops;
+};
+
+struct fault sa_add(struct dataplane *plane, const struct sa_request *request);
+struct fault sa_remove(struct dataplane *plane, bool inbound, uint32_t connection, uint32_t spi);
+struct fault sa_update_remote(struct dataplane *plane, uint32_t connection, uint32_t spi,
+                              const struct endpoint *remote);
+struct fault sa_grant(struct dataplane *plane, uint32_t connection, uint32_t spi, uint64_t limit);
+struct fault sa_statistics(struct dataplane *plane, struct sa_statistics **rows, size_t *count); /* malloc'ed */
+struct sa *sa_find(struct dataplane *plane, bool inbound, uint32_t connection, uint32_t spi);
+/* Unlinks the connection's SAs and publishes the table without them; the chain is freed by sas_free after quiescence.
+ */
+struct fault sas_unlink(struct dataplane *plane, struct connection *connection, struct sa **removed);
+void sas_free(struct sa *chain);
+
+/* Workers. */
+struct sa *sa_lookup(struct dataplane *plane, uint32_t spi);
+/* Gives sequence numbers to the first items of a burst and accounts for them. Returns how many; `reason` says why not
+ * more. RFC 4303 3.3.3: a number is used once and never wraps. */
+size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *items, size_t count,
+               enum drop_reason *reason);
+
+static inline void spin_lock(struct spinlock *lock);
+static inline void spin_unlock(struct spinlock *lock);
+/* Accounts for one packet, or refuses it at a hard limit; under the SA's lock. The caller passes `news` on to
+ * sa_raise after unlocking. */
+struct sa_news {
+  bool soft, hard;
+};
+bool sa_account(struct sa *sa, uint64_t octets, struct sa_news *news);
+void sa_raise(struct dataplane *plane, const struct sa *sa, struct sa_news news);
+
+/* ---- SPD: spd.c ---- */
+
+/* What selectors look at in an inner packet. ICMP: type and code in both ports (RFC 4301 4.4.1.1). */
+struct flow {
+  struct address source, destination;
+  uint16_t source_port, destination_port;
+  uint8_t protocol;
+  bool ipv6;
+  bool ports_known; /* not so in fragments but the first, nor where the transport header is missing or unreadable */
+};
+
+/* The outbound SAs of a connection in order of preference. Immutable. */
+struct policy {
+  size_t count;
+  struct sa *sas[];
+};
+
+/* False unless `length` octets hold a whole IP packet. *total is the length its header claims, which may be less. */
+bool flow_parse(const uint8_t *packet, size_t length, struct flow *flow, size_t *total);
+bool sa_carries(const struct sa *sa, const struct flow *flow);
+struct sa *policy_match(const struct policy *policy, const struct flow *flow);
+struct fault policies_replace(struct dataplane *plane, uint32_t connection, const uint32_t *spis, size_t count);
+/* A copy without `sa`; NULL when memory ran out. */
+struct policy *policy_without(const struct policy *policy, const struct sa *sa);
+
+/* ---- events.c: what the workers tell the control plane ---- */
+
+enum event_kind {
+  EVENT_ACQUIRE,
+  EVENT_EXPIRE_SOFT,
+  EVENT_EXPIRE_HARD,
+  EVENT_INTEGRITY_BURST,
+  EVENT_PEER_MOVED,
+  EVENT_UNKNOWN_SPI
+};
+#define EVENT_DETAIL_MAX 64
+
+struct event {
+  enum event_kind kind;
+  uint32_t connection, spi;
+  size_t length;
+  uint8_t detail[EVENT_DETAIL_MAX];
+};
+
+struct punt {
+  struct punt *next;
+  struct endpoint local, remote;
+  int socket;
+  size_t length;
+  uint8_t data[];
+};
+
+bool events_init(struct dataplane *plane);
+void events_free(struct dataplane *plane);
+void event_raise(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi, const void *detail,
+                 size_t length);
+/* The same with "host port" of an end point as detail. */
+void event_raise_at(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi,
+                    const struct endpoint *where);
+/* True at most once per second for one `mark`. */
+bool once_per_second(_Atomic uint64_t *mark);
+bool punt_push(struct dataplane *plane, const uint8_t *data, size_t length, const struct endpoint *local,
+               const struct endpoint *remote, int socket);
+/* Drain: how many were copied to `out`; the whole chain, oldest first. */
+size_t events_drain(struct dataplane *plane, struct event *out, size_t max);
+struct punt *punts_drain(struct dataplane *plane);
+const char *event_name(enum event_kind kind);
+
+/* ---- inline ---- */
+
+#include <sched.h>
+
+static inline void spin_lock(struct spinlock *lock) {
+  unsigned spins = 0;
+  while (atomic_exchange_explicit(&lock->held, true, memory_order_acquire)) {
+    /* The holder may have been preempted on this very core. */
+    while (atomic_load_explicit(&lock->held, memory_order_relaxed))
+      if (++spins > 64) sched_yield();
+  }
+}
+
+static inline void spin_unlock(struct spinlock *lock) {
+  atomic_store_explicit(&lock->held, false, memory_order_release);
+}
+
+/* A counter with one writer: no locked instruction needed. */
+static inline void counter_add(_Atomic uint64_t *counter, uint64_t amount) {
+  atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + amount, memory_order_relaxed);
+}
+
+static inline uint64_t now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,583 @@
+/* gateway._native: the Python face of the data plane (gateway/_native.pyi), and the only file that knows Python.
+ *
+ * Arguments become plain C values, the GIL is released, the control call is made, faults become exceptions. Workers
+ * never run a line of this file. Limited API of Python 3.11.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "dataplane.h"
+#include "udp.h"
+
+#define SELECTORS_MAX  4096
+#define EVENTS_AT_ONCE 64
+
+typedef struct {
+  PyObject_HEAD
+  struct dataplane *plane;
+} DataPlane;
+
+/* ---- C to Python and back ---- */
+
+static PyObject *fail(struct fault fault) {
+  if (fault.os_error) {
+    PyObject *arguments = Py_BuildValue("(is)", fault.os_error, fault.sentence);
+    if (arguments) PyErr_SetObject(PyExc_OSError, arguments);
+    Py_XDECREF(arguments);
+  } else {
+    PyErr_SetString(PyExc_ValueError, fault.sentence);
+  }
+  return NULL;
+}
+
+static PyObject *none_or_fail(struct fault fault) {
+  if (fault.sentence) return fail(fault);
+  Py_RETURN_NONE;
+}
+
+static struct dataplane *plane_of(PyObject *self) {
+  struct dataplane *plane = ((DataPlane *)self)->plane;
+  if (!plane) PyErr_SetString(PyExc_ValueError, "the data plane was not started");
+  return plane;
+}
+
+static bool parse_endpoint(const char *host, unsigned port, struct endpoint *out) {
+  memset(out, 0, sizeof *out);
+  if (port > 0xffff) {
+    PyErr_Format(PyExc_ValueError, "port %u is out of range", port);
+    return false;
+  }
+  struct addrinfo hints = {.ai_flags = AI_NUMERICHOST, .ai_socktype = SOCK_DGRAM}, *found = NULL;
+  if (getaddrinfo(host, NULL, &hints, &found) != 0) {
+    PyErr_Format(PyExc_ValueError, "not an IP address: %s", host);
+    return false;
+  }
+  out->family = (uint16_t)found->ai_family;
+  out->port = (uint16_t)port;
+  if (found->ai_family == AF_INET) {
+    memcpy(out->address, &((struct sockaddr_in *)(void *)found->ai_addr)->sin_addr, 4);
+  } else {
+    const struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)found->ai_addr;
+    memcpy(out->address, &in6->sin6_addr, 16);
+    out->scope = in6->sin6_scope_id;
+  }
+  freeaddrinfo(found);
+  return true;
+}
+
+static PyObject *endpoint_object(const struct endpoint *endpoint) {
+  char host[INET6_ADDRSTRLEN] = "";
+  inet_ntop(endpoint->family, endpoint->address, host, sizeof host);
+  return Py_BuildValue("(si)", host, (int)endpoint->port);
+}
+
+/* Appends and drops the caller's reference; false when either failed. */
+static bool append(PyObject *list, PyObject *item) {
+  bool done = item && PyList_Append(list, item) == 0;
+  Py_XDECREF(item);
+  return done;
+}
+
+static PyObject *list_or_null(PyObject *list, bool complete) {
+  if (complete) return list;
+  Py_XDECREF(list);
+  return NULL;
+}
+
+/* ---- names of gateway/esp/dataplane.py ---- */
+
+struct name {
+  const char *text;
+  int value;
+};
+
+static const struct name directions[] = {{"out", false}, {"in", true}, {NULL, 0}};
+static const struct name encryptions[] = {{"aes-gcm-16", ESP_AES_GCM_16}, {"aes-cbc", ESP_AES_CBC}, {NULL, 0}};
+static const struct name integrities[] = {{"none", ESP_INTEG_NONE},
+                                          {"hmac-sha1-96", ESP_HMAC_SHA1_96},
+                                          {"hmac-sha2-256-128", ESP_HMAC_SHA2_256_128},
+                                          {"hmac-sha2-384-192", ESP_HMAC_SHA2_384_192},
+                                          {"hmac-sha2-512-256", ESP_HMAC_SHA2_512_256},
+                                          {NULL, 0}};
+static const struct name engines[] = {
+    {"auto", ESP_ENGINE_AUTO}, {"ipsec-mb", ESP_ENGINE_IPSECMB}, {"libcrypto", ESP_ENGINE_LIBCRYPTO}, {NULL, 0}};
+
+static bool named(const struct name *names, const char *what, const char *text, int *value) {
+  for (; names->text; names++) {
+    if (strcmp(names->text, text) == 0) {
+      *value = names->value;
+      return true;
+    }
+  }
+  PyErr_Format(PyExc_ValueError, "unknown %s: %s", what, text);
+  return false;
+}
+
+/* ---- life ---- */
+
+static int dataplane_py_init(PyObject *object, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"workers", "engine", NULL};
+  DataPlane *self = (DataPlane *)object;
+  const char *engine_name = "auto";
+  unsigned workers;
+  int engine;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|s", keywords, &workers, &engine_name)) return -1;
+  if (!named(engines, "engine", engine_name, &engine)) return -1;
+  if (self->plane) {
+    PyErr_SetString(PyExc_ValueError, "the data plane was started before");
+    return -1;
+  }
+  struct fault fault = dataplane_start(workers, (enum esp_engine)engine, &self->plane);
+  if (!fault.sentence) return 0;
+  fail(fault);
+  return -1;
+}
+
+static void dataplane_py_dealloc(PyObject *object) {
+  DataPlane *self = (DataPlane *)object;
+  PyTypeObject *type = Py_TYPE(object);
+  if (self->plane) {
+    Py_BEGIN_ALLOW_THREADS dataplane_free(self->plane);
+    Py_END_ALLOW_THREADS
+  }
+  freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+  release(object);
+  Py_DECREF(type);
+}
+
+static PyObject *py_stop(PyObject *self, PyObject *unused) {
+  (void)unused;
+  struct dataplane *plane = plane_of(self);
+  if (!plane) return NULL;
+  Py_BEGIN_ALLOW_THREADS dataplane_stop(plane);
+  Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
+static PyObject *py_event_fd(PyObject *self, PyObject *unused) {
+  (void)unused;
+  struct dataplane *plane = plane_of(self);
+  return plane ? PyLong_FromLong(plane->event_fd) : NULL;
+}
+
+/* ---- sockets and connections ---- */
+
+/* `call` makes `fault`, without the GIL. */
+#define CONTROL(call)                                                                                                  \
+  do {                                                                                                                 \
+    struct fault fault;                                                                                                \
+    Py_BEGIN_ALLOW_THREADS fault = (call);                                                                             \
+    Py_END_ALLOW_THREADS return none_or_fail(fault);                                                                   \
+  } while (0)
+
+static PyObject *py_add_socket(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"worker", "fd", NULL};
+  struct dataplane *plane = plane_of(self);
+  unsigned worker;
+  int fd;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "Ii", keywords, &worker, &fd)) return NULL;
+  CONTROL(socket_add(plane, worker, fd));
+}
+
+static PyObject *py_remove_socket(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"fd", NULL};
+  struct dataplane *plane = plane_of(self);
+  int fd;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "i", keywords, &fd)) return NULL;
+  CONTROL(socket_remove(plane, fd));
+}
+
+static PyObject *py_add_connection(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", "tun_fds", "mtu", NULL};
+  struct dataplane *plane = plane_of(self);
+  PyObject *list;
+  unsigned connection, mtu;
+  int fds[WORKERS_MAX];
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "IOI", keywords, &connection, &list, &mtu)) return NULL;
+  Py_ssize_t count = PySequence_Size(list);
+  if (count < 0) return NULL;
+  if (count > WORKERS_MAX) return fail((struct fault){"too many TUN queues", 0});
+  for (Py_ssize_t i = 0; i < count; i++) {
+    PyObject *item = PySequence_GetItem(list, i);
+    fds[i] = item ? (int)PyLong_AsLong(item) : -1;
+    Py_XDECREF(item);
+    if (PyErr_Occurred()) return NULL;
+  }
+  CONTROL(connection_add(plane, connection, fds, (size_t)count, mtu));
+}
+
+static PyObject *py_update_connection(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", "mtu", "tcp_mss4", "tcp_mss6", NULL};
+  struct dataplane *plane = plane_of(self);
+  unsigned connection, mtu;
+  unsigned short mss4, mss6;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "IIHH", keywords, &connection, &mtu, &mss4, &mss6))
+    return NULL;
+  CONTROL(connection_update(plane, connection, mtu, mss4, mss6));
+}
+
+static PyObject *py_remove_connection(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", NULL};
+  struct dataplane *plane = plane_of(self);
+  unsigned connection;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "I", keywords, &connection)) return NULL;
+  CONTROL(connection_remove(plane, connection));
+}
+
+/* ---- SAs and policies ---- */
+
+static bool parse_range(const char *octets, Py_ssize_t length, struct address *out) {
+  const uint8_t *p = (const uint8_t *)octets;
+  *out = (struct address){0, 0};
+  for (Py_ssize_t i = 0; i < length; i++) {
+    out->high = out->high << 8 | out->low >> 56;
+    out->low = out->low << 8 | p[i];
+  }
+  return length == 4 || length == 16;
+}
+
+/* (protocol, local first, last, port first, last, remote first, last, port first, last) */
+static bool parse_selector(PyObject *tuple, struct selector *out) {
+  const char *octets[4];
+  Py_ssize_t length[4];
+  bool same_family = true;
+  if (!PyTuple_Check(tuple)) {
+    PyErr_SetString(PyExc_TypeError, "a selector is a tuple");
+    return false;
+  }
+  if (!PyArg_ParseTuple(tuple, "by#y#HHy#y#HH", &out->protocol, &octets[0], &length[0], &octets[1], &length[1],
+                        &out->local_port_first, &out->local_port_last, &octets[2], &length[2], &octets[3], &length[3],
+                        &out->remote_port_first, &out->remote_port_last))
+    return false;
+  struct address *ranges[] = {&out->local_first, &out->local_last, &out->remote_first, &out->remote_last};
+  for (int i = 0; i < 4; i++)
+    same_family &= parse_range(octets[i], length[i], ranges[i]) && length[i] == length[0];
+  if (!same_family) PyErr_SetString(PyExc_ValueError, "a selector's addresses are four of 4 or four of 16 octets");
+  out->ipv6 = length[0] == 16;
+  return same_family;
+}
+
+/* A malloc'ed array, NULL with an exception set. */
+static struct selector *parse_selectors(PyObject *list, size_t *count) {
+  Py_ssize_t size = PySequence_Size(list);
+  if (size < 0) return NULL;
+  if (size > SELECTORS_MAX) return (struct selector *)(void *)fail((struct fault){"too many selectors", 0});
+  struct selector *selectors = calloc((size_t)size + 1, sizeof *selectors);
+  if (!selectors) return (struct selector *)(void *)PyErr_NoMemory();
+  bool good = true;
+  for (Py_ssize_t i = 0; i < size && good; i++) {
+    PyObject *item = PySequence_GetItem(list, i);
+    good = item && parse_selector(item, &selectors[i]);
+    Py_XDECREF(item);
+  }
+  *count = (size_t)size;
+  if (good) return selectors;
+  free(selectors);
+  return NULL;
+}
+
+static bool parse_sa(PyObject *args, PyObject *kwargs, struct sa_request *r, PyObject **selectors) {
+  static char *keywords[] = {"direction",      "connection",    "spi",           "encryption",  "integrity",
+                             "encryption_key", "integrity_key", "esn",           "encapsulate", "local",
+                             "remote",         "selectors",     "replay_window", "soft_octets", "hard_octets",
+                             "soft_packets",   "hard_packets",  "socket_fd",     NULL};
+  const char *direction, *encryption, *integrity, *encryption_key, *integrity_key, *local, *remote;
+  Py_ssize_t encryption_length, integrity_length;
+  unsigned local_port, remote_port;
+  unsigned long long soft_octets, hard_octets, soft_packets, hard_packets;
+  int esn, encapsulate, inbound, cipher, hash;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$sIIssy#y#pp(sI)(sI)OIKKKKi", keywords, &direction, &r->connection,
+                                   &r->spi, &encryption, &integrity, &encryption_key, &encryption_length,
+                                   &integrity_key, &integrity_length, &esn, &encapsulate, &local, &local_port, &remote,
+                                   &remote_port, selectors, &r->replay_window, &soft_octets, &hard_octets,
+                                   &soft_packets, &hard_packets, &r->socket))
+    return false;
+  if (!named(directions, "direction", direction, &inbound) || !named(encryptions, "encryption", encryption, &cipher) ||
+      !named(integrities, "integrity", integrity, &hash))
+    return false;
+  if (!parse_endpoint(local, local_port, &r->local) || !parse_endpoint(remote, remote_port, &r->remote)) return false;
+  r->inbound = inbound;
+  r->encapsulate = encapsulate;
+  r->suite = (struct esp_suite){(enum esp_encryption)cipher, (enum esp_integrity)hash, esn};
+  r->encryption_key = (const uint8_t *)encryption_key;
+  r->encryption_key_length = (size_t)encryption_length;
+  r->integrity_key = (const uint8_t *)integrity_key;
+  r->integrity_key_length = (size_t)integrity_length;
+  r->limits = (struct limits){soft_octets, hard_octets, soft_packets, hard_packets};
+  return true;
+}
+
+static PyObject *py_add_sa(PyObject *self, PyObject *args, PyObject *kwargs) {
+  struct dataplane *plane = plane_of(self);
+  struct sa_request request;
+  PyObject *list;
+  memset(&request, 0, sizeof request);
+  if (!plane || !parse_sa(args, kwargs, &request, &list)) return NULL;
+  struct selector *selectors = parse_selectors(list, &request.selector_count);
+  if (!selectors) return NULL;
+  request.selectors = selectors;
+  struct fault fault;
+  /* The keys' bytes objects are alive in `kwargs` meanwhile. */
+  Py_BEGIN_ALLOW_THREADS fault = sa_add(plane, &request);
+  Py_END_ALLOW_THREADS free(selectors);
+  return none_or_fail(fault);
+}
+
+static PyObject *py_remove_sa(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"direction", "connection", "spi", NULL};
+  struct dataplane *plane = plane_of(self);
+  const char *direction;
+  unsigned connection, spi;
+  int inbound;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "sII", keywords, &direction, &connection, &spi)) return NULL;
+  if (!named(directions, "direction", direction, &inbound)) return NULL;
+  CONTROL(sa_remove(plane, inbound, connection, spi));
+}
+
+static PyObject *py_update_sa_remote(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", "spi", "remote", NULL};
+  struct dataplane *plane = plane_of(self);
+  const char *host;
+  unsigned connection, spi, port;
+  struct endpoint remote;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "II(sI)", keywords, &connection, &spi, &host, &port))
+    return NULL;
+  if (!parse_endpoint(host, port, &remote)) return NULL;
+  CONTROL(sa_update_remote(plane, connection, spi, &remote));
+}
+
+static PyObject *py_replace_policies(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", "spis", NULL};
+  struct dataplane *plane = plane_of(self);
+  PyObject *list;
+  unsigned connection;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "IO", keywords, &connection, &list)) return NULL;
+  Py_ssize_t count = PySequence_Size(list);
+  if (count < 0) return NULL;
+  uint32_t *spis = calloc((size_t)count + 1, sizeof *spis);
+  if (!spis) return PyErr_NoMemory();
+  for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) {
+    PyObject *item = PySequence_GetItem(list, i);
+    spis[i] = item ? (uint32_t)PyLong_AsUnsignedLong(item) : 0;
+    Py_XDECREF(item);
+  }
+  struct fault fault = NO_FAULT;
+  if (!PyErr_Occurred()) {
+    Py_BEGIN_ALLOW_THREADS fault = policies_replace(plane, connection, spis, (size_t)count);
+    Py_END_ALLOW_THREADS
+  }
+  free(spis);
+  return PyErr_Occurred() ? NULL : none_or_fail(fault);
+}
+
+static PyObject *py_grant(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", "spi", "limit", NULL};
+  struct dataplane *plane = plane_of(self);
+  unsigned connection, spi;
+  unsigned long long limit;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "IIK", keywords, &connection, &spi, &limit)) return NULL;
+  CONTROL(sa_grant(plane, connection, spi, limit));
+}
+
+/* ---- events and counters ---- */
+
+static PyObject *py_events(PyObject *self, PyObject *unused) {
+  (void)unused;
+  struct dataplane *plane = plane_of(self);
+  PyObject *list = plane ? PyList_New(0) : NULL;
+  struct event events[EVENTS_AT_ONCE];
+  bool complete = list != NULL;
+  size_t count = EVENTS_AT_ONCE;
+  while (complete && count == EVENTS_AT_ONCE) {
+    count = events_drain(plane, events, EVENTS_AT_ONCE);
+    for (size_t i = 0; i < count && complete; i++)
+      complete = append(list, Py_BuildValue("(sIIy#)", event_name(events[i].kind), events[i].connection, events[i].spi,
+                                            (const char *)events[i].detail, (Py_ssize_t)events[i].length));
+  }
+  return list_or_null(list, complete);
+}
+
+static PyObject *py_punted(PyObject *self, PyObject *unused) {
+  (void)unused;
+  struct dataplane *plane = plane_of(self);
+  PyObject *list = plane ? PyList_New(0) : NULL;
+  bool complete = list != NULL;
+  struct punt *next;
+  for (struct punt *punt = complete ? punts_drain(plane) : NULL; punt; punt = next) {
+    next = punt->next;
+    if (complete)
+      complete =
+          append(list, Py_BuildValue("(y#NNi)", (const char *)punt->data, (Py_ssize_t)punt->length,
+                                     endpoint_object(&punt->local), endpoint_object(&punt->remote), punt->socket));
+    free(punt);
+  }
+  return list_or_null(list, complete);
+}
+
+static PyObject *sa_row(const struct sa_statistics *row) {
+  return Py_BuildValue(
+      "{s:s,s:I,s:I,s:K,s:K,s:K,s:d,s:K,s:K,s:K}", "direction", row->inbound ? "in" : "out", "connection",
+      row->connection, "spi", row->spi, "packets", (unsigned long long)row->packets, "octets",
+      (unsigned long long)row->octets, "sequence", (unsigned long long)row->sequence, "last_used",
+      (double)row->last_used_ns / 1e9, "replay_drops", (unsigned long long)row->replay_drops, "integrity_failures",
+      (unsigned long long)row->integrity_failures, "selector_drops", (unsigned long long)row->selector_drops);
+}
+
+static PyObject *py_sa_statistics(PyObject *self, PyObject *unused) {
+  (void)unused;
+  struct dataplane *plane = plane_of(self);
+  struct sa_statistics *rows = NULL;
+  size_t count = 0;
+  struct fault fault;
+  if (!plane) return NULL;
+  Py_BEGIN_ALLOW_THREADS fault = sa_statistics(plane, &rows, &count);
+  Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
+  PyObject *list = PyList_New(0);
+  bool complete = list != NULL;
+  for (size_t i = 0; i < count && complete; i++)
+    complete = append(list, sa_row(&rows[i]));
+  free(rows);
+  return list_or_null(list, complete);
+}
+
+static const char *const drop_labels[] = {
+#define DROP_LABEL(name, label, help) label,
+    FOREACH_DROP_REASON(DROP_LABEL)
+#undef DROP_LABEL
+};
+
+static PyObject *py_drops(PyObject *self, PyObject *unused) {
+  (void)unused;
+  struct dataplane *plane = plane_of(self);
+  struct drop_row *rows = NULL;
+  size_t count = 0;
+  struct fault fault;
+  if (!plane) return NULL;
+  Py_BEGIN_ALLOW_THREADS fault = dataplane_drops(plane, &rows, &count);
+  Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
+  PyObject *list = PyList_New(0);
+  bool complete = list != NULL;
+  for (size_t i = 0; i < count && complete; i++)
+    complete = append(list, Py_BuildValue("(IsK)", rows[i].connection, drop_labels[rows[i].reason],
+                                          (unsigned long long)rows[i].packets));
+  free(rows);
+  return list_or_null(list, complete);
+}
+
+static PyObject *py_worker_statistics(PyObject *self, PyObject *unused) {
+  (void)unused;
+  struct dataplane *plane = plane_of(self);
+  struct worker_statistics rows[WORKERS_MAX];
+  struct fault fault;
+  if (!plane) return NULL;
+  Py_BEGIN_ALLOW_THREADS fault = dataplane_worker_statistics(plane, rows);
+  Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
+  PyObject *list = PyList_New(0);
+  bool complete = list != NULL;
+  for (unsigned i = 0; i < plane->worker_count && complete; i++) {
+    const struct worker_statistics *row = &rows[i];
+    complete =
+        append(list, Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K,s:i}", "ticks", (unsigned long long)row->ticks,
+                                   "tun_reads", (unsigned long long)row->tun_reads, "tun_writes",
+                                   (unsigned long long)row->tun_writes, "udp_reads", (unsigned long long)row->udp_reads,
+                                   "udp_sends", (unsigned long long)row->udp_sends, "cpu_ns",
+                                   (unsigned long long)row->cpu_ns, "idle", (int)row->idle));
+  }
+  return list_or_null(list, complete);
+}
+
+/* ---- the module ---- */
+
+#define METHOD(name)          {#name, py_##name, METH_NOARGS, NULL}
+#define METHOD_KEYWORDS(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_VARARGS | METH_KEYWORDS, NULL}
+
+static PyMethodDef dataplane_methods[] = {METHOD(event_fd),
+                                          METHOD_KEYWORDS(add_socket),
+                                          METHOD_KEYWORDS(remove_socket),
+                                          METHOD_KEYWORDS(add_connection),
+                                          METHOD_KEYWORDS(update_connection),
+                                          METHOD_KEYWORDS(remove_connection),
+                                          METHOD_KEYWORDS(add_sa),
+                                          METHOD_KEYWORDS(remove_sa),
+                                          METHOD_KEYWORDS(update_sa_remote),
+                                          METHOD_KEYWORDS(replace_policies),
+                                          METHOD_KEYWORDS(grant),
+                                          METHOD(events),
+                                          METHOD(punted),
+                                          METHOD(sa_statistics),
+                                          METHOD(drops),
+                                          METHOD(worker_statistics),
+                                          METHOD(stop),
+                                          {NULL, NULL, 0, NULL}};
+
+static PyType_Slot dataplane_slots[] = {{Py_tp_init, (void *)dataplane_py_init},
+                                        {Py_tp_dealloc, (void *)dataplane_py_dealloc},
+                                        {Py_tp_methods, dataplane_methods},
+                                        {0, NULL}};
+
+static PyType_Spec dataplane_spec = {
+    .name = "gateway._native.DataPlane",
+    .basicsize = sizeof(DataPlane),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = dataplane_slots,
+};
+
+static int add_value(PyObject *module, const char *name, PyObject *value) {
+  int result = value ? PyModule_AddObjectRef(module, name, value) : -1;
+  Py_XDECREF(value);
+  return result;
+}
+
+static PyObject *drop_reasons(void) {
+  PyObject *tuple = PyTuple_New(DROP_REASON_COUNT);
+  for (Py_ssize_t i = 0; i < DROP_REASON_COUNT && tuple; i++) {
+    PyObject *label = PyUnicode_FromString(drop_labels[i]);
+    if (!label || PyTuple_SetItem(tuple, i, label) < 0) Py_CLEAR(tuple);
+  }
+  return tuple;
+}
+
+#ifdef DEBUG_HOOKS
+#define DEBUG_BUILD 1
+
+static PyObject *py_debug_hold_gil(PyObject *module, PyObject *args) {
+  (void)module;
+  double seconds;
+  if (!PyArg_ParseTuple(args, "d", &seconds)) return NULL;
+  struct timespec left = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+  while (nanosleep(&left, &left) < 0 && errno == EINTR)
+    continue;
+  Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {{"debug_hold_gil", py_debug_hold_gil, METH_VARARGS, NULL},
+                                       {NULL, NULL, 0, NULL}};
+#else
+#define DEBUG_BUILD 0
+static PyMethodDef module_methods[] = {{NULL, NULL, 0, NULL}};
+#endif
+
+static int module_exec(PyObject *module) {
+  const char *engine = esp_engine_name(esp_engine_resolve(ESP_ENGINE_AUTO));
+  if (add_value(module, "DataPlane", PyType_FromModuleAndSpec(module, &dataplane_spec, NULL)) < 0) return -1;
+  if (add_value(module, "ENGINE", PyUnicode_FromString(engine)) < 0) return -1;
+  if (add_value(module, "DROP_REASONS", drop_reasons()) < 0) return -1;
+  return add_value(module, "DEBUG_BUILD", PyBool_FromLong(DEBUG_BUILD));
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, (void *)module_exec}, {0, NULL}};
+
+static PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, .m_name = "_native", .m_methods = module_methods,
+                                        .m_slots = module_slots};
+
+PyMODINIT_FUNC PyInit__native(void); /* Python.h declares none */
+
+PyMODINIT_FUNC PyInit__native(void) {
+  return PyModuleDef_Init(&module_definition);
+}

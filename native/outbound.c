@@ -1,0 +1,245 @@
+/* TUN -> selectors -> SA -> segments -> seal -> socket.
+ *
+ *    read()            one (super-)packet with its virtio header into `read`
+ *    flow, policy      the first outbound SA that carries it
+ *    segmenter         each segment straight to its place in `buffer`, behind room for the ESP header
+ *    runs              neighbours of equal size become one UDP_SEGMENT send; what is left over waits for the next
+ * packet flush             sequence numbers reserved for all, sealed in place in one burst, one sendmmsg
+ *
+ * The buffers belong to the worker. Nothing stays in them between two turns, so no SA is remembered across a quiescent
+ * point.
+ */
+#include "outbound.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "inner.h"
+#include "segment.h"
+#include "tun.h"
+#include "udp.h"
+
+#define ITEMS_MAX     128
+#define BUFFER_OCTETS (192 * 1024)
+/* One turn's budget, so that the other direction gets its share. */
+#define TURN_PACKETS 64
+#define TURN_OCTETS  (256 * 1024)
+#define IPV6_MTU_MIN 1280
+
+#define IPV4_DONT_FRAGMENT  0x4000
+#define IPV4_MORE_FRAGMENTS 0x2000
+
+struct outbound {
+  struct sa *sa; /* of what is buffered; NULL: nothing is */
+  size_t used, item_count, run_count;
+  struct esp_seal_item items[ITEMS_MAX];
+  struct run runs[ITEMS_MAX];
+  alignas(CACHE_LINE) uint8_t buffer[BUFFER_OCTETS];
+  alignas(CACHE_LINE) uint8_t read[TUN_PACKET_OCTETS + VNET_OCTETS];
+  uint8_t whole[TUN_PACKET_OCTETS]; /* a segment before it is fragmented */
+};
+
+static void forward(struct worker *worker, struct connection *connection, const struct virtio_net_hdr_v1 *vnet,
+                    uint8_t *packet, size_t length);
+static void flush(struct worker *worker);
+
+struct outbound *outbound_new(void) {
+  struct outbound *outbound = aligned_alloc(CACHE_LINE, sizeof *outbound);
+  if (outbound) memset(outbound, 0, sizeof *outbound);
+  return outbound;
+}
+
+void outbound_free(struct outbound *outbound) {
+  free(outbound);
+}
+
+bool outbound_turn(struct worker *worker, struct source *queue) {
+  struct outbound *out = worker->outbound;
+  size_t octets = 0;
+  ssize_t got = 0;
+  for (int packets = 0; packets < TURN_PACKETS && octets < TURN_OCTETS; packets++) {
+    got = read(queue->fd, out->read, sizeof out->read);
+    counter_add(&worker->counters.tun_reads, 1);
+    if (got < (ssize_t)VNET_OCTETS) break;
+    struct virtio_net_hdr_v1 vnet;
+    memcpy(&vnet, out->read, sizeof vnet);
+    octets += (size_t)got;
+    forward(worker, queue->connection, &vnet, out->read + VNET_OCTETS, (size_t)got - VNET_OCTETS);
+  }
+  int error = got < 0 ? errno : 0;
+  flush(worker);
+  return error == 0 || error == EAGAIN || error == EINTR || error == EFAULT || error == EIO;
+}
+
+/* ---- one packet ---- */
+
+static void no_sa(struct worker *worker, struct connection *connection, const uint8_t *packet, size_t length,
+                  uint32_t count) {
+  drop_count(worker, connection, DROP_NO_SA, count);
+  if (once_per_second(&connection->acquire_second))
+    event_raise(worker->plane, EVENT_ACQUIRE, connection->id, 0, packet, length);
+}
+
+/* Room for one inner packet of this SA; the place where it goes. */
+static uint8_t *reserve(struct worker *worker, struct sa *sa, size_t length) {
+  struct outbound *out = worker->outbound;
+  size_t sealed = esp_sealed_length(sa->key, length);
+  if (out->sa && (out->sa != sa || out->item_count == ITEMS_MAX || out->used + sealed > BUFFER_OCTETS)) flush(worker);
+  out->sa = sa;
+  return out->buffer + out->used + esp_header_length(sa->key);
+}
+
+/* Takes the packet that now stands at the reserved place. */
+static void commit(struct worker *worker, size_t length) {
+  struct outbound *out = worker->outbound;
+  uint8_t *packet = out->buffer + out->used;
+  size_t sealed = esp_sealed_length(out->sa->key, length);
+  bool ipv6 = packet[esp_header_length(out->sa->key)] >> 4 == 6;
+  out->items[out->item_count++] =
+      (struct esp_seal_item){.packet = packet, .payload_length = length, .next_header = ipv6 ? 41 : 4};
+  out->used += sealed;
+
+  struct run *run = out->run_count ? &out->runs[out->run_count - 1] : NULL;
+  uint32_t most = atomic_load_explicit(&worker->plane->gso_segments, memory_order_relaxed);
+  if (run && !run->closed && sealed <= run->segment_size && run->count < most &&
+      run->length + sealed <= GSO_OCTETS_MAX) {
+    run->length += sealed;
+    run->count++;
+    run->closed = sealed < run->segment_size;
+  } else {
+    out->runs[out->run_count++] = (struct run){packet, sealed, (uint32_t)sealed, 1, false};
+  }
+}
+
+static void put_copy(struct worker *worker, struct sa *sa, const uint8_t *packet, size_t length) {
+  memcpy(reserve(worker, sa, length), packet, length);
+  commit(worker, length);
+}
+
+/* RFC 791 3.1: options without the copied flag stand in the first fragment only; elsewhere they become no-operations.
+ */
+static void blank_uncopied_options(uint8_t *header, size_t length) {
+  size_t i = 20;
+  while (i < length && header[i] != 0) {
+    size_t option = header[i] == 1 ? 1 : i + 1 < length ? header[i + 1] : 0;
+    if (option == 0 || i + option > length) return;
+    if (!(header[i] & 0x80)) memset(header + i, 1, option);
+    i += option;
+  }
+}
+
+/* RFC 4301 8.2.1, RFC 791 3.2: fragmentation before encryption, so that the peer's gateway has nothing to reassemble.
+ */
+static void put_fragments(struct worker *worker, struct sa *sa, uint8_t *packet, size_t length, uint32_t mtu) {
+  size_t header = (size_t)(packet[0] & 0x0f) * 4, payload = length - header;
+  size_t piece = (mtu - header) & ~(size_t)7;
+  uint16_t field = load16(packet + IPV4_FRAGMENT);
+  if (mtu < header + 8) {
+    drop_count(worker, sa->connection, DROP_TOO_BIG, 1);
+    return;
+  }
+  for (size_t offset = 0; offset < payload; offset += piece) {
+    size_t octets = payload - offset < piece ? payload - offset : piece;
+    bool more = offset + octets < payload || (field & IPV4_MORE_FRAGMENTS);
+    uint8_t *place = reserve(worker, sa, header + octets);
+    memcpy(place, packet, header);
+    if (offset > 0) blank_uncopied_options(place, header);
+    memcpy(place + header, packet + header + offset, octets);
+    store16(place + IPV4_TOTAL_LENGTH, (uint32_t)(header + octets));
+    store16(place + IPV4_FRAGMENT,
+            (((field & 0x1fff) + (uint32_t)offset / 8) & 0x1fff) | (more ? IPV4_MORE_FRAGMENTS : 0));
+    store16(place + IPV4_CHECKSUM, 0);
+    store_checksum(place + IPV4_CHECKSUM, checksum_fold(checksum_add(0, place, header)));
+    commit(worker, header + octets);
+  }
+}
+
+static void put_segments(struct worker *worker, struct sa *sa, struct segmenter *segmenter) {
+  size_t length;
+  while ((length = segmenter_next_length(segmenter)) != 0) {
+    segmenter_next(segmenter, reserve(worker, sa, length));
+    commit(worker, length);
+  }
+}
+
+static void forward(struct worker *worker, struct connection *connection, const struct virtio_net_hdr_v1 *vnet,
+                    uint8_t *packet, size_t length) {
+  struct segmenter segmenter;
+  struct flow flow;
+  size_t total;
+  if (!flow_parse(packet, length, &flow, &total)) {
+    drop_count(worker, connection, DROP_INNER_MALFORMED, 1);
+    return;
+  }
+  uint16_t mss4 = atomic_load_explicit(&connection->mss4, memory_order_relaxed);
+  uint16_t mss6 = atomic_load_explicit(&connection->mss6, memory_order_relaxed);
+  if (flow.protocol == PROTOCOL_TCP && (mss4 || mss6))
+    segment_clamp_mss(packet, total, mss4, mss6, vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
+  if (segmenter_begin(&segmenter, vnet, packet, length) != SEGMENT_OK) {
+    drop_count(worker, connection, DROP_INNER_MALFORMED, 1);
+    return;
+  }
+  uint32_t count = segmenter_count(&segmenter);
+  struct sa *sa = policy_match(atomic_load_explicit(&connection->policy, memory_order_acquire), &flow);
+  if (!sa) {
+    no_sa(worker, connection, packet, total, count);
+    return;
+  }
+  uint32_t mtu = atomic_load_explicit(&connection->mtu, memory_order_relaxed);
+  /* RFC 8200 5: every IPv6 link carries 1280 octets; below that it is the outer packet that gets fragmented. */
+  if (flow.ipv6 && mtu < IPV6_MTU_MIN) mtu = IPV6_MTU_MIN;
+  if (segmenter_next_length(&segmenter) <= mtu) {
+    put_segments(worker, sa, &segmenter);
+  } else if (flow.ipv6 || (load16(packet + IPV4_FRAGMENT) & IPV4_DONT_FRAGMENT)) {
+    drop_count(worker, connection, DROP_TOO_BIG, count);
+    tun_too_big(worker, connection, packet, total, mtu);
+  } else {
+    uint8_t *whole = worker->outbound->whole;
+    while ((length = segmenter_next(&segmenter, whole)) != 0) {
+      if (length <= mtu)
+        put_copy(worker, sa, whole, length);
+      else
+        put_fragments(worker, sa, whole, length, mtu);
+    }
+  }
+}
+
+/* ---- what is buffered ---- */
+
+/* Forgets the runs' packets beyond the first `count`. */
+static void truncate_runs(struct outbound *out, size_t count) {
+  size_t runs = 0;
+  while (runs < out->run_count && count > 0) {
+    struct run *run = &out->runs[runs++];
+    if (run->count > count) {
+      run->count = (uint32_t)count;
+      run->length = run->segment_size * count; /* a shorter one can only have been the last */
+    }
+    count -= run->count;
+  }
+  out->run_count = runs;
+}
+
+static void flush(struct worker *worker) {
+  struct outbound *out = worker->outbound;
+  struct sa *sa = out->sa;
+  if (!sa) return;
+  enum drop_reason reason = DROP_SEQUENCE_EXHAUSTED;
+  size_t count = sa_take(worker->plane, sa, out->items, out->item_count, &reason);
+  if (count < out->item_count) {
+    drop_count(worker, sa->connection, reason, out->item_count - count);
+    truncate_runs(out, count);
+  }
+  if (count > 0) {
+    esp_seal(worker->esp, sa->key, out->items, count);
+    if (sa->encapsulate)
+      udp_send_runs(worker, sa, out->runs, out->run_count);
+    else
+      raw_send_items(worker, sa, out->items, count);
+  }
+  out->sa = NULL;
+  out->used = out->item_count = out->run_count = 0;
+}
