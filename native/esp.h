@@ -47,11 +47,12 @@ struct esp_seal_item {
   size_t payload_length;
   uint64_t sequence;
   uint8_t next_header; /* 4 IPv4, 41 IPv6 */
-  size_t length;       /* out */
+  size_t length;       /* out; 0 when it could not be sealed (engine failure, sequence 0 or beyond 32 bits without ESN): never send it */
 };
 
 /* One packet of a burst to open, in place. `sequence` is the caller's full 64-bit inference (high 32 bits matter only with ESN).
- * On ESP_OK, payload..payload_length is the inner packet. */
+ * On ESP_OK, payload..payload_length is the inner packet and any TFC padding behind it (RFC 4303 2.7: the caller trims to the
+ * inner packet's own length). On any other result the packet's text is undefined. */
 struct esp_open_item {
   uint8_t *packet;
   size_t length;
@@ -73,6 +74,7 @@ struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suit
                             const uint8_t *integrity_key, size_t integrity_key_length, uint32_t spi, bool seal, const char **error);
 void esp_key_free(struct esp_key *key); /* wipes */
 
+/* NULL when memory is out or 64 threads have one. Thread and key of one call must be of the same engine. */
 struct esp_thread *esp_thread_new(enum esp_engine engine);
 void esp_thread_free(struct esp_thread *thread);
 
