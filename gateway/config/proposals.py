@@ -106,7 +106,7 @@ def parse_esp_proposal(text: str) -> ProposalSpec:
     spec = _parse(text)
     if spec.prf:
         raise ProposalError(f"'{text}': ESP has no PRF; remove {', '.join(f'prf{name}' for name in spec.prf)}")
-    # RFC 7296 2.8 and 3.3.2: both ESN values may be offered; without a word we prefer ESN and accept its absence.
+    # RFC 7296 3.3.2: both ESN values may be offered; without a word we prefer ESN and accept its absence.
     return ProposalSpec(spec.encryption, spec.integrity, (), spec.key_exchange, spec.esn or (True, False))
 
 

@@ -1,0 +1,78 @@
+"""What shorthands and defaults of the configuration amount to; the node asks here, not the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+from gateway.config.model import Address, Bgp, Child, Config, Connection, Interface, Neighbor, Prefix
+
+DEFAULT_CHILD = "net"
+SHORTHANDS = ("local_ts", "remote_ts", "esp_proposals")
+# RFC 3948 2.1: ESP in UDP and IKE share this port.
+NAT_T_PORT = 4500
+_LIFE_TIME_PERCENT = 110
+
+
+def children_of(connection: Connection) -> dict[str, Child]:
+    """The CHILD_SAs by name, the shorthand of a single one expanded."""
+    if connection.child:
+        return dict(connection.child)
+    given = {name: value for name in SHORTHANDS if (value := getattr(connection, name)) is not None}
+    return {DEFAULT_CHILD: Child(**given)}
+
+
+def life_time_of(child: Child) -> float:
+    """Seconds until the hard end of a CHILD_SA."""
+    return child.rekey_time * _LIFE_TIME_PERCENT / 100 if child.life_time is None else child.life_time
+
+
+def remote_prefixes(connection: Connection) -> tuple[Prefix, ...]:
+    """The remote traffic selectors of all children, each once."""
+    children = children_of(connection).values()
+    return tuple(dict.fromkeys(prefix for child in children for prefix in child.remote_ts))
+
+
+def is_everything(prefix: Prefix) -> bool:
+    """Whether it is 0.0.0.0/0 or ::/0."""
+    return prefix.prefixlen == 0
+
+
+def protected_prefixes(connection: Connection) -> tuple[Prefix, ...]:
+    """The prefixes that must never leave in clear."""
+    if connection.protected is not None:
+        return connection.protected
+    return tuple(prefix for prefix in remote_prefixes(connection) if not is_everything(prefix))
+
+
+def session_address(config: Config, neighbor: Neighbor) -> Address | None:
+    """Our address of a BGP session; None when the configuration names none of the family."""
+    if neighbor.local_address is not None:
+        return neighbor.local_address
+    connection = config.connection.get(neighbor.connection or "")
+    if connection is not None:
+        facing = interface_facing(connection, neighbor.address)
+        return None if facing is None else facing.ip
+    outer = (other.local_addrs for other in config.connection.values())
+    return next((address for address in outer if address.version == neighbor.address.version), None)
+
+
+def interface_facing(connection: Connection, address: Address) -> Interface | None:
+    """The tunnel_address whose prefix holds `address`."""
+    return next((own for own in connection.tunnel_address if address in own.network), None)
+
+
+def router_id(config: Config, bgp: Bgp) -> IPv4Address | None:
+    """The BGP identifier: as configured, else the first IPv4 address of ours."""
+    if bgp.router_id is not None:
+        return bgp.router_id
+    return next((address for address in _own_addresses(config) if isinstance(address, IPv4Address)), None)
+
+
+def _own_addresses(config: Config) -> Iterator[Address]:
+    for connection in config.connection.values():
+        yield connection.local_addrs
+    for connection in config.connection.values():
+        yield from (own.ip for own in connection.tunnel_address)
+    if config.ha is not None:
+        yield config.ha.local_address

@@ -1,0 +1,192 @@
+"""What changed between two configurations, and what applying each change costs.
+
+Children are compared as they work, not as they are written: a shorthand moved into [connection.x.child.net]
+is no change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.config.derive import SHORTHANDS, children_of
+from gateway.config.diagnostics import KeyPath, spelled
+from gateway.config.model import Config, Connection, SecretSource, Section
+from gateway.config.written import written
+
+
+class Impact(StrEnum):
+    """What a change does to what runs, mildest first."""
+
+    NONE = "none"
+    IN_PLACE = "in-place"
+    REKEY = "rekey"
+    RESTART_TUNNEL = "restart-tunnel"
+    RESTART_SESSION = "restart-session"
+    RESTART_DAEMON = "restart-daemon"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference; `old` is None for what is new, `new` for what is gone. Secrets are masked."""
+
+    path: str
+    old: str | None
+    new: str | None
+    impact: Impact
+
+    @property
+    def sign(self) -> str:
+        """`+` new, `-` gone, `~` changed."""
+        if self.old is None:
+            return "+"
+        return "-" if self.new is None else "~"
+
+    def __str__(self) -> str:
+        sides = " -> ".join(side for side in (self.old, self.new) if side)
+        return f"{self.sign} {self.path} {sides} ({self.impact})".replace("  ", " ")
+
+
+def diff(old: Config, new: Config) -> tuple[Change, ...]:
+    """Every difference, in the order of the file's sections."""
+    return tuple(_changes((), _flat(old), _flat(new)))
+
+
+def worst(changes: Iterable[Change]) -> Impact:
+    """The gravest impact of several changes; NONE of none."""
+    order = list(Impact)
+    return max((change.impact for change in changes), key=order.index, default=Impact.NONE)
+
+
+def impact_of(path: KeyPath) -> Impact:
+    """The impact of a changed key; a test holds the table against the model."""
+    return IMPACTS[_pattern(path)]
+
+
+_NAMED_TABLES: frozenset[str] = frozenset({"connection", "child", "neighbor"})
+"""Tables whose keys are names."""
+
+_I = Impact
+IMPACTS: dict[str, Impact] = {
+    "gateway.name": _I.IN_PLACE,
+    "gateway.workers": _I.RESTART_DAEMON,
+    "gateway.crypto_engine": _I.RESTART_DAEMON,
+    "gateway.run_directory": _I.RESTART_DAEMON,
+    "gateway.state_directory": _I.RESTART_DAEMON,
+    "gateway.allow_inline_secrets": _I.NONE,
+    "gateway.log_level": _I.IN_PLACE,
+    "gateway.route_table": _I.RESTART_DAEMON,
+    "gateway.route_protocol": _I.RESTART_DAEMON,
+    "gateway.rule_priority": _I.RESTART_DAEMON,
+    "gateway.mark": _I.RESTART_DAEMON,
+    "connection.*.local_addrs": _I.RESTART_TUNNEL,
+    "connection.*.remote_addrs": _I.RESTART_TUNNEL,
+    "connection.*.local_port": _I.RESTART_TUNNEL,
+    "connection.*.remote_port": _I.RESTART_TUNNEL,
+    "connection.*.local_id": _I.RESTART_TUNNEL,
+    "connection.*.remote_id": _I.RESTART_TUNNEL,
+    # A key counts at the next IKE_AUTH; what is established stays.
+    "connection.*.psk": _I.IN_PLACE,
+    "connection.*.proposals": _I.REKEY,
+    "connection.*.encap": _I.RESTART_TUNNEL,
+    "connection.*.start_action": _I.IN_PLACE,
+    "connection.*.rekey_time": _I.IN_PLACE,
+    "connection.*.dpd_delay": _I.IN_PLACE,
+    "connection.*.retransmit_timeout": _I.IN_PLACE,
+    "connection.*.retransmit_base": _I.IN_PLACE,
+    "connection.*.retransmit_tries": _I.IN_PLACE,
+    # The SAs stay, BGP sessions from the old address do not.
+    "connection.*.tunnel_address": _I.RESTART_SESSION,
+    "connection.*.protected": _I.IN_PLACE,
+    "connection.*.link_mtu": _I.IN_PLACE,
+    "connection.*.child.*.local_ts": _I.REKEY,
+    "connection.*.child.*.remote_ts": _I.REKEY,
+    "connection.*.child.*.esp_proposals": _I.REKEY,
+    "connection.*.child.*.rekey_time": _I.IN_PLACE,
+    "connection.*.child.*.rekey_bytes": _I.IN_PLACE,
+    "connection.*.child.*.rekey_packets": _I.IN_PLACE,
+    "connection.*.child.*.life_time": _I.IN_PLACE,
+    "connection.*.child.*.replay_window": _I.REKEY,
+    "bgp.local_as": _I.RESTART_SESSION,
+    "bgp.router_id": _I.RESTART_SESSION,
+    "bgp.advertise": _I.IN_PLACE,
+    "bgp.listen_port": _I.RESTART_SESSION,
+    "bgp.stale_time": _I.IN_PLACE,
+    "bgp.neighbor.*.address": _I.RESTART_SESSION,
+    "bgp.neighbor.*.remote_as": _I.RESTART_SESSION,
+    "bgp.neighbor.*.local_address": _I.RESTART_SESSION,
+    "bgp.neighbor.*.connection": _I.RESTART_SESSION,
+    "bgp.neighbor.*.multihop": _I.RESTART_SESSION,
+    "bgp.neighbor.*.ttl_security": _I.RESTART_SESSION,
+    "bgp.neighbor.*.password": _I.RESTART_SESSION,
+    "bgp.neighbor.*.hold_time": _I.RESTART_SESSION,
+    "bgp.neighbor.*.passive": _I.RESTART_SESSION,
+    "bgp.neighbor.*.advertise": _I.IN_PLACE,
+    "bgp.neighbor.*.max_prefixes": _I.IN_PLACE,
+    "ha.local_address": _I.IN_PLACE,
+    "ha.remote_address": _I.IN_PLACE,
+    "ha.port": _I.IN_PLACE,
+    "ha.secret": _I.IN_PLACE,
+    "ha.interval": _I.IN_PLACE,
+    "ha.dead_after": _I.IN_PLACE,
+    "metrics.address": _I.IN_PLACE,
+    "metrics.port": _I.IN_PLACE,
+}
+# Whole tables that appear disturb nothing that runs; what disappears ends.
+_REMOVED: dict[str, Impact] = {
+    "connection.*": _I.RESTART_TUNNEL,
+    "connection.*.child.*": _I.IN_PLACE,
+    "bgp": _I.RESTART_SESSION,
+    "bgp.neighbor.*": _I.RESTART_SESSION,
+    "ha": _I.IN_PLACE,
+}
+
+_Flat = Mapping[str, object]
+
+
+def _flat(section: Section) -> dict[str, object]:
+    """A section as nested mappings of final values, without what is absent."""
+    values: dict[str, object] = {name: getattr(section, name) for name in type(section).model_fields}
+    if isinstance(section, Connection):
+        values["child"] = children_of(section)
+        for shorthand in SHORTHANDS:
+            del values[shorthand]
+    return {name: _flat_value(value) for name, value in values.items() if value is not None}
+
+
+def _flat_value(value: object) -> object:
+    if isinstance(value, SecretSource):
+        return value
+    if isinstance(value, Section):
+        return _flat(value)
+    if isinstance(value, dict):
+        return {name: _flat_value(item) for name, item in value.items()}
+    return value
+
+
+def _changes(path: KeyPath, old: _Flat, new: _Flat) -> Iterator[Change]:
+    for key in [*old, *(name for name in new if name not in old)]:
+        here = (*path, key)
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _changes(here, before, after)
+        elif before != after:
+            yield Change(spelled(here), _side(before), _side(after), _impact(here, before, after))
+
+
+def _impact(path: KeyPath, before: object, after: object) -> Impact:
+    if isinstance(before, dict):
+        return _REMOVED[_pattern(path)]
+    return Impact.IN_PLACE if isinstance(after, dict) else impact_of(path)
+
+
+def _side(value: object) -> str | None:
+    if value is None:
+        return None
+    return "" if isinstance(value, dict) else written(value)
+
+
+def _pattern(path: KeyPath) -> str:
+    parts = ["*" if index and path[index - 1] in _NAMED_TABLES else str(part) for index, part in enumerate(path)]
+    return ".".join(parts)

@@ -1,0 +1,97 @@
+"""The checks that one key alone cannot tell: across keys, sections and connections.
+
+Each check yields findings as (severity, path, message); this module turns them into diagnostics at the
+place of the path. The checks themselves stand in `checks_connection.py` and `checks_bgp.py`; this file
+has those of [ha] and [metrics] and of secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from gateway.config.checks_bgp import bgp_findings
+from gateway.config.checks_connection import connection_findings, pair_findings, prefix_findings
+from gateway.config.derive import NAT_T_PORT
+from gateway.config.diagnostics import Diagnostic, KeyPath, Severity, in_order, spelled
+from gateway.config.findings import Facts, Finding
+from gateway.config.model import Config, SecretSource
+from gateway.config.positions import Positions
+from gateway.config.secrets import INLINE_WARNING, source_problem
+
+
+def lint(
+    config: Config,
+    positions: Positions,
+    file: str = "gateway.toml",
+    left_out: Iterable[str] = (),
+    *,
+    incomplete: bool = False,
+) -> tuple[Diagnostic, ...]:
+    """Every finding, sorted by line; `left_out` names connections that have mistakes of their own."""
+    facts = Facts(config, positions, frozenset(left_out), incomplete)
+    return in_order(
+        _diagnostic(severity, path, message, positions, file)
+        for check in _CHECKS
+        for severity, path, message in check(facts)
+    )
+
+
+def _diagnostic(severity: Severity, path: KeyPath, message: str, positions: Positions, file: str) -> Diagnostic:
+    place = positions.at(path)
+    return Diagnostic(severity, file, place.line, place.column, spelled(path), message)
+
+
+def _secret_findings(facts: Facts) -> Iterator[Finding]:
+    allowed = facts.config.gateway.allow_inline_secrets
+    for path, source in _secret_sources(facts.config):
+        problem = source_problem(source, allowed)
+        if problem is not None:
+            yield "error", path, problem
+        elif source.inline is not None:
+            yield "warning", path, INLINE_WARNING
+
+
+def _secret_sources(config: Config) -> Iterator[tuple[KeyPath, SecretSource]]:
+    for name, connection in config.connection.items():
+        yield ("connection", name, "psk"), connection.psk
+    for name, neighbor in config.bgp.neighbor.items() if config.bgp is not None else ():
+        if neighbor.password is not None:
+            yield ("bgp", "neighbor", name, "password"), neighbor.password
+    if config.ha is not None:
+        yield ("ha", "secret"), config.ha.secret
+
+
+def _ha_findings(facts: Facts) -> Iterator[Finding]:
+    ha = facts.config.ha
+    if ha is None:
+        return
+    if ha.local_address == ha.remote_address:
+        yield (
+            "error",
+            ("ha", "remote_address"),
+            "the same as local_address; the other gateway has an address of its own",
+        )
+    if ha.local_address.version != ha.remote_address.version:
+        yield "error", ("ha", "remote_address"), "not of the same family as local_address"
+    ike_ports = {connection.local_port for connection in facts.config.connection.values()} or {500}
+    if ha.port in ike_ports | {NAT_T_PORT}:
+        message = f"UDP port {ha.port} is taken by IKE; choose another, e.g. 4780, on both gateways"
+        yield "error", ("ha", "port"), message
+
+
+def _metrics_findings(facts: Facts) -> Iterator[Finding]:
+    metrics = facts.config.metrics
+    if metrics.port and not metrics.address.is_loopback:
+        message = f"{metrics.address} is not loopback; whoever reaches port {metrics.port} can read metrics and status"
+        yield "warning", ("metrics", "address"), message
+
+
+_CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    connection_findings,
+    pair_findings,
+    prefix_findings,
+    bgp_findings,
+    _secret_findings,
+    _ha_findings,
+    _metrics_findings,
+)

@@ -1,0 +1,146 @@
+"""The configuration as a JSON Schema for editors and as a reference for people, from the model alone.
+
+python -m gateway.config.schema > docs/configuration.md
+python -m gateway.config.schema json > config/gateway.schema.json
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from gateway.config.derive import SHORTHANDS
+from gateway.config.diff import IMPACTS
+from gateway.config.model import Bgp, Child, Config, Connection, Gateway, HaPeer, Metrics, Neighbor, SecretSource
+from gateway.config.proposals import keywords
+from gateway.config.units import parse_count, parse_duration, parse_octets
+from gateway.config.written import written
+
+_SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
+    ("gateway", "gateway", Gateway),
+    ("connection.NAME", "connection.*", Connection),
+    ("connection.NAME.child.NAME", "connection.*.child.*", Child),
+    ("bgp", "bgp", Bgp),
+    ("bgp.neighbor.NAME", "bgp.neighbor.*", Neighbor),
+    ("ha", "ha", HaPeer),
+    ("metrics", "metrics", Metrics),
+)
+_QUANTITIES = {parse_duration: "duration", parse_octets: "octets", parse_count: "count"}
+_FORMATS = {"ip-address": "address", "ipv4": "IPv4 address", "ip-prefix": "prefix", "ip-interface": "address/length"}
+
+_INTRODUCTION = """\
+# gateway.toml
+
+The reference of every key, generated from the model (`gateway/config/schema.py`). `gatewayd --check FILE` names
+every mistake with line and column; unknown keys are errors. Examples are in `config/`.
+
+- **duration**: seconds as a number, or `"500ms"`, `"30s"`, `"45m"`, `"4h"`, `"1d"`.
+- **octets**: a number, or `"500M"`, `"100G"` (decimal), `"64Mi"`, `"1Gi"` (binary). **count**: a number, or `"10M"`.
+- **name**: 1 to 32 letters, digits, `_`, `.` or `-`.
+- **secret**: a table with exactly one of `file`, `credential`, `inline`, e.g. `psk.file = "secrets/onprem.psk"`.
+- **on reload** says what a changed key does to what runs: `none`, `in-place`, `rekey`, `restart-tunnel`,
+  `restart-session` (BGP), `restart-daemon`.
+"""
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a whole file."""
+    schema = Config.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "gateway.toml"} | {
+        key: value for key, value in schema.items() if key != "title"
+    }
+
+
+def reference_markdown() -> str:
+    """docs/configuration.md."""
+    lines = [_INTRODUCTION]
+    for title, pattern, model in _SECTIONS:
+        lines += [f"## [{title}]", "", inspect.getdoc(model) or "", "", *_rows(pattern, model), ""]
+    lines += ["## Secrets", "", inspect.getdoc(SecretSource) or "", "", "| key | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {field.description} |" for name, field in SecretSource.model_fields.items()]
+    lines += [
+        "",
+        "Files must belong to root or the service user and have no mode bits for group and others. A trailing",
+    ]
+    lines += ["newline is not part of the secret. `0x...` is hexadecimal and `0s...` base64, as in strongSwan.", ""]
+    lines += [*_proposal_lines()]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(pattern: str, model: type[BaseModel]) -> Iterator[str]:
+    yield "| key | type | default | on reload | meaning |"
+    yield "|---|---|---|---|---|"
+    for name, field in model.model_fields.items():
+        if get_origin(field.annotation) is dict:
+            continue
+        impact = "rekey" if model is Connection and name in SHORTHANDS else str(IMPACTS[f"{pattern}.{name}"])
+        yield f"| `{name}` | {_type(field)} | {_default(field)} | {impact} | {field.description} |"
+
+
+def _proposal_lines() -> Iterator[str]:
+    yield "## Proposals"
+    yield ""
+    yield "Keywords joined by `-`, several of a kind allowed, first preferred: `aes256gcm16-prfsha384-ecp384`. An IKE"
+    yield "proposal needs encryption, key exchange, and a PRF where encryption is GCM (else the integrity's hash serves)."
+    yield "An ESP proposal takes no PRF; with a key exchange method it has PFS. GCM and CBC do not mix in one proposal."
+    yield "`modp1024` is only used where it is written, and warned about."
+    yield ""
+    yield "| transform | keywords |"
+    yield "|---|---|"
+    for kind, names in keywords().items():
+        yield f"| {kind} | {' '.join(f'`{name}`' for name in names)} |"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value == ():
+        return "not set" if value is None else "`[]`"
+    return f"`{written(value)}`"
+
+
+def _type(field: FieldInfo) -> str:
+    annotation: Any = field.annotation
+    inner = [item for item in get_args(annotation) if item is not type(None)]
+    if type(None) in get_args(annotation):
+        annotation = inner[0] if len(inner) == 1 else annotation
+    return _named_type(annotation, tuple(field.metadata)) + _range(field.metadata)
+
+
+def _named_type(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
+    if hasattr(annotation, "__metadata__"):
+        return _named_type(annotation.__origin__, (*metadata, *annotation.__metadata__))
+    for item in metadata:
+        if getattr(item, "func", None) in _QUANTITIES:
+            return _QUANTITIES[item.func]
+        if isinstance(form := getattr(item, "json_schema", None), dict) and form.get("format") in _FORMATS:
+            return _FORMATS[form["format"]]
+        if getattr(item, "pattern", None):
+            return "name"
+    if get_origin(annotation) is tuple:
+        return f"array of {_named_type(get_args(annotation)[0])}"
+    choices = [item for item in get_args(annotation) if isinstance(item, str)]
+    if choices:
+        return " \\| ".join(f'`"{item}"`' for item in choices)
+    return {int: "integer", float: "number", bool: "boolean", str: "text", SecretSource: "secret"}[annotation]
+
+
+def _range(metadata: list[Any]) -> str:
+    bounds = {word: getattr(item, word) for item in metadata for word in ("gt", "ge", "le") if hasattr(item, word)}
+    low, high = bounds.get("ge"), bounds.get("le")
+    if low is not None and high is not None:
+        return f", {low:g} to {high:g}" if high < 10**6 else f", {low} to {high}"
+    if low is not None and low > 0:
+        return f", at least {low:g}"
+    return ", more than 0" if "gt" in bounds else ""
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=1) if sys.argv[1:] == ["json"] else reference_markdown(), end="")

@@ -1,0 +1,170 @@
+"""Pydantic's errors in plain words: what is wrong, what is allowed, the nearest guess.
+
+Not the checks themselves: those are `model.py` (one key) and `lint.py` (across keys).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from gateway.config.diagnostics import KeyPath
+from gateway.config.guess import nearest
+from gateway.config.model import Config
+
+_SECRET_KEYS = frozenset({"psk", "password", "secret", "inline"})
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "true or false"),
+    (str, "text in quotes"),
+    (int, "a whole number"),
+    (float, "a number with a point"),
+    ((list, tuple), "an array"),
+    (dict, "a table"),
+    ((datetime, date, time), "a date"),
+)
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text in quotes",
+    "dict_type": "tables by name",
+}
+_BOUNDS = {
+    "greater_than_equal": ("ge", "too small", "at least"),
+    "greater_than": ("gt", "too small", "more than"),
+    "less_than_equal": ("le", "too large", "at most"),
+    "less_than": ("lt", "too large", "less than"),
+}
+_NAME_RULE = "a name has 1 to 32 letters, digits, '_', '.' or '-' and begins with a letter or digit"
+
+
+def problems(error: ValidationError) -> list[tuple[KeyPath, str]]:
+    """(path, message) for every mistake pydantic found, without its echoes."""
+    found = []
+    for item in error.errors(include_url=False):
+        path: KeyPath = tuple(part for part in item["loc"] if part != "[key]")
+        # An array whose elements are all wrong is not also empty.
+        if item["type"] == "too_short" and item["input"]:
+            continue
+        found.append((path, _message(item["type"], path, item["input"], item.get("ctx", {}))))
+    return found
+
+
+def model_at(path: KeyPath) -> type[BaseModel] | None:
+    """The section a table path belongs to: ("bgp", "neighbor", "x") -> Neighbor."""
+    model: type[BaseModel] | None = Config
+    by_name = False
+    for part in path:
+        if by_name:
+            by_name = False
+            continue
+        field = model.model_fields.get(str(part)) if model is not None else None
+        model = None if field is None else _section_of(field)
+        by_name = field is not None and _is_named(field)
+    return None if by_name else model
+
+
+def _message(kind: str, path: KeyPath, value: object, context: Mapping[str, Any]) -> str:
+    if kind in _BOUNDS:
+        bound, how, word = _BOUNDS[kind]
+        return f"{_shown(path, value)} is {how}; {word} {context[bound]:.15g}"
+    say = _MESSAGES.get(kind)
+    if say is None:
+        return f"expected {_expected(kind, path)}, got {_kind_of(value)}"
+    return say(path, value, context)
+
+
+def _missing(path: KeyPath) -> str:
+    model = model_at(path[:-1])
+    field = model.model_fields.get(str(path[-1])) if model is not None else None
+    purpose = f"; {field.description}" if field is not None and field.description else ""
+    return f"required key '{path[-1]}' is missing{purpose}"
+
+
+def _expected(kind: str, path: KeyPath) -> str:
+    if kind == "tuple_type":
+        example = {"proposals": "aes256gcm16-prfsha384-ecp384", "esp_proposals": "aes256gcm16-ecp256"}
+        address = {"tunnel_address": "169.254.21.1/30"}
+        text = (example | address).get(str(path[-1]), "10.1.0.0/16")
+        return f'an array such as ["{text}"]'
+    if kind == "model_type":
+        if path[-1] in _SECRET_KEYS:
+            return (
+                f'a table such as {path[-1]} = {{ file = "secrets/{path[-2] if len(path) > 1 else "x"}.{path[-1]}" }}'
+            )
+        return f"a table [{'.'.join(str(part) for part in path)}]"
+    return _EXPECTED.get(kind, "another kind of value")
+
+
+def _kind_of(value: object) -> str:
+    return next((name for kinds, name in _KINDS if isinstance(value, kinds)), "something else")
+
+
+def _shown(path: KeyPath, value: object) -> str:
+    if _SECRET_KEYS.intersection(path):
+        return "the value"
+    text = str(value)
+    return f"'{text if len(text) <= 40 else text[:37] + '...'}'"
+
+
+def _unknown_key(path: KeyPath) -> str:
+    key = str(path[-1])
+    model = model_at(path[:-1])
+    known = list(model.model_fields) if model is not None else []
+    guess = nearest(key, known)
+    homes = [table for table, other in _TABLES.items() if other is not model and key in other.model_fields]
+    if guess:
+        end = f"; did you mean '{guess}'?"
+    elif homes:
+        end = f"; it belongs in {' or '.join(homes)}"
+    else:
+        end = f"; allowed here: {', '.join(known)}"
+    return f"unknown key '{key}'{end}"
+
+
+def _not_a_choice(value: object, expected: str) -> str:
+    choices = re.findall(r"'([^']*)'", expected)
+    if not isinstance(value, str):
+        return f"expected one of {', '.join(choices)} in quotes, got {_kind_of(value)}"
+    guess = nearest(value, choices)
+    end = f"; did you mean '{guess}'?" if guess else ""
+    return f"'{value}' is not one of {', '.join(choices)}{end}"
+
+
+def _is_named(field: FieldInfo) -> bool:
+    return getattr(field.annotation, "__origin__", None) is dict
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    annotation: Any = field.annotation
+    candidates = (annotation, *get_args(annotation))
+    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+
+
+def _tables(model: type[BaseModel], path: str) -> dict[str, type[BaseModel]]:
+    found = {f"[{path}]": model} if path else {}
+    for name, field in model.model_fields.items():
+        section = _section_of(field)
+        if section is None:
+            continue
+        below = f"{path}.{name}" if path else name
+        found |= _tables(section, f"{below}.NAME" if _is_named(field) else below)
+    return found
+
+
+_TABLES = _tables(Config, "")
+_EMPTY = "nothing is given; give at least one value or remove the key"
+_MESSAGES: dict[str, Callable[[KeyPath, object, Mapping[str, Any]], str]] = {
+    "missing": lambda path, value, context: _missing(path),
+    "extra_forbidden": lambda path, value, context: _unknown_key(path),
+    "value_error": lambda path, value, context: str(context["error"]),
+    "literal_error": lambda path, value, context: _not_a_choice(value, context["expected"]),
+    "string_pattern_mismatch": lambda path, value, context: f"{_shown(path, value)} is not a name; {_NAME_RULE}",
+    "too_short": lambda path, value, context: _EMPTY,
+    "string_too_short": lambda path, value, context: _EMPTY,
+}
