@@ -208,6 +208,11 @@ static bool frame(struct esp_thread *thread, const struct esp_key *key, const st
   return true;
 }
 
+/* Not even a caller that overlooks length 0 may put plaintext on the wire. */
+static void wipe_unsealed(const struct esp_key *key, const struct esp_seal_item *item) {
+  OPENSSL_cleanse(item->packet + key->shape.header_length, esp_sealed_length(key, item->payload_length) - key->shape.header_length);
+}
+
 static void seal_burst(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items, size_t count) {
   struct aead_packet packets[AEAD_BURST];
   uint8_t origin[AEAD_BURST];
@@ -220,11 +225,16 @@ static void seal_burst(struct esp_thread *thread, const struct esp_key *key, str
   if (framed) key->engine->seal(thread->engine_thread, key->engine_key, packets, framed);
   for (size_t i = 0; i < framed; i++)
     if (packets[i].ok) items[origin[i]].length = key->shape.header_length + packets[i].text_length + key->shape.icv_length;
+  for (size_t i = 0; i < count; i++)
+    if (items[i].length == 0) wipe_unsealed(key, &items[i]);
 }
 
 void esp_seal(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items, size_t count) {
   if (thread->engine != key->engine) {
-    for (size_t i = 0; i < count; i++) items[i].length = 0;
+    for (size_t i = 0; i < count; i++) {
+      items[i].length = 0;
+      wipe_unsealed(key, &items[i]);
+    }
     return;
   }
   while (count) {

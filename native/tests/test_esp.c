@@ -453,9 +453,12 @@ static void sequence_numbers_outside_their_range_are_not_sealed(void) {
     struct pair pair = new_pair(engines[engine_count - 1], engines[0], &suites[s]);
     uint64_t sequences[] = {0, UINT64_C(1) << 32, 1, UINT32_MAX};
     struct esp_seal_item items[4];
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < 4; i++) {
       items[i] = (struct esp_seal_item){.packet = arena[i], .payload_length = 20, .sequence = sequences[i], .next_header = 4};
+      memset(arena[i] + esp_header_length(pair.seal), 0xaa, 20);
+    }
     esp_seal(pair.seal_thread, pair.seal, items, 4);
+    for (size_t i = 0; i < 20; i++) CHECK(arena[0][esp_header_length(pair.seal) + i] == 0); /* no plaintext is left to send */
     CHECK(items[0].length == 0 && items[2].length > 0 && items[3].length > 0);
     CHECK((items[1].length > 0) == suites[s].suite.esn);
     free_pair(&pair);
