@@ -76,7 +76,7 @@ def _tunnelled(facts: Facts, path: KeyPath, neighbor: Neighbor, name: str) -> It
     if connection is None:
         if name not in facts.left_out:
             known = [*facts.config.connection, *facts.left_out]
-            listed = f"the connections are {', '.join(sorted(known))}" if known else "there is no connection"
+            listed = f"known: {', '.join(sorted(known))}" if known else "there is no connection"
             yield "error", place, f"no connection is called '{name}'; {listed}{did_you_mean(name, known)}"
         return
     if not connection.tunnel_address:

@@ -79,10 +79,9 @@ def prefix_findings(facts: Facts) -> Iterator[Finding]:
             yield from _met(facts, outer, inner)
         elif inner.kind == "protected":
             yield from _met(facts, inner, outer)
-        elif outer.kind == "connected" == inner.kind and outer.owner != inner.owner:
-            where = f"{outer.prefix}, {outer.what} (line {facts.line(outer.path)})"
-            if outer.prefix.num_addresses > 1 and inner.prefix.num_addresses > 1:
-                yield "warning", inner.path, f"{inner.prefix} overlaps {where}; give each tunnel a prefix of its own"
+        elif outer.kind == "tunnel" == inner.kind and outer.owner != inner.owner and outer.what != inner.what:
+            where = f"{outer.prefix} of {outer.what} of {outer.owner} (line {facts.line(outer.path)})"
+            yield "warning", inner.path, f"{inner.prefix} overlaps {where}; give each tunnel a prefix of its own"
 
 
 def _outer_addresses(path: KeyPath, connection: Connection) -> Iterator[Finding]:
@@ -192,10 +191,13 @@ def _shared_selectors(
                 yield "error", place, message
 
 
+_Kind = Literal["protected", "tunnel", "connected", "beside", "cloud"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     prefix: Prefix
-    kind: Literal["protected", "connected", "beside", "cloud"]
+    kind: _Kind
     path: KeyPath
     owner: str
     what: str
@@ -205,12 +207,10 @@ def _places(facts: Facts) -> list[_Place]:
     config = facts.config
     places: dict[tuple[str, Prefix, str], _Place] = {}
 
-    def add(
-        kind: Literal["protected", "connected", "beside", "cloud"], prefix: Prefix, path: KeyPath, what: str
-    ) -> None:
-        owner = f"connection '{path[1]}'" if path[:1] == ("connection",) else str(path[0])
+    def add(kind: _Kind, prefix: Prefix, path: KeyPath, what: str) -> None:
+        owner = {"connection": f"connection '{path[1]}'", "bgp": f"neighbor '{path[-2]}'"}.get(str(path[0]), "[ha]")
         # The same outer address in ten connections is one connected prefix.
-        shared = owner if kind == "protected" or prefix.num_addresses > 1 else ""
+        shared = owner if kind in ("protected", "tunnel") else ""
         places.setdefault((kind, prefix, shared), _Place(prefix, kind, path, owner, what))
 
     for name, connection in config.connection.items():
@@ -218,18 +218,18 @@ def _places(facts: Facts) -> list[_Place]:
         for place, prefix in _protected(path, connection):
             add("protected", prefix, place, "")
         for element, own in enumerate(connection.tunnel_address):
-            add("connected", own.network, (*path, "tunnel_address", element), f"tunnel_address of '{name}'")
-        add("connected", _host(connection.local_addrs), (*path, "local_addrs"), f"local_addrs of '{name}'")
-        add("beside", _host(connection.remote_addrs), (*path, "remote_addrs"), f"remote_addrs of '{name}'")
+            add("tunnel", own.network, (*path, "tunnel_address", element), f"tunnel_address {own.ip}")
+        add("connected", _host(connection.local_addrs), (*path, "local_addrs"), "local_addrs")
+        add("beside", _host(connection.remote_addrs), (*path, "remote_addrs"), "remote_addrs")
     for name, neighbor in config.bgp.neighbor.items() if config.bgp is not None else ():
         if neighbor.connection is None:
             path = ("bgp", "neighbor", name, "address")
-            add("beside", _host(neighbor.address), path, f"address of neighbor '{name}'")
+            add("beside", _host(neighbor.address), path, "address")
     if config.ha is not None:
-        add("connected", _host(config.ha.local_address), ("ha", "local_address"), "ha.local_address")
-        add("beside", _host(config.ha.remote_address), ("ha", "remote_address"), "ha.remote_address")
+        add("connected", _host(config.ha.local_address), ("ha", "local_address"), "local_address")
+        add("beside", _host(config.ha.remote_address), ("ha", "remote_address"), "remote_address")
     for text, what in CLOUD_SERVICES.items():
-        add("cloud", ip_network(text), ("cloud",), what)
+        add("cloud", ip_network(text), ("cloud", text), what)
     return list(places.values())
 
 
@@ -250,8 +250,8 @@ def _met(facts: Facts, protected: _Place, other: _Place) -> Iterator[Finding]:
         message = f"{protected.prefix} holds {host}, {other.what}, which must stay reachable; protect smaller prefixes"
         yield "error", protected.path, message
         return
-    where = f"{host}, {other.what} (line {facts.line(other.path)})"
-    if other.kind == "connected":
+    where = f"{host}, {other.what} of {other.owner} (line {facts.line(other.path)})"
+    if other.kind in ("connected", "tunnel"):
         message = (
             f"{protected.prefix} overlaps {where}, which is connected here; protect only prefixes of the remote site"
         )

@@ -8,12 +8,12 @@ from difflib import SequenceMatcher
 _CUTOFF = 0.6
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
+def nearest(word: str, known: Iterable[str], cutoff: float = _CUTOFF) -> str | None:
     """The known word most like `word`, or None when none is alike; a shared first letter counts."""
     if len(word) > 64:
         return None
     ranked = sorted(((_likeness(word, candidate), candidate) for candidate in known), reverse=True)
-    return ranked[0][1] if ranked and ranked[0][0][0] >= _CUTOFF else None
+    return ranked[0][1] if ranked and ranked[0][0][0] >= cutoff else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -87,7 +87,7 @@ def _proposal_lines() -> Iterator[str]:
     yield "## Proposals"
     yield ""
     yield "Keywords joined by `-`, several of a kind allowed, first preferred: `aes256gcm16-prfsha384-ecp384`. An IKE"
-    yield "proposal needs encryption, key exchange, and a PRF where encryption is GCM (else the integrity's hash serves)."
+    yield "proposal needs encryption, key exchange, and a PRF where encryption is GCM (else the integrity's hash)."
     yield "An ESP proposal takes no PRF; with a key exchange method it has PFS. GCM and CBC do not mix in one proposal."
     yield "`modp1024` is only used where it is written, and warned about."
     yield ""

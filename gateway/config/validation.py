@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from gateway.config.diagnostics import KeyPath
 from gateway.config.guess import nearest
 from gateway.config.model import Config
+from gateway.config.units import parse_duration
 
 _SECRET_KEYS = frozenset({"psk", "password", "secret", "inline"})
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -40,6 +41,7 @@ _BOUNDS = {
     "less_than_equal": ("le", "too large", "at most"),
     "less_than": ("lt", "too large", "less than"),
 }
+_SAME_WORD = 0.9
 _NAME_RULE = "a name has 1 to 32 letters, digits, '_', '.' or '-' and begins with a letter or digit"
 
 
@@ -69,19 +71,33 @@ def model_at(path: KeyPath) -> type[BaseModel] | None:
     return None if by_name else model
 
 
-def _message(kind: str, path: KeyPath, value: object, context: Mapping[str, Any]) -> str:
+def _message(kind: str, path: KeyPath, value: Any, context: Mapping[str, Any]) -> str:
     if kind in _BOUNDS:
         bound, how, word = _BOUNDS[kind]
-        return f"{_shown(path, value)} is {how}; {word} {context[bound]:.15g}"
+        unit = _unit(path)
+        return f"{value:.15g}{unit} is {how}; {word} {context[bound]:.15g}{unit}"
     say = _MESSAGES.get(kind)
     if say is None:
         return f"expected {_expected(kind, path)}, got {_kind_of(value)}"
     return say(path, value, context)
 
 
-def _missing(path: KeyPath) -> str:
+def _unit(path: KeyPath) -> str:
+    field = _field_at(path)
+    return (
+        " s"
+        if field is not None and any(getattr(item, "func", None) is parse_duration for item in field.metadata)
+        else ""
+    )
+
+
+def _field_at(path: KeyPath) -> FieldInfo | None:
     model = model_at(path[:-1])
-    field = model.model_fields.get(str(path[-1])) if model is not None else None
+    return model.model_fields.get(str(path[-1])) if model is not None else None
+
+
+def _missing(path: KeyPath) -> str:
+    field = _field_at(path)
     purpose = f"; {field.description}" if field is not None and field.description else ""
     return f"required key '{path[-1]}' is missing{purpose}"
 
@@ -116,8 +132,9 @@ def _unknown_key(path: KeyPath) -> str:
     key = str(path[-1])
     model = model_at(path[:-1])
     known = list(model.model_fields) if model is not None else []
-    guess = nearest(key, known)
     homes = [table for table, other in _TABLES.items() if other is not model and key in other.model_fields]
+    # The right word in the wrong table, unless it is all but a word of this one (local_address, local_addrs).
+    guess = nearest(key, known, cutoff=_SAME_WORD) or (None if homes else nearest(key, known))
     if guess:
         end = f"; did you mean '{guess}'?"
     elif homes:
