@@ -31,7 +31,7 @@ DROP_REASONS = {
     "sequence_exhausted": "out",
     "hard_limit": "any",
     "too_big": "out",
-    "inner_malformed": "out",
+    "inner_malformed": "any",
     "send_failed": "out",
     "unknown_spi": "in",
     "too_short": "in",

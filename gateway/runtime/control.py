@@ -1,0 +1,173 @@
+"""The control socket: what `gatewayctl` speaks to. HTTP on a UNIX socket, for root and the daemon's own user.
+
+    GET  /v1/status       -> the snapshot as JSON
+    POST /v1/operations   {"verb": "rekey", "target": "azure-a/net", "wait": 30} -> {"ok": true, "text": "..."}
+
+Status of an operation: 200 done or refused (`ok` tells), 400 not understood, 404 no such connection or child,
+504 not finished in time. Knows nothing about the gateway but `Operations`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from aiohttp import web
+
+from gateway.observe.snapshot import Snapshot
+
+VERBS_WITH_TARGET = ("initiate", "terminate", "rekey")
+VERBS = (*VERBS_WITH_TARGET, "reload")
+LONGEST_WAIT = 600.0
+LONGEST_BODY = 4096
+_GRACE = 1.0  # the operation may answer "timed out" in its own words first
+_PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+
+
+class Operations(Protocol):
+    """What the daemon offers to its operator."""
+
+    def snapshot(self) -> Snapshot:
+        """The picture of now."""
+
+    async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
+        """Does it and waits up to `wait` seconds for the outcome: (success, one sentence).
+
+        `target` is "connection" or "connection/child", and empty for the verb "reload". TimeoutError: still going on.
+        """
+
+
+class AlreadyRunning(Exception):
+    """Another daemon answers on the control socket."""
+
+
+class ControlServer:
+    """Serves `operations` on a UNIX socket of mode 0600."""
+
+    def __init__(self, operations: Operations, path: str | Path) -> None:
+        self._path = Path(path)
+        self._runner = web.AppRunner(
+            application(operations), access_log=None, max_line_size=1024, max_field_size=1024, keepalive_timeout=5.0
+        )
+
+    async def start(self) -> None:
+        listener = _listen(self._path)
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener).start()
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+        self._path.unlink(missing_ok=True)
+
+
+def application(operations: Operations) -> web.Application:
+    """The routes; `ControlServer` puts them on the socket."""
+    app = web.Application(middlewares=[_authorize], client_max_size=LONGEST_BODY)
+    app.router.add_get("/v1/status", _status(operations))
+    app.router.add_post("/v1/operations", _operations(operations))
+    return app
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    verb: str
+    target: str
+    wait: float
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def _authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The file mode already keeps others out; this holds also when somebody loosened it."""
+    peer = request.transport.get_extra_info("socket") if request.transport else None
+    if peer is None:
+        return _answer(False, "the connection is gone", 400)
+    _, uid, _ = _PEER_CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size))
+    if uid not in (0, os.geteuid()):
+        return _answer(False, f"user id {uid} may not control the gateway", 403)
+    return await handler(request)
+
+
+def _status(operations: Operations) -> Handler:
+    async def status(request: web.Request) -> web.StreamResponse:
+        return web.json_response(operations.snapshot().to_json())
+
+    return status
+
+
+def _operations(operations: Operations) -> Handler:
+    async def operate(request: web.Request) -> web.StreamResponse:
+        try:
+            wanted = _parse(await request.text())
+        except (ValueError, RecursionError, web.HTTPRequestEntityTooLarge) as error:
+            return _answer(False, f"request not understood: {error}", 400)
+        missing = _missing(operations.snapshot(), wanted)
+        if missing:
+            return _answer(False, missing, 404)
+        try:
+            async with asyncio.timeout(wanted.wait + _GRACE):
+                ok, text = await operations.operate(wanted.verb, wanted.target, wanted.wait)
+        except TimeoutError:
+            return _answer(False, f"{wanted.verb} {wanted.target} did not finish in {wanted.wait:g} s and goes on", 504)
+        return _answer(ok, text, 200)
+
+    return operate
+
+
+def _parse(body: str) -> _Request:
+    document = json.loads(body)
+    if not isinstance(document, dict) or not document.keys() <= {"verb", "target", "wait"}:
+        raise ValueError("expected an object with verb, target and wait")
+    verb, target, wait = document.get("verb"), document.get("target", ""), document.get("wait", 0)
+    if verb not in VERBS:
+        raise ValueError(f"verb must be one of {', '.join(VERBS)}")
+    if not isinstance(target, str) or len(target) > 80 or (verb in VERBS_WITH_TARGET) != bool(target):
+        raise ValueError("target must be CONNECTION or CONNECTION/CHILD, and absent for reload")
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= LONGEST_WAIT:
+        raise ValueError(f"wait must be 0 to {LONGEST_WAIT:g} seconds")
+    return _Request(verb, target, float(wait))
+
+
+def _missing(snapshot: Snapshot, wanted: _Request) -> str:
+    """Says what does not exist, and what does; empty when all is there."""
+    if not wanted.target:
+        return ""
+    name, _, child = wanted.target.partition("/")
+    tunnels = {tunnel.name: [c.name for c in tunnel.children] for tunnel in snapshot.tunnels}
+    if name not in tunnels:
+        return f"no connection {name!r}; there are: {', '.join(tunnels) or 'none'}"
+    if "/" in wanted.target and child not in tunnels[name]:
+        return (
+            f"no child {child!r} in connection {name}; there are: {', '.join(dict.fromkeys(tunnels[name])) or 'none'}"
+        )
+    return ""
+
+
+def _answer(ok: bool, text: str, status: int) -> web.Response:
+    return web.json_response({"ok": ok, "text": text}, status=status)
+
+
+def _listen(path: Path) -> socket.socket:
+    """Binds with the final mode from the first moment; a socket nobody answers on is a leftover and replaced."""
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            refused = probe.connect_ex(str(path)) == errno.ECONNREFUSED
+        if not refused:
+            raise AlreadyRunning(f"another gatewayd answers on {path}")
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # unix(7): a bound socket file takes the mode of the socket's inode, less the umask.
+    os.fchmod(listener.fileno(), 0o600)
+    listener.bind(str(path))
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,81 @@
+"""The TCP listener for machines that watch: /metrics, /healthz, /readyz, and a read-only page at /.
+
+Nothing here changes anything and nothing secret is in the snapshot, but it does tell addresses and routes:
+loopback unless configured otherwise.
+
+    /healthz   the process lives: the event loop answers (this does) and no data plane worker is stuck
+    /readyz    the configuration is applied and the sockets are bound; not: tunnels are up
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from gateway.observe.liveness import Liveness
+from gateway.observe.metrics import SnapshotCollector
+from gateway.observe.page import render_page
+from gateway.observe.snapshot import Snapshot
+
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class HttpServer:
+    """Serves views of `snapshot` on one address; port 0 picks a free one, `port` tells which."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot], address: str, port: int) -> None:
+        self._runner = web.AppRunner(
+            application(snapshot), access_log=None, max_line_size=2048, max_field_size=4096, keepalive_timeout=75.0
+        )
+        self._address = address
+        self._wanted_port = port
+
+    @property
+    def port(self) -> int:
+        return int(self._runner.addresses[0][1])
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._address, self._wanted_port).start()
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+
+def application(snapshot: Callable[[], Snapshot], clock: Callable[[], float] = time.monotonic) -> web.Application:
+    """The routes. A scrape, a probe and a page view each take one snapshot."""
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(snapshot))
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    liveness = Liveness()
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    async def healthz(request: web.Request) -> web.Response:
+        stuck = liveness.stuck(snapshot().workers, clock())
+        text = f"data plane workers stuck: {', '.join(map(str, stuck))}\n" if stuck else "ok\n"
+        return web.Response(text=text, status=503 if stuck else 200)
+
+    async def readyz(request: web.Request) -> web.Response:
+        ready = snapshot().ready
+        return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text=render_page(snapshot()), content_type="text/html", headers=_PAGE_HEADERS)
+
+    app = web.Application(client_max_size=1024)
+    for path, handler in (("/metrics", metrics), ("/healthz", healthz), ("/readyz", readyz), ("/", page)):
+        app.router.add_get(path, handler)
+    return app

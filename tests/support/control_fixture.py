@@ -1,0 +1,56 @@
+"""A control server over sample snapshots in a thread of its own, on uvloop, as the CLI meets it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvloop
+
+from gateway.observe.snapshot import Snapshot
+from gateway.runtime.control import ControlServer
+
+
+class SampleOperations:
+    """Answers as told, and remembers what it was asked."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.picture = snapshot
+        self.asked: list[tuple[str, str, float]] = []
+        self.answer: tuple[bool, str] = (True, "done")
+        self.hang = False
+
+    def snapshot(self) -> Snapshot:
+        return self.picture
+
+    async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
+        self.asked.append((verb, target, wait))
+        if self.hang:
+            raise TimeoutError
+        return self.answer
+
+
+@contextmanager
+def served(operations: SampleOperations, path: Path) -> Iterator[SampleOperations]:
+    started, finish = threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        server = ControlServer(operations, path)
+        await server.start()
+        loops.append(asyncio.get_running_loop())
+        started.set()
+        await finish.wait()
+        await server.stop()
+
+    thread = threading.Thread(target=uvloop.run, args=(serve(),))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield operations
+    finally:
+        loops[0].call_soon_threadsafe(finish.set)
+        thread.join(10)

@@ -1,0 +1,134 @@
+"""The control socket over a real UNIX socket, under uvloop."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import uvloop
+from support.control_fixture import SampleOperations, served
+from support.snapshots import HEALTHY, TROUBLED
+
+from gateway.runtime.control import AlreadyRunning, ControlServer
+
+
+def ask(path: Path, method: str, url: str, body: object = None) -> tuple[int, dict[str, object]]:
+    connection = http.client.HTTPConnection("localhost", timeout=10)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(path))
+    connection.request(method, url, body=body if body is None or isinstance(body, str | bytes) else json.dumps(body))
+    response = connection.getresponse()
+    text = response.read().decode()
+    connection.close()
+    return response.status, json.loads(text) if response.headers.get_content_type() == "application/json" else {
+        "text": text
+    }
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "control.sock"
+
+
+def test_status_is_the_snapshot(path: Path):
+    with served(SampleOperations(TROUBLED), path):
+        status, document = ask(path, "GET", "/v1/status")
+    assert status == 200
+    assert document == json.loads(json.dumps(TROUBLED.to_json()))
+    assert document["schema"] == 1
+
+
+def test_the_socket_is_ours_alone_and_goes_away(path: Path):
+    with served(SampleOperations(HEALTHY), path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+
+
+def test_operations_reach_the_daemon(path: Path):
+    with served(SampleOperations(TROUBLED), path) as operations:
+        operations.answer = (False, "the peer refused")
+        answer = ask(path, "POST", "/v1/operations", {"verb": "rekey", "target": "azure-a/net", "wait": 12})
+        assert answer == (200, {"ok": False, "text": "the peer refused"})
+        assert ask(path, "POST", "/v1/operations", {"verb": "reload"})[0] == 200
+        assert operations.asked == [("rekey", "azure-a/net", 12.0), ("reload", "", 0.0)]
+
+
+def test_unknown_targets_are_not_found_and_say_what_exists(path: Path):
+    with served(SampleOperations(TROUBLED), path) as operations:
+        status, answer = ask(path, "POST", "/v1/operations", {"verb": "initiate", "target": "azure-x"})
+        assert (status, answer["text"]) == (404, "no connection 'azure-x'; there are: azure-a, onprem-b")
+        status, answer = ask(path, "POST", "/v1/operations", {"verb": "initiate", "target": "azure-a/lan"})
+        assert (status, answer["text"]) == (404, "no child 'lan' in connection azure-a; there are: net")
+        assert operations.asked == []
+
+
+def test_an_operation_that_does_not_finish_is_a_timeout(path: Path):
+    with served(SampleOperations(TROUBLED), path) as operations:
+        operations.hang = True
+        assert ask(path, "POST", "/v1/operations", {"verb": "initiate", "target": "azure-a", "wait": 1})[0] == 504
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "", "[]", "{", "nonsense", '{"verb":"destroy","target":"azure-a"}', '{"verb":"rekey"}', '{"verb":"reload","target":"a"}',
+        '{"verb":"rekey","target":"azure-a","wait":601}', '{"verb":"rekey","target":"azure-a","wait":NaN}',
+        '{"verb":"rekey","target":"azure-a","wait":true}', '{"verb":"rekey","target":7}', '{"verb":"rekey","target":"azure-a","x":1}',
+        '{"verb":"rekey","target":"' + "a" * 81 + '"}', '{"verb":"rekey","target":"' + "a" * 5000 + '"}', "[" * 4000, b"\xff\xfe",
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_and_reaches_nobody(path: Path, body: str | bytes):
+    with served(SampleOperations(TROUBLED), path) as operations:
+        status, answer = ask(path, "POST", "/v1/operations", body)
+        assert status == 400 and answer["ok"] is False
+        assert operations.asked == []
+        assert ask(path, "GET", "/v1/status")[0] == 200, "and the server goes on"
+
+
+def test_long_request_lines_and_headers_are_refused(path: Path):
+    with served(SampleOperations(HEALTHY), path):
+        assert ask(path, "GET", "/v1/status?" + "x" * 5000)[0] == 400
+        assert ask(path, "GET", "/v1/nothing")[0] == 404
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+def test_another_user_is_refused_even_when_the_file_mode_would_let_it_in(path: Path):
+    script = """
+import http.client, os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+os.setuid(65534)
+s.connect(sys.argv[1])
+c = http.client.HTTPConnection("localhost"); c.sock = s
+c.request("POST", "/v1/operations", '{"verb":"terminate","target":"azure-a"}')
+print(c.getresponse().status)
+"""
+    with served(SampleOperations(HEALTHY), path) as operations:
+        os.chmod(path, 0o666)
+        for parent in list(path.parents)[:3]:
+            if parent != Path("/tmp"):
+                os.chmod(parent, 0o755)
+        done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=20)
+        assert done.stdout.strip() == "403", done.stderr
+        assert operations.asked == []
+
+
+def test_a_second_daemon_is_refused_and_a_leftover_is_replaced(path: Path):
+    async def start_and_stop() -> None:
+        server = ControlServer(SampleOperations(HEALTHY), path)
+        await server.start()
+        await server.stop()
+
+    with served(SampleOperations(HEALTHY), path):
+        with pytest.raises(AlreadyRunning, match="another gatewayd"):
+            uvloop.run(start_and_stop())
+        assert ask(path, "GET", "/v1/status")[0] == 200, "the first one was not disturbed"
+    with socket.socket(socket.AF_UNIX) as leftover:
+        leftover.bind(str(path))
+    uvloop.run(start_and_stop())
