@@ -17,6 +17,9 @@ from gateway.ike.errors import PeerError, Violation
 from gateway.ike.modp import MODP_PRIMES
 from gateway.ike.registry import KeyExchangeId, NotifyType
 
+# Finite-field DH is announced to leave `cryptography`; this file is then the only one to change.
+warnings.filterwarnings("ignore", message="Diffie-Hellman over finite fields")
+
 CURVES: dict[int, tuple[type[ec.EllipticCurve], int]] = {
     KeyExchangeId.ECP_256: (ec.SECP256R1, 32),
     KeyExchangeId.ECP_384: (ec.SECP384R1, 48),
@@ -84,10 +87,7 @@ def _generate_ecp(method: int, seed: bytes) -> KeyPair:
 
 
 def _modp_parameters(method: int) -> dh.DHParameters:
-    with warnings.catch_warnings():
-        # finite-field DH is announced to leave `cryptography`; this file is then the only one to change
-        warnings.simplefilter("ignore")
-        return dh.DHParameterNumbers(MODP_PRIMES[method], 2).parameters()
+    return dh.DHParameterNumbers(MODP_PRIMES[method], 2).parameters()
 
 
 def _generate_modp(method: int) -> KeyPair:
@@ -111,19 +111,13 @@ def _agree(pair: KeyPair, peer_public: bytes) -> bytes:
     # RFC 6989 2.1: 1 < value < p - 1
     if not 1 < value < prime - 1:
         raise ValueError("public value outside the group")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        public = dh.DHPublicNumbers(value, private.parameters().parameter_numbers()).public_key()
-        return private.exchange(public).rjust(PUBLIC_OCTETS[pair.method], b"\0")
+    public = dh.DHPublicNumbers(value, private.parameters().parameter_numbers()).public_key()
+    return private.exchange(public).rjust(PUBLIC_OCTETS[pair.method], b"\0")
 
 
 _ORDERS: dict[int, int] = {
     # FIPS 186-5, SP 800-186 3.2.1
     KeyExchangeId.ECP_256: 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
     KeyExchangeId.ECP_384: 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
-    KeyExchangeId.ECP_521: int(
-        "01FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFA"
-        "51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409",
-        16,
-    ),
+    KeyExchangeId.ECP_521: int("01" + "F" * 65 + "A51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409", 16),
 }

@@ -1,0 +1,62 @@
+"""One CHILD_SA as the IKE core knows it (RFC 4301 4.1: a pair of SAs, one each way)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.ike.payloads import TrafficSelector
+from gateway.ike.proposal import Choice
+from gateway.ike.settings import ChildSettings
+from gateway.ike.states import ChildInput, ChildState, next_child_state
+
+LINGER = 5.0
+"""Seconds an inbound SA outlives its DELETE, for packets still on their way."""
+ACTIVATION_WAIT = 10.0
+"""Seconds after which a rekey's responder sends on the new SA even if the DELETE of the old one never came."""
+
+
+@dataclass(slots=True)
+class ChildSa:
+    """`spi_in` is ours, `spi_out` the peer's. Times on the core's clock; None is never."""
+
+    settings: ChildSettings
+    spi_in: int
+    spi_out: int
+    choice: Choice
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    installed_at: float
+    rekey_at: float
+    life_at: float
+    state: ChildState = ChildState.CREATED
+    active: bool = False
+    activate_at: float | None = None
+    successor: ChildSa | None = None
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    def advance(self, event: ChildInput) -> None:
+        self.state = next_child_state(self.state, event)
+
+    @property
+    def usable(self) -> bool:
+        return self.state in (ChildState.INSTALLED, ChildState.REKEYING)
+
+    def deadlines(self) -> list[float]:
+        times = [self.life_at]
+        if self.state is ChildState.INSTALLED:
+            times.append(self.rekey_at)
+        if self.activate_at is not None:
+            times.append(self.activate_at)
+        return times
+
+
+@dataclass(slots=True)
+class Lingering:
+    """An inbound SA to be removed from the data plane at `at`."""
+
+    child: str
+    spi_in: int
+    at: float

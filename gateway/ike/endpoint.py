@@ -1,0 +1,347 @@
+"""The IKE core: every IKE_SA of the gateway behind one contract (gateway/contract.py).
+
+    datagram -> header -> our SPI -> IkeSa            IKE_SA_INIT with responder SPI 0 -> a new half-open IkeSa
+
+Nothing unauthenticated changes an established IKE_SA; what is refused is counted by reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+
+from gateway.contract import Compute, Endpoint, RandomSource, Transmit
+from gateway.ike import grammar
+from gateway.ike.commands import Command, Configure, CreateChildSa, Initiate, PeerMoved, Rekey, SaExpired, Terminate, TrafficSeen
+from gateway.ike.errors import LocalError, PeerError, Violation
+from gateway.ike.events import ChildMoved
+from gateway.ike.exchanges import dispatch, timers
+from gateway.ike.exchanges.create_child import CreateChild
+from gateway.ike.exchanges.delete import DeleteChild
+from gateway.ike.exchanges.rekey_ike import RekeyIke
+from gateway.ike.exchanges.sa_init import InitiateSa
+from gateway.ike.key_exchange import KeyExchanges
+from gateway.ike.message import Header, Message, emit_message, parse_message
+from gateway.ike.payloads import Notify
+from gateway.ike.registry import ExchangeType, Flags, NotifyType
+from gateway.ike.sa import NON_ESP_MARKER, IkeSa
+from gateway.ike.services import Counts, Failed, Then
+from gateway.ike.settings import NATT_PORT, ConnectionSettings
+from gateway.ike.states import IkeState
+
+HALF_OPEN_MAX = 1000
+"""Half-open IKE_SAs as responder; beyond it new ones are dropped (cookies are a later step)."""
+SIMULTANEOUS = 30.0
+"""Two IKE_SAs of one connection this close in age came from both ends starting at once."""
+
+
+class IkeEndpoint:
+    """All IKE_SAs of the gateway. Implements `services.Services` for them."""
+
+    def __init__(self, random: RandomSource, key_exchanges: KeyExchanges) -> None:
+        self.random = random
+        self.key_exchanges = key_exchanges
+        self.rejected: Counter[str] = Counter({violation.value: 0 for violation in Violation})
+        self._connections: dict[str, ConnectionSettings] = {}
+        self._sas: dict[int, IkeSa] = {}
+        self._half_open: dict[tuple[Endpoint, int], IkeSa] = {}
+        self._primary: dict[str, IkeSa] = {}
+        self._counts: dict[str, Counts] = {}
+        self._effects: deque[object] = deque()
+        self._tickets: dict[int, tuple[IkeSa, Then, Failed]] = {}
+        self._next_ticket = 1
+        self._child_spis: set[int] = set()
+
+    # --- the contract -------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> None:
+        """One IKE datagram, without its non-ESP marker."""
+        try:
+            self._receive(data, local, remote, now)
+        except PeerError as error:
+            self.rejected[error.why.value] += 1
+
+    def command(self, command: Command, now: float) -> None:
+        match command:
+            case Configure(connections):
+                self._configure(connections, now)
+            case Initiate(connection):
+                self._initiate(self._settings(connection), now)
+            case CreateChildSa(connection, child):
+                self._create_child(connection, child, now)
+            case Terminate(connection, child, reason):
+                self._terminate(connection, child, reason, now)
+            case Rekey(connection, child):
+                self._rekey(connection, child, now)
+            case TrafficSeen(connection):
+                if (sa := self._primary.get(connection)) is not None:
+                    sa.last_heard = max(sa.last_heard, now)
+            case PeerMoved(connection, spi_in, remote):
+                self._peer_moved(connection, spi_in, remote)
+            case SaExpired(connection, spi, hard):
+                self._expired(connection, spi, hard, now)
+
+    def computed(self, ticket: int, result: object, now: float) -> None:
+        """The result of a Compute, or the exception its job raised."""
+        waiting = self._tickets.pop(ticket, None)
+        if waiting is None:
+            return
+        sa, then, failed = waiting
+        if sa.state is IkeState.DESTROYING:
+            return
+        try:
+            if isinstance(result, BaseException):
+                raise result
+            then(result, now)
+        except PeerError as error:
+            self.rejected[error.why.value] += 1
+            failed(error, now)
+
+    def poll(self) -> Iterator[object]:
+        while self._effects:
+            yield self._effects.popleft()
+
+    def next_deadline(self) -> float | None:
+        deadlines = (sa.next_deadline() for sa in self._sas.values())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def handle_deadline(self, now: float) -> None:
+        for sa in list(self._sas.values()):
+            if sa.state is not IkeState.DESTROYING:
+                sa.handle_deadline(now)
+
+    # --- views --------------------------------------------------------------------------------------------------
+
+    def primary(self, connection: str) -> IkeSa | None:
+        """The established IKE_SA that carries the connection."""
+        return self._primary.get(connection)
+
+    def sas(self, connection: str) -> list[IkeSa]:
+        return [sa for sa in self._sas.values() if sa.name == connection]
+
+    @property
+    def half_open(self) -> int:
+        return len(self._half_open)
+
+    def counts(self, connection: str) -> Counts:
+        return self._counts.setdefault(connection, Counts())
+
+    # --- services for IKE_SAs -----------------------------------------------------------------------------------
+
+    def emit(self, effect: object) -> None:
+        self._effects.append(effect)
+
+    def compute(self, sa: IkeSa, job: Callable[[], object], then: Then, failed: Failed) -> None:
+        ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+        self._tickets[ticket] = (sa, then, failed)
+        self.emit(Compute(ticket, job))
+
+    def serve(self, sa: IkeSa, message: Message, now: float) -> None:
+        dispatch.respond(sa, message, now)
+
+    def tick(self, sa: IkeSa, now: float) -> None:
+        timers.run(sa, now)
+
+    def new_ike_spi(self) -> int:
+        while True:
+            spi = int.from_bytes(self.random.octets(8), "big")
+            if spi and spi not in self._sas:
+                return spi
+
+    def new_child_spi(self) -> int:
+        """RFC 4303 2.1: 1..255 are reserved. Unique over the gateway, also among recently used ones."""
+        while True:
+            spi = int.from_bytes(self.random.octets(4), "big")
+            if spi > 255 and spi not in self._child_spis:
+                self._child_spis.add(spi)
+                if len(self._child_spis) > 1_000_000:
+                    self._child_spis = {child for sa in self._sas.values() for child in sa.children}
+                return spi
+
+    def adopt(self, sa: IkeSa) -> None:
+        self._sas[_our_spi(sa)] = sa
+
+    def set_primary(self, sa: IkeSa) -> None:
+        self._half_open.pop((sa.remote, sa.initiator_spi), None)
+        self._half_open = {key: other for key, other in self._half_open.items() if other is not sa}
+        self._primary[sa.name] = sa
+
+    def destroyed(self, sa: IkeSa) -> None:
+        self._sas.pop(_our_spi(sa), None)
+        self._half_open = {key: other for key, other in self._half_open.items() if other is not sa}
+        if self._primary.get(sa.name) is sa:
+            del self._primary[sa.name]
+
+    def has_other_sa(self, sa: IkeSa) -> bool:
+        return any(other.established and other is not sa for other in self.sas(sa.name))
+
+    def established(self, sa: IkeSa, initial_contact: bool, now: float) -> None:
+        """Uniqueness: one IKE_SA per connection, whoever started it."""
+        for other in self.sas(sa.name):
+            if other is sa or not other.established:
+                continue
+            if initial_contact and other.established_at is not None and other.established_at <= sa.created_at:
+                # RFC 7296 2.4: the peer asserts that it holds no older IKE_SA with us
+                other.destroy(now, "", {})
+            else:
+                self._resolve_duplicate(sa, other, now)
+
+    def _resolve_duplicate(self, sa: IkeSa, other: IkeSa, now: float) -> None:
+        """Both ends started at once: both keep the SA with the lower initiator SPI. Else the newer one stays."""
+        fresh = other.established_at is not None and now - other.established_at < SIMULTANEOUS
+        loser = max(sa, other, key=lambda one: one.initiator_spi) if fresh and sa.is_initiator != other.is_initiator else other
+        winner = other if loser is sa else sa
+        self._primary[sa.name] = winner
+        loser.notice("info", "ike-duplicate", "a second IKE_SA with the same peer is closed")
+        timers.close(loser, "", now)
+
+    # --- receiving ----------------------------------------------------------------------------------------------
+
+    def _receive(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> None:
+        message = self._parse(data, local, remote)
+        header = message.header
+        if header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response and header.message_id == 0 and header.from_original_initiator:
+            self._receive_init(message, local, remote, now)
+            return
+        ours = header.responder_spi if header.from_original_initiator else header.initiator_spi
+        sa = self._sas.get(ours)
+        if sa is None or not _spis_match(sa, header):
+            raise PeerError(Violation.UNKNOWN_SPI, f"{header.exchange.name} for {ours:016x}")
+        sa.receive(message, local, remote, now)
+
+    def _parse(self, data: bytes, local: Endpoint, remote: Endpoint) -> Message:
+        try:
+            return parse_message(data)
+        except PeerError as error:
+            if error.notify in (NotifyType.INVALID_MAJOR_VERSION,) and len(data) >= 28 and not data[19] & Flags.RESPONSE:
+                # RFC 7296 2.5: answered in clear, once per request and no longer than it
+                self._answer_unprotected(_header_of(data), local, remote, Notify(error.notify or 0))
+            raise
+
+    def _receive_init(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
+        known = self._half_open.get((remote, message.header.initiator_spi))
+        if known is not None:
+            known.receive(message, local, remote, now)
+            return
+        grammar.check_envelope(message)
+        settings = self._match_peer(local, remote)
+        if len(self._half_open) >= HALF_OPEN_MAX:
+            raise PeerError(Violation.HALF_OPEN_LIMIT, str(remote))
+        sa = IkeSa(
+            self, settings, is_initiator=False, initiator_spi=message.header.initiator_spi,
+            responder_spi=self.new_ike_spi(), local=local, remote=remote, now=now,
+        )  # fmt: skip
+        try:
+            # A refusal leaves nothing behind, so a corrected request starts afresh (RFC 7296 1.2, 2.7)
+            grammar.check(message)
+            sa.window.answering = True
+            dispatch.respond(sa, message, now)
+        except PeerError as error:
+            if error.notify is not None:
+                self._answer_unprotected(message.header, local, remote, Notify(error.notify, error.data))
+                sa.notice("warning", "ike-init-refused", f"refused IKE_SA_INIT from {remote}: {error}")
+            raise
+        self.adopt(sa)
+        self._half_open[remote, sa.initiator_spi] = sa
+
+    def _match_peer(self, local: Endpoint, remote: Endpoint) -> ConnectionSettings:
+        for settings in self._connections.values():
+            if (settings.local.host, settings.remote.host) == (local.host, remote.host):
+                return settings
+        raise PeerError(Violation.UNKNOWN_PEER, f"no connection between {local.host} and {remote.host}")
+
+    def _answer_unprotected(self, header: Header, local: Endpoint, remote: Endpoint, notify: Notify) -> None:
+        flags = Flags.RESPONSE if header.from_original_initiator else Flags.RESPONSE | Flags.INITIATOR
+        answer = Header(header.initiator_spi, header.responder_spi, header.exchange, flags, header.message_id)
+        octets = emit_message(answer, (notify,))
+        self.emit(Transmit(NON_ESP_MARKER + octets if local.port == NATT_PORT else octets, local, remote))
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    def _settings(self, connection: str) -> ConnectionSettings:
+        try:
+            return self._connections[connection]
+        except KeyError:
+            raise LocalError(f"no connection {connection}") from None
+
+    def _configure(self, connections: tuple[ConnectionSettings, ...], now: float) -> None:
+        self._connections = {settings.name: settings for settings in connections}
+        for sa in list(self._sas.values()):
+            settings = self._connections.get(sa.name)
+            if settings is None:
+                timers.close(sa, "REMOVED_FROM_CONFIGURATION", now)
+            else:
+                sa.settings = settings
+
+    def _initiate(self, settings: ConnectionSettings, now: float) -> None:
+        if self.sas(settings.name):
+            return
+        sa = IkeSa(
+            self, settings, is_initiator=True, initiator_spi=self.new_ike_spi(), responder_spi=0,
+            local=settings.local, remote=settings.remote, now=now,
+        )  # fmt: skip
+        self.adopt(sa)
+        sa.enqueue(InitiateSa(), now)
+
+    def _create_child(self, connection: str, child: str, now: float) -> None:
+        sa, settings = self._primary.get(connection), self._settings(connection).child(child)
+        if sa is None or settings is None:
+            return
+        waiting = [exchange for exchange in (sa.exchange, *sa.queue) if isinstance(exchange, CreateChild) and exchange.settings.name == child]
+        if not waiting:
+            sa.enqueue(CreateChild(settings), now)
+
+    def _terminate(self, connection: str, child: str, reason: str, now: float) -> None:
+        if not child:
+            for sa in self.sas(connection):
+                timers.close(sa, reason, now)
+            return
+        primary = self._primary.get(connection)
+        found = primary.usable_child(child) if primary is not None else None
+        if primary is not None and found is not None:
+            primary.enqueue(DeleteChild(found, reason), now)
+
+    def _rekey(self, connection: str, child: str, now: float) -> None:
+        sa = self._primary.get(connection)
+        if sa is None:
+            return
+        found = sa.usable_child(child) if child else None
+        if found is not None:
+            timers.rekey_child(sa, found, now)
+        elif not child and not sa.has_exchange(RekeyIke):
+            sa.enqueue(RekeyIke(), now)
+
+    def _peer_moved(self, connection: str, spi_in: int, remote: Endpoint) -> None:
+        sa = self._primary.get(connection)
+        if sa is None or spi_in not in sa.children or sa.nat.local or not sa.encapsulate or sa.remote == remote:
+            return
+        sa.remote = remote
+        sa.notice("info", "peer-moved", f"peer is now at {remote}")
+        for child in sa.children.values():
+            self.emit(ChildMoved(connection, child.spi_out, remote))
+
+    def _expired(self, connection: str, spi: int, hard: bool, now: float) -> None:
+        sa = self._primary.get(connection)
+        child = (sa.children.get(spi) or sa.child_by_spi_out(spi)) if sa is not None else None
+        if sa is None or child is None:
+            return
+        if hard:
+            sa.enqueue(DeleteChild(child, "CHILD_LIMIT_REACHED" if child.successor is None else ""), now)
+        else:
+            timers.rekey_child(sa, child, now)
+
+
+def _our_spi(sa: IkeSa) -> int:
+    return sa.initiator_spi if sa.is_initiator else sa.responder_spi
+
+
+def _spis_match(sa: IkeSa, header: Header) -> bool:
+    if sa.is_initiator and sa.responder_spi == 0:
+        return header.initiator_spi == sa.initiator_spi and header.exchange == ExchangeType.IKE_SA_INIT
+    return (header.initiator_spi, header.responder_spi) == (sa.initiator_spi, sa.responder_spi)
+
+
+def _header_of(data: bytes) -> Header:
+    return Header(
+        int.from_bytes(data[:8], "big"), int.from_bytes(data[8:16], "big"), ExchangeType(data[18]), Flags(data[19] & 0x38), int.from_bytes(data[20:24], "big")
+    )

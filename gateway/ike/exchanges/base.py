@@ -1,0 +1,38 @@
+"""An exchange that we initiate, from its first octet to its response (strongSwan calls it a task)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.ike.registry import ExchangeType
+
+if TYPE_CHECKING:
+    from gateway.ike.errors import PeerError
+    from gateway.ike.message import Message
+    from gateway.ike.sa import IkeSa
+
+
+class Exchange:
+    """One at a time per IKE_SA; it ends by `sa.finish` or `sa.destroy`."""
+
+    kind: ExchangeType
+
+    def still_wanted(self, sa: IkeSa) -> bool:
+        """Asked when its turn comes; False drops it silently."""
+        return sa.established
+
+    def start(self, sa: IkeSa, now: float) -> None:
+        """Sends the request, at once or after a Compute."""
+        raise AssertionError("every exchange starts in its own way")
+
+    def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
+        """Takes the opened, grammatical response. False: not the answer, keep waiting."""
+        raise AssertionError("every exchange ends in its own way")
+
+    def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
+        """The response was authentic but wrong, or public-key work on it failed."""
+        sa.destroy(now, "PROTOCOL_VIOLATION", {"detail": str(error)})
+
+    def on_timeout(self, sa: IkeSa, now: float) -> None:
+        """RFC 7296 2.4: retransmissions exhausted, the peer is dead to us."""
+        sa.destroy(now, "DPD_TIMEOUT", {"exchange": self.kind.name})

@@ -1,0 +1,274 @@
+"""CREATE_CHILD_SA for CHILD_SAs: additional ones and rekeys (RFC 7296 1.3.1, 1.3.3, 2.8, 2.25.1).
+
+    HDR, SK {[N(REKEY_SA)], SA, Ni, [KEi], TSi, TSr}  -->
+                                  <--  HDR, SK {SA, Nr, [KEr], TSi, TSr}
+
+Rekeying is make-before-break: both directions stand on both sides before anyone sends on them.
+
+    initiator: install new -> send on new -> DELETE old -> (old inbound lingers)
+    responder: install new -> answer -> old DELETEd -> send on new -> (old inbound lingers)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.ike import proposal
+from gateway.ike.child import ChildSa
+from gateway.ike.errors import PeerError, Violation
+from gateway.ike.events import ExchangeFailed
+from gateway.ike.exchanges import child_negotiation
+from gateway.ike.exchanges.auth import child_context
+from gateway.ike.exchanges.base import Exchange
+from gateway.ike.exchanges.child_negotiation import ChildOffer, ChildTerms
+from gateway.ike.exchanges.delete import DeleteChild
+from gateway.ike.exchanges.sa_init import NONCE_OCTETS
+from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
+from gateway.ike.message import Message
+from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload
+from gateway.ike.registry import ExchangeType, NotifyType, Protocol
+from gateway.ike.settings import ChildSettings
+from gateway.ike.states import ChildInput, ChildState, IkeState
+
+if TYPE_CHECKING:
+    from gateway.ike.sa import IkeSa
+
+RETRY_FAILED = 10.0
+RETRY_TEMPORARY = 2.0  # RFC 7296 2.25: wait before trying again
+
+
+class CreateChild(Exchange):
+    """Our request for a new CHILD_SA, or with `old` for the rekey of one."""
+
+    kind = ExchangeType.CREATE_CHILD_SA
+
+    def __init__(self, settings: ChildSettings, old: ChildSa | None = None) -> None:
+        self.settings = settings
+        self.old = old
+        self.ni = b""
+        self.pair: KeyPair | None = None
+        self.offer: ChildOffer | None = None
+        self.tried: list[int] = []
+        # What the peer's simultaneous rekey of the same SA made: (child, Ni, Nr)
+        self.rival: tuple[ChildSa, bytes, bytes] | None = None
+
+    def still_wanted(self, sa: IkeSa) -> bool:
+        if not sa.established:
+            return False
+        if self.old is None:
+            return sa.usable_child(self.settings.name) is None
+        return self.old.state is ChildState.INSTALLED and self.old.successor is None
+
+    def start(self, sa: IkeSa, now: float) -> None:
+        if self.old is not None:
+            self.old.advance(ChildInput.REKEY)
+        self.ni = sa.services.random.octets(NONCE_OCTETS)
+        methods = proposal.key_exchange_methods(self.settings.offers)
+        if methods:
+            self._generate(sa, methods[0])
+        else:
+            self._send(sa, None, now)
+
+    def _generate(self, sa: IkeSa, method: int) -> None:
+        self.tried.append(method)
+        seed = sa.services.random.octets(SEED_OCTETS)
+        key_exchanges = sa.services.key_exchanges
+        sa.compute(
+            lambda: key_exchanges.generate(method, seed),
+            lambda pair, now: self._send(sa, pair, now),
+            lambda error, now: self.on_error(sa, error, now),
+        )
+
+    def _send(self, sa: IkeSa, pair: KeyPair | None, now: float) -> None:
+        if self.old is not None and self.old.spi_in not in sa.children:
+            # The peer deleted it while the key pair was made
+            self._end(sa, now, "failed")
+            return
+        self.pair = pair
+        self.offer = child_negotiation.offer(sa, self.settings, with_key_exchange=True)
+        payloads: list[Payload] = []
+        if self.old is not None:
+            payloads.append(Notify(NotifyType.REKEY_SA, protocol=Protocol.ESP, spi=self.old.spi_in.to_bytes(4, "big")))
+        payloads += [self.offer.sa, Nonce(self.ni)]
+        if pair is not None:
+            payloads.append(KeyExchange(pair.method, pair.public))
+        sa.request(self.kind, (*payloads, *self.offer.payloads), now)
+
+    # --- the answer ---------------------------------------------------------------------------------------------
+
+    def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
+        error = message.error()
+        if error is not None:
+            self._on_refusal(sa, error, now)
+            return True
+        assert self.offer is not None
+        terms = child_negotiation.accept(self.offer, message)
+        nonce, exchange = message.first(Nonce), message.first(KeyExchange)
+        assert isinstance(nonce, Nonce)
+        method = terms.choice.key_exchange
+        if not method:
+            self._install(sa, terms, b"", nonce.data, now)
+            return True
+        if not isinstance(exchange, KeyExchange) or self.pair is None or not exchange.method == method == self.pair.method:
+            raise PeerError(Violation.WRONG_KE_GROUP, f"peer chose KE {method}")
+        check_public(method, exchange.data)
+        pair, public = self.pair, exchange.data
+        sa.compute(
+            lambda: sa.services.key_exchanges.agree(pair, public),
+            lambda shared, now: self._install(sa, terms, shared, nonce.data, now),
+            lambda error_, now: self.on_error(sa, error_, now),
+        )
+        return True
+
+    def _install(self, sa: IkeSa, terms: ChildTerms, shared: bytes, nr: bytes, now: float) -> None:
+        old = self.old
+        new = child_negotiation.install(sa, terms, shared, (self.ni, nr), True, now)
+        if old is None:
+            sa.activate(new)
+            self._end(sa, now, "ok")
+            return
+        sa.services.counts(sa.name).child_rekeys_ok[new.name] += 1
+        if self.rival is not None and self.rival[0].spi_in in sa.children and self._is_redundant(nr):
+            # RFC 7296 2.8.1: whoever made the SA with the lowest nonce deletes it; the peer deletes the old one
+            self._restore(sa)
+            sa.enqueue(DeleteChild(new), now)
+        else:
+            sa.activate(new)
+            self._replace(sa, old, new, now)
+        self._end(sa, now, "ok")
+
+    def _is_redundant(self, nr: bytes) -> bool:
+        assert self.rival is not None
+        _, rival_ni, rival_nr = self.rival
+        return min(self.ni, nr) < min(rival_ni, rival_nr)
+
+    def _replace(self, sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
+        if old.spi_in not in sa.children:
+            return
+        old.successor = new
+        if self.rival is not None:
+            self.rival[0].activate_at = None
+        old.advance(ChildInput.REPLACED)
+        sa.enqueue(DeleteChild(old), now)
+
+    def _restore(self, sa: IkeSa) -> None:
+        if self.old is not None and self.old.state is ChildState.REKEYING:
+            self.old.advance(ChildInput.REKEY_FAILED)
+
+    def _end(self, sa: IkeSa, now: float, result: str) -> None:
+        sa.finish(now, result)
+
+    # --- refusals -----------------------------------------------------------------------------------------------
+
+    def _on_refusal(self, sa: IkeSa, error: Notify, now: float) -> None:
+        method = int.from_bytes(error.data, "big")
+        offered = proposal.key_exchange_methods(self.settings.offers)
+        if error.type == NotifyType.INVALID_KE_PAYLOAD and method in offered and method not in self.tried:
+            # RFC 7296 1.3: a new exchange with the group the responder wants
+            self._generate(sa, method)
+            return
+        self._failed(sa, error.name, child_context(self.settings), now)
+
+    def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
+        self._failed(sa, error.why.name, {"detail": error.detail}, now)
+
+    def _failed(self, sa: IkeSa, reason: str, context: dict[str, str], now: float) -> None:
+        old = self.old
+        self._restore(sa)
+        if old is not None and old.spi_in in sa.children and old.successor is None:
+            self._retry_rekey(sa, old, reason, context, now)
+        elif old is None:
+            name = "NO_PROPOSAL_CHOSEN_ESP" if reason == "NO_PROPOSAL_CHOSEN" else reason
+            sa.services.emit(ExchangeFailed(sa.name, self.settings.name, name, context))
+        self._end(sa, now, "failed")
+
+    def _retry_rekey(self, sa: IkeSa, old: ChildSa, reason: str, context: dict[str, str], now: float) -> None:
+        if reason == NotifyType.TEMPORARY_FAILURE.name:
+            old.rekey_at = now + RETRY_TEMPORARY * sa.services.random.uniform(0.5, 1.5)
+            return
+        sa.services.counts(sa.name).child_rekeys_failed[old.name] += 1
+        if reason == NotifyType.CHILD_SA_NOT_FOUND.name:
+            # RFC 7296 2.25.1: the peer has lost it; so have we
+            sa.retire(old, now, linger=False)
+            sa.services.emit(ExchangeFailed(sa.name, old.name, reason, context))
+            return
+        old.rekey_at = now + RETRY_FAILED * sa.services.random.uniform(1.0, 1.5)
+        sa.services.emit(ExchangeFailed(sa.name, old.name, f"REKEY_{reason}", context))
+
+
+def rekey_target(message: Message) -> Notify | None:
+    return message.notify(NotifyType.REKEY_SA)
+
+
+def respond(sa: IkeSa, message: Message, now: float) -> None:
+    """Our side of a peer's CREATE_CHILD_SA for a CHILD_SA."""
+    if sa.state not in (IkeState.ESTABLISHED, IkeState.REKEYING):
+        # RFC 7296 2.25: the IKE_SA is being replaced or closed
+        raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)
+    if sa.state is IkeState.REKEYING:
+        # RFC 7296 2.25.2
+        raise PeerError(Violation.TEMPORARY, "IKE_SA is being rekeyed", NotifyType.TEMPORARY_FAILURE)
+    old = _find_old(sa, message)
+    exchange, nonce = message.first(KeyExchange), message.first(Nonce)
+    assert isinstance(nonce, Nonce)
+    method = exchange.method if isinstance(exchange, KeyExchange) else None
+    candidates = (old.settings,) if old is not None else sa.settings.children
+    terms = child_negotiation.choose(sa, candidates, message, method)
+    nr = sa.services.random.octets(NONCE_OCTETS)
+    wanted = terms.choice.key_exchange
+    if not wanted:
+        _answer(sa, terms, old, (nonce.data, nr), b"", None, now)
+        return
+    if method != wanted or not isinstance(exchange, KeyExchange):
+        raise PeerError(
+            Violation.WRONG_KE_GROUP, f"KE {method}, wanted {wanted}", NotifyType.INVALID_KE_PAYLOAD, wanted.to_bytes(2, "big")
+        )
+    check_public(wanted, exchange.data)
+    key_exchanges, seed, peer_public = sa.services.key_exchanges, sa.services.random.octets(SEED_OCTETS), exchange.data
+
+    def work() -> tuple[bytes, bytes]:
+        pair = key_exchanges.generate(wanted, seed)
+        return pair.public, key_exchanges.agree(pair, peer_public)
+
+    def then(result: tuple[bytes, bytes], now: float) -> None:
+        public, shared = result
+        _answer(sa, terms, old, (nonce.data, nr), shared, KeyExchange(wanted, public), now)
+
+    sa.compute(work, then, sa.refuse_pending(ExchangeType.CREATE_CHILD_SA))
+
+
+def _find_old(sa: IkeSa, message: Message) -> ChildSa | None:
+    notify = rekey_target(message)
+    if notify is None:
+        return None
+    old = sa.child_by_spi_out(int.from_bytes(notify.spi, "big")) if len(notify.spi) == 4 and notify.protocol == Protocol.ESP else None
+    if old is None:
+        # RFC 7296 2.25.1
+        raise PeerError(Violation.CHILD_NOT_FOUND, f"REKEY_SA for {notify.spi.hex()}", NotifyType.CHILD_SA_NOT_FOUND)
+    if not old.usable or old.successor is not None:
+        # RFC 7296 2.25.1: being deleted or already replaced
+        raise PeerError(Violation.TEMPORARY, f"CHILD_SA is {old.state.value}", NotifyType.TEMPORARY_FAILURE)
+    return old
+
+
+def _answer(
+    sa: IkeSa, terms: ChildTerms, old: ChildSa | None, nonces: tuple[bytes, bytes], shared: bytes, exchange: KeyExchange | None, now: float
+) -> None:
+    reply_sa, tsi, tsr = child_negotiation.answer_payloads(terms)
+    if old is None or old.spi_in not in sa.children:
+        child = child_negotiation.install(sa, terms, shared, nonces, False, now)
+    else:
+        child = child_negotiation.install_deferred(sa, terms, shared, nonces, old, now)
+        _remember_rival(sa, old, child, nonces)
+        sa.services.counts(sa.name).child_rekeys_ok[child.name] += 1
+    payloads = [reply_sa, Nonce(nonces[1]), *((exchange,) if exchange else ()), tsi, tsr]
+    sa.respond(ExchangeType.CREATE_CHILD_SA, tuple(payloads), now)
+    if child.activate_at is None:
+        sa.activate(child)
+
+
+def _remember_rival(sa: IkeSa, old: ChildSa, child: ChildSa, nonces: tuple[bytes, bytes]) -> None:
+    """RFC 7296 2.8.1: both ends rekey the same CHILD_SA; the nonces decide when our answer arrives."""
+    ours = sa.exchange
+    if isinstance(ours, CreateChild) and ours.old is old:
+        ours.rival = (child, *nonces)

@@ -1,0 +1,242 @@
+"""CREATE_CHILD_SA that rekeys the IKE_SA (RFC 7296 1.3.2, 2.8, 2.18, 2.25.2).
+
+    HDR, SK {SA(new SPI), Ni, KEi}  -->
+                                  <--  HDR, SK {SA(new SPI), Nr, KEr}
+
+The new IKE_SA inherits the CHILD_SAs; the initiator of the rekey deletes the old one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.ike import proposal
+from gateway.ike.errors import LocalError, PeerError, Violation
+from gateway.ike.events import ExchangeFailed, IkeUp
+from gateway.ike.exchanges.base import Exchange
+from gateway.ike.exchanges.create_child import RETRY_FAILED, RETRY_TEMPORARY, CreateChild
+from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
+from gateway.ike.exchanges.sa_init import NONCE_OCTETS
+from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
+from gateway.ike.message import Message
+from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, Proposal, SecurityAssociation
+from gateway.ike.proposal import Choice, choice_of
+from gateway.ike.registry import ExchangeType, NotifyType, Protocol
+from gateway.ike.states import ChildState, IkeInput, IkeState
+
+if TYPE_CHECKING:
+    from gateway.ike.sa import IkeSa
+
+REPLACED_LIFE = 30.0
+"""Seconds a replaced IKE_SA waits for its peer's DELETE."""
+
+
+class RekeyIke(Exchange):
+    """Our rekey of the IKE_SA."""
+
+    kind = ExchangeType.CREATE_CHILD_SA
+
+    def __init__(self) -> None:
+        self.ni = b""
+        self.spi = 0
+        self.pair: KeyPair | None = None
+        self.sent: SecurityAssociation | None = None
+        self.tried: list[int] = []
+        # The IKE_SA that the peer's simultaneous rekey made, with its nonces
+        self.rival: tuple[IkeSa, bytes, bytes] | None = None
+
+    def still_wanted(self, sa: IkeSa) -> bool:
+        return sa.state is IkeState.ESTABLISHED
+
+    def start(self, sa: IkeSa, now: float) -> None:
+        sa.advance(IkeInput.REKEY)
+        self.ni = sa.services.random.octets(NONCE_OCTETS)
+        self.spi = sa.services.new_ike_spi()
+        self._generate(sa, _preferred_method(sa))
+
+    def _generate(self, sa: IkeSa, method: int) -> None:
+        self.tried.append(method)
+        seed, key_exchanges = sa.services.random.octets(SEED_OCTETS), sa.services.key_exchanges
+        sa.compute(
+            lambda: key_exchanges.generate(method, seed),
+            lambda pair, now: self._send(sa, pair, now),
+            lambda error, now: self.on_error(sa, error, now),
+        )
+
+    def _send(self, sa: IkeSa, pair: KeyPair, now: float) -> None:
+        self.pair = pair
+        self.sent = proposal.payload(sa.settings.offers, self.spi.to_bytes(8, "big"))
+        sa.request(self.kind, (self.sent, Nonce(self.ni), KeyExchange(pair.method, pair.public)), now)
+
+    def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
+        error = message.error()
+        if error is not None:
+            self._on_refusal(sa, error, now)
+            return True
+        answer, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
+        assert isinstance(answer, SecurityAssociation) and isinstance(nonce, Nonce) and self.sent is not None and self.pair is not None
+        chosen = proposal.accept(self.sent, answer)
+        choice = choice_of(chosen)
+        if not isinstance(exchange, KeyExchange) or not exchange.method == choice.key_exchange == self.pair.method:
+            raise PeerError(Violation.WRONG_KE_GROUP, f"peer chose KE {choice.key_exchange}")
+        check_public(exchange.method, exchange.data)
+        peer_spi = _peer_spi(chosen)
+        pair, public = self.pair, exchange.data
+        sa.compute(
+            lambda: sa.services.key_exchanges.agree(pair, public),
+            lambda shared, now: self._complete(sa, choice, peer_spi, shared, nonce.data, now),
+            lambda error_, now: self.on_error(sa, error_, now),
+        )
+        return True
+
+    def _complete(self, sa: IkeSa, choice: Choice, peer_spi: int, shared: bytes, nr: bytes, now: float) -> None:
+        new = make_successor(sa, choice, shared, (self.ni, nr), (self.spi, peer_spi), True, now)
+        sa.services.counts(sa.name).ike_rekeys_ok += 1
+        if self.rival is not None and min(self.ni, nr) < min(self.rival[1:]):
+            # RFC 7296 2.8.1: ours holds the lowest nonce, so we delete it; the peer deletes the old IKE_SA
+            hand_over(sa, self.rival[0], now)
+            sa.finish(now)
+            new.enqueue(DeleteIke(""), now)
+            return
+        if self.rival is not None:
+            # The peer made the lowest nonce and deletes its own; nothing was ever moved to it
+            _supersede(self.rival[0], now)
+        hand_over(sa, new, now)
+        sa.finish(now)
+        sa.enqueue(DeleteIke(""), now)
+
+    def _on_refusal(self, sa: IkeSa, error: Notify, now: float) -> None:
+        method = int.from_bytes(error.data, "big")
+        if (
+            error.type == NotifyType.INVALID_KE_PAYLOAD
+            and method in proposal.key_exchange_methods(sa.settings.offers)
+            and method not in self.tried
+        ):
+            self._generate(sa, method)
+            return
+        self._failed(sa, error.name, {}, now)
+
+    def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
+        self._failed(sa, error.why.name, {"detail": error.detail}, now)
+
+    def on_timeout(self, sa: IkeSa, now: float) -> None:
+        if self.rival is not None:
+            # Its own liveness check decides about the peer
+            hand_over(sa, self.rival[0], now)
+        sa.destroy(now, "DPD_TIMEOUT", {"exchange": "IKE_SA rekey"})
+
+    def _failed(self, sa: IkeSa, reason: str, context: dict[str, str], now: float) -> None:
+        if self.rival is not None:
+            # The peer's own rekey stands
+            hand_over(sa, self.rival[0], now)
+        else:
+            sa.advance(IkeInput.REKEY_FAILED)
+            temporary = reason == NotifyType.TEMPORARY_FAILURE.name
+            delay = RETRY_TEMPORARY if temporary else RETRY_FAILED
+            sa.rekey_at = now + delay * sa.services.random.uniform(0.5, 1.5)
+            if not temporary:
+                sa.services.counts(sa.name).ike_rekeys_failed += 1
+                sa.services.emit(ExchangeFailed(sa.name, "", f"IKE_REKEY_{reason}", context))
+        sa.finish(now, "failed")
+
+
+def _supersede(sa: IkeSa, now: float) -> None:
+    if sa.established:
+        sa.advance(IkeInput.REPLACED)
+        sa.give_up_at = now + REPLACED_LIFE
+
+
+def _preferred_method(sa: IkeSa) -> int:
+    """The group in use, which both sides are known to accept."""
+    assert sa.keys is not None
+    offered = proposal.key_exchange_methods(sa.settings.offers)
+    current = sa.keys.choice.key_exchange
+    return current if current in offered else offered[0]
+
+
+def _peer_spi(chosen: Proposal) -> int:
+    spi = int.from_bytes(chosen.spi, "big")
+    if len(chosen.spi) != 8 or spi == 0:
+        raise PeerError(Violation.MALFORMED, "IKE_SA rekey without a new SPI", NotifyType.INVALID_SYNTAX)
+    return spi
+
+
+def make_successor(
+    sa: IkeSa, choice: Choice, shared: bytes, nonces: tuple[bytes, bytes], spis: tuple[int, int], we_initiated: bool, now: float
+) -> IkeSa:
+    """The new IKE_SA, established by inheritance (RFC 7296 2.18): both ends already hold SK_d of the old one."""
+    if sa.keys is None or not sa.established:
+        raise LocalError("a rekey of an IKE_SA that was never authenticated")
+    new = type(sa)(
+        sa.services, sa.settings, is_initiator=we_initiated, initiator_spi=spis[0], responder_spi=spis[1],
+        local=sa.local, remote=sa.remote, now=now,
+    )  # fmt: skip
+    new.nat = sa.nat
+    new.keys = sa.keys.rekeyed(choice, shared, *nonces, new.spis, we_initiated)
+    new.advance(IkeInput.AUTHENTICATED)
+    new.established_at = now
+    new.rekey_at = new.jittered(now, sa.settings.rekey_time)
+    sa.services.adopt(new)
+    return new
+
+
+def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
+    """Moves CHILD_SAs and waiting exchanges to the successor."""
+    new.children, old.children = old.children, {}
+    new.lingering, old.lingering = old.lingering, []
+    waiting = [exchange for exchange in old.queue if isinstance(exchange, CreateChild)]
+    deleting = [exchange for exchange in old.queue if isinstance(exchange, DeleteChild)]
+    old.queue.clear()
+    _supersede(old, now)
+    new.services.set_primary(new)
+    new.services.emit(IkeUp(new.name, new.initiator_spi, new.responder_spi, rekeyed=True))
+    for exchange in (*deleting, *waiting):
+        new.enqueue(exchange, now)
+
+
+def respond(sa: IkeSa, message: Message, now: float) -> None:
+    """Our side of a peer's rekey of the IKE_SA."""
+    if not sa.established:
+        raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)
+    if isinstance(sa.exchange, CreateChild) or any(child.state is ChildState.DELETING for child in sa.children.values()):
+        # RFC 7296 2.25.2: our own CREATE_CHILD_SA or DELETE for a CHILD_SA is under way
+        raise PeerError(Violation.TEMPORARY, "a CHILD_SA exchange is under way", NotifyType.TEMPORARY_FAILURE)
+    received, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
+    assert isinstance(received, SecurityAssociation) and isinstance(nonce, Nonce)
+    if not isinstance(exchange, KeyExchange):
+        raise PeerError(Violation.GRAMMAR, "IKE_SA rekey without KE", NotifyType.INVALID_SYNTAX)
+    chosen = proposal.select(sa.settings.offers, received, Protocol.IKE, exchange.method)
+    choice = choice_of(chosen)
+    if choice.key_exchange != exchange.method:
+        wanted = choice.key_exchange.to_bytes(2, "big")
+        raise PeerError(Violation.WRONG_KE_GROUP, f"KE {exchange.method}", NotifyType.INVALID_KE_PAYLOAD, wanted)
+    check_public(exchange.method, exchange.data)
+    peer_spi = _peer_spi(chosen)
+    key_exchanges, seed = sa.services.key_exchanges, sa.services.random.octets(SEED_OCTETS)
+
+    def work() -> tuple[bytes, bytes]:
+        pair = key_exchanges.generate(exchange.method, seed)
+        return pair.public, key_exchanges.agree(pair, exchange.data)
+
+    def then(result: tuple[bytes, bytes], now: float) -> None:
+        _answer(sa, chosen, choice, peer_spi, result, nonce.data, now)
+
+    sa.compute(work, then, sa.refuse_pending(ExchangeType.CREATE_CHILD_SA))
+
+
+def _answer(sa: IkeSa, chosen: Proposal, choice: Choice, peer_spi: int, result: tuple[bytes, bytes], ni: bytes, now: float) -> None:
+    public, shared = result
+    if not sa.established:
+        raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)
+    nr, spi = sa.services.random.octets(NONCE_OCTETS), sa.services.new_ike_spi()
+    new = make_successor(sa, choice, shared, (ni, nr), (peer_spi, spi), False, now)
+    reply = Proposal(chosen.number, chosen.protocol, spi.to_bytes(8, "big"), chosen.transforms)
+    payloads: tuple[Payload, ...] = (SecurityAssociation((reply,)), Nonce(nr), KeyExchange(choice.key_exchange, public))
+    sa.respond(ExchangeType.CREATE_CHILD_SA, payloads, now)
+    sa.services.counts(sa.name).ike_rekeys_ok += 1
+    ours = sa.exchange
+    if isinstance(ours, RekeyIke):
+        # RFC 7296 2.8.1: simultaneous; decided when the answer to ours arrives
+        ours.rival = (new, ni, nr)
+    else:
+        hand_over(sa, new, now)

@@ -1,0 +1,205 @@
+"""IKE_SA_INIT (RFC 7296 1.2, 2.6, 2.7): nothing in it is authenticated yet.
+
+    HDR(SPIi,0), [N(COOKIE)], SAi1, KEi, Ni, N(NATD_S), N(NATD_D)   -->
+                                  <--  HDR, SAr1, KEr, Nr, N(NATD_S), N(NATD_D)
+                                  <--  HDR, N(COOKIE) | N(INVALID_KE_PAYLOAD) | error
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.contract import Endpoint
+from gateway.ike import nat, proposal
+from gateway.ike.errors import LocalError, PeerError, Violation
+from gateway.ike.exchanges.auth import Authenticate
+from gateway.ike.exchanges.base import Exchange
+from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
+from gateway.ike.keymat import IkeKeys
+from gateway.ike.message import Message
+from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, SecurityAssociation
+from gateway.ike.proposal import Choice, choice_of
+from gateway.ike.registry import ExchangeType, NotifyType, Protocol
+from gateway.ike.services import Failed
+from gateway.ike.settings import NATT_PORT
+from gateway.ike.states import IkeInput, IkeState
+
+if TYPE_CHECKING:
+    from gateway.ike.sa import IkeSa
+
+NONCE_OCTETS = 32
+COOKIES_MAX = 5
+GROUPS_MAX = 3
+HINT_PATIENCE = 4.0
+"""Seconds to wait for a better answer after an error that nobody authenticated (RFC 7296 2.21.1)."""
+COOKIE_MAX = 64  # RFC 7296 2.6
+
+
+class InitiateSa(Exchange):
+    """Our IKE_SA_INIT; ends by handing over to Authenticate."""
+
+    kind = ExchangeType.IKE_SA_INIT
+
+    def __init__(self) -> None:
+        self.cookie: bytes | None = None
+        self.cookies = 0
+        self.tried: list[int] = []
+        self.pair: KeyPair | None = None
+        self.sent: SecurityAssociation | None = None
+
+    def still_wanted(self, sa: IkeSa) -> bool:
+        return sa.state is IkeState.CREATED
+
+    def start(self, sa: IkeSa, now: float) -> None:
+        sa.advance(IkeInput.START)
+        sa.ni = sa.services.random.octets(NONCE_OCTETS)
+        self._generate(sa, proposal.key_exchange_methods(sa.settings.offers)[0])
+
+    def _generate(self, sa: IkeSa, method: int) -> None:
+        self.tried.append(method)
+        seed = sa.services.random.octets(SEED_OCTETS)
+        sa.compute(lambda: sa.services.key_exchanges.generate(method, seed), lambda pair, now: self._send(sa, pair, now), self._failed(sa))
+
+    def _failed(self, sa: IkeSa) -> Failed:
+        return lambda error, now: self.on_error(sa, error, now)
+
+    def _send(self, sa: IkeSa, pair: KeyPair, now: float) -> None:
+        self.pair = pair
+        self.sent = proposal.payload(sa.settings.offers, b"")
+        payloads: list[Payload] = []
+        if self.cookie is not None:
+            # RFC 7296 2.6: the cookie first, all else unchanged
+            payloads.append(Notify(NotifyType.COOKIE, self.cookie))
+        payloads += [self.sent, KeyExchange(pair.method, pair.public), Nonce(sa.ni)]
+        payloads += nat.notifications(sa.initiator_spi, 0, sa.local, sa.remote, pretended_source(sa))
+        sa.init_request = sa.request(self.kind, tuple(payloads), now, repeat_id=0)
+
+    def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
+        cookie, other_group = message.notify(NotifyType.COOKIE), message.notify(NotifyType.INVALID_KE_PAYLOAD)
+        if cookie is not None and message.first(SecurityAssociation) is None:
+            return self._on_cookie(sa, cookie.data, now)
+        if other_group is not None:
+            return self._on_other_group(sa, other_group, now)
+        error = message.error()
+        if error is not None:
+            return self._on_unauthenticated_error(sa, error, now)
+        answer, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
+        if not (isinstance(answer, SecurityAssociation) and isinstance(exchange, KeyExchange) and isinstance(nonce, Nonce)):
+            return False
+        if message.header.responder_spi == 0:
+            return False
+        try:
+            choice = self._check(sa, answer, exchange)
+        except PeerError as error_:
+            # Nobody authenticated this answer: a forged one must not end the attempt
+            sa.notice("warning", "ike-init-ignored", f"IKE_SA_INIT response ignored: {error_}")
+            return False
+        self._agree(sa, message, choice, exchange.data, nonce.data)
+        return True
+
+    def _check(self, sa: IkeSa, answer: SecurityAssociation, exchange: KeyExchange) -> Choice:
+        if self.sent is None or self.pair is None:
+            raise LocalError("a response before the request")
+        choice = choice_of(proposal.accept(self.sent, answer))
+        if not choice.key_exchange == exchange.method == self.pair.method:
+            raise PeerError(Violation.WRONG_KE_GROUP, f"chose {choice.key_exchange}, sent {exchange.method}, ours {self.pair.method}")
+        check_public(exchange.method, exchange.data)
+        return choice
+
+    def _on_cookie(self, sa: IkeSa, cookie: bytes, now: float) -> bool:
+        self.cookies += 1
+        if not 1 <= len(cookie) <= COOKIE_MAX or self.cookies > COOKIES_MAX or self.pair is None:
+            return False
+        self.cookie = cookie
+        self._send(sa, self.pair, now)
+        return True
+
+    def _on_other_group(self, sa: IkeSa, notify: Notify, now: float) -> bool:
+        """RFC 7296 1.2: again with the group the responder wants, if it is one we offered and not yet tried."""
+        method = int.from_bytes(notify.data, "big") if len(notify.data) == 2 else -1
+        if method not in proposal.key_exchange_methods(sa.settings.offers) or len(self.tried) >= GROUPS_MAX or method in self.tried:
+            return self._on_unauthenticated_error(sa, notify, now)
+        self._generate(sa, method)
+        return True
+
+    def _on_unauthenticated_error(self, sa: IkeSa, error: Notify, now: float) -> bool:
+        """RFC 7296 2.21.1: only a hint; wait a little for a good answer, then fail by this name."""
+        if sa.hint is None:
+            sa.hint = error
+            sa.give_up_at = now + HINT_PATIENCE
+            sa.notice("warning", "ike-init-refused", f"peer answered {error.name} to IKE_SA_INIT (not authenticated)")
+        return False
+
+    def _agree(self, sa: IkeSa, message: Message, choice: Choice, public: bytes, nonce: bytes) -> None:
+        pair = self.pair
+        assert pair is not None
+        sa.init_response, sa.nr = message.octets, nonce
+        sa.nat = nat.detect(message, sa.local, sa.remote)
+
+        def then(shared: bytes, now: float) -> None:
+            sa.responder_spi = message.header.responder_spi
+            sa.hint, sa.give_up_at = None, None
+            sa.keys = IkeKeys.initial(choice, shared, sa.ni, sa.nr, sa.spis, True)
+            float_to_natt(sa)
+            sa.queue.appendleft(Authenticate())
+            sa.finish(now)
+
+        sa.compute(lambda: sa.services.key_exchanges.agree(pair, public), then, self._failed(sa))
+
+    def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
+        sa.destroy(now, "BAD_KEY_EXCHANGE", {"detail": str(error)})
+
+    def on_timeout(self, sa: IkeSa, now: float) -> None:
+        give_up(sa, now)
+
+
+def give_up(sa: IkeSa, now: float) -> None:
+    """The attempt ends without a usable answer: by the hint if there was one."""
+    if sa.hint is not None:
+        sa.destroy(now, f"{sa.hint.name}_IKE", {"ours": "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)})
+    else:
+        sa.destroy(now, "PEER_UNREACHABLE", {"remote": str(sa.remote)})
+
+
+def pretended_source(sa: IkeSa) -> bytes | None:
+    """With `encap` the source hash is random, so that the peer sees a NAT and encapsulates (as strongSwan does)."""
+    return sa.services.random.octets(20) if sa.settings.encap else None
+
+
+def float_to_natt(sa: IkeSa) -> None:
+    """RFC 7296 2.23: the initiator moves to port 4500 when a NAT was found, or encapsulation is forced."""
+    if sa.encapsulate and sa.local.port != NATT_PORT:
+        sa.local, sa.remote = Endpoint(sa.local.host, NATT_PORT), Endpoint(sa.remote.host, NATT_PORT)
+
+
+def respond(sa: IkeSa, message: Message, now: float) -> None:
+    """Our side of a peer's IKE_SA_INIT. `sa.responder_spi` is already ours."""
+    offer, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
+    assert isinstance(offer, SecurityAssociation) and isinstance(exchange, KeyExchange) and isinstance(nonce, Nonce)
+    sa.advance(IkeInput.START)
+    chosen = proposal.select(sa.settings.offers, offer, Protocol.IKE, exchange.method)
+    choice = choice_of(chosen)
+    if choice.key_exchange != exchange.method:
+        # RFC 7296 1.2: tell the group we want; nothing of this attempt is kept
+        wanted = choice.key_exchange.to_bytes(2, "big")
+        raise PeerError(Violation.WRONG_KE_GROUP, f"KE {exchange.method}, wanted {choice.key_exchange}", NotifyType.INVALID_KE_PAYLOAD, wanted)
+    check_public(exchange.method, exchange.data)
+    sa.ni, sa.nr = nonce.data, sa.services.random.octets(NONCE_OCTETS)
+    sa.init_request = message.octets
+    sa.nat = nat.detect(message, sa.local, sa.remote)
+    sa.give_up_at = now + sa.settings.half_open_timeout
+    seed = sa.services.random.octets(SEED_OCTETS)
+    key_exchanges = sa.services.key_exchanges
+
+    def work() -> tuple[bytes, bytes]:
+        pair = key_exchanges.generate(exchange.method, seed)
+        return pair.public, key_exchanges.agree(pair, exchange.data)
+
+    def then(result: tuple[bytes, bytes], now: float) -> None:
+        public, shared = result
+        sa.keys = IkeKeys.initial(choice, shared, sa.ni, sa.nr, sa.spis, False)
+        detection = nat.notifications(sa.initiator_spi, sa.responder_spi, sa.local, sa.remote, pretended_source(sa))
+        payloads = (SecurityAssociation((chosen,)), KeyExchange(choice.key_exchange, public), Nonce(sa.nr), *detection)
+        sa.init_response = sa.respond(ExchangeType.IKE_SA_INIT, payloads, now)
+
+    sa.compute(work, then, lambda error, now: sa.destroy(now, "BAD_KEY_EXCHANGE", {"detail": str(error)}))

@@ -1,0 +1,89 @@
+"""What time alone makes happen to an IKE_SA (RFC 7296 2.4, 2.8)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.contract import Transmit
+from gateway.ike.events import ChildRemove
+from gateway.ike.exchanges import sa_init
+from gateway.ike.exchanges.create_child import CreateChild
+from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
+from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.exchanges.rekey_ike import RekeyIke
+from gateway.ike.states import ChildState, IkeState
+
+if TYPE_CHECKING:
+    from gateway.ike.child import ChildSa
+    from gateway.ike.sa import IkeSa
+
+NAT_KEEPALIVE = b"\xff"  # RFC 3948 2.3
+NAT_KEEPALIVE_INTERVAL = 20.0  # RFC 3948 4; sa.py arms it
+
+
+def run(sa: IkeSa, now: float) -> None:
+    """Everything that is due."""
+    _lingering(sa, now)
+    sa.retransmit_due(now)
+    if sa.give_up_at is not None and now >= sa.give_up_at:
+        sa.give_up_at = None
+        _give_up(sa, now)
+    for child in list(sa.children.values()):
+        _child(sa, child, now)
+    if sa.established:
+        _established(sa, now)
+
+
+def _lingering(sa: IkeSa, now: float) -> None:
+    for lingering in [entry for entry in sa.lingering if now >= entry.at]:
+        sa.lingering.remove(lingering)
+        sa.services.emit(ChildRemove(sa.name, lingering.child, lingering.spi_in, 0))
+
+
+def _give_up(sa: IkeSa, now: float) -> None:
+    if sa.state is IkeState.REKEYED:
+        sa.destroy(now, "")
+    elif sa.is_initiator:
+        sa_init.give_up(sa, now)
+    else:
+        sa.destroy(now, "HALF_OPEN_TIMEOUT", {"remote": str(sa.remote)})
+
+
+def _child(sa: IkeSa, child: ChildSa, now: float) -> None:
+    if child.activate_at is not None and now >= child.activate_at:
+        sa.activate(child)
+    if now >= child.life_at and child.state is not ChildState.DELETING:
+        child.life_at = now + sa.settings.half_open_timeout
+        sa.enqueue(DeleteChild(child, "CHILD_LIFETIME_EXPIRED" if child.successor is None else ""), now)
+    elif now >= child.rekey_at and child.state is ChildState.INSTALLED:
+        rekey_child(sa, child, now)
+
+
+def rekey_child(sa: IkeSa, child: ChildSa, now: float) -> None:
+    """Queues the rekey of a CHILD_SA once."""
+    waiting = [exchange for exchange in (sa.exchange, *sa.queue) if isinstance(exchange, CreateChild) and exchange.old is child]
+    child.rekey_at = child.life_at
+    if not waiting and child.successor is None:
+        sa.enqueue(CreateChild(child.settings, child), now)
+
+
+def _established(sa: IkeSa, now: float) -> None:
+    if sa.state is IkeState.ESTABLISHED and sa.rekey_at is not None and now >= sa.rekey_at:
+        sa.rekey_at = None
+        if not sa.has_exchange(RekeyIke):
+            sa.enqueue(RekeyIke(), now)
+    # RFC 7296 2.4: a liveness check only after silence, and not beside another request
+    if sa.exchange is None and now >= sa.last_heard + sa.settings.dpd_delay:
+        sa.enqueue(Liveness(), now)
+    if sa.nat.local and now >= sa.last_sent + NAT_KEEPALIVE_INTERVAL:
+        sa.last_sent = now
+        sa.services.emit(Transmit(NAT_KEEPALIVE, sa.local, sa.remote))
+
+
+def close(sa: IkeSa, reason: str, now: float) -> None:
+    """Operator intent: end it, telling the peer where there is somebody to tell."""
+    if sa.established:
+        sa.queue.clear()
+        sa.enqueue(DeleteIke(reason), now)
+    else:
+        sa.destroy(now, reason)

@@ -1,0 +1,359 @@
+"""One IKE_SA: its window, its keys, its CHILD_SAs and its timers (RFC 7296 2).
+
+What the exchanges mean is in exchanges/, one file each; this file only carries messages to them,
+keeps the clock and holds the state together.
+
+    receive -> window -> keymat (ICV) -> grammar -> exchange -> states -> effects
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from gateway.contract import Endpoint, Transmit
+from gateway.ike import grammar
+from gateway.ike.child import LINGER, ChildSa, Lingering
+from gateway.ike.errors import LocalError, PeerError, Violation
+from gateway.ike.events import ChildActivate, ChildMoved, ChildRemove, IkeDown, Notice
+from gateway.ike.exchanges.base import Exchange
+from gateway.ike.keymat import IkeKeys, open_message, seal_message
+from gateway.ike.message import Header, Message, emit_message
+from gateway.ike.nat import NatResult
+from gateway.ike.payloads import Notify, Payload
+from gateway.ike.registry import ExchangeType, Flags, NotifyType
+from gateway.ike.services import Failed, Services, Then
+from gateway.ike.settings import NATT_PORT, ConnectionSettings
+from gateway.ike.states import IKE_REQUESTS, ChildInput, IkeInput, IkeState, next_ike_state
+from gateway.ike.window import Window
+
+NON_ESP_MARKER = bytes(4)  # RFC 3948 2.2
+NAT_KEEPALIVE_INTERVAL = 20.0  # RFC 3948 4
+MARGIN = 0.1
+"""Rekeys start a random part of this share of the lifetime early, so that the two ends seldom collide."""
+
+
+class IkeSa:
+    """An IKE_SA of one connection. Created by exchanges/sa_init.py or exchanges/rekey_ike.py."""
+
+    def __init__(
+        self,
+        services: Services,
+        settings: ConnectionSettings,
+        *,
+        is_initiator: bool,
+        initiator_spi: int,
+        responder_spi: int,
+        local: Endpoint,
+        remote: Endpoint,
+        now: float,
+    ) -> None:
+        self.services, self.settings = services, settings
+        self.is_initiator, self.initiator_spi, self.responder_spi = is_initiator, initiator_spi, responder_spi
+        self.local, self.remote = local, remote
+        self.state = IkeState.CREATED
+        self.window = Window()
+        self.keys: IkeKeys | None = None
+        self.nat = NatResult()
+        self.children: dict[int, ChildSa] = {}
+        self.lingering: list[Lingering] = []
+        self.exchange: Exchange | None = None
+        self.queue: deque[Exchange] = deque()
+        self.created_at = self.last_heard = self.last_sent = now
+        self.established_at: float | None = None
+        self.rekey_at: float | None = None
+        self.give_up_at: float | None = None
+        self.init_request = self.init_response = b""
+        self.ni = self.nr = b""
+        self.hint: Notify | None = None
+
+    # --- identity -----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def established(self) -> bool:
+        return self.state in (IkeState.ESTABLISHED, IkeState.REKEYING)
+
+    @property
+    def spis(self) -> bytes:
+        """SPIi | SPIr as the key derivation takes them."""
+        return self.initiator_spi.to_bytes(8, "big") + self.responder_spi.to_bytes(8, "big")
+
+    @property
+    def encapsulate(self) -> bool:
+        """Whether ESP goes in UDP: a NAT was seen, or the configuration forces it."""
+        return self.settings.encap or self.nat.local or self.nat.remote
+
+    def advance(self, event: IkeInput) -> None:
+        self.state = next_ike_state(self.state, event)
+
+    # --- sending ------------------------------------------------------------------------------------------------
+
+    def transmit(self, octets: bytes, now: float) -> None:
+        # RFC 7296 3.1, RFC 3948 2.2: on port 4500 the non-ESP marker precedes the header
+        data = NON_ESP_MARKER + octets if self.local.port == NATT_PORT else octets
+        self.last_sent = now
+        self.services.emit(Transmit(data, self.local, self.remote))
+
+    def _encode(self, kind: ExchangeType, message_id: int, payloads: tuple[Payload, ...], response: bool) -> bytes:
+        flags = (Flags.INITIATOR if self.is_initiator else Flags(0)) | (Flags.RESPONSE if response else Flags(0))
+        header = Header(self.initiator_spi, self.responder_spi, kind, flags, message_id)
+        self._count_notifies(payloads, "out")
+        if kind == ExchangeType.IKE_SA_INIT:
+            return emit_message(header, payloads)
+        if self.keys is None:
+            raise LocalError(f"{kind.name} before there are keys")
+        return seal_message(self.keys, header, payloads, self.services.random)
+
+    def request(self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float, repeat_id: int | None = None) -> bytes:
+        """Sends a request of the current exchange and arms its retransmission; returns its octets."""
+        message_id = self.window.next_request if repeat_id is None else repeat_id
+        octets = self._encode(kind, message_id, payloads, response=False)
+        self.window.sent(octets, now + self.settings.retransmit_timeout, repeat_id)
+        self.transmit(octets, now)
+        return octets
+
+    def respond(self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float) -> bytes:
+        """Answers the request being worked on."""
+        octets = self._encode(kind, self.window.expected, payloads, response=True)
+        self.window.answered(octets)
+        self.transmit(octets, now)
+        self._count_exchange(kind, "responder", payloads)
+        return octets
+
+    def compute(self, job: Callable[[], object], then: Then, failed: Failed) -> None:
+        self.services.compute(self, job, then, failed)
+
+    # --- our exchanges ------------------------------------------------------------------------------------------
+
+    def enqueue(self, exchange: Exchange, now: float) -> None:
+        """Starts an exchange now or after the current one (window of one)."""
+        self.queue.append(exchange)
+        self._next_exchange(now)
+
+    def finish(self, now: float, result: str = "ok") -> None:
+        """The current exchange is over."""
+        if self.exchange is not None:
+            self.services.counts(self.name).exchanges[f"{self.exchange.kind.name} initiator {result}"] += 1
+        self.exchange = None
+        self._next_exchange(now)
+
+    def _next_exchange(self, now: float) -> None:
+        while self.exchange is None and self.queue and self.state is not IkeState.DESTROYING:
+            candidate = self.queue.popleft()
+            if candidate.still_wanted(self):
+                self.exchange = candidate
+                candidate.start(self, now)
+
+    def has_exchange(self, kind: type[Exchange]) -> bool:
+        return isinstance(self.exchange, kind) or any(isinstance(exchange, kind) for exchange in self.queue)
+
+    # --- receiving ----------------------------------------------------------------------------------------------
+
+    def receive(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
+        """A message for this SA. PeerError when it was refused without an answer."""
+        grammar.check_envelope(message)
+        if message.header.from_original_initiator == self.is_initiator:
+            # RFC 7296 3.1: the I flag tells which side made the SA; a reflected message has it wrong
+            raise PeerError(Violation.GRAMMAR, "initiator flag")
+        if message.header.is_response:
+            self._receive_response(message, local, remote, now)
+        else:
+            self._receive_request(message, local, remote, now)
+
+    def _receive_response(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
+        self.window.check_response(message.header.message_id)
+        exchange = self.exchange
+        if exchange is None or exchange.kind != message.header.exchange:
+            raise PeerError(Violation.UNEXPECTED_RESPONSE, message.header.exchange.name)
+        try:
+            opened = self._open(message)
+        except PeerError as error:
+            if error.notify is None or self.keys is None:
+                raise
+            # Authentic but malformed inside (RFC 7296 2.21.3)
+            self.window.pending = None
+            exchange.on_error(self, error, now)
+            return
+        self._heard(opened, local, remote, now)
+        pending, self.window.pending = self.window.pending, None
+        try:
+            grammar.check(opened)
+            consumed = exchange.on_response(self, opened, now)
+        except PeerError as error:
+            exchange.on_error(self, error, now)
+            return
+        if not consumed:
+            self.window.pending = pending
+
+    def _receive_request(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
+        header = message.header
+        if self.window.is_repeat(header.message_id):
+            # Answered only when it verifies: a spoofed repeat must not make us an amplifier
+            if header.exchange != ExchangeType.IKE_SA_INIT:
+                self._open(message)
+            assert self.window.cached_response is not None
+            self.transmit(self.window.cached_response, now)
+            return
+        self.window.check_request(header.message_id)
+        if header.exchange not in IKE_REQUESTS[self.state]:
+            raise PeerError(Violation.OUT_OF_STATE, f"{header.exchange.name} in {self.state.value}")
+        try:
+            opened = self._open(message)
+        except PeerError as error:
+            if error.notify is None or self.keys is None:
+                raise
+            self.window.answering = True
+            self._refuse(header.exchange, error, now)
+            return
+        self._heard(opened, local, remote, now)
+        self.window.answering = True
+        try:
+            grammar.check(opened)
+            self.services.serve(self, opened, now)
+        except PeerError as error:
+            self._refuse(header.exchange, error, now)
+
+    def _refuse(self, kind: ExchangeType, error: PeerError, now: float) -> None:
+        """RFC 7296 2.21: the answer to a request that verified but cannot be served."""
+        notify = error.notify or NotifyType.INVALID_SYNTAX
+        self.respond(kind, (Notify(int(notify), error.data),), now)
+        if kind == ExchangeType.IKE_AUTH:
+            self.destroy(now, f"{notify.name}_SENT", {"detail": error.detail})
+        elif notify == NotifyType.INVALID_SYNTAX:
+            # RFC 7296 2.21.3: fatal for both peers
+            self.destroy(now, "INVALID_SYNTAX_SENT", {"detail": error.detail})
+        else:
+            self.notice("warning", "ike-request-refused", f"answered {notify.name}: {error.detail}")
+
+    def refuse_pending(self, kind: ExchangeType) -> Failed:
+        """A `failed` callback for Compute while answering."""
+        return lambda error, now: self._refuse(kind, error, now)
+
+    def _open(self, message: Message) -> Message:
+        if message.header.exchange == ExchangeType.IKE_SA_INIT:
+            return message
+        if self.keys is None:
+            raise PeerError(Violation.OUT_OF_STATE, "sealed message before there are keys")
+        return open_message(self.keys, message)
+
+    def _heard(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
+        """Bookkeeping after the ICV verified, never before."""
+        self._count_notifies(message.payloads, "in")
+        if message.header.exchange == ExchangeType.IKE_SA_INIT:
+            return
+        self.last_heard = now
+        # RFC 7296 2.23: a side that is not behind a NAT follows its peer's address; IKE_AUTH floats to 4500
+        if (local, remote) != (self.local, self.remote) and not (self.nat.local and self.is_initiator):
+            self.local, self.remote = local, remote
+            for child in self.children.values():
+                self.services.emit(ChildMoved(self.name, child.spi_out, remote))
+
+    # --- CHILD_SAs ----------------------------------------------------------------------------------------------
+
+    def usable_child(self, name: str) -> ChildSa | None:
+        """The CHILD_SA of that name which carries traffic, else one that could."""
+        usable = [child for child in self.children.values() if child.name == name and child.usable]
+        return next((child for child in usable if child.active), usable[0] if usable else None)
+
+    def child_by_spi_out(self, spi: int) -> ChildSa | None:
+        return next((child for child in self.children.values() if child.spi_out == spi), None)
+
+    def activate(self, child: ChildSa) -> None:
+        """Its traffic leaves on this SA from now on."""
+        child.activate_at = None
+        if not child.active:
+            child.active = True
+            self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
+
+    def retire(self, child: ChildSa, now: float, linger: bool) -> None:
+        """Removes a CHILD_SA: outbound at once, inbound after LINGER so that nothing on its way is lost."""
+        if child.successor is not None and child.successor.spi_in in self.children:
+            self.activate(child.successor)
+        self.children.pop(child.spi_in, None)
+        child.advance(ChildInput.REMOVE)
+        spi_in = 0 if linger else child.spi_in
+        if linger:
+            self.lingering.append(Lingering(child.name, child.spi_in, now + LINGER))
+        self.services.emit(ChildRemove(self.name, child.name, spi_in, child.spi_out))
+
+    # --- timers -------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        return min(self._deadlines(), default=None)
+
+    def _deadlines(self) -> Iterator[float]:
+        if self.window.pending is not None:
+            yield self.window.pending.deadline
+        if self.give_up_at is not None:
+            yield self.give_up_at
+        for lingering in self.lingering:
+            yield lingering.at
+        for child in self.children.values():
+            yield from child.deadlines()
+        if self.established:
+            yield self.last_heard + self.settings.dpd_delay if not self.exchange else self.last_heard + 86400.0
+            if self.state is IkeState.ESTABLISHED and self.rekey_at is not None:
+                yield self.rekey_at
+            if self.nat.local:
+                yield self.last_sent + NAT_KEEPALIVE_INTERVAL
+
+    def handle_deadline(self, now: float) -> None:
+        self.services.tick(self, now)
+
+    def retransmit_due(self, now: float) -> None:
+        """RFC 7296 2.1, 2.4: the same octets with back-off, then the peer counts as dead."""
+        pending = self.window.pending
+        if pending is None or now < pending.deadline:
+            return
+        if pending.tries >= self.settings.retransmit_tries:
+            self.window.pending = None
+            if self.exchange is not None:
+                self.exchange.on_timeout(self, now)
+            return
+        pending.tries += 1
+        pending.deadline = now + self.settings.retransmit_timeout * self.settings.retransmit_base**pending.tries
+        self.services.counts(self.name).retransmissions += 1
+        self.transmit(pending.octets, now)
+
+    def jittered(self, now: float, duration: float) -> float:
+        return now + duration * self.services.random.uniform(1.0 - MARGIN, 1.0)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def destroy(self, now: float, reason: str, context: dict[str, str] | None = None) -> None:
+        """Forgets the IKE_SA and its CHILD_SAs. `reason` "" when a successor took over."""
+        if self.state is IkeState.DESTROYING:
+            return
+        for child in list(self.children.values()):
+            self.retire(child, now, linger=False)
+        for lingering in self.lingering:
+            self.services.emit(ChildRemove(self.name, lingering.child, lingering.spi_in, 0))
+        self.lingering.clear()
+        self.queue.clear()
+        self.exchange = None
+        self.window.pending = None
+        replaced = self.state is IkeState.REKEYED
+        self.advance(IkeInput.CLOSE)
+        self.services.destroyed(self)
+        self.services.emit(IkeDown(self.name, self.initiator_spi, "" if replaced else reason, context or {}))
+
+    def notice(self, level: str, event: str, text: str) -> None:
+        self.services.emit(Notice(level, event, self.name, text))
+
+    # --- counting -----------------------------------------------------------------------------------------------
+
+    def _count_notifies(self, payloads: tuple[Payload, ...], direction: str) -> None:
+        counts = self.services.counts(self.name).notifies
+        for payload in payloads:
+            if isinstance(payload, Notify) and NotifyType(payload.type).known:
+                counts[f"{payload.name} {direction}"] += 1
+
+    def _count_exchange(self, kind: ExchangeType, role: str, payloads: tuple[Payload, ...]) -> None:
+        failed = any(isinstance(payload, Notify) and NotifyType(payload.type).is_error for payload in payloads)
+        self.services.counts(self.name).exchanges[f"{kind.name} {role} {'failed' if failed else 'ok'}"] += 1
+
+

@@ -1,0 +1,59 @@
+"""What an IKE_SA may use of the endpoint it lives in. Keeps the arrows one way: endpoint -> sa -> services."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gateway.contract import RandomSource
+from gateway.ike.key_exchange import KeyExchanges
+
+if TYPE_CHECKING:
+    from gateway.ike.errors import PeerError
+    from gateway.ike.message import Message
+    from gateway.ike.sa import IkeSa
+
+
+@dataclass(slots=True)
+class Counts:
+    """Per connection, for metrics."""
+
+    exchanges: Counter[str] = field(default_factory=Counter)  # "EXCHANGE role result"
+    notifies: Counter[str] = field(default_factory=Counter)  # "NOTIFY direction"
+    retransmissions: int = 0
+    ike_rekeys_ok: int = 0
+    ike_rekeys_failed: int = 0
+    child_rekeys_ok: Counter[str] = field(default_factory=Counter)
+    child_rekeys_failed: Counter[str] = field(default_factory=Counter)
+
+
+Then = Callable[[Any, float], None]
+Failed = Callable[["PeerError", float], None]
+
+
+class Services(Protocol):
+    """Implemented by endpoint.IkeEndpoint."""
+
+    random: RandomSource
+    key_exchanges: KeyExchanges
+
+    def emit(self, effect: object) -> None: ...
+    def compute(self, sa: IkeSa, job: Callable[[], object], then: Then, failed: Failed) -> None: ...
+    def serve(self, sa: IkeSa, message: Message, now: float) -> None:
+        """Answers a verified request (exchanges/dispatch.py)."""
+
+    def tick(self, sa: IkeSa, now: float) -> None:
+        """Does what is due (exchanges/timers.py)."""
+
+    def counts(self, connection: str) -> Counts: ...
+    def new_ike_spi(self) -> int: ...
+    def new_child_spi(self) -> int: ...
+    def adopt(self, sa: IkeSa) -> None: ...
+    def established(self, sa: IkeSa, initial_contact: bool, now: float) -> None: ...
+    def set_primary(self, sa: IkeSa) -> None:
+        """This IKE_SA carries the connection's CHILD_SAs from now on."""
+
+    def destroyed(self, sa: IkeSa) -> None: ...
+    def has_other_sa(self, sa: IkeSa) -> bool: ...

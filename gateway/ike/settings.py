@@ -1,0 +1,57 @@
+"""What the IKE core is told about a connection; built from the configuration by node/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.contract import Endpoint
+from gateway.ike.payloads import TrafficSelector
+from gateway.ike.proposal import Offer
+
+IKE_PORT = 500
+NATT_PORT = 4500
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """RFC 7296 3.5; `text` is for people."""
+
+    type: int
+    data: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSettings:
+    """One configured CHILD_SA. Times in seconds."""
+
+    name: str
+    offers: tuple[Offer, ...]
+    local_ts: tuple[TrafficSelector, ...]
+    remote_ts: tuple[TrafficSelector, ...]
+    rekey_time: float = 3600.0
+    life_time: float = 3960.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """One configured connection. `local`/`remote` are the IKE end points (port 500 unless configured)."""
+
+    name: str
+    local: Endpoint
+    remote: Endpoint
+    local_id: Identity
+    remote_id: Identity
+    psk: bytes = field(repr=False)
+    offers: tuple[Offer, ...] = ()
+    children: tuple[ChildSettings, ...] = ()
+    encap: bool = True
+    rekey_time: float = 14400.0
+    dpd_delay: float = 10.0
+    retransmit_timeout: float = 1.0
+    retransmit_base: float = 1.6
+    retransmit_tries: int = 6
+    half_open_timeout: float = 30.0
+
+    def child(self, name: str) -> ChildSettings | None:
+        return next((child for child in self.children if child.name == name), None)
