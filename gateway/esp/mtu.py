@@ -1,0 +1,44 @@
+"""How large an inner packet may be so that its ESP packet fits the link, and the TCP MSS that follows.
+
+Not path MTU discovery: the link MTU is an argument (RFC 4301 8.2; sizes from RFC 4303 2, RFC 4106, RFC 3602).
+
+    outer IP | UDP 8 (encapsulated) | SPI, sequence 8 | IV | inner packet, padding, 2 | ICV
+    <------------------------------- link MTU ------------------------------------------>
+                                                           multiple of the alignment
+"""
+
+from __future__ import annotations
+
+from gateway.esp.dataplane import ICV_OCTETS, Encryption, Suite
+
+OUTER_IPV4_OCTETS = 20
+OUTER_IPV6_OCTETS = 40
+UDP_OCTETS = 8
+ESP_HEADER_OCTETS = 8
+ESP_TRAILER_OCTETS = 2
+TCP_OCTETS = 20
+
+IV_OCTETS = {Encryption.AES_GCM_16: 8, Encryption.AES_CBC: 16}
+ALIGNMENT_OCTETS = {Encryption.AES_GCM_16: 4, Encryption.AES_CBC: 16}
+GCM_ICV_OCTETS = 16
+
+
+def icv_octets(suite: Suite) -> int:
+    """Length of the integrity check value the suite appends."""
+    return GCM_ICV_OCTETS if suite.encryption is Encryption.AES_GCM_16 else ICV_OCTETS[suite.integrity]
+
+
+def inner_mtu(suite: Suite, link_mtu: int, outer_ipv6: bool, encapsulate: bool) -> int:
+    """The largest inner IP packet; 0 when the link has no room for any."""
+    outer = OUTER_IPV6_OCTETS if outer_ipv6 else OUTER_IPV4_OCTETS
+    fixed = (
+        outer + (UDP_OCTETS if encapsulate else 0) + ESP_HEADER_OCTETS + IV_OCTETS[suite.encryption] + icv_octets(suite)
+    )
+    alignment = ALIGNMENT_OCTETS[suite.encryption]
+    text = (link_mtu - fixed) // alignment * alignment
+    return max(text - ESP_TRAILER_OCTETS, 0)
+
+
+def tcp_mss(mtu: int, ipv6: bool) -> int:
+    """The MSS of a TCP connection whose packets may have `mtu` octets (RFC 9293 3.7.1); 0 when none fits."""
+    return max(mtu - (OUTER_IPV6_OCTETS if ipv6 else OUTER_IPV4_OCTETS) - TCP_OCTETS, 0)
