@@ -1,0 +1,488 @@
+"""The FIB: what our routing table must hold, what it holds, and the operations between the two.
+
+Sans-IO and deterministic. It takes the configuration's static routes, BGP's best routes, the state of
+connections and the protected prefixes; it emits `RouteOps`, and learns from `Applied` and `Reconcile`
+what the kernel made of them. It does not choose between BGP paths (bgp/decision.py) and speaks no netlink
+(runtime/netlink.py).
+
+    commands --> candidates --> chosen target --> desired entries --+
+                                                                    +--> plan --> RouteOps --> kernel
+    Applied, Reconcile, InterfaceGone ----------> mirror -----------+
+
+One batch or dump is under way at a time. A start reads the kernel first: the guard an earlier process left
+stays in force, its routes stay as *stale* until `Sweep`. Failed operations are retried after a fresh dump.
+
+Three rules keep protected prefixes out of clear text: the guard precedes everything (guard.py); a route
+to the underlay inside a protected prefix is refused; a connection that is down or has lost its device
+keeps its routes, as blackholes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.routing.guard import Guard, guard
+from gateway.routing.mirror import Mirror
+from gateway.routing.model import (
+    EEXIST,
+    ENOENT,
+    ESRCH,
+    Address,
+    Applied,
+    Command,
+    ConnectionAdded,
+    ConnectionDown,
+    ConnectionGone,
+    ConnectionUp,
+    DumpRequest,
+    Effect,
+    Entry,
+    FibStatus,
+    InterfaceChanged,
+    InterfaceGone,
+    Key,
+    NextHopResolved,
+    OpError,
+    Prefix,
+    Reconcile,
+    RemoveRoute,
+    Resolve,
+    Resync,
+    Route,
+    RouteKind,
+    RouteOps,
+    SetProtected,
+    SetRoute,
+    SetThrows,
+    Sweep,
+    Target,
+    Verb,
+    ViaConnection,
+    ViaNextHop,
+)
+from gateway.routing.plan import plan
+from gateway.routing.targets import Connection, Targets
+
+
+@dataclass(frozen=True, slots=True)
+class FibSettings:
+    first_id: int = 0x67770000  # of our nexthop objects: "gw"
+    metric: int = 20  # one for all routes, so that a change of target replaces the route in one step
+    batch: int = 500  # operations; a failover waits for one batch at most
+    retry: float = 5.0  # seconds until what failed is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixState:
+    """One prefix in the kernel. `error`: why it is not as wanted."""
+
+    installed: bool
+    target: Target | None = None
+    error: str = ""
+
+
+class Fib:
+    """Desired against installed, for one routing table."""
+
+    def __init__(self, settings: FibSettings | None = None) -> None:
+        self._settings = settings or FibSettings()
+        self._targets = Targets(self._settings.first_id)
+        self._candidates: dict[Prefix, dict[str, SetRoute]] = {}
+        self._by_target: dict[Target, set[Prefix]] = {}
+        self._chosen: dict[Prefix, Target] = {}
+        self._users: dict[tuple[Target, int], set[Prefix]] = {}
+        self._refused: dict[Prefix, str] = {}
+        self._protected: frozenset[Prefix] | None = None
+        self._throws = SetThrows()
+        self._guard: Guard = guard(())
+        self._desired: dict[Key, Entry] = {}
+        self._mirror = Mirror()
+        self._dirty: dict[Key, None] = {}  # a set in order of insertion
+        self._stale: set[Key] = set()
+        self._failed: dict[Key, OpError] = {}
+        self._to_resolve: dict[Address, None] = {}
+        self._under_way: RouteOps | DumpRequest | None = None
+        self._ticket = 0
+        self._dump_wanted = True
+        self._synchronised = False  # the first dump has been read
+        self._swept = False
+        self._retry_at: float | None = None
+
+    def command(self, command: Command, now: float) -> None:
+        """Intent, news from the kernel, or the answer to an effect."""
+        if isinstance(command, Applied):
+            self._applied(command, now)
+        else:
+            _COMMANDS[type(command)](self, command)
+
+    def poll(self) -> Iterator[Effect]:
+        """What must happen; poll again after every command and deadline."""
+        while self._to_resolve:
+            address = next(iter(self._to_resolve))
+            del self._to_resolve[address]
+            yield Resolve(address)
+        if self._under_way is None and self._protected is not None:
+            self._under_way = self._next_step()
+            if self._under_way is not None:
+                yield self._under_way
+
+    def next_deadline(self) -> float | None:
+        return self._retry_at
+
+    def handle_deadline(self, now: float) -> None:
+        """Try again what failed, from a fresh view of the kernel."""
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            self._dirty.update(dict.fromkeys(self._failed))
+            self._failed.clear()
+            self._dump_wanted = True
+
+    def status(self) -> FibStatus:
+        """Counts for metrics; sentences for the operator."""
+        routes = sum(self.state(prefix).installed for prefix in self._candidates)
+        missing = self._guard_missing()
+        problems = list(self._guard.conflicts)
+        problems += [
+            f"clear-text guard: {r.kind.name.lower()} {r.prefix} is not installed: {self._why(r.key)}" for r in missing
+        ]
+        failed = sum(1 for prefix in self._candidates if self.state(prefix).error)
+        return FibStatus(
+            desired=len(self._candidates),
+            installed=routes,
+            failed=failed,
+            stale=len(self._stale),
+            guard=len(self._guard.routes) - len(missing),
+            guard_missing=len(missing),
+            problems=tuple(problems),
+        )
+
+    def state(self, prefix: Prefix) -> PrefixState:
+        """Is the route for `prefix` in the kernel as wanted, and if not, why."""
+        target = self._chosen.get(prefix)
+        if target is None:
+            return PrefixState(False, None, self._refused.get(prefix, ""))
+        key = (prefix, self._settings.metric)
+        wanted = self._desired.get(key)
+        installed = wanted is not None and self._mirror.entry(key) == wanted
+        return PrefixState(installed, target, "" if installed else self._error(key, target, prefix.version))
+
+    # Commands.
+
+    def _connection_added(self, command: ConnectionAdded) -> None:
+        connection = self._targets.connections.setdefault(command.name, Connection())
+        connection.interface = command.interface
+        self._target_changed(ViaConnection(command.name))
+
+    def _connection_up(self, command: ConnectionUp) -> None:
+        self._targets.connections.setdefault(command.name, Connection()).up = True
+        self._target_changed(ViaConnection(command.name))
+
+    def _connection_down(self, command: ConnectionDown) -> None:
+        self._targets.connections.setdefault(command.name, Connection()).up = False
+        self._target_changed(ViaConnection(command.name))
+
+    def _connection_gone(self, command: ConnectionGone) -> None:
+        self._targets.connections.pop(command.name, None)
+        self._target_changed(ViaConnection(command.name))
+
+    def _set_route(self, command: SetRoute) -> None:
+        replaced = self._candidates.setdefault(command.prefix, {}).get(command.source)
+        self._candidates[command.prefix][command.source] = command
+        self._by_target.setdefault(command.target, set()).add(command.prefix)
+        if isinstance(command.target, ViaNextHop) and command.target.address not in self._targets.next_hops:
+            self._targets.next_hops[command.target.address] = None
+            self._to_resolve[command.target.address] = None
+        self._choose(command.prefix)
+        if replaced is not None:
+            self._release(replaced.target, command.prefix)
+
+    def _remove_route(self, command: RemoveRoute) -> None:
+        candidates = self._candidates.get(command.prefix, {})
+        removed = candidates.pop(command.source, None)
+        if removed is None:
+            return
+        if not candidates:
+            del self._candidates[command.prefix]
+        self._choose(command.prefix)
+        self._release(removed.target, command.prefix)
+
+    def _set_protected(self, command: SetProtected) -> None:
+        self._protected = command.prefixes
+        self._guard_changed()
+
+    def _set_throws(self, command: SetThrows) -> None:
+        self._throws = command
+        self._guard_changed()
+
+    def _next_hop_resolved(self, command: NextHopResolved) -> None:
+        if command.address in self._targets.next_hops:
+            self._targets.next_hops[command.address] = command.resolution
+            self._target_changed(ViaNextHop(command.address))
+
+    def _interface_gone(self, command: InterfaceGone) -> None:
+        for key in self._mirror.drop_interface(command.interface):
+            self._stale.discard(key)
+            self._mark(key)
+        for name, connection in self._targets.connections.items():
+            if connection.interface == command.interface:
+                connection.interface = 0
+                self._target_changed(ViaConnection(name))
+        for address, resolution in list(self._targets.next_hops.items()):
+            if resolution is not None and resolution.interface == command.interface:
+                self._targets.next_hops[address] = None
+                self._to_resolve[address] = None
+                self._target_changed(ViaNextHop(address))
+        # The kernel may not be through with it, and a batch under way may have met it halfway.
+        self._dump_wanted = True
+
+    def _interface_changed(self, command: InterfaceChanged) -> None:
+        self._to_resolve.update(dict.fromkeys(self._targets.next_hops))
+        self._dump_wanted = True
+
+    def _resync(self, command: Resync) -> None:
+        self._dump_wanted = True
+
+    def _sweep(self, command: Sweep) -> None:
+        self._swept = True
+        self._dirty.update(dict.fromkeys(self._stale))
+        self._stale.clear()
+
+    def _applied(self, command: Applied, now: float) -> None:
+        if not isinstance(self._under_way, RouteOps) or command.ticket != self._under_way.ticket:
+            return
+        operations, self._under_way = self._under_way, None
+        touched: dict[Target, None] = {}
+        for position, op in enumerate(operations.ops):
+            key, error = op.entry.key, command.errors.get(position)
+            deleting = op.verb is Verb.DELETE
+            if error is None or (deleting and error.number in (ENOENT, ESRCH)):
+                for gone in self._mirror.drop(key) if deleting else ():
+                    self._mark(gone)
+                if not deleting:
+                    self._mirror.put(op.entry)
+                    self._mark(key)
+                owner = self._targets.owner(key) if isinstance(key, int) else None
+                if owner is not None:
+                    touched[owner] = None
+            else:
+                self._fail(key, error, now)
+        for target in touched:
+            self._refresh(target)
+
+    def _reconcile(self, command: Reconcile) -> None:
+        if not isinstance(self._under_way, DumpRequest) or command.ticket != self._under_way.ticket:
+            return
+        self._under_way = None
+        self._mirror.load(command.dump.entries)
+        first, self._synchronised = not self._synchronised, True
+        if first:
+            self._targets.avoid(command.dump.used_ids)
+            self._guard_changed()
+        for target, _ in list(self._users):
+            self._refresh(target)
+        self._dirty.clear()
+        self._stale.intersection_update(self._mirror)
+        for key in {*self._desired, *self._mirror}:
+            if first and not self._swept and key not in self._desired and self._may_stay(key):
+                self._stale.add(key)
+            else:
+                self._mark(key)
+        for key in [key for key in self._failed if key in self._mirror or key not in self._desired]:
+            del self._failed[key]
+
+    # From candidates to desired entries.
+
+    def _choose(self, prefix: Prefix) -> None:
+        """Pick the target of one prefix: usable ones first, then by distance, then by name."""
+        if not self._synchronised:
+            return  # ids are assigned after the first dump
+        self._refused.pop(prefix, None)
+        chosen: SetRoute | None = None
+        for candidate in sorted(self._candidates.get(prefix, {}).values(), key=self._rank):
+            refusal = self._refusal(candidate)
+            if not refusal:
+                chosen = candidate
+                break
+            self._refused.setdefault(prefix, refusal)
+        if chosen is not None:
+            self._refused.pop(prefix, None)
+        self._point(prefix, chosen.target if chosen else None)
+
+    def _rank(self, candidate: SetRoute) -> tuple[bool, int, str]:
+        return (not self._targets.usable(candidate.target), candidate.distance, candidate.source)
+
+    def _refusal(self, candidate: SetRoute) -> str:
+        if isinstance(candidate.target, ViaNextHop) and self._guard.protects(candidate.prefix):
+            return f"{candidate.prefix} is protected: next hop {candidate.target.address} would send it in clear"
+        return self._targets.refusal(candidate.target, candidate.prefix.version)
+
+    def _point(self, prefix: Prefix, target: Target | None) -> None:
+        before = self._chosen.pop(prefix, None)
+        if target is not None:
+            self._chosen[prefix] = target
+            self._use(prefix, target)
+        metric = self._settings.metric
+        route = (
+            Route(prefix, metric, RouteKind.UNICAST, self._targets.group(target, prefix.version)) if target else None
+        )
+        self._want((prefix, metric), route)
+        if before is not None and before != target:
+            users = self._users[(before, prefix.version)]
+            users.discard(prefix)
+            if not users:
+                del self._users[(before, prefix.version)]
+                self._refresh(before)
+
+    def _use(self, prefix: Prefix, target: Target) -> None:
+        users = self._users.setdefault((target, prefix.version), set())
+        users.add(prefix)
+        if len(users) == 1:
+            self._refresh(target)
+
+    def _target_changed(self, target: Target) -> None:
+        self._refresh(target)
+        for prefix in list(self._by_target.get(target, ())):
+            if (
+                self._chosen.get(prefix) != target
+                or len(self._candidates[prefix]) > 1
+                or self._targets.refusal(target, prefix.version)
+            ):
+                self._choose(prefix)
+
+    def _refresh(self, target: Target) -> None:
+        """Bring the desired nexthop objects of one target up to date, both families."""
+        if not self._synchronised:
+            return
+        for family in (4, 6):
+            if (target, family) in self._users:
+                nexthop = self._targets.nexthop(target, family)
+                present = nexthop is not None and self._mirror.entry(nexthop.id) == nexthop
+                wanted = {entry.key: entry for entry in self._targets.objects(target, family, present)}
+            else:
+                wanted = {}
+            self._want_objects(target, family, wanted)
+
+    def _want_objects(self, target: Target, family: int, wanted: dict[Key, Entry]) -> None:
+        known = self._targets.known(target, family)
+        for key in known:
+            self._want(key, wanted.get(key))
+        if isinstance(target, ViaConnection) and known:
+            blackhole = self._targets.blackhole(family)
+            used = any(isinstance(user, ViaConnection) and version == family for user, version in self._users)
+            self._want(blackhole.id, blackhole if used else None)
+
+    def _guard_changed(self) -> None:
+        before = self._guard
+        self._guard = guard(self._protected or (), self._throws.connected, self._throws.endpoints)
+        if not self._synchronised:
+            return
+        wanted = {route.key: route for route in self._guard.routes}
+        for key in {route.key for route in before.routes} | wanted.keys():
+            self._want(key, wanted.get(key))
+        for prefix in self._candidates:
+            self._choose(prefix)
+        for key in [key for key in self._stale if not self._may_stay(key)]:
+            self._stale.discard(key)
+            self._mark(key)
+
+    # From desired entries to operations.
+
+    def _next_step(self) -> RouteOps | DumpRequest | None:
+        self._ticket += 1
+        if self._dump_wanted:
+            self._dump_wanted = False
+            return DumpRequest(self._ticket)
+        keys = (key for key in self._dirty if key not in self._failed)
+        ops = plan(keys, self._desired, self._mirror, self._leaks, self._unguarded(), self._settings.batch)
+        return RouteOps(self._ticket, ops) if ops else None
+
+    def _want(self, key: Key, entry: Entry | None) -> None:
+        if self._desired.get(key) != entry:
+            self._failed.pop(key, None)
+        if entry is None:
+            self._desired.pop(key, None)
+        else:
+            self._desired[key] = entry
+            self._stale.discard(key)
+        self._mark(key)
+
+    def _mark(self, key: Key) -> None:
+        """Dirty if the kernel differs from what is wanted."""
+        if key in self._stale or self._mirror.entry(key) == self._desired.get(key):
+            self._dirty.pop(key, None)
+        else:
+            self._dirty[key] = None
+
+    def _leaks(self, route: Route) -> bool:
+        """An unwanted entry that lets a protected prefix out: to the underlay, or out of our table."""
+        if route.kind is RouteKind.BLACKHOLE or not self._guard.protects(route.prefix):
+            return False
+        return route.kind is RouteKind.THROW or not isinstance(self._targets.owner(route.group), ViaConnection)
+
+    def _may_stay(self, key: Key) -> bool:
+        """May an earlier process's entry stay until the sweep? Nexthops go when nothing uses them."""
+        entry = self._mirror.entry(key)
+        if not isinstance(entry, Route) or entry.kind is RouteKind.THROW:
+            return False
+        return entry.kind is RouteKind.BLACKHOLE or not self._guard.protects(entry.prefix)
+
+    def _fail(self, key: Key, error: OpError, now: float) -> None:
+        self._failed[key] = error
+        if self._retry_at is None:
+            self._retry_at = now + self._settings.retry
+        # Something is there that we did not know of: ours after all, or somebody else's. The dump tells.
+        if error.number == EEXIST:
+            self._dump_wanted = True
+
+    def _error(self, key: Key, target: Target, family: int) -> str:
+        if key in self._failed:
+            return self._failed[key].text
+        for identifier in self._targets.known(target, family):
+            if identifier in self._failed:
+                return f"its nexthop is not installed: {self._failed[identifier].text}"
+        return ""
+
+    def _unguarded(self) -> set[int]:
+        """Families of which a blackhole is missing or an unwanted entry still lets a protected prefix out."""
+        missing = {route.prefix.version for route in self._guard_missing() if route.kind is RouteKind.BLACKHOLE}
+        unwanted = (self._mirror.entry(key) for key in self._dirty if key not in self._desired)
+        return missing | {e.prefix.version for e in unwanted if isinstance(e, Route) and self._leaks(e)}
+
+    def _guard_missing(self) -> list[Route]:
+        return [route for route in self._guard.routes if self._mirror.entry(route.key) != route]
+
+    def _why(self, key: Key) -> str:
+        return self._failed[key].text if key in self._failed else "not yet applied"
+
+    def _release(self, target: Target, prefix: Prefix) -> None:
+        """A candidate went: forget what no candidate names any more."""
+        if any(candidate.target == target for candidate in self._candidates.get(prefix, {}).values()):
+            return
+        prefixes = self._by_target[target]
+        prefixes.discard(prefix)
+        if prefixes:
+            return
+        del self._by_target[target]
+        if isinstance(target, ViaNextHop):
+            self._targets.next_hops.pop(target.address, None)
+            self._to_resolve.pop(target.address, None)
+
+
+_COMMANDS: dict[type[Any], Callable[[Fib, Any], None]] = {
+    ConnectionAdded: Fib._connection_added,
+    ConnectionUp: Fib._connection_up,
+    ConnectionDown: Fib._connection_down,
+    ConnectionGone: Fib._connection_gone,
+    SetRoute: Fib._set_route,
+    RemoveRoute: Fib._remove_route,
+    SetProtected: Fib._set_protected,
+    SetThrows: Fib._set_throws,
+    NextHopResolved: Fib._next_hop_resolved,
+    InterfaceGone: Fib._interface_gone,
+    InterfaceChanged: Fib._interface_changed,
+    Resync: Fib._resync,
+    Sweep: Fib._sweep,
+    Reconcile: Fib._reconcile,
+}

@@ -1,0 +1,93 @@
+"""The clear-text guard: what our table holds so that a protected prefix never leaves unencrypted.
+
+Under every protected prefix lies a `blackhole` at the highest metric. While the connection's route is
+there it wins by metric; when the kernel drops that route together with its TUN (daemon stopped, killed,
+device deleted), the blackhole is what is left, so the lookup never reaches the main table.
+
+A `throw` ends the lookup in our table and lets the next rule (main) decide. Throws exempt what must stay
+reachable beside a wide protected prefix: connected prefixes, the outer addresses of peers (for traffic
+without our mark; our own IKE and ESP carry the mark and never see this table), the metadata and platform
+addresses of the clouds, and IPv6 link-local. They have the lowest metric: no learned route replaces one.
+
+Pure functions of their inputs: nothing here knows whether a tunnel is up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from gateway.routing.model import Address, Prefix, Route, RouteKind
+
+GUARD_METRIC = 0xFFFFFFFF
+THROW_METRIC = 1
+
+# Cloud metadata service and Azure platform address: routing one of these into a tunnel cuts the VM off its platform.
+PLATFORM = (IPv4Network("169.254.169.254/32"), IPv4Network("168.63.129.16/32"))
+# RFC 4291 2.5.6: link-local destinations are on the link by definition.
+LINK_LOCAL = (IPv6Network("fe80::/10"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The desired guard. `conflicts`: sentences about protected prefixes that overlap what is exempt."""
+
+    routes: tuple[Route, ...]
+    conflicts: tuple[str, ...]
+    protected: PrefixSet
+    exempt: PrefixSet
+
+    def protects(self, prefix: Prefix) -> bool:
+        """True if a route for `prefix` may not point out in clear: the longest cover is a protected prefix."""
+        return self.protected.longest_cover(prefix) > self.exempt.longest_cover(prefix)
+
+
+class PrefixSet:
+    """Prefixes by family and length, for longest-cover lookups without building networks."""
+
+    def __init__(self, prefixes: Iterable[Prefix]) -> None:
+        self._by_length: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
+        for prefix in prefixes:
+            lengths = self._by_length[prefix.version]
+            lengths.setdefault(prefix.prefixlen, set()).add(int(prefix.network_address))
+
+    def longest_cover(self, prefix: Prefix) -> int:
+        """Length of the longest member that contains `prefix`, -1 without one."""
+        value, width = int(prefix.network_address), prefix.max_prefixlen
+        best = -1
+        for length, networks in self._by_length[prefix.version].items():
+            if best < length <= prefix.prefixlen and value >> (width - length) << (width - length) in networks:
+                best = length
+        return best
+
+
+def guard(protected: Iterable[Prefix], connected: Iterable[Prefix] = (), endpoints: Iterable[Address] = ()) -> Guard:
+    """The guard for these inputs; the same inputs give the same entries in the same order."""
+    guarded = frozenset(protected)
+    links = frozenset(connected)
+    exceptions: set[Prefix] = {*links, *(ip_network(address) for address in endpoints), *PLATFORM}
+    # Also without a protected prefix: a default route learned in a tunnel must not capture these either.
+    if any(prefix.version == 6 for prefix in (*guarded, *exceptions)):
+        exceptions.update(LINK_LOCAL)
+    # An exception equal to a protected prefix would undo it: the guard wins and the conflict is named.
+    throws = exceptions - guarded
+    routes = [Route(prefix, THROW_METRIC, RouteKind.THROW) for prefix in sorted(throws, key=_order)]
+    routes += [Route(prefix, GUARD_METRIC, RouteKind.BLACKHOLE) for prefix in sorted(guarded, key=_order)]
+    return Guard(tuple(routes), tuple(_conflicts(guarded, links, exceptions)), PrefixSet(guarded), PrefixSet(throws))
+
+
+def _conflicts(protected: frozenset[Prefix], connected: frozenset[Prefix], exceptions: set[Prefix]) -> Iterable[str]:
+    for prefix in sorted(protected, key=_order):
+        for other in sorted(exceptions, key=_order):
+            if prefix.version != other.version or not prefix.overlaps(other):
+                continue
+            if prefix == other and other not in connected:
+                yield f"protected prefix {prefix} is a peer's outer address or a platform address: remove it from `protected`"
+            elif other in connected and prefix.prefixlen:
+                # A protected default route overlaps everything by nature; only named prefixes are a mistake.
+                yield f"protected prefix {prefix} overlaps {other}, which is connected to this host: correct `protected` or the host's address"
+
+
+def _order(prefix: Prefix) -> tuple[int, int, int]:
+    return (prefix.version, int(prefix.network_address), prefix.prefixlen)

@@ -1,0 +1,83 @@
+"""The kernel's table as far as we know it, with the kernel's own habits: what it deletes along.
+
+Not a cache of anything read here: it is fed by answers to our operations and by dumps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from gateway.routing.model import Entry, Group, Key, Nexthop, Route
+
+
+class Mirror:
+    """Entries by key, and who uses which nexthop or group."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, Entry] = {}
+        self._users: dict[int, set[Key]] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._entries)
+
+    def entry(self, key: Key) -> Entry | None:
+        return self._entries.get(key)
+
+    def in_use(self, identifier: int) -> bool:
+        """True while a group holds this nexthop, or a route this group."""
+        return bool(self._users.get(identifier))
+
+    def put(self, entry: Entry) -> None:
+        """Added or replaced."""
+        self._forget_uses(entry.key)
+        self._entries[entry.key] = entry
+        for identifier in _uses(entry):
+            self._users.setdefault(identifier, set()).add(entry.key)
+
+    def drop(self, key: Key) -> list[Key]:
+        """Deleted; returns every key that went, because the kernel deletes a nexthop's emptied groups and their routes."""
+        if key not in self._entries:
+            return []
+        self._forget_uses(key)
+        del self._entries[key]
+        gone = [key]
+        if not isinstance(key, int):
+            return gone
+        for user in self._users.pop(key, set()):
+            group = self._entries[user]
+            remaining = tuple(member for member in group.members if member != key) if isinstance(group, Group) else ()
+            if remaining and isinstance(group, Group):
+                self._entries[user] = Group(group.id, remaining)
+            else:
+                gone += self.drop(user)
+        return gone
+
+    def drop_interface(self, interface: int) -> list[Key]:
+        """The device is gone or down: its nexthops went, and with them what hung on them."""
+        nexthops = [e.id for e in self._entries.values() if isinstance(e, Nexthop) and e.interface == interface]
+        return [key for identifier in nexthops for key in self.drop(identifier)]
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """Start over from a dump."""
+        self._entries.clear()
+        self._users.clear()
+        for entry in entries:
+            self.put(entry)
+
+    def _forget_uses(self, key: Key) -> None:
+        old = self._entries.get(key)
+        for identifier in _uses(old) if old is not None else ():
+            users = self._users.get(identifier)
+            if users is not None:
+                users.discard(key)
+
+
+def _uses(entry: Entry) -> tuple[int, ...]:
+    if isinstance(entry, Group):
+        return entry.members
+    if isinstance(entry, Route) and entry.group:
+        return (entry.group,)
+    return ()

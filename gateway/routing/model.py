@@ -1,0 +1,295 @@
+"""The vocabulary of the FIB: table entries, operations on them, commands in and effects out.
+
+Values only, no behaviour beyond a key. The kernel's numbers for kinds and errors that the FIB must
+tell apart stand here too; message layouts are runtime/rtnetlink.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+Address = IPv4Address | IPv6Address
+Prefix = IPv4Network | IPv6Network
+
+# Linux errno values, part of the rtnetlink interface.
+ENOENT = 2
+ESRCH = 3
+EEXIST = 17
+
+
+class RouteKind(IntEnum):
+    """rtm_type of a route; for UNICAST the nexthop group says where to."""
+
+    UNICAST = 1
+    BLACKHOLE = 6
+    THROW = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Nexthop:
+    """A nexthop object: a device, a gateway on a device, or (interface 0) a blackhole."""
+
+    id: int
+    family: int  # 4 or 6
+    interface: int
+    gateway: Address | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A nexthop group. Routes name groups only, also where there is one member (design, section 5)."""
+
+    id: int
+    members: tuple[int, ...]
+
+    @property
+    def key(self) -> Key:
+        return self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route of our table; `group` is 0 unless the kind is UNICAST."""
+
+    prefix: Prefix
+    metric: int
+    kind: RouteKind
+    group: int = 0
+
+    @property
+    def key(self) -> Key:
+        return (self.prefix, self.metric)
+
+
+Key = int | tuple[Prefix, int]
+Entry = Nexthop | Group | Route
+
+
+class Verb(Enum):
+    ADD = "add"  # fails if something is there: what is foreign is never replaced
+    REPLACE = "replace"  # of an entry known to be ours
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    verb: Verb
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class OpError:
+    """The kernel's answer to an operation that failed."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """What the kernel holds: our entries, and every nexthop id in use by anyone."""
+
+    entries: tuple[Entry, ...] = ()
+    used_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ViaConnection:
+    """Into a connection's TUN."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViaNextHop:
+    """To an address on the underlay, in clear."""
+
+    address: Address
+
+
+Target = ViaConnection | ViaNextHop
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """How the main table reaches a next hop: the gateway on the link (the next hop itself, or the router before it)."""
+
+    gateway: Address
+    interface: int
+
+
+# Commands.
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionAdded:
+    """A connection's TUN exists, is up and has carrier. Again with another index after it was re-created."""
+
+    name: str
+    interface: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionUp:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionDown:
+    """Not usable: its routes become blackholes by one replacement of the group."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionGone:
+    """No longer configured: its routes go."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoute:
+    """`source` tells several candidates for one prefix apart; usable ones win, then the lower distance."""
+
+    prefix: Prefix
+    target: Target
+    source: str = "bgp"
+    distance: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRoute:
+    prefix: Prefix
+    source: str = "bgp"
+
+
+@dataclass(frozen=True, slots=True)
+class SetProtected:
+    """All prefixes that must never leave in clear. Nothing is emitted before the first of these."""
+
+    prefixes: frozenset[Prefix]
+
+
+@dataclass(frozen=True, slots=True)
+class SetThrows:
+    """Exceptions from the guard: connected prefixes and the outer addresses of our peers."""
+
+    connected: frozenset[Prefix] = frozenset()
+    endpoints: frozenset[Address] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NextHopResolved:
+    """Answer to Resolve; None: the main table does not reach it."""
+
+    address: Address
+    resolution: Resolution | None
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceGone:
+    """The kernel deleted a device or took it down, and with it every nexthop, group and route on it."""
+
+    interface: int
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceChanged:
+    """Underlay addresses, links or routes changed: next hops are resolved again and the kernel is read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """Something of ours changed behind our back (or the monitor lost messages): read the kernel again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Answer to RouteOps; `errors` by position in `ops`, successes absent."""
+
+    ticket: int
+    errors: Mapping[int, OpError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """Answer to DumpRequest."""
+
+    ticket: int
+    dump: Dump
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The stale time after a start is over: remove what an earlier process installed and nobody asked for since."""
+
+
+Command = (
+    ConnectionAdded
+    | ConnectionUp
+    | ConnectionDown
+    | ConnectionGone
+    | SetRoute
+    | RemoveRoute
+    | SetProtected
+    | SetThrows
+    | NextHopResolved
+    | InterfaceGone
+    | InterfaceChanged
+    | Resync
+    | Applied
+    | Reconcile
+    | Sweep
+)
+
+
+# Effects.
+
+
+@dataclass(frozen=True, slots=True)
+class RouteOps:
+    """Operations to apply in this order, each by itself: a failure does not stop the rest. Answer: Applied."""
+
+    ticket: int
+    ops: tuple[Op, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRequest:
+    """Read our routes and nexthops from the kernel. Answer: Reconcile."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Ask the main table for the way to a next hop. Answer: NextHopResolved."""
+
+    address: Address
+
+
+Effect = RouteOps | DumpRequest | Resolve
+
+
+# Status.
+
+
+@dataclass(frozen=True, slots=True)
+class FibStatus:
+    """Counts of routes (the guard apart) and sentences about what is wrong."""
+
+    desired: int
+    installed: int
+    failed: int
+    stale: int
+    guard: int
+    guard_missing: int
+    problems: tuple[str, ...] = ()

@@ -1,0 +1,108 @@
+"""Where routes can point: connections and next hops, and the nexthop objects each of them needs.
+
+One nexthop and one group of one member per target and family, because routes must name a group: the kernel
+refuses to replace a group by a single nexthop, an IPv4 nexthop under an IPv6 route, and a blackhole
+beside other members. Failing closed is then one message: the group's member becomes the family's blackhole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gateway.routing.model import Address, Entry, Group, Nexthop, Resolution, Target, ViaConnection, ViaNextHop
+
+
+@dataclass(slots=True)
+class Connection:
+    interface: int = 0  # 0: no device
+    up: bool = False
+
+
+class Targets:
+    """State of every target, and the ids of its objects."""
+
+    def __init__(self, first_id: int) -> None:
+        self.connections: dict[str, Connection] = {}
+        self.next_hops: dict[Address, Resolution | None] = {}
+        self._next_id = first_id
+        self._avoid: frozenset[int] = frozenset()
+        self._ids: dict[tuple[Target | None, int], tuple[int, int]] = {}
+        self._owners: dict[int, Target] = {}
+
+    def avoid(self, used: frozenset[int]) -> None:
+        """Ids never to hand out: what the first dump found in use, by an earlier process of ours or by anyone."""
+        self._avoid = used
+
+    def refusal(self, target: Target, family: int) -> str:
+        """Why no route of this family can point there, "" if it can (even if only to fail closed)."""
+        if isinstance(target, ViaConnection):
+            return "" if target.name in self.connections else f"connection {target.name} does not exist"
+        if target.address.version != family:
+            return f"next hop {target.address} is of the other address family"
+        if self.next_hops.get(target.address) is None:
+            return f"next hop {target.address} is not reachable through the main table"
+        return ""
+
+    def usable(self, target: Target) -> bool:
+        """True if packets get somewhere."""
+        if isinstance(target, ViaConnection):
+            connection = self.connections.get(target.name)
+            return connection is not None and connection.up and connection.interface != 0
+        return self.next_hops.get(target.address) is not None
+
+    def group(self, target: Target, family: int) -> int:
+        """Id of the target's group."""
+        return self.identifiers(target, family)[1]
+
+    def owner(self, identifier: int) -> Target | None:
+        """Whose nexthop or group this is; None for a blackhole or what is not ours."""
+        return self._owners.get(identifier)
+
+    def blackhole(self, family: int) -> Nexthop:
+        """The family's blackhole, shared by all connections."""
+        return Nexthop(self.identifiers(None, family)[0], family, 0)
+
+    def nexthop(self, target: Target, family: int) -> Nexthop | None:
+        """The target's own nexthop; None without a device or resolution."""
+        identifier = self.identifiers(target, family)[0]
+        if isinstance(target, ViaConnection):
+            connection = self.connections.get(target.name)
+            return Nexthop(identifier, family, connection.interface) if connection and connection.interface else None
+        resolution = self.next_hops.get(target.address)
+        return Nexthop(identifier, family, resolution.interface, resolution.gateway) if resolution else None
+
+    def objects(self, target: Target, family: int, nexthop_present: bool) -> Iterator[Entry]:
+        """What the kernel must hold for this target. A connection's group always has a member that exists:
+        its TUN only once the kernel has the nexthop (`nexthop_present`) and the tunnel is up."""
+        nexthop = self.nexthop(target, family)
+        if nexthop is not None:
+            yield nexthop
+        if isinstance(target, ViaNextHop):
+            if nexthop is not None:
+                yield Group(self.group(target, family), (nexthop.id,))
+            return
+        blackhole = self.blackhole(family)
+        yield blackhole
+        passes = nexthop is not None and nexthop_present and self.usable(target)
+        yield Group(self.group(target, family), (nexthop.id if nexthop and passes else blackhole.id,))
+
+    def identifiers(self, target: Target | None, family: int) -> tuple[int, int]:
+        """(nexthop id, group id) of the target, of the family's blackhole for None; assigned at first use."""
+        known = self._ids.get((target, family))
+        if known is None:
+            known = (self._fresh(), self._fresh() if target is not None else 0)
+            self._ids[(target, family)] = known
+            if target is not None:
+                self._owners.update(dict.fromkeys(known, target))
+        return known
+
+    def known(self, target: Target, family: int) -> tuple[int, ...]:
+        """The ids already assigned to the target, if any."""
+        return self._ids.get((target, family), ())
+
+    def _fresh(self) -> int:
+        while self._next_id in self._avoid:
+            self._next_id += 1
+        self._next_id += 1
+        return self._next_id - 1

@@ -1,0 +1,239 @@
+"""Any sequence of commands, device losses, foreign deletions and failing operations: the guard holds after every single
+operation, and once failures end the kernel holds exactly what is wanted."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.fib_shell import UNDERLAY, Shell
+
+from gateway.routing.fib import FibSettings
+from gateway.routing.guard import GUARD_METRIC
+from gateway.routing.model import (
+    Command,
+    ConnectionAdded,
+    ConnectionDown,
+    ConnectionGone,
+    ConnectionUp,
+    InterfaceChanged,
+    InterfaceGone,
+    OpError,
+    Prefix,
+    RemoveRoute,
+    Resolution,
+    Resync,
+    RouteKind,
+    SetProtected,
+    SetRoute,
+    SetThrows,
+    Sweep,
+    Target,
+    ViaConnection,
+    ViaNextHop,
+)
+
+NAMES = ("edge", "second", "third")
+PREFIXES: tuple[Prefix, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.1.0.0/16",
+        "10.1.5.0/24",
+        "172.16.0.0/12",
+        "172.16.9.0/24",
+        "203.0.113.7/32",
+        "2001:db8::/32",
+        "2001:db8:5::/48",
+    )
+)
+HOPS = tuple(ip_address(text) for text in ("10.0.1.1", "10.0.1.9", "fd00::1"))
+GATEWAYS = {4: ip_address("10.0.1.1"), 6: ip_address("fe80::1")}
+
+names = st.sampled_from(NAMES)
+prefixes = st.sampled_from(PREFIXES)
+targets: st.SearchStrategy[Target] = st.one_of(names.map(ViaConnection), st.sampled_from(HOPS).map(ViaNextHop))
+sources = st.sampled_from(("bgp", "static"))
+
+
+class FibMachine(RuleBasedStateMachine):
+    """The oracle keeps its own picture of the intent and asks the kernel model where packets go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shell = Shell(settings=FibSettings(batch=3))
+        self.shell.watch = self.nothing_opened
+        self.devices: dict[str, int] = {}
+        self.configured: set[str] = set()
+        self.up: set[str] = set()
+        self.routes: dict[Prefix, dict[str, Target]] = {}
+        self.protected: frozenset[Prefix] = frozenset()
+        self.exempt: frozenset[Prefix] = frozenset()
+        self.closed: set[Prefix] = set()
+        self.next_index = 10
+        self.seeded = 0
+
+    @initialize(protected=st.frozensets(prefixes, max_size=4))
+    def start(self, protected: frozenset[Prefix]) -> None:
+        for hop in HOPS:
+            self.shell.resolver[hop] = Resolution(GATEWAYS[hop.version], UNDERLAY)
+        self.protect(protected)
+
+    def tell(self, *commands: Command) -> None:
+        self.shell.tell(*commands)
+        guarded = {route.prefix for route in self.shell.kernel.routes.values() if route.metric == GUARD_METRIC}
+        if self.protected <= guarded:  # the guard's own operations may have failed; from here on it has to hold
+            self.closed |= {prefix for prefix in PREFIXES if self.must_be_closed(prefix) and self.is_closed(prefix)}
+
+    # What the operator and the world do.
+
+    @rule(name=names)
+    def add(self, name: str) -> None:
+        if name not in self.devices:
+            self.devices[name] = self.next_index
+            self.shell.kernel.interfaces.add(self.next_index)
+            self.next_index += 1
+        self.configured.add(name)
+        self.tell(ConnectionAdded(name, self.devices[name]))
+
+    @rule(name=names)
+    def connect(self, name: str) -> None:
+        self.configured.add(name)
+        self.up.add(name)
+        self.tell(ConnectionUp(name))
+
+    @rule(name=names)
+    def disconnect(self, name: str) -> None:
+        self.configured.add(name)
+        self.up.discard(name)
+        self.tell(ConnectionDown(name))
+
+    @rule(name=names)
+    def remove(self, name: str) -> None:
+        self.configured.discard(name)
+        self.up.discard(name)
+        self.tell(ConnectionGone(name))
+        self.lose(name)
+
+    @rule(name=names)
+    def lose(self, name: str) -> None:
+        index = self.devices.pop(name, None)
+        if index is not None:
+            self.shell.kernel.delete_interface(index)
+            self.nothing_opened()
+            self.tell(InterfaceGone(index))
+
+    @rule(prefix=prefixes, via=targets, source=sources)
+    def route(self, prefix: Prefix, via: Target, source: str) -> None:
+        self.routes.setdefault(prefix, {})[source] = via
+        self.tell(SetRoute(prefix, via, source, 1 if source == "static" else 20))
+
+    @rule(prefix=prefixes, source=sources)
+    def unroute(self, prefix: Prefix, source: str) -> None:
+        self.routes.get(prefix, {}).pop(source, None)
+        self.tell(RemoveRoute(prefix, source))
+
+    @rule(protected=st.frozensets(prefixes, max_size=4))
+    def protect(self, protected: frozenset[Prefix]) -> None:
+        self.protected = protected
+        self.closed = {prefix for prefix in self.closed if self.must_be_closed(prefix)}
+        self.tell(SetProtected(protected))
+
+    @rule(connected=st.frozensets(prefixes, max_size=2))
+    def exempt_connected(self, connected: frozenset[Prefix]) -> None:
+        self.exempt = connected
+        self.closed = {prefix for prefix in self.closed if self.must_be_closed(prefix)}
+        self.tell(SetThrows(connected))
+
+    @rule(hop=st.sampled_from(HOPS), reachable=st.booleans())
+    def underlay(self, hop: object, reachable: bool) -> None:
+        self.shell.resolver[hop] = Resolution(GATEWAYS[hop.version], UNDERLAY) if reachable else None  # type: ignore
+        self.tell(InterfaceChanged())
+
+    @rule(data=st.data())
+    def somebody_deletes_our_routes(self, data: st.DataObject) -> None:
+        keys = [key for key, route in self.shell.kernel.routes.items() if route.kind is RouteKind.UNICAST]
+        for key in data.draw(st.lists(st.sampled_from(keys), max_size=3)) if keys else []:
+            self.shell.kernel.routes.pop(key, None)
+        self.nothing_opened()
+        self.tell(Resync())
+
+    @rule(period=st.integers(0, 4))
+    def operations_fail(self, period: int) -> None:
+        """Every `period`-th operation fails; 0: none."""
+        self.seeded = 0
+
+        def fault(op: object) -> OpError | None:
+            self.seeded += 1
+            return OpError(12, "Cannot allocate memory") if period and self.seeded % period == 0 else None
+
+        self.shell.faults = fault
+
+    @rule()
+    def retry(self) -> None:
+        if self.shell.fib.next_deadline() is not None:
+            self.shell.pass_time()
+
+    @rule()
+    def converge(self) -> None:
+        """Failures end: the kernel does what is wanted and holds nothing else."""
+        self.shell.faults = lambda op: None
+        self.tell(Sweep(), Resync())
+        for _ in range(3):
+            if self.shell.fib.next_deadline() is not None:
+                self.shell.pass_time()
+        kernel = self.shell.kernel
+        assert self.shell.fib.next_deadline() is None
+        unicast = {
+            route.prefix: kernel.lookup_route(route)
+            for route in kernel.routes.values()
+            if route.kind is RouteKind.UNICAST
+        }
+        assert unicast == self.expected()
+        assert {route.prefix for route in kernel.routes.values() if route.metric == GUARD_METRIC} == self.protected
+        assert set(kernel.groups) == {route.group for route in kernel.routes.values() if route.group}
+        status = self.shell.fib.status()
+        assert (status.installed, status.guard_missing) == (len(unicast), 0)
+
+    # The oracle.
+
+    def expected(self) -> dict[Prefix, object]:
+        found = {prefix: self.destination(prefix) for prefix in self.routes}
+        return {prefix: destination for prefix, destination in found.items() if destination is not None}
+
+    def destination(self, prefix: Prefix) -> object:
+        fallback = None
+        for source in ("static", "bgp"):
+            target = self.routes[prefix].get(source)
+            if isinstance(target, ViaConnection) and target.name in self.configured:
+                if target.name in self.up and target.name in self.devices:
+                    return self.devices[target.name]
+                fallback = "blackhole"
+            elif isinstance(target, ViaNextHop) and self.may_use(target, prefix):
+                return UNDERLAY
+        return fallback
+
+    def may_use(self, target: ViaNextHop, prefix: Prefix) -> bool:
+        fits = target.address.version == prefix.version and self.shell.resolver[target.address] is not None
+        return fits and not self.must_be_closed(prefix)
+
+    def must_be_closed(self, prefix: Prefix) -> bool:
+        same_family = (cover for cover in self.protected | self.exempt if cover.version == prefix.version)
+        covers = [cover for cover in same_family if prefix.subnet_of(cover)]  # type: ignore[arg-type]
+        longest = max(covers, key=lambda cover: cover.prefixlen, default=None)
+        return longest in self.protected
+
+    def is_closed(self, prefix: Prefix) -> bool:
+        return self.shell.kernel.lookup(prefix) not in ("main", UNDERLAY)
+
+    @invariant()
+    def nothing_opened(self) -> None:
+        leaking = {str(prefix) for prefix in self.closed if not self.is_closed(prefix)}
+        assert not leaking, f"leaks: {leaking}"
+
+
+TestFibMachine = FibMachine.TestCase
+TestFibMachine.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
