@@ -36,7 +36,7 @@ class Diagnostic:
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}"
         parts = [where, *(["warning"] if self.severity == "warning" else []), *([self.path] if self.path else [])]
-        return ": ".join([*parts, self.message])
+        return _printable(": ".join([*parts, self.message]))
 
     def as_json(self) -> dict[str, str | int]:
         """The form of `gatewayd --check -o json`."""

@@ -188,5 +188,8 @@ def _side(value: object) -> str | None:
 
 
 def _pattern(path: KeyPath) -> str:
-    parts = ["*" if index and path[index - 1] in _NAMED_TABLES else str(part) for index, part in enumerate(path)]
+    parts: list[str] = []
+    for part in path:
+        # A name may be any word, also that of a table.
+        parts.append("*" if parts and parts[-1] in _NAMED_TABLES else str(part))
     return ".".join(parts)

@@ -1,0 +1,132 @@
+"""Differences between configurations and what they cost."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from pydantic import BaseModel
+
+from gateway.config.diff import IMPACTS, Change, Impact, diff, impact_of, worst
+from gateway.config.load import load_text
+from gateway.config.model import Bgp, Child, Config, Connection, Gateway, HaPeer, Metrics, Neighbor
+
+BASE = """
+[gateway]
+allow_inline_secrets = true
+[connection.a]
+local_addrs = "10.0.1.4"
+remote_addrs = "198.51.100.7"
+psk.inline = "hunter2hunter2hunter2"
+protected = ["172.16.0.0/16"]
+tunnel_address = ["169.254.21.1/30"]
+esp_proposals = ["aes256gcm16"]
+[bgp]
+local_as = 65010
+[bgp.neighbor.n]
+address = "169.254.21.2"
+remote_as = 65020
+connection = "a"
+[ha]
+local_address = "10.0.1.4"
+remote_address = "10.0.1.5"
+secret.file = "x"
+"""
+
+
+def config(source: str = BASE) -> Config:
+    loaded = load_text(source)
+    assert loaded.config is not None, loaded.diagnostics
+    return loaded.config
+
+
+def changed(*replacements: tuple[str, str]) -> tuple[Change, ...]:
+    source = BASE
+    for old, new in replacements:
+        assert old in source
+        source = source.replace(old, new)
+    return diff(config(), config(source))
+
+
+def test_the_same_is_no_change() -> None:
+    assert diff(config(), config()) == ()
+    assert worst(()) is Impact.NONE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("198.51.100.7", "198.51.100.8",
+         '~ connection.a.remote_addrs "198.51.100.7" -> "198.51.100.8" (restart-tunnel)'),
+        ('["172.16.0.0/16"]', '["172.17.0.0/16"]',
+         '~ connection.a.protected ["172.16.0.0/16"] -> ["172.17.0.0/16"] (in-place)'),
+        ("[bgp]", 'dpd_delay = "30s"\n[bgp]', "~ connection.a.dpd_delay 10 -> 30 (in-place)"),
+        ("[bgp]", 'local_id = "gw"\n[bgp]', '+ connection.a.local_id "gw" (restart-tunnel)'),
+        ("aes256gcm16", "aes128gcm16",
+         '~ connection.a.child.net.esp_proposals ["aes256gcm16"] -> ["aes128gcm16"] (rekey)'),
+        ("65010", "65011", "~ bgp.local_as 65010 -> 65011 (restart-session)"),
+        ('secret.file = "x"', 'secret.credential = "x"',
+         '~ ha.secret { file = "x" } -> { credential = "x" } (in-place)'),
+        ("[bgp]", "[metrics]\nport = 1\n[bgp]", "~ metrics.port 9550 -> 1 (in-place)"),
+        ("[connection.a]", "workers = 2\n[connection.a]", "~ gateway.workers 0 -> 2 (restart-daemon)"),
+        ("hunter2hunter2hunter2", "hunter3hunter3hunter3",
+         '~ connection.a.psk { inline = "***" } -> { inline = "***" } (in-place)'),
+    ],
+)  # fmt: skip
+def test_one_changed_key_is_one_change_with_its_impact(old: str, new: str, expected: str) -> None:
+    assert [str(change) for change in changed((old, new))] == [expected]
+
+
+def test_whole_tables_appear_and_disappear_as_one_change() -> None:
+    one = config()
+    two = config(BASE[: BASE.index("[bgp]")])
+    assert [str(change) for change in diff(one, two)] == ["- bgp (restart-session)", "- ha (in-place)"]
+    assert [str(change) for change in diff(two, one)] == ["+ bgp (in-place)", "+ ha (in-place)"]
+    renamed = changed(("connection.a", "connection.b"), ('connection = "a"', 'connection = "b"'))
+    assert [(change.sign, change.path, change.impact) for change in renamed] == [
+        ("-", "connection.a", Impact.RESTART_TUNNEL),
+        ("+", "connection.b", Impact.IN_PLACE),
+        ("~", "bgp.neighbor.n.connection", Impact.RESTART_SESSION),
+    ]
+    assert worst(renamed) is Impact.RESTART_SESSION
+
+
+def test_a_shorthand_written_as_a_child_is_no_change() -> None:
+    assert (
+        changed(('esp_proposals = ["aes256gcm16"]', '[connection.a.child.net]\nesp_proposals = ["aes256gcm16"]')) == ()
+    )
+
+
+def test_secrets_never_stand_in_a_change() -> None:
+    assert "hunter" not in repr(changed(("hunter2hunter2hunter2", "hunter3hunter3hunter3")))
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "gateway": Gateway,
+    "connection.*": Connection,
+    "connection.*.child.*": Child,
+    "bgp": Bgp,
+    "bgp.neighbor.*": Neighbor,
+    "ha": HaPeer,
+    "metrics": Metrics,
+}
+
+
+def test_every_key_of_the_model_has_an_impact_and_no_other() -> None:
+    shorthands = {f"connection.*.{name}" for name in ("local_ts", "remote_ts", "esp_proposals")}
+    keys = {f"{path}.{name}" for path, model in SECTIONS.items() for name in model.model_fields}
+    assert set(IMPACTS) == keys - shorthands - {"connection.*.child", "bgp.neighbor"}
+    assert impact_of(("connection", "child", "child", "neighbor", "remote_ts")) is Impact.REKEY
+
+
+def test_impacts_are_ordered_mildest_first() -> None:
+    order = [
+        Impact.NONE,
+        Impact.IN_PLACE,
+        Impact.REKEY,
+        Impact.RESTART_TUNNEL,
+        Impact.RESTART_SESSION,
+        Impact.RESTART_DAEMON,
+    ]
+    for mild, grave in pairwise(order):
+        assert worst([Change("x", "1", "2", grave), Change("y", "1", "2", mild)]) is grave

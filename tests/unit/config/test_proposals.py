@@ -1,0 +1,115 @@
+"""Proposal strings and what they stand for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config.model import Child, Connection
+from gateway.config.proposals import (
+    ProposalError,
+    ProposalSpec,
+    keywords,
+    parse_esp_proposal,
+    parse_ike_proposal,
+    weaknesses,
+)
+
+IKE = {
+    "aes256gcm16-prfsha384-ecp384": ProposalSpec((("aes-gcm-16", 256),), (), ("sha384",), ("ecp384",)),
+    "aes128gcm128-prfsha256-curve25519": ProposalSpec((("aes-gcm-16", 128),), (), ("sha256",), ("x25519",)),
+    "aes256-sha256-modp2048": ProposalSpec((("aes-cbc", 256),), ("sha256",), ("sha256",), ("modp2048",)),
+    "AES128-SHA1-PRFSHA512-MODP1024": ProposalSpec((("aes-cbc", 128),), ("sha1",), ("sha512",), ("modp1024",)),
+    "aes256-aes128-sha2_256-sha384-ecp256-x25519": ProposalSpec(
+        (("aes-cbc", 256), ("aes-cbc", 128)), ("sha256", "sha384"), ("sha256", "sha384"), ("ecp256", "x25519")
+    ),
+}
+ESP = {
+    "aes256gcm16": ProposalSpec((("aes-gcm-16", 256),), esn=(True, False)),
+    "aes256gcm16-ecp256-esn": ProposalSpec((("aes-gcm-16", 256),), key_exchange=("ecp256",), esn=(True,)),
+    "aes192-sha512-noesn": ProposalSpec((("aes-cbc", 192),), ("sha512",), esn=(False,)),
+    "aes256-sha-modp3072-modp4096-noesn-esn": ProposalSpec(
+        (("aes-cbc", 256),), ("sha1",), (), ("modp3072", "modp4096"), (False, True)
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "spec"), IKE.items())
+def test_ike_proposals(text: str, spec: ProposalSpec) -> None:
+    assert parse_ike_proposal(text) == spec
+    assert spec.aead == ("gcm" in text)
+
+
+@pytest.mark.parametrize(("text", "spec"), ESP.items())
+def test_esp_proposals(text: str, spec: ProposalSpec) -> None:
+    assert parse_esp_proposal(text) == spec
+
+
+def test_defaults_of_the_model_parse_and_are_not_weak() -> None:
+    for text in Connection.model_fields["proposals"].default:
+        assert weaknesses(parse_ike_proposal(text)) == ()
+    for text in Child.model_fields["esp_proposals"].default:
+        assert weaknesses(parse_esp_proposal(text)) == ()
+
+
+def test_modp1024_is_weak_and_says_what_to_use() -> None:
+    (said,) = weaknesses(parse_ike_proposal("aes256-sha1-modp1024"))
+    assert "1024-bit" in said
+    assert "use modp2048 or ecp256" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("aes256gcm16-sha256", "AES-GCM has its own integrity; remove sha256"),
+        ("aes256", "lacks an integrity algorithm"),
+        ("aes256gcm16-aes256-sha256", "write two proposals"),
+        ("aes256gcm16-prfsha256", "ESP has no PRF; remove prfsha256"),
+        ("ecp256", "lacks an encryption algorithm"),
+        ("aes256gcm8", "truncated; use gcm16"),
+        ("3des-md5", "3des is not supported: 64-bit blocks"),
+        ("aes256gcm61", "unknown keyword 'aes256gcm61'.*did you mean 'aes256gcm16'"),
+        ("aes256-sha265", "did you mean 'sha256'"),
+        ("aes256gcm16--esn", "a keyword is missing"),
+        ("  ", "the proposal is empty"),
+    ],
+)
+def test_esp_mistakes_name_their_cure(text: str, said: str) -> None:
+    with pytest.raises(ProposalError, match=said):
+        parse_esp_proposal(text)
+
+
+def test_the_example_of_a_missing_prf_is_itself_right() -> None:
+    with pytest.raises(ProposalError, match="'aes128gcm16-aes256gcm16-prfsha384-ecp256'"):
+        parse_ike_proposal("aes128gcm16-aes256gcm16-ecp256")
+    parse_ike_proposal("aes128gcm16-aes256gcm16-prfsha384-ecp256")
+
+
+every_keyword = [keyword for group in keywords().values() for keyword in group]
+
+
+@given(st.lists(st.sampled_from(every_keyword), min_size=1, max_size=7))
+def test_what_is_accepted_keeps_the_rules(tokens: list[str]) -> None:
+    text = "-".join(tokens)
+    for parse in (parse_ike_proposal, parse_esp_proposal):
+        try:
+            spec = parse(text)
+        except ProposalError:
+            continue
+        kinds = {kind for kind, _ in spec.encryption}
+        assert len(kinds) == 1
+        assert bool(spec.integrity) != spec.aead
+        if parse is parse_ike_proposal:
+            assert (bool(spec.prf), bool(spec.key_exchange), bool(spec.esn)) == (True, True, False)
+        else:
+            assert (bool(spec.prf), bool(spec.esn)) == (False, True)
+
+
+@given(st.text(max_size=30))
+def test_any_text_parses_or_is_a_proposal_error(text: str) -> None:
+    try:
+        spec = parse_esp_proposal(text)
+    except ProposalError:
+        return
+    assert spec.encryption
