@@ -1,0 +1,1 @@
+"""BGP: RIBs, best path and policy over sessions that a separate ExaBGP process keeps. Start at `speaker.py`."""

@@ -1,0 +1,74 @@
+"""The decision process of RFC 4271 9.1.2: which of several paths to a prefix is used, and why.
+
+Each step keeps the paths that are best in one respect; the step that leaves one is the reason.
+Step zero is ours: a path whose session is gone loses against any path whose session is up (as the long-lived stale
+routes of RFC 9494 4.3 do). There is no IGP cost here, so step e never decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gateway.bgp.path import DEFAULT_LOCAL_PREFERENCE, ORIGINS
+from gateway.bgp.rib import Candidate
+
+Step = Callable[[Sequence[Candidate]], list[Candidate]]
+
+
+def decide(candidates: Sequence[Candidate]) -> tuple[Candidate, str, dict[str, str]]:
+    """The best candidate, why it won, and by neighbor name why each other one lost."""
+    remaining = list(candidates)
+    reason = "only path"
+    losers: dict[str, str] = {}
+    for winning, losing, step in STEPS:
+        if len(remaining) == 1:
+            break
+        kept = step(remaining)
+        if len(kept) < len(remaining):
+            reason = winning
+            losers.update({one.path.neighbor: losing for one in remaining if one not in kept})
+            remaining = kept
+    best = remaining[0]
+    return best, reason, {name: f"{why} than {best.path.neighbor}" for name, why in losers.items()}
+
+
+def _lowest(key: Callable[[Candidate], int]) -> Step:
+    def step(candidates: Sequence[Candidate]) -> list[Candidate]:
+        keys = [key(candidate) for candidate in candidates]
+        lowest = min(keys)
+        return [candidate for candidate, own in zip(candidates, keys, strict=True) if own == lowest]
+
+    return step
+
+
+def _lowest_med(candidates: Sequence[Candidate]) -> list[Candidate]:
+    # RFC 4271 9.1.2.2 c: comparable only between paths from the same neighboring AS; absent is 0
+    lowest: dict[int, int] = {}
+    for path, _lost in candidates:
+        med = path.attributes.med or 0
+        lowest[path.neighbor_as] = min(med, lowest.get(path.neighbor_as, med))
+    return [one for one in candidates if (one.path.attributes.med or 0) == lowest[one.path.neighbor_as]]
+
+
+def _local_preference(candidate: Candidate) -> int:
+    preference = candidate.path.attributes.local_preference
+    return -(DEFAULT_LOCAL_PREFERENCE if preference is None else preference)
+
+
+def _address(candidate: Candidate) -> int:
+    address = candidate.path.peer_address
+    return (address.version << 128) + int(address)
+
+
+STEPS: tuple[tuple[str, str, Step], ...] = (
+    ("its session is up", "its session is down, less preferred", _lowest(lambda one: one.lost)),
+    # RFC 4271 9.1.1, 9.1.2: the degree of preference
+    ("higher local preference", "lower local preference", _lowest(_local_preference)),
+    # RFC 4271 9.1.2.2 a to g
+    ("shorter AS path", "longer AS path", _lowest(lambda one: one.path.attributes.as_path_length)),
+    ("lower origin", "higher origin", _lowest(lambda one: ORIGINS.index(one.path.attributes.origin))),
+    ("lower MED", "higher MED", _lowest_med),
+    ("external over internal", "internal, less preferred", _lowest(lambda one: not one.path.external)),
+    ("lower BGP identifier", "higher BGP identifier", _lowest(lambda one: one.path.router_id)),
+    ("lower peer address", "higher peer address", _lowest(_address)),
+)

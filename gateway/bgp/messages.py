@@ -1,0 +1,342 @@
+"""ExaBGP's language: its JSON events and answers parsed, our text commands rendered.
+
+ExaBGP 5.0.15 prints one line per event: JSON objects (events, rows of a dump), a JSON list (the answer
+to `show neighbor json`), and plain text (`done`, `error`). `parse_line` never raises: a line that does
+not hold what it must is a `Malformed`. Not a BGP codec: the wire format is ExaBGP's affair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from gateway.bgp.path import ORIGINS, Announcement, Attributes
+from gateway.bgp.settings import Address, Prefix
+
+# Interop: ExaBGP 5.0.15 prints well-known communities by name in dumps and as numbers in events.
+WELL_KNOWN = {"no-export": "65535:65281", "no-advertise": "65535:65282", "no-export-subconfed": "65535:65283",
+              "no-peer": "65535:65284", "blackhole": "65535:666"}  # fmt: skip
+FAMILIES = {"ipv4 unicast": 4, "ipv6 unicast": 6}
+MAX_LINE = 8 * 1024 * 1024
+
+SHOW_NEIGHBORS = "show neighbor json"
+SHOW_ADJ_RIB_IN = "show adj-rib in json"
+SHOW_ADJ_RIB_OUT = "show adj-rib out json"
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """`done` or `error`: the oldest unanswered command was dealt with. Not a proof of success."""
+
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    peer: Address
+    state: str  # connected, up, down
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FsmState:
+    peer: Address
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The peer's OPEN."""
+
+    peer: Address
+    asn: int
+    router_id: int
+    hold_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    peer: Address
+    announced: tuple[tuple[Prefix, Address], ...]
+    attributes: Attributes
+    withdrawn: tuple[Prefix, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfRib:
+    """RFC 4724 2: the initial table of one family is complete."""
+
+    peer: Address
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """RFC 7313: `begin` and `end` bracket a re-advertised table; `request` asks for ours."""
+
+    peer: Address
+    version: int
+    subtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    peer: Address
+    sent: bool
+    code: int
+    subcode: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RibRow:
+    """One line of `show adj-rib in|out json`; which of the two, the order of the answers tells."""
+
+    peer: Address
+    prefix: Prefix
+    next_hop: Address
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborRow:
+    peer: Address
+    up: bool
+    seconds: int  # since it went up, or down
+    fsm: str
+    router_id: int
+    sent: int
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborList:
+    rows: tuple[NeighborRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A line that is well formed and of no interest."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    why: str
+
+
+Message = (
+    Ack | SessionState | FsmState | Opened | Update | EndOfRib | Refresh | Notified | RibRow | NeighborList | Ignored
+    | Malformed
+)  # fmt: skip
+
+
+def parse_line(line: str) -> Message:
+    """One line of ExaBGP's output as a message; any line at all is answered, none raises."""
+    line = line.strip()
+    if line in ("done", "error"):
+        return Ack(line == "done")
+    if not line.startswith(("{", "[")):
+        return Ignored(line[:80])
+    if len(line) > MAX_LINE:
+        return Malformed("line too long")
+    try:
+        value = json.loads(line)
+        return _neighbor_list(value) if isinstance(value, list) else _object(value)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return Malformed(f"{type(error).__name__}: {error}"[:200])
+
+
+def render_announce(peer: Address, prefix: Prefix, announcement: Announcement) -> str:
+    """The command that announces `prefix` to one neighbor only.
+
+    Interop: ExaBGP 5.0.15 sends `as-path` verbatim, without our AS in front, and without it makes one up;
+    `next-hop self` over another family's session is the router-id. So both are always explicit.
+    """
+    words = [f"neighbor {peer} announce route {prefix} next-hop {announcement.next_hop} origin {announcement.origin}"]
+    words.append("as-path [ " + "".join(f"{asn} " for asn in announcement.as_path) + "]")
+    if announcement.med is not None:
+        words.append(f"med {announcement.med}")
+    if announcement.local_preference is not None:
+        words.append(f"local-preference {announcement.local_preference}")
+    if announcement.communities:
+        words.append(f"community [ {' '.join(announcement.communities)} ]")
+    if announcement.large_communities:
+        words.append(f"large-community [ {' '.join(announcement.large_communities)} ]")
+    return " ".join(words)
+
+
+def render_withdraw(peer: Address, prefix: Prefix) -> str:
+    return f"neighbor {peer} withdraw route {prefix}"
+
+
+def render_refresh(peer: Address, version: int) -> str:
+    """RFC 2918: ask the peer for its whole table again."""
+    return f"neighbor {peer} announce route-refresh ipv{version} unicast"
+
+
+def _object(value: Mapping[str, Any]) -> Message:
+    if "route" in value and "peer" in value:
+        return _rib_row(value)
+    kind = value["type"]
+    if not isinstance(kind, str):
+        raise TypeError("type is no text")
+    parse = _EVENTS.get(kind)
+    if parse is None or "neighbor" not in value:
+        return Ignored(kind[:80])
+    neighbor = value["neighbor"]
+    return parse(ip_address(neighbor["address"]["peer"]), neighbor)
+
+
+def _state(peer: Address, neighbor: Mapping[str, Any]) -> Message:
+    return SessionState(peer, str(neighbor["state"]), str(neighbor.get("reason", "")))
+
+
+def _fsm(peer: Address, neighbor: Mapping[str, Any]) -> Message:
+    return FsmState(peer, str(neighbor["state"]))
+
+
+def _open(peer: Address, neighbor: Mapping[str, Any]) -> Message:
+    if neighbor.get("direction") != "receive":
+        return Ignored("open sent")
+    message = neighbor["open"]
+    return Opened(peer, _number(message["asn"]), int(ip_address(message["router_id"])), _number(message["hold_time"]))
+
+
+def _notification(peer: Address, neighbor: Mapping[str, Any]) -> Message:
+    body = neighbor["notification"]
+    sent = neighbor.get("direction") == "send"
+    return Notified(peer, sent, _number(body["code"]), _number(body["subcode"]), str(body.get("message", ""))[:200])
+
+
+def _refresh(peer: Address, neighbor: Mapping[str, Any]) -> Message:
+    body = neighbor["route-refresh"]
+    version = FAMILIES.get(f"{body['afi']} {body['safi']}")
+    return Ignored("refresh") if version is None else Refresh(peer, version, str(body["subtype"]))
+
+
+def _update(peer: Address, neighbor: Mapping[str, Any]) -> Message:
+    if neighbor.get("direction", "receive") != "receive":
+        return Ignored("update sent")
+    message = neighbor["message"]
+    if "eor" in message:
+        version = FAMILIES.get(f"{message['eor']['afi']} {message['eor']['safi']}")
+        return Ignored("eor") if version is None else EndOfRib(peer, version)
+    update = message["update"]
+    announced: dict[Prefix, Address] = {}
+    for family, next_hops in update.get("announce", {}).items():
+        if family in FAMILIES:
+            _announced(next_hops, announced)
+    withdrawn = tuple(
+        _prefix(nlri["nlri"])
+        for family, nlris in update.get("withdraw", {}).items() if family in FAMILIES
+        for nlri in nlris
+    )  # fmt: skip
+    return Update(peer, tuple(announced.items()), _attributes(update.get("attribute", {})), withdrawn)
+
+
+def _announced(next_hops: Mapping[str, Any], announced: dict[Prefix, Address]) -> None:
+    """RFC 2545 3: an IPv6 next hop may be a pair, global and link-local.
+
+    Interop: ExaBGP 5.0.15 then lists every prefix twice, once under each; the global one is kept.
+    """
+    for text, nlris in next_hops.items():
+        next_hop = ip_address(text)
+        for nlri in nlris:
+            prefix = _prefix(nlri["nlri"])
+            if prefix not in announced or announced[prefix].is_link_local:
+                announced[prefix] = next_hop
+
+
+def _rib_row(value: Mapping[str, Any]) -> Message:
+    nlri = value["route"]["nlri"]
+    family = f"{nlri['family']['afi']} {nlri['family']['safi']}"
+    if family not in FAMILIES:
+        return Ignored("row")
+    peer, next_hop = ip_address(value["peer"]["address"]), ip_address(nlri["nexthop"])
+    return RibRow(peer, _prefix(nlri["prefix"]), next_hop, _attributes(value["route"].get("attributes", {})))
+
+
+def _neighbor_list(value: list[Any]) -> Message:
+    return NeighborList(tuple(_neighbor_row(row) for row in value))
+
+
+def _neighbor_row(row: Mapping[str, Any]) -> NeighborRow:
+    router_id = row["peer"].get("id")
+    messages = row["messages"]
+    return NeighborRow(
+        peer=ip_address(row["peer"]["address"]),
+        # Interop: ExaBGP 5.0.15 says "down" with an unrelated duration in the first second of a session
+        up=row["fsm"] == "ESTABLISHED",
+        seconds=_number(row["duration"]) if row["state"] == "up" else 0,
+        fsm=str(row["fsm"]),
+        router_id=int(ip_address(router_id)) if router_id else 0,
+        sent=_number(messages["sent"].get("total", 0)),
+        received=_number(messages["received"].get("total", 0)),
+    )
+
+
+def _attributes(value: Mapping[str, Any]) -> Attributes:
+    origin = value.get("origin", "incomplete")
+    if origin not in ORIGINS:
+        raise ValueError(f"origin {origin!r}")
+    as_path, length = _as_path(value.get("as-path", {}))
+    return Attributes(
+        origin=origin,
+        as_path=as_path,
+        as_path_length=length,
+        med=_optional(value.get("med")),
+        local_preference=_optional(value.get("local-preference")),
+        communities=tuple(_community(item, 2) for item in value.get("community", ())),
+        large_communities=tuple(_community(item, 3) for item in value.get("large-community", ())),
+    )
+
+
+def _as_path(value: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+    """The ASes and the length for comparison: RFC 4271 9.1.2.2 a, RFC 5065 5.3 (confederations count nothing)."""
+    path: list[int] = []
+    length = 0
+    for segment in value.values():
+        numbers = [_number(asn) for asn in segment["value"]]
+        path += numbers
+        length += {"as-sequence": len(numbers), "as-set": 1}.get(segment["element"], 0)
+    return tuple(path), length
+
+
+def _community(value: Any, parts: int) -> str:
+    if isinstance(value, str) and value in WELL_KNOWN:
+        return WELL_KNOWN[value]
+    numbers = [int(part) for part in value.split(":")] if isinstance(value, str) else [_number(part) for part in value]
+    if len(numbers) != parts or any(not 0 <= number <= 0xFFFFFFFF for number in numbers):
+        raise ValueError(f"community {value!r}"[:80])
+    return ":".join(map(str, numbers))
+
+
+def _prefix(text: Any) -> Prefix:
+    if not isinstance(text, str):
+        raise TypeError("prefix is no text")
+    return ip_network(text)
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0xFFFFFFFFFFFFFFFF:
+        raise ValueError(f"number {value!r}"[:80])
+    return value
+
+
+def _optional(value: Any) -> int | None:
+    return None if value is None else _number(value)
+
+
+_EVENTS: dict[str, Callable[[Address, Mapping[str, Any]], Message]] = {
+    "state": _state,
+    "fsm": _fsm,
+    "open": _open,
+    "update": _update,
+    "notification": _notification,
+    "refresh": _refresh,
+}

@@ -1,0 +1,127 @@
+"""Which paths are accepted, and what each neighbor is told: the built-in policy.
+
+Import: no loops (RFC 4271 9.1.2), no martians, nothing of our own, no default route unless allowed.
+Export: our own prefixes; and what one side of the gateway taught us goes to the other side: site prefixes to
+the VNet, VNet prefixes to the site. Never between two sites, never between two VNet-side neighbors (no
+transit). The other gateway of a pair hears both sides and is passed on to nobody. RFC 1997 communities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+
+from gateway.bgp.path import DEFAULT_LOCAL_PREFERENCE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED, Announcement, Path
+from gateway.bgp.settings import NeighborSettings, Prefix, Role, SpeakerSettings
+
+# RFC 6890, RFC 4291: never routed between networks
+MARTIANS: tuple[Prefix, ...] = tuple(
+    ip_network(text)
+    for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
+                 "::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8")
+)  # fmt: skip
+
+OWN_AS = "own-as-in-path"
+DEFAULT_ROUTE = "default-route"
+MARTIAN = "martian"
+NEVER = "never-prefix"
+OWN_PREFIX = "own-prefix"
+OWN_NEXT_HOP = "own-next-hop"
+MAX_PREFIXES = "max-prefixes"
+
+# learned on the key's side, told to these sides
+PASSED_ON: dict[Role, frozenset[Role]] = {
+    Role.SITE: frozenset({Role.FABRIC, Role.PAIR}),
+    Role.FABRIC: frozenset({Role.SITE, Role.PAIR}),
+    Role.PAIR: frozenset(),
+}
+
+
+def import_verdict(settings: SpeakerSettings, neighbor: NeighborSettings, path: Path) -> str:
+    """The reason to reject `path`, or "" to accept it."""
+    prefix = path.prefix
+    # RFC 4271 9.1.2: a path with our own AS in it is a loop
+    if settings.local_as in path.as_path:
+        return OWN_AS
+    if prefix.prefixlen == 0:
+        return "" if neighbor.accept_default else DEFAULT_ROUTE
+    if _inside(prefix, MARTIANS):
+        return MARTIAN
+    if _inside(prefix, settings.never):
+        return NEVER
+    # a site must not pull part of our own prefixes out of the VNet
+    if prefix in settings.advertise or (settings.role(neighbor) is Role.SITE and _inside(prefix, settings.advertise)):
+        return OWN_PREFIX
+    # RFC 4271 5.1.3: a route whose next hop is ourselves is not usable
+    if path.next_hop == neighbor.local_address or path.next_hop.is_unspecified:
+        return OWN_NEXT_HOP
+    return ""
+
+
+def own_prefixes(settings: SpeakerSettings, neighbor: NeighborSettings) -> tuple[Prefix, ...]:
+    """Our own prefixes for this neighbor. A session carries the family of its addresses."""
+    prefixes = settings.advertise if neighbor.advertise is None else neighbor.advertise
+    return tuple(prefix for prefix in prefixes if prefix.version == neighbor.address.version)
+
+
+def export(
+    settings: SpeakerSettings, neighbor: NeighborSettings, prefix: Prefix, best: Path | None, source: Role | None
+) -> Announcement | None:
+    """What `neighbor` is told about `prefix`; `source` is the role of the neighbor `best` came from."""
+    if prefix.version != neighbor.address.version:
+        return None
+    internal = settings.internal(neighbor)
+    if prefix in own_prefixes(settings, neighbor):
+        return Announcement(
+            next_hop=neighbor.local_address,
+            as_path=() if internal else (settings.local_as,),
+            local_preference=DEFAULT_LOCAL_PREFERENCE if internal else None,
+        )
+    if best is None or source is None or not _passes(settings, neighbor, best, source):
+        return None
+    attributes = best.attributes
+    preference = attributes.local_preference
+    return Announcement(
+        next_hop=neighbor.local_address,
+        # RFC 4271 5.1.2: prepend our AS towards another AS, leave the path alone inside ours
+        as_path=attributes.as_path if internal else (settings.local_as, *attributes.as_path),
+        origin=attributes.origin,
+        # RFC 4271 5.1.4: a MED from one AS is not passed to another
+        med=attributes.med if internal else None,
+        # RFC 4271 5.1.5: LOCAL_PREF only inside the AS
+        local_preference=(DEFAULT_LOCAL_PREFERENCE if preference is None else preference) if internal else None,
+        communities=attributes.communities,
+        large_communities=attributes.large_communities,
+    )
+
+
+def _passes(settings: SpeakerSettings, neighbor: NeighborSettings, best: Path, source: Role) -> bool:
+    internal = settings.internal(neighbor)
+    attributes = best.attributes
+    if neighbor.advertise is not None or best.neighbor == neighbor.name:
+        return False
+    if settings.role(neighbor) not in PASSED_ON[source]:
+        return False
+    # RFC 4271 9.2.1: what IBGP taught us is not told to IBGP
+    if internal and not best.external:
+        return False
+    # the neighbor would reject it as a loop
+    if not internal and neighbor.remote_as in attributes.as_path:
+        return False
+    # RFC 9774 3: AS_SETs must not be advertised, and flattening one would lie about the path
+    if attributes.has_as_set:
+        return False
+    # RFC 1997: well-known communities
+    barred = {NO_ADVERTISE} if internal else {NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED}
+    return barred.isdisjoint(attributes.communities)
+
+
+def _inside(prefix: Prefix, outer: Iterable[Prefix]) -> bool:
+    return any(_subnet(prefix, one) for one in outer)
+
+
+def _subnet(prefix: Prefix, outer: Prefix) -> bool:
+    if prefix.version != outer.version or prefix.prefixlen < outer.prefixlen:
+        return False
+    shift = outer.max_prefixlen - outer.prefixlen
+    return int(prefix.network_address) >> shift == int(outer.network_address) >> shift

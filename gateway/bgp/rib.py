@@ -1,0 +1,221 @@
+"""The three RIBs of RFC 4271 3.2: adj-RIB-in per neighbor, loc-RIB, adj-RIB-out per neighbor.
+
+Plain bookkeeping; what is accepted, best or announced is decided in `policy.py` and `decision.py`.
+The adj-RIB-out knows what ExaBGP has been told and paces commands, because ExaBGP does not keep their order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from gateway.bgp.path import Announcement, Path
+from gateway.bgp.settings import Prefix
+
+REJECTED_KEPT = 1000  # rejected paths remembered for explanation, per neighbor
+
+
+class Entry(NamedTuple):
+    """One path of an adj-RIB-in."""
+
+    path: Path
+    rejected: str = ""  # the policy's reason, "" when accepted
+    stale: bool = False  # not confirmed since the session, the process or the refresh began
+
+
+class AdjRibIn:
+    """What one neighbor taught us. `lost`: its session went down after that, and is not re-synchronised."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Prefix, Entry] = {}
+        self.accepted = 0
+        self.stale: set[Prefix] = set()
+        self.lost = False
+
+    def put(self, path: Path, rejected: str) -> bool:
+        """Store a fresh path; False when a rejected one is not worth its memory."""
+        self.remove(path.prefix)
+        if rejected and len(self.entries) - self.accepted >= REJECTED_KEPT:
+            return False
+        self.entries[path.prefix] = Entry(path, rejected)
+        self.accepted += not rejected
+        return True
+
+    def confirm(self, prefix: Prefix) -> None:
+        self.stale.discard(prefix)
+
+    def remove(self, prefix: Prefix) -> bool:
+        entry = self.entries.pop(prefix, None)
+        self.stale.discard(prefix)
+        if entry is None:
+            return False
+        self.accepted -= not entry.rejected
+        return True
+
+    def judge_again(self, verdicts: Mapping[Prefix, str]) -> None:
+        """New verdicts after a change of policy."""
+        for prefix, rejected in verdicts.items():
+            self.entries[prefix] = self.entries[prefix]._replace(rejected=rejected)
+        self.accepted = sum(not entry.rejected for entry in self.entries.values())
+
+    def mark_stale(self, *, lost: bool) -> None:
+        """RFC 4724 4.2: keep the paths, marked, until they are confirmed or swept."""
+        self.stale = set(self.entries)
+        self.lost = self.lost or lost
+
+    def sweep(self) -> list[Prefix]:
+        """RFC 4724 4.2: remove what was not confirmed. Every prefix whose standing changed."""
+        swept = list(self.stale)
+        for prefix in swept:
+            self.remove(prefix)
+        self.lost = False
+        return swept
+
+    def candidate(self, prefix: Prefix) -> Candidate | None:
+        entry = self.entries.get(prefix)
+        if entry is None or entry.rejected:
+            return None
+        return Candidate(entry.path, self.lost and prefix in self.stale)
+
+    def listing(self) -> Iterator[Entry]:
+        for prefix, entry in self.entries.items():
+            yield entry._replace(stale=prefix in self.stale)
+
+
+class Candidate(NamedTuple):
+    """A path the decision process may choose. `lost`: its session is gone, so any other is better."""
+
+    path: Path
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    path: Path
+    reason: str
+
+
+class LocRib:
+    """The best path of every prefix."""
+
+    def __init__(self) -> None:
+        self.best: dict[Prefix, Best] = {}
+
+    def replace(self, prefix: Prefix, best: Best | None) -> bool:
+        """Store; True when the path, not merely its reason, is another one."""
+        old = self.best.get(prefix)
+        if best is None:
+            self.best.pop(prefix, None)
+            return old is not None
+        if old is not None and old.path == best.path:
+            self.best[prefix] = replace(old, reason=best.reason)
+            return False
+        self.best[prefix] = best
+        return True
+
+
+class Unknown:
+    """ExaBGP has announced something for this prefix; what exactly is not known."""
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN: Final = Unknown()
+
+
+class AdjRibOut:
+    """What one neighbor shall be told (`wanted`) and what ExaBGP has been told for it (`sent`).
+
+    Interop: ExaBGP 5.0.15 groups queued changes by attributes, so that of `announce P`, `withdraw P` given
+    shortly after one another the *withdraw may be sent first*. Therefore a second command for a prefix
+    waits until `spacing` seconds after the answer to the first; only the latest wish is then sent.
+    """
+
+    def __init__(self, spacing: float) -> None:
+        self.spacing = spacing
+        self.wanted: dict[Prefix, Announcement] = {}
+        self.sent: dict[Prefix, Announcement | Unknown] = {}
+        self._due: dict[Prefix, None] = {}  # differs and may be sent, oldest first
+        self._blocked: set[Prefix] = set()  # differs, but a command for it is too recent
+        self._recent: dict[Prefix, float] = {}  # until when; infinite while unanswered
+        self._expiry: deque[tuple[float, Prefix]] = deque()
+
+    def want(self, prefix: Prefix, announcement: Announcement | None) -> None:
+        if announcement is None:
+            self.wanted.pop(prefix, None)
+        else:
+            self.wanted[prefix] = announcement
+        self._sort(prefix)
+
+    def forget_sent(self) -> None:
+        """A new ExaBGP, or one of unknown state: everything is to be said again."""
+        self.sent.clear()
+        self._recent.clear()
+        self._expiry.clear()
+        self._resort()
+
+    def doubt_sent(self) -> None:
+        """What was sent may have been lost with the neighbor's old definition."""
+        self.sent = dict.fromkeys(self.sent, UNKNOWN)
+        self._resort()
+
+    def found(self, prefix: Prefix) -> None:
+        """ExaBGP's own table has this prefix."""
+        self.sent.setdefault(prefix, UNKNOWN)
+        self._sort(prefix)
+
+    def next(self) -> tuple[Prefix, Announcement | None] | None:
+        """Take the next difference: an announcement, or None for a withdrawal. It counts as sent."""
+        if not self._due:
+            return None
+        prefix = next(iter(self._due))
+        del self._due[prefix]
+        announcement = self.wanted.get(prefix)
+        if announcement is None:
+            self.sent.pop(prefix, None)
+        else:
+            self.sent[prefix] = announcement
+        self._recent[prefix] = math.inf
+        return prefix, announcement
+
+    def answered(self, prefix: Prefix, now: float) -> None:
+        if self._recent.get(prefix) == math.inf:
+            self._recent[prefix] = now + self.spacing
+            self._expiry.append((now + self.spacing, prefix))
+
+    def release(self, now: float) -> None:
+        """Prefixes whose last command is old enough may be sent again."""
+        while self._expiry and self._expiry[0][0] <= now:
+            until, prefix = self._expiry.popleft()
+            if self._recent.get(prefix) == until:
+                del self._recent[prefix]
+                if prefix in self._blocked:
+                    self._sort(prefix)
+
+    def next_release(self) -> float | None:
+        return self._expiry[0][0] if self._blocked and self._expiry else None
+
+    @property
+    def settled(self) -> bool:
+        """Nothing left to say and everything said was answered."""
+        return not self._due and not self._blocked and math.inf not in self._recent.values()
+
+    def _resort(self) -> None:
+        self._due.clear()
+        self._blocked.clear()
+        for prefix in self.wanted.keys() | self.sent.keys():
+            self._sort(prefix)
+
+    def _sort(self, prefix: Prefix) -> None:
+        self._blocked.discard(prefix)
+        if self.wanted.get(prefix) == self.sent.get(prefix):
+            self._due.pop(prefix, None)
+        elif prefix in self._recent:
+            self._due.pop(prefix, None)
+            self._blocked.add(prefix)
+        else:
+            self._due.setdefault(prefix)

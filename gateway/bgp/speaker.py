@@ -1,0 +1,504 @@
+"""The BGP speaker: ExaBGP's lines in, loc-RIB changes and commands for ExaBGP out.
+
+    line -> messages.parse_line -> adj-RIB-in -> policy -> decision -> loc-RIB -> BestChanged
+                                                                          |-> policy -> adj-RIB-out -> SendLine
+
+ExaBGP keeps the sessions; this keeps everything RFC 4271 9 describes. It is not a session state machine.
+Whenever the relay connects, both sides are compared: `show neighbor json`, then ExaBGP's adj-RIB-in (which
+confirms or sweeps ours), then its adj-RIB-out (whatever it announces that we do not want is withdrawn).
+Paths outlive their session as stale for `stale_time`, until confirmed, or swept by an End-of-RIB (RFC 4724 4.2).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from gateway.bgp import messages
+from gateway.bgp.decision import decide
+from gateway.bgp.events import (
+    AnswersMissing,
+    BestChanged,
+    Command,
+    CommandRefused,
+    Drained,
+    Effect,
+    PeerDown,
+    PeerStatus,
+    PeerUp,
+    ProcessDown,
+    ProcessUp,
+    Reconfigure,
+    Rejected,
+    Resynchronized,
+    RouteStatus,
+    SendLine,
+    Shutdown,
+)
+from gateway.bgp.link import Command as LinkCommand
+from gateway.bgp.link import Kind, Link
+from gateway.bgp.path import Attributes, Path
+from gateway.bgp.peer import STATES, Dump, Peer
+from gateway.bgp.policy import MAX_PREFIXES, export, import_verdict, own_prefixes
+from gateway.bgp.rib import Best, Candidate, LocRib
+from gateway.bgp.settings import Address, NeighborSettings, Prefix, SpeakerSettings
+
+STATUS_INTERVAL = 10.0  # between two `show neighbor json`, for counters and as a check of the session states
+DUMP_TRUSTED_AFTER = 5  # seconds a session must have been up for ExaBGP's adj-RIB-in to count as complete
+
+
+class Speaker:
+    """See the module. Counters: `malformed`, `unknown-peer`, `surplus-answers`, `errors`, and rejection reasons."""
+
+    def __init__(self, settings: SpeakerSettings) -> None:
+        self.settings = settings
+        self.counters: Counter[str] = Counter()
+        self.loc_rib = LocRib()
+        self._link = Link()
+        self._peers: dict[str, Peer] = {}
+        self._by_address: dict[Address, Peer] = {}
+        self._effects: deque[Effect] = deque()
+        self._status_at = 0.0
+        self._draining = False
+        self._drained = False
+        self._adopt(settings, 0.0)
+
+    # ---- the contract ----
+
+    def receive(self, line: str, now: float) -> None:
+        """One line of ExaBGP's output."""
+        message = messages.parse_line(line)
+        if isinstance(message, messages.Malformed):
+            self.counters["malformed"] += 1
+        elif isinstance(message, messages.Ack):
+            self._answered(message.ok, now)
+        elif isinstance(message, messages.NeighborList):
+            self._neighbors_listed(message.rows, now)
+        elif not isinstance(message, messages.Ignored):
+            peer = self._by_address.get(message.peer)
+            if peer is None:
+                self.counters["unknown-peer"] += 1
+            else:
+                _HANDLERS[type(message)](self, peer, message, now)
+        self._pump(now)
+
+    def command(self, command: Command, now: float) -> None:
+        if isinstance(command, ProcessUp):
+            self._synchronize(command.generation, now)
+        elif isinstance(command, ProcessDown):
+            self._process_down(now)
+        elif isinstance(command, Reconfigure):
+            self._adopt(command.settings, now)
+        elif isinstance(command, Shutdown):
+            self._draining = True
+            self._announce(self._known_prefixes())
+        self._pump(now)
+
+    def poll(self) -> Iterator[Effect]:
+        while self._effects:
+            yield self._effects.popleft()
+
+    def next_deadline(self) -> float | None:
+        deadlines = [peer.stale_deadline for peer in self._peers.values()]
+        if self._link.up:
+            deadlines.append(self._link.deadline())
+        if self._link.synced:
+            deadlines.append(self._status_at)
+            for peer in self._peers.values():
+                if peer.up and not peer.adj_out.settled:
+                    deadlines += [peer.ready_at or None, peer.adj_out.next_release()]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def handle_deadline(self, now: float) -> None:
+        for peer in self._peers.values():
+            if peer.stale_deadline is not None and peer.stale_deadline <= now:
+                self._sweep(peer)
+        answer_deadline = self._link.deadline() if self._link.up else None
+        if answer_deadline is not None and answer_deadline <= now:
+            self._effects.append(AnswersMissing())
+            self._synchronize(self._link.generation, now)
+        elif self._link.synced and self._status_at <= now:
+            self._status_at = now + STATUS_INTERVAL
+            if not self._link.asking(Kind.NEIGHBORS):
+                self._link.ask(LinkCommand(Kind.NEIGHBORS, messages.SHOW_NEIGHBORS))
+        self._pump(now)
+
+    # ---- views ----
+
+    def peers_status(self) -> tuple[PeerStatus, ...]:
+        best = Counter(one.path.neighbor for one in self.loc_rib.best.values())
+        return tuple(peer.status(best[peer.name]) for peer in self._peers.values())
+
+    def routes_status(self) -> tuple[RouteStatus, ...]:
+        """Every path in every adj-RIB-in, ordered by prefix, with why it is or is not used."""
+        prefixes = {prefix for peer in self._peers.values() for prefix in peer.adj_in.entries}
+        ordered = sorted(prefixes, key=lambda one: (one.version, int(one.network_address), one.prefixlen))
+        return tuple(status for prefix in ordered for status in self._explain(prefix))
+
+    # ---- synchronisation with ExaBGP ----
+
+    def _synchronize(self, generation: int, now: float) -> None:
+        self._link.open(generation)
+        for peer in self._peers.values():
+            peer.adj_in.mark_stale(lost=False)
+            peer.adj_out.forget_sent()
+            peer.touched.clear()
+            peer.dump = Dump.IGNORE
+            peer.wants_refresh = False
+            self._start_stale_timer(peer, now)
+        self._link.ask(LinkCommand(Kind.NEIGHBORS, messages.SHOW_NEIGHBORS))
+        self._link.ask(LinkCommand(Kind.DUMP_IN, messages.SHOW_ADJ_RIB_IN))
+        self._link.ask(LinkCommand(Kind.DUMP_OUT, messages.SHOW_ADJ_RIB_OUT))
+
+    def _process_down(self, now: float) -> None:
+        """Whether the sessions live on is not known; the paths are kept either way."""
+        self._link.close()
+        for peer in self._peers.values():
+            peer.adj_in.mark_stale(lost=False)
+            self._start_stale_timer(peer, now)
+
+    def _neighbors_listed(self, rows: Iterable[messages.NeighborRow], now: float) -> None:
+        if self._link.answering is not Kind.NEIGHBORS:
+            return  # asked for by the link before this one
+        self._link.body(now)
+        first = not self._link.listed
+        self._link.listed = True
+        for row in rows:
+            peer = self._by_address.get(row.peer)
+            if peer is not None:
+                self._neighbor_listed(peer, row, first, now)
+
+    def _neighbor_listed(self, peer: Peer, row: messages.NeighborRow, first: bool, now: float) -> None:
+        peer.messages_sent, peer.messages_received = row.sent, row.received
+        peer.router_id = row.router_id or peer.router_id
+        if row.up:
+            if not peer.up:
+                self._session_up(peer, now - row.seconds, now)
+            if first:
+                peer.established_at = now - row.seconds
+                peer.dump = Dump.COMPLETE if row.seconds >= DUMP_TRUSTED_AFTER else Dump.MERGE
+            return
+        if peer.up:
+            self._session_down(peer, "session lost meanwhile", now)
+        peer.state = STATES.get(row.fsm, "Idle")
+
+    def _answered(self, ok: bool, now: float) -> None:
+        command = self._link.answered(now)
+        if command is None:
+            self.counters["surplus-answers"] += 1
+            return
+        if not ok:
+            self.counters["errors"] += 1
+            self._effects.append(CommandRefused(command.text))
+        if command.kind is Kind.ROUTE and command.prefix is not None:
+            peer = self._peers.get(command.neighbor)
+            if peer is not None:
+                peer.adj_out.answered(command.prefix, now)
+        elif command.kind is Kind.DUMP_IN:
+            self._adj_rib_in_read()
+        elif command.kind is Kind.DUMP_OUT:
+            self._link.synced = True
+            self._status_at = now + STATUS_INTERVAL
+            self._effects.append(Resynchronized(self._link.generation))
+
+    def _adj_rib_in_read(self) -> None:
+        for peer in self._peers.values():
+            if peer.wants_refresh:
+                self._ask_refresh(peer)
+            elif peer.dump is Dump.COMPLETE and peer.up:
+                self._sweep(peer)
+            peer.dump = Dump.IGNORE
+            peer.touched.clear()
+
+    def _ask_refresh(self, peer: Peer) -> None:
+        peer.wants_refresh = False
+        text = messages.render_refresh(peer.settings.address, peer.settings.address.version)
+        self._link.ask(LinkCommand(Kind.REFRESH, text, peer.name))
+
+    def _row(self, peer: Peer, row: messages.RibRow, now: float) -> None:
+        self._link.body(now)
+        if self._link.answering is Kind.DUMP_OUT:
+            peer.adj_out.found(row.prefix)
+        elif self._link.answering is Kind.DUMP_IN and peer.dump is not Dump.IGNORE and row.prefix not in peer.touched:
+            self._merge(peer, row, now)
+
+    def _merge(self, peer: Peer, row: messages.RibRow, now: float) -> None:
+        """Interop: of two IPv6 next hops ExaBGP 5.0.15 dumps the link-local one; only the peer can tell the other."""
+        known = peer.adj_in.entries.get(row.prefix)
+        if not row.next_hop.is_link_local:
+            self._learn(peer, row.prefix, row.next_hop, row.attributes, now)
+        elif known is not None and known.path.attributes == row.attributes:
+            peer.adj_in.confirm(row.prefix)
+        else:
+            peer.wants_refresh = True
+        self._recompute([row.prefix])
+
+    # ---- sessions ----
+
+    def _state(self, peer: Peer, message: messages.SessionState, now: float) -> None:
+        if message.state == "up":
+            if peer.up:
+                self._session_down(peer, "session replaced", now)
+            self._session_up(peer, now, now)
+        elif message.state == "down" and peer.up:
+            self._session_down(peer, message.reason or "session closed", now)
+        elif message.state == "down":
+            peer.state = "Idle"
+            peer.last_error = message.reason or peer.last_error
+        elif not peer.up:
+            peer.state = "Connect"
+
+    def _fsm(self, peer: Peer, message: messages.FsmState, _now: float) -> None:
+        if not peer.up and message.state != "ESTABLISHED":
+            peer.state = STATES.get(message.state, peer.state)
+
+    def _opened(self, peer: Peer, message: messages.Opened, _now: float) -> None:
+        peer.router_id = message.router_id
+
+    def _notified(self, peer: Peer, message: messages.Notified, _now: float) -> None:
+        direction = "sent" if message.sent else "received"
+        text = f": {message.text}" if message.text.isprintable() and message.text else ""
+        peer.last_error = f"NOTIFICATION {direction} {message.code}/{message.subcode}{text}"
+
+    def _session_up(self, peer: Peer, established_at: float, now: float) -> None:
+        peer.went_up(established_at, now)
+        if peer.adj_in.stale:
+            peer.stale_deadline = now + self.settings.stale_time
+        self._effects.append(PeerUp(peer.name))
+
+    def _session_down(self, peer: Peer, reason: str, now: float) -> None:
+        peer.went_down(reason)
+        self._effects.append(PeerDown(peer.name, reason))
+        # RFC 4724 4.2: retain the routes and mark them stale
+        peer.adj_in.mark_stale(lost=True)
+        self._start_stale_timer(peer, now)
+        if self.settings.stale_time == 0:
+            self._sweep(peer)
+        else:
+            self._recompute(peer.adj_in.stale)
+
+    def _start_stale_timer(self, peer: Peer, now: float) -> None:
+        if not peer.adj_in.stale:
+            peer.stale_deadline = None
+        elif peer.stale_deadline is None:
+            peer.stale_deadline = now + self.settings.stale_time
+
+    def _sweep(self, peer: Peer) -> None:
+        peer.stale_deadline = None
+        self._recompute(peer.adj_in.sweep())
+
+    # ---- routes in ----
+
+    def _update(self, peer: Peer, message: messages.Update, now: float) -> None:
+        if not peer.up:  # only an Established session has UPDATEs: its `up` was before our time
+            self._session_up(peer, now, now)
+        for prefix in message.withdrawn:
+            peer.adj_in.remove(prefix)
+        for prefix, next_hop in message.announced:
+            self._learn(peer, prefix, next_hop, message.attributes, now)
+        prefixes = [*message.withdrawn, *(prefix for prefix, _ in message.announced)]
+        if not self._link.listed or peer.dump is not Dump.IGNORE:
+            peer.touched.update(prefixes)
+        self._recompute(prefixes)
+
+    def _learn(
+        self, peer: Peer, prefix: Prefix, next_hop: Address, attributes: Attributes, now: float
+    ) -> None:
+        neighbor = peer.settings
+        external = not self.settings.internal(neighbor)
+        if external and attributes.local_preference is not None:
+            # RFC 4271 5.1.5: LOCAL_PREF from another AS is ignored
+            attributes = replace(attributes, local_preference=None)
+        path = Path(
+            prefix, neighbor.name, neighbor.connection, next_hop, attributes, neighbor.address, neighbor.remote_as,
+            external, peer.router_id, now,
+        )  # fmt: skip
+        reason = import_verdict(self.settings, neighbor, path)
+        known = peer.adj_in.entries.get(prefix)
+        replaces = known is not None and not known.rejected
+        if not reason and not replaces and peer.adj_in.accepted >= neighbor.max_prefixes:
+            peer.adj_in.remove(prefix)
+            peer.discarded += 1
+            reason = MAX_PREFIXES
+        else:
+            peer.adj_in.put(path, reason)
+        if reason:
+            self._complain(peer, prefix, reason)
+
+    def _complain(self, peer: Peer, prefix: Prefix, reason: str) -> None:
+        self.counters[reason] += 1
+        if reason not in peer.complained:
+            peer.complained.add(reason)
+            self._effects.append(Rejected(peer.name, prefix, reason))
+
+    def _end_of_rib(self, peer: Peer, message: messages.EndOfRib, _now: float) -> None:
+        if message.version == peer.settings.address.version:
+            self._sweep(peer)
+
+    def _refresh(self, peer: Peer, message: messages.Refresh, now: float) -> None:
+        # RFC 7313 4: what is not repeated between the two markers is gone
+        if message.version != peer.settings.address.version:
+            return
+        if message.subtype == "begin":
+            peer.adj_in.mark_stale(lost=False)
+            self._start_stale_timer(peer, now)
+        elif message.subtype == "end":
+            self._sweep(peer)
+
+    # ---- decision and routes out ----
+
+    def _recompute(self, prefixes: Iterable[Prefix]) -> None:
+        changed = []
+        for prefix in list(prefixes):
+            candidates = self._candidates(prefix)
+            best = None
+            if candidates:
+                chosen, reason, _losers = decide(candidates)
+                best = Best(chosen.path, reason)
+            if self.loc_rib.replace(prefix, best):
+                changed.append(prefix)
+                self._effects.append(BestChanged(prefix, best.path if best else None))
+        self._announce(changed)
+
+    def _candidates(self, prefix: Prefix) -> list[Candidate]:
+        found = (peer.adj_in.candidate(prefix) for peer in self._peers.values())
+        return [candidate for candidate in found if candidate is not None]
+
+    def _announce(self, prefixes: Iterable[Prefix]) -> None:
+        for prefix in prefixes:
+            best = self.loc_rib.best.get(prefix)
+            path = best.path if best else None
+            source = self._peers[path.neighbor].role if path else None
+            for peer in self._peers.values():
+                wanted = None if self._draining else export(self.settings, peer.settings, prefix, path, source)
+                peer.adj_out.want(prefix, wanted)
+
+    def _known_prefixes(self) -> set[Prefix]:
+        known = set(self.loc_rib.best)
+        for peer in self._peers.values():
+            known.update(own_prefixes(self.settings, peer.settings), peer.adj_out.wanted)
+        return known
+
+    # ---- commands out ----
+
+    def _pump(self, now: float) -> None:
+        while self._link.credit > 0 and (command := self._link.next_waiting()) is not None:
+            self._send(command, now)
+        if self._link.synced:
+            ready = [peer for peer in self._peers.values() if peer.up and peer.ready_at <= now]
+            for peer in ready:
+                peer.ready_at = 0.0
+                peer.adj_out.release(now)
+            while ready and self._link.credit > 0:
+                ready = [peer for peer in ready if self._send_next(peer, now)]
+        self._note_drained()
+
+    def _send_next(self, peer: Peer, now: float) -> bool:
+        item = peer.adj_out.next() if self._link.credit > 0 else None
+        if item is None:
+            return False
+        prefix, announcement = item
+        address = peer.settings.address
+        if announcement is None:
+            text = messages.render_withdraw(address, prefix)
+        else:
+            text = messages.render_announce(address, prefix, announcement)
+        self._send(LinkCommand(Kind.ROUTE, text, peer.name, prefix), now)
+        return True
+
+    def _send(self, command: LinkCommand, now: float) -> None:
+        self._link.sent(command, now)
+        self._effects.append(SendLine(command.text))
+
+    def _note_drained(self) -> None:
+        if not self._draining or self._drained:
+            return
+        pending = self._link.up and (
+            not self._link.synced or any(peer.up and not peer.adj_out.settled for peer in self._peers.values())
+        )
+        if not pending:
+            self._drained = True
+            self._effects.append(Drained())
+
+    # ---- configuration ----
+
+    def _adopt(self, settings: SpeakerSettings, now: float) -> None:
+        """Take new settings over; what did not change of a neighbor keeps its session and its paths."""
+        old_settings, self.settings = self.settings, settings
+        old_peers, self._peers = self._peers, {}
+        affected = {prefix for peer in old_peers.values() for prefix in peer.adj_in.entries} | set(self.loc_rib.best)
+        for neighbor in settings.neighbors:
+            peer = old_peers.get(neighbor.name)
+            if peer is None or _identity(old_settings, peer.settings) != _identity(settings, neighbor):
+                peer = Peer(neighbor, settings.role(neighbor))
+            elif _session_settings(peer.settings) != _session_settings(neighbor):
+                peer.adj_out.doubt_sent()  # ExaBGP builds the session anew
+            peer.settings, peer.role = neighbor, settings.role(neighbor)
+            self._peers[neighbor.name] = peer
+            self._judge_again(peer)
+        self._by_address = {peer.settings.address: peer for peer in self._peers.values()}
+        self._recompute(affected)
+        self._announce(self._known_prefixes())
+        for peer in self._peers.values():
+            self._start_stale_timer(peer, now)
+
+    def _judge_again(self, peer: Peer) -> None:
+        entries = peer.adj_in.entries
+        verdicts = {
+            prefix: import_verdict(self.settings, peer.settings, entry.path) for prefix, entry in entries.items()
+        }
+        peer.adj_in.judge_again(verdicts)
+
+    def _explain(self, prefix: Prefix) -> Iterator[RouteStatus]:
+        candidates = self._candidates(prefix)
+        reasons: dict[str, str] = {}
+        winner = ""
+        if candidates:
+            best, why, reasons = decide(candidates)
+            winner = best.path.neighbor
+            reasons[winner] = why
+        for peer in self._peers.values():
+            entry = peer.adj_in.entries.get(prefix)
+            if entry is None:
+                continue
+            path, attributes = entry.path, entry.path.attributes
+            yield RouteStatus(
+                prefix=str(prefix),
+                peer=peer.name,
+                next_hop=str(path.next_hop),
+                as_path=attributes.as_path,
+                origin=attributes.origin,
+                med=attributes.med,
+                local_preference=attributes.local_preference,
+                communities=attributes.communities + attributes.large_communities,
+                best=peer.name == winner,
+                reason=f"rejected: {entry.rejected}" if entry.rejected else reasons[peer.name],
+                stale=prefix in peer.adj_in.stale,
+            )
+
+
+def _identity(settings: SpeakerSettings, neighbor: NeighborSettings) -> tuple[object, ...]:
+    """What makes it another session altogether: nothing learned or told before holds."""
+    return (
+        settings.local_as, settings.router_id, neighbor.address, neighbor.local_address, neighbor.remote_as,
+        neighbor.connection,
+    )  # fmt: skip
+
+
+def _session_settings(neighbor: NeighborSettings) -> NeighborSettings:
+    """The settings without those that are only ours, not ExaBGP's."""
+    return replace(neighbor, advertise=None, max_prefixes=1, accept_default=False)
+
+
+_HANDLERS: dict[type[Any], Callable[[Speaker, Peer, Any, float], None]] = {
+    messages.SessionState: Speaker._state,
+    messages.FsmState: Speaker._fsm,
+    messages.Opened: Speaker._opened,
+    messages.Notified: Speaker._notified,
+    messages.Update: Speaker._update,
+    messages.EndOfRib: Speaker._end_of_rib,
+    messages.Refresh: Speaker._refresh,
+    messages.RibRow: Speaker._row,
+}

@@ -1,0 +1,161 @@
+"""The process ExaBGP runs as its API: carries lines between ExaBGP and the daemon's UNIX socket.
+
+    ExaBGP -- stdin --> relay -- UNIX socket --> gatewayd      (events, answers)
+    ExaBGP <-- stdout -- relay <-- UNIX socket -- gatewayd     (commands)
+
+It exists because ExaBGP's writes block: whoever reads them slowly stops BGP. So stdin is always read, into a bounded
+buffer; when that is full the link is dropped, and the daemon, on the next link, synchronises anew. Without a link,
+what ExaBGP says is read and forgotten. It understands nothing but line ends, needs only the standard
+library, and imports nothing of the gateway.
+
+    bgp_relay.py SOCKET
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import time
+
+BUFFER_LIMIT = 64 * 1024 * 1024
+COMMAND_LIMIT = 1024 * 1024  # pending towards ExaBGP; the daemon's window keeps it far below
+CHUNK = 256 * 1024
+BACKOFF = (0.05, 1.0)
+READ = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+class Relay:
+    """One loop over stdin, stdout and the link. What a link carries begins at the start of a line, both ways."""
+
+    def __init__(self, path: str, stdin: int = 0, stdout: int = 1, buffer_limit: int = BUFFER_LIMIT) -> None:
+        self.path = path
+        self.stdin = stdin
+        self.stdout = stdout
+        self.buffer_limit = buffer_limit
+        self.link: socket.socket | None = None
+        self.retry_at = 0.0
+        self.backoff = BACKOFF[0]
+        self.mid_line = False  # the last octet read from stdin was not a line end
+        self.skip_line = False  # the link began inside a line, whose rest is not for it
+        self.to_daemon = bytearray()
+        self.to_exabgp = bytearray()
+        self.partial = bytearray()  # of a command, up to its line end
+        for descriptor in (stdin, stdout):
+            os.set_blocking(descriptor, False)
+
+    def run(self) -> None:
+        """Until stdin or stdout ends, which they do when ExaBGP ends."""
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """One round; False when ExaBGP is gone."""
+        if self.link is None and time.monotonic() >= self.retry_at:
+            self._connect()
+        ready = self._wait()
+        if self.link is not None and self.link.fileno() in ready:
+            events = ready[self.link.fileno()]
+            if events & select.POLLOUT:
+                self._write_link()
+            if self.link is not None and events & READ:
+                self._read_link()
+        try:
+            if self.stdout in ready and not self._write_stdout(ready[self.stdout]):
+                return False
+            return self.stdin not in ready or self._read_stdin()
+        except BlockingIOError:
+            return True
+
+    def _wait(self) -> dict[int, int]:
+        poller = select.poll()
+        poller.register(self.stdin, select.POLLIN)
+        if self.to_exabgp:
+            poller.register(self.stdout, select.POLLOUT)
+        timeout = None
+        if self.link is None:
+            timeout = max(0.0, self.retry_at - time.monotonic()) * 1000 + 1
+        else:
+            wanted = select.POLLIN if len(self.to_exabgp) < COMMAND_LIMIT else 0
+            poller.register(self.link.fileno(), wanted | (select.POLLOUT if self.to_daemon else 0))
+        return dict(poller.poll(timeout))
+
+    def _read_stdin(self) -> bool:
+        data = os.read(self.stdin, CHUNK)
+        if not data:
+            return False
+        self.mid_line = not data.endswith(b"\n")
+        if self.link is None:
+            return True
+        if self.skip_line:
+            _, found, data = data.partition(b"\n")
+            self.skip_line = not found
+        self.to_daemon += data
+        if len(self.to_daemon) > self.buffer_limit:
+            self._drop()
+        return True
+
+    def _write_stdout(self, events: int) -> bool:
+        if events & (select.POLLERR | select.POLLHUP):
+            return False
+        # at most what a pipe takes: a copy of the whole buffer for each write would be slow
+        written = os.write(self.stdout, self.to_exabgp[:65536])
+        del self.to_exabgp[:written]
+        return True
+
+    def _read_link(self) -> None:
+        assert self.link is not None
+        try:
+            data = self.link.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop()
+            return
+        self.partial += data
+        complete = self.partial.rfind(b"\n") + 1
+        self.to_exabgp += self.partial[:complete]
+        del self.partial[:complete]
+
+    def _write_link(self) -> None:
+        assert self.link is not None
+        try:
+            written = self.link.send(self.to_daemon[:CHUNK])
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop()
+            return
+        del self.to_daemon[:written]
+
+    def _connect(self) -> None:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            link.connect(self.path)
+        except OSError:
+            link.close()
+            self._later()
+            return
+        link.setblocking(False)
+        self.link = link
+        self.skip_line = self.mid_line
+        self.backoff = BACKOFF[0]
+
+    def _drop(self) -> None:
+        if self.link is not None:
+            self.link.close()
+        self.link = None
+        self.to_daemon.clear()
+        self.partial.clear()
+        self._later()
+
+    def _later(self) -> None:
+        self.retry_at = time.monotonic() + self.backoff
+        self.backoff = min(self.backoff * 2, BACKOFF[1])
+
+
+if __name__ == "__main__":
+    Relay(sys.argv[1]).run()
