@@ -126,6 +126,7 @@ class Gateway:
         self.tun_fds = open_tun(machine, TUN, queues or workers)
         self.plane.add_connection(CONNECTION, self.tun_fds, mtu)
         machine.batch(
+            f"link set {TUN} addrgenmode none",  # no link-local address: no router solicitations into the tunnel
             f"link set {TUN} mtu {mtu} up",
             f"address add {self.inner4}/32 dev {TUN}",
             f"address add {self.inner6}/128 dev {TUN} nodad",
