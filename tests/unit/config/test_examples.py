@@ -14,8 +14,8 @@ DIRECTORY = Path(__file__).parents[3] / "config"
 EXAMPLES = sorted(DIRECTORY.glob("*.toml"))
 
 
-def test_there_are_three_examples() -> None:
-    assert [path.name for path in EXAMPLES] == ["edge-to-azure.toml", "gateway.toml", "pair.toml"]
+def test_the_examples_are_there() -> None:
+    assert {path.name for path in EXAMPLES} >= {"edge-to-azure.toml", "gateway.toml", "pair.toml"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -14,8 +14,27 @@ from gateway.config.load import load, load_text
 GOOD = (Path(__file__).parents[3] / "config" / "pair.toml").read_text()
 
 words = st.sampled_from(
-    ["[", "]", "[[", "]]", "{", "}", "=", ",", ".", "\n", "\r\n", '"', '"""', "'", "'''", "#", "\\", " ", "\t", "\x00"]
-    + [
+    [
+        "[",
+        "]",
+        "[[",
+        "]]",
+        "{",
+        "}",
+        "=",
+        ",",
+        ".",
+        "\n",
+        "\r\n",
+        '"',
+        '"""',
+        "'",
+        "'''",
+        "#",
+        "\\",
+        " ",
+        "\t",
+        "\x00",
         "connection",
         "onprem",
         "local_addrs",
@@ -27,8 +46,19 @@ words = st.sampled_from(
         "protected",
         "child",
         "gateway",
+        "1",
+        "-1",
+        "1.5",
+        "inf",
+        "nan",
+        "true",
+        "1979-05-27",
+        '"10.0.0.0/8"',
+        '"4h"',
+        "9" * 30,
+        "\ufeff",
+        "😀",
     ]
-    + ["1", "-1", "1.5", "inf", "nan", "true", "1979-05-27", '"10.0.0.0/8"', '"4h"', "9" * 30, "\ufeff", "\U0001f600"]
 )
 
 
