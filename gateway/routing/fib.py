@@ -168,6 +168,11 @@ class Fib:
         installed = wanted is not None and self._mirror.entry(key) == wanted
         return PrefixState(installed, target, "" if installed else self._error(key, target, prefix.version))
 
+    @property
+    def synchronised(self) -> bool:
+        """Whether the kernel has been read since the start."""
+        return self._synchronised
+
     # Commands.
 
     def _connection_added(self, command: ConnectionAdded) -> None:

@@ -1,0 +1,113 @@
+"""What the gateway wants done, beside Transmit, Compute and the FIB's RouteOps, DumpRequest and Resolve.
+
+The data plane effects are carried out in order and at once; every one has its call in
+`esp.dataplane.DataPlane`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.bgp.settings import SpeakerSettings
+from gateway.contract import Endpoint
+from gateway.esp.dataplane import Direction, SaParameters
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTunnel:
+    """Make the connection's TUN, with its addresses, and give it to the data plane. Answer: TunnelReady."""
+
+    connection: int
+    name: str
+    mtu: int
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTunnel:
+    connection: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTunnelMtu:
+    """Inner MTU and MSS clamps, from the negotiated suites."""
+
+    connection: int
+    name: str
+    mtu: int
+    tcp_mss4: int
+    tcp_mss6: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddSa:
+    sa: SaParameters
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSa:
+    direction: Direction
+    connection: int
+    spi: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveSa:
+    connection: int
+    spi: int
+    remote: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SetPolicies:
+    """Outbound SAs in order of preference."""
+
+    connection: int
+    spis: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    connection: int
+    spi: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class BgpLine:
+    """One command line for ExaBGP."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BgpStart:
+    """Run ExaBGP with these settings, or reload it when it runs."""
+
+    settings: SpeakerSettings = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BgpDrained:
+    """Every withdrawal is out: ExaBGP may be stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatTransmit:
+    """A heartbeat datagram."""
+
+    data: bytes
+    remote: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened that people want to read. `failure`/`context` name what explain.py has a sentence for."""
+
+    level: str
+    event: str
+    tunnel: str
+    text: str
+    failure: str = ""
+    context: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,35 @@
+"""From the cores' reasons to the names explain.py has sentences for, with the words that choose a variant."""
+
+from __future__ import annotations
+
+_EXACT: dict[str, tuple[str, dict[str, str]]] = {
+    "TERMINATED": ("DELETED_BY_OPERATOR", {}),
+    "CHILD_DELETED_BY_PEER": ("DELETED_BY_PEER", {}),
+    "CHILD_LIFETIME_EXPIRED": ("LIFETIME_EXPIRED", {"reason": "time"}),
+    "CHILD_LIMIT_REACHED": ("LIFETIME_EXPIRED", {"reason": "octets, packets or sequence numbers"}),
+    "NO_PROPOSAL_CHOSEN_SENT": ("NO_PROPOSAL_ACCEPTABLE", {}),
+    "NO_PROPOSAL": ("NO_PROPOSAL_ACCEPTABLE", {}),
+    "TRAFFIC_SELECTORS": ("TS_UNACCEPTABLE", {}),
+    "TS_UNACCEPTABLE_SENT": ("TS_UNACCEPTABLE", {}),
+}
+_SUFFIXES: dict[str, dict[str, str]] = {
+    "_IKE": {"protocol": "IKE"},
+    "_ESP": {"protocol": "ESP"},
+    "_SENT": {"direction": "sent"},
+    "_RECEIVED": {"direction": "received"},
+}
+_REKEYS = ("IKE_REKEY_", "REKEY_")
+
+
+def named(reason: str, context: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """(failure name, context) for observe.explain."""
+    if reason in _EXACT:
+        name, extra = _EXACT[reason]
+        return name, {**context, **extra}
+    for prefix in _REKEYS:
+        if reason.startswith(prefix):
+            return "REKEY_FAILED", {**context, "reason": reason.removeprefix(prefix)}
+    for suffix, extra in _SUFFIXES.items():
+        if reason.endswith(suffix):
+            return reason.removesuffix(suffix), {**context, **extra}
+    return reason, context

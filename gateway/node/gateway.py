@@ -1,0 +1,424 @@
+"""The whole gateway: every core composed into one machine with the contract of gateway/contract.py.
+
+    IKE datagrams, BGP lines, heartbeats, data plane events, kernel answers, operator commands, time
+        -> cores -> their events -> tunnels, routes, sessions
+        -> Transmit, Compute, data plane and kernel effects, journal events
+
+It decides nothing the cores can decide: it carries one core's events to the others. Order at start: the
+clear-text guard, then TUNs, then IKE and BGP; nothing is tried before the guard stands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from gateway.bgp import events as bgp
+from gateway.bgp.speaker import Speaker
+from gateway.contract import Compute, Endpoint, RandomSource, Transmit
+from gateway.esp.dataplane import Direction, SaCounters
+from gateway.esp.mtu import tcp_mss
+from gateway.ha import heartbeat as ha
+from gateway.ike import commands as ike
+from gateway.ike import events as ike_events
+from gateway.ike.endpoint import IkeEndpoint
+from gateway.ike.key_exchange import KeyExchanges
+from gateway.node import effects, failures, inputs
+from gateway.node.settings import GatewaySettings
+from gateway.node.tunnel import CHILD_GRACE, Tunnel
+from gateway.routing import model as routing
+from gateway.routing.fib import Fib
+
+INITIAL_MTU = 1400
+"""Of a TUN before a suite is negotiated."""
+STALE_SWEEP = 60.0
+"""Seconds after a start at which routes an earlier process left, and nobody asked for since, are removed."""
+
+
+class Gateway:
+    """One gateway node. `routing`, `ike` and `speaker` are read by observe/build.py."""
+
+    def __init__(self, settings: GatewaySettings, random: RandomSource, key_exchanges: KeyExchanges) -> None:
+        self.settings = settings
+        self.ike = IkeEndpoint(random, key_exchanges)
+        self.fib = Fib()
+        self.speaker = Speaker(settings.bgp) if settings.bgp is not None else None
+        self.heartbeat = ha.Heartbeat(settings.heartbeat, random) if settings.heartbeat is not None else None
+        self.tunnels: dict[str, Tunnel] = {}
+        self.drops: dict[tuple[int, str], int] = {}
+        self.started = self.guarded = self.stopping = False
+        self._random = random
+        self._effects: deque[object] = deque()
+        self._sweep_at: float | None = None
+        self._connected: frozenset[routing.Prefix] = frozenset()
+
+    # --- the contract -------------------------------------------------------------------------------------------
+
+    def receive_ike(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> None:
+        """An IKE datagram, without its non-ESP marker."""
+        if self.guarded:
+            self.ike.receive(data, local, remote, now)
+            self._settle(now)
+
+    def receive_bgp(self, line: str, now: float) -> None:
+        """A line of ExaBGP's output."""
+        if self.speaker is not None:
+            self.speaker.receive(line, now)
+            self._settle(now)
+
+    def receive_heartbeat(self, data: bytes, remote: Endpoint, now: float) -> None:
+        if self.heartbeat is not None:
+            self.heartbeat.receive(data, remote, now)
+            self._settle(now)
+
+    def command(self, command: object, now: float) -> None:
+        """An input of inputs.py, or an answer the FIB or the speaker waits for."""
+        match command:
+            case inputs.Start():
+                self._start(now)
+            case inputs.Stop():
+                self._stop(now)
+            case inputs.Reconfigured(settings):
+                self._reconfigure(settings, now)
+            case inputs.TunnelReady(name, interface):
+                self._tunnel_ready(name, interface, now)
+            case inputs.Underlay(connected):
+                self._connected = connected
+                self._set_throws(now)
+            case inputs.DataPlaneEvent():
+                self._data_plane_event(command, now)
+            case inputs.Counters(sas, drops):
+                self._read_counters(dict(sas), dict(drops), now)
+            case inputs.Operate(verb, connection, child):
+                self._operate(verb, connection, child, now)
+            case bgp.ProcessUp() | bgp.ProcessDown():
+                if self.speaker is not None:
+                    self.speaker.command(command, now)
+            case routing.InterfaceGone(interface):
+                self._interface_gone(interface, now)
+            case _:
+                self.fib.command(command, now)  # type: ignore[arg-type]
+        self._settle(now)
+
+    def computed(self, ticket: int, result: object, now: float) -> None:
+        self.ike.computed(ticket, result, now)
+        self._settle(now)
+
+    def poll(self) -> Iterator[object]:
+        while self._effects:
+            yield self._effects.popleft()
+
+    def next_deadline(self) -> float | None:
+        deadlines = [self.ike.next_deadline(), self.fib.next_deadline(), self._sweep_at]
+        deadlines += [core.next_deadline() for core in (self.speaker, self.heartbeat) if core is not None]
+        if self.guarded and not self.stopping:
+            deadlines += [when for tunnel in self.tunnels.values() for when in self._retries(tunnel)]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def handle_deadline(self, now: float) -> None:
+        self.ike.handle_deadline(now)
+        self.fib.handle_deadline(now)
+        for core in (self.speaker, self.heartbeat):
+            if core is not None and (due := core.next_deadline()) is not None and now >= due:
+                core.handle_deadline(now)
+        if self._sweep_at is not None and now >= self._sweep_at:
+            self._sweep_at = None
+            self.fib.command(routing.Sweep(), now)
+        self._settle(now)
+
+    # --- start, stop, reload ------------------------------------------------------------------------------------
+
+    def _start(self, now: float) -> None:
+        self.started = True
+        self._sweep_at = now + STALE_SWEEP
+        self._adopt_tunnels(now)
+        self._set_throws(now)
+        self._set_protected(now)
+        self._configure_ike(now)
+
+    def _stop(self, now: float) -> None:
+        self.stopping = True
+        for name in self.tunnels:
+            self.ike.command(ike.Terminate(name, reason="STOPPING"), now)
+        if self.speaker is not None:
+            self.speaker.command(bgp.Shutdown(), now)
+        else:
+            self._emit(effects.BgpDrained())
+
+    def _reconfigure(self, settings: GatewaySettings, now: float) -> None:
+        gone = [name for name in self.tunnels if settings.tunnel(name) is None]
+        self.settings = settings
+        for name in gone:
+            tunnel = self.tunnels.pop(name)
+            self.ike.command(ike.Terminate(name, reason="REMOVED_FROM_CONFIGURATION"), now)
+            for prefix in tunnel.settings.routes:
+                self.fib.command(routing.RemoveRoute(prefix, "static"), now)
+            self.fib.command(routing.ConnectionGone(name), now)
+            self._emit(effects.CloseTunnel(tunnel.settings.id, name))
+        self._adopt_tunnels(now)
+        self._set_throws(now)
+        self._set_protected(now)
+        self._configure_ike(now)
+        if self.guarded:
+            self._open_tunnels()
+        if self.speaker is not None and settings.bgp is not None:
+            self.speaker.command(bgp.Reconfigure(settings.bgp), now)
+            self._emit(effects.BgpStart(settings.bgp))
+
+    def _adopt_tunnels(self, now: float) -> None:
+        for settings in self.settings.tunnels:
+            known = self.tunnels.get(settings.name)
+            if known is None:
+                known = self.tunnels[settings.name] = Tunnel(settings, self._random)
+            known.settings = settings
+            self.fib.command(routing.ConnectionDown(settings.name) if not known.usable else routing.ConnectionUp(settings.name), now)
+            for prefix in settings.routes:
+                self.fib.command(routing.SetRoute(prefix, routing.ViaConnection(settings.name), "static", 10), now)
+
+    def _configure_ike(self, now: float) -> None:
+        self.ike.command(ike.Configure(tuple(tunnel.ike for tunnel in self.settings.tunnels)), now)
+
+    def _set_protected(self, now: float) -> None:
+        protected = frozenset(prefix for tunnel in self.settings.tunnels for prefix in tunnel.protected)
+        self.fib.command(routing.SetProtected(protected), now)
+
+    def _set_throws(self, now: float) -> None:
+        endpoints = frozenset(tunnel.remote for tunnel in self.settings.tunnels)
+        networks = frozenset(network for tunnel in self.settings.tunnels for network in tunnel.tunnel_networks)
+        self.fib.command(routing.SetThrows(self._connected | networks, endpoints), now)
+
+    def _open_tunnels(self) -> None:
+        for tunnel in self.tunnels.values():
+            if not tunnel.interface:
+                tunnel.mtu = tunnel.mtu or INITIAL_MTU
+                self._emit(effects.OpenTunnel(tunnel.settings.id, tunnel.name, tunnel.mtu, tunnel.settings.addresses))
+                self._emit(effects.SetTunnelMtu(tunnel.settings.id, tunnel.name, tunnel.mtu, tcp_mss(tunnel.mtu, False), tcp_mss(tunnel.mtu, True)))
+
+    def _check_guard(self) -> None:
+        """Nothing is tried before every protected prefix has its blackhole in the kernel."""
+        if self.guarded or not self.started or self.fib.status().guard_missing or not self.fib.synchronised:
+            return
+        self.guarded = True
+        self._event("info", "guard-installed", "", "clear-text guard is in the kernel")
+        self._open_tunnels()
+        if self.settings.bgp is not None:
+            self._emit(effects.BgpStart(self.settings.bgp))
+
+    # --- inputs -------------------------------------------------------------------------------------------------
+
+    def _tunnel_ready(self, name: str, interface: int, now: float) -> None:
+        tunnel = self.tunnels.get(name)
+        if tunnel is not None:
+            tunnel.interface = interface
+            self.fib.command(routing.ConnectionAdded(name, interface), now)
+
+    def _interface_gone(self, interface: int, now: float) -> None:
+        """Somebody deleted a device. One of ours is made again; its SAs live on in the data plane."""
+        self.fib.command(routing.InterfaceGone(interface), now)
+        for tunnel in self.tunnels.values():
+            if tunnel.interface == interface:
+                tunnel.interface = 0
+                self._event("warning", "tun-lost", tunnel.name, "its TUN was removed by somebody else; making it again")
+                self._open_tunnels()
+
+    def _by_id(self, connection: int) -> Tunnel | None:
+        return next((tunnel for tunnel in self.tunnels.values() if tunnel.settings.id == connection), None)
+
+    def _data_plane_event(self, event: inputs.DataPlaneEvent, now: float) -> None:
+        tunnel = self._by_id(event.connection)
+        if tunnel is None:
+            return
+        match event.kind:
+            case "acquire":
+                if tunnel.settings.start_action == "trap":
+                    tunnel.wanted = True
+            case "expire-soft" | "expire-hard":
+                self.ike.command(ike.SaExpired(tunnel.name, event.spi, event.kind == "expire-hard"), now)
+            case "peer-moved":
+                if event.remote is not None:
+                    self.ike.command(ike.PeerMoved(tunnel.name, event.spi, event.remote), now)
+            case "integrity-burst":
+                self._event("warning", "esp-integrity", tunnel.name, f"ESP with SPI {event.spi:08x} does not verify: keys differ or somebody forges")
+            case _:
+                return
+
+    def _read_counters(self, sas: dict[tuple[Direction, int, int], SaCounters], drops: dict[tuple[int, str], int], now: float) -> None:
+        self.drops = drops
+        for tunnel in self.tunnels.values():
+            mine = {(direction, spi): value for (direction, number, spi), value in sas.items() if number == tunnel.settings.id}
+            if tunnel.read(mine):
+                self.ike.command(ike.TrafficSeen(tunnel.name), now)
+
+    def _operate(self, verb: str, connection: str, child: str, now: float) -> None:
+        tunnel = self.tunnels.get(connection)
+        if tunnel is None:
+            return
+        match verb:
+            case "initiate":
+                tunnel.wanted = True
+                tunnel.back_off.reset()
+                tunnel.back_off_of(child).reset()
+            case "terminate":
+                tunnel.wanted = tunnel.wanted and bool(child)
+                self.ike.command(ike.Terminate(connection, child), now)
+            case "rekey":
+                self.ike.command(ike.Rekey(connection, child), now)
+            case _:
+                return
+
+    # --- supervision --------------------------------------------------------------------------------------------
+
+    def _retries(self, tunnel: Tunnel) -> Iterator[float]:
+        primary = self.ike.primary(tunnel.name)
+        if primary is None:
+            if tunnel.wanted and not self.ike.sas(tunnel.name) and tunnel.back_off.at is not None:
+                yield tunnel.back_off.at
+            return
+        for child in primary.settings.children:
+            if primary.usable_child(child.name) is None and primary.exchange is None:
+                yield max(tunnel.back_off_of(child.name).at or 0.0, (primary.established_at or 0.0) + CHILD_GRACE)
+
+    def _supervise(self, tunnel: Tunnel, now: float) -> None:
+        """Level-triggered: whatever happened, what is wanted and missing is asked for."""
+        primary = self.ike.primary(tunnel.name)
+        if primary is None:
+            if tunnel.wanted and not self.ike.sas(tunnel.name) and tunnel.back_off.due(now):
+                tunnel.attempts += 1
+                self.ike.command(ike.Initiate(tunnel.name), now)
+            return
+        if primary.established_at is None or now < primary.established_at + CHILD_GRACE or primary.exchange is not None:
+            return
+        for child in primary.settings.children:
+            back_off = tunnel.back_off_of(child.name)
+            if primary.usable_child(child.name) is None and back_off.due(now):
+                back_off.failed(now)
+                self.ike.command(ike.CreateChildSa(tunnel.name, child.name), now)
+
+    # --- carrying events between the cores ----------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Until no core has anything more to say."""
+        progress = True
+        while progress:
+            progress = False
+            for effect in self.ike.poll():
+                progress = True
+                self._ike_event(effect, now)
+            for effect in self.speaker.poll() if self.speaker is not None else ():
+                progress = True
+                self._bgp_event(effect, now)
+            for effect in self.heartbeat.poll() if self.heartbeat is not None else ():
+                progress = True
+                self._ha_event(effect, now)
+            for effect in self.fib.poll():
+                progress = True
+                self._emit(effect)
+            self._check_guard()
+            if self.guarded and not self.stopping:
+                for tunnel in self.tunnels.values():
+                    self._supervise(tunnel, now)
+
+    def _ike_event(self, event: object, now: float) -> None:
+        if isinstance(event, Transmit | Compute):
+            self._emit(event)
+            return
+        connection = getattr(event, "connection", "")
+        tunnel = self.tunnels.get(connection)
+        if tunnel is None:
+            if isinstance(event, ike_events.Notice):
+                self._event(event.level, event.event, connection, event.text)
+            return
+        match event:
+            case ike_events.IkeUp():
+                self._ike_up(tunnel, event, now)
+            case ike_events.IkeDown():
+                self._ike_down(tunnel, event, now)
+            case ike_events.ChildInstall():
+                self._emit_all(tunnel.install(event, now))
+            case ike_events.ChildActivate():
+                self._emit_all(tunnel.activate(event))
+                self.fib.command(routing.ConnectionUp(tunnel.name), now)
+                self._event("info", "child-installed", tunnel.name, f"CHILD_SA {event.child} sends on {event.spi_out:08x}")
+            case ike_events.ChildRemove():
+                self._emit_all(tunnel.remove(event))
+                if not tunnel.usable:
+                    self.fib.command(routing.ConnectionDown(tunnel.name), now)
+            case ike_events.ChildMoved(_, spi, remote):
+                self._emit(effects.MoveSa(tunnel.settings.id, spi, remote))
+            case ike_events.ExchangeFailed(_, child, reason, context):
+                self._failure(tunnel, child, reason, context, now)
+            case ike_events.Notice(level, name, _, text):
+                self._event(level, name, tunnel.name, text)
+
+    def _ike_up(self, tunnel: Tunnel, event: ike_events.IkeUp, now: float) -> None:
+        spis = f"{event.initiator_spi:016x}_i {event.responder_spi:016x}_r"
+        tunnel.established(tunnel.established_at if event.rekeyed and tunnel.established_at is not None else now)
+        name = "ike-rekeyed" if event.rekeyed else "ike-established"
+        self._event("info", name, tunnel.name, f"IKE_SA {'rekeyed' if event.rekeyed else 'established'}: {spis}")
+
+    def _ike_down(self, tunnel: Tunnel, event: ike_events.IkeDown, now: float) -> None:
+        if not event.reason or self.ike.primary(tunnel.name) is not None:
+            return
+        name, context = failures.named(event.reason, self._context(tunnel, event.context, now))
+        tunnel.failed(name, context, now)
+        level = "info" if event.reason in ("TERMINATED", "STOPPING") else "warning"
+        self._event(level, "ike-down", tunnel.name, f"IKE_SA is down: {name}", name, context)
+
+    def _failure(self, tunnel: Tunnel, child: str, reason: str, context: dict[str, str], now: float) -> None:
+        name, full = failures.named(reason, self._context(tunnel, context, now))
+        back_off = tunnel.back_off_of(child)
+        if back_off.due(now):
+            back_off.failed(now)
+        if not tunnel.usable:
+            tunnel.note(name, full, now)
+        self._event("warning", "exchange-failed", tunnel.name, f"{child or 'IKE_SA'}: {name}", name, full)
+
+    def _context(self, tunnel: Tunnel, context: dict[str, str], now: float) -> dict[str, str]:
+        return {
+            "tunnel": tunnel.name,
+            "peer": str(tunnel.settings.ike.remote.host),
+            "tries": str(tunnel.settings.ike.retransmit_tries + 1),
+            **context,
+        }
+
+    def _bgp_event(self, event: object, now: float) -> None:
+        match event:
+            case bgp.SendLine(text):
+                self._emit(effects.BgpLine(text))
+            case bgp.BestChanged(prefix, None):
+                self.fib.command(routing.RemoveRoute(prefix, "bgp"), now)
+            case bgp.BestChanged(prefix, path) if path is not None:
+                target = routing.ViaConnection(path.connection) if path.connection else routing.ViaNextHop(path.next_hop)
+                self.fib.command(routing.SetRoute(prefix, target, "bgp", 20), now)
+            case bgp.PeerUp(name):
+                self._event("info", "bgp-up", "", f"BGP session with {name} is up")
+            case bgp.PeerDown(name, reason):
+                self._event("warning", "bgp-down", "", f"BGP session with {name} is down: {reason}")
+            case bgp.Rejected(name, prefix, reason):
+                self._event("warning", "bgp-rejected", "", f"{prefix} from {name} rejected: {reason}")
+            case bgp.CommandRefused(text):
+                self._event("error", "bgp-command-refused", "", f"ExaBGP refused: {text}")
+            case bgp.AnswersMissing():
+                self._event("warning", "bgp-answers-missing", "", "ExaBGP stopped answering; synchronising again")
+            case bgp.Resynchronized(generation):
+                self._event("info", "bgp-synchronised", "", f"RIBs agree with ExaBGP (link {generation})")
+            case bgp.Drained():
+                self._emit(effects.BgpDrained())
+
+    def _ha_event(self, event: object, now: float) -> None:
+        match event:
+            case Transmit(data, _, remote):
+                self._emit(effects.HeartbeatTransmit(data, remote))
+            case ha.PeerUp(name, _):
+                self._event("info", "ha-peer-up", "", f"heartbeat with {name} is up")
+            case ha.PeerDown(reason):
+                self._event("warning", "ha-peer-down", "", f"heartbeat of the other gateway is down: {reason.value}")
+
+    def _event(self, level: str, event: str, tunnel: str, text: str, failure: str = "", context: dict[str, str] | None = None) -> None:
+        self._emit(effects.Event(level, event, tunnel, text, failure, context or {}))
+
+    def _emit(self, effect: object) -> None:
+        self._effects.append(effect)
+
+    def _emit_all(self, found: Iterator[object]) -> None:
+        self._effects.extend(found)

@@ -1,0 +1,70 @@
+"""What the shell tells the gateway, beside datagrams, BGP lines and the FIB's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.config.model import Prefix
+from gateway.contract import Endpoint
+from gateway.esp.dataplane import Direction, SaCounters
+from gateway.node.settings import GatewaySettings
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin: the guard first, then tunnels and IKE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Withdraw BGP, delete the IKE_SAs, leave the guard. `BgpDrained` and IkeDown events tell how far it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """A new configuration: what is unchanged is not touched."""
+
+    settings: GatewaySettings
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelReady:
+    """The TUN of a connection exists under this interface index; again after it was re-made."""
+
+    name: str
+    interface: int
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """Connected prefixes of the host, our TUNs excepted."""
+
+    connected: frozenset[Prefix]
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlaneEvent:
+    """One of `gateway._native.DataPlane.events`: acquire, expire-soft, expire-hard, peer-moved, ..."""
+
+    kind: str
+    connection: int
+    spi: int
+    remote: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """A reading of the data plane's counters."""
+
+    sas: Mapping[tuple[Direction, int, int], SaCounters]
+    drops: Mapping[tuple[int, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Operate:
+    """Operator intent: initiate, terminate or rekey a connection or one of its children."""
+
+    verb: str
+    connection: str
+    child: str = ""

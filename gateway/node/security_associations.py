@@ -1,0 +1,82 @@
+"""From a negotiated CHILD_SA to what the data plane is told (RFC 4301 4.4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gateway.contract import Endpoint
+from gateway.esp.dataplane import Direction, Encryption, Integrity, Limits, SaParameters, Selector, Suite
+from gateway.ike.events import ChildInstall
+from gateway.ike.payloads import TrafficSelector
+from gateway.ike.proposal import Choice
+from gateway.ike.registry import EncryptionId, IntegrityId
+
+ENCRYPTION = {EncryptionId.AES_GCM_16: Encryption.AES_GCM_16, EncryptionId.AES_CBC: Encryption.AES_CBC}
+INTEGRITY = {
+    IntegrityId.NONE: Integrity.NONE,
+    IntegrityId.HMAC_SHA1_96: Integrity.HMAC_SHA1_96,
+    IntegrityId.HMAC_SHA2_256_128: Integrity.HMAC_SHA2_256_128,
+    IntegrityId.HMAC_SHA2_384_192: Integrity.HMAC_SHA2_384_192,
+    IntegrityId.HMAC_SHA2_512_256: Integrity.HMAC_SHA2_512_256,
+}
+SEQUENCE_MAX = 2**32 - 1  # RFC 4303 2.2: never cycles
+ESN_SEQUENCE_MAX = 2**64 - 1
+
+
+def suite(choice: Choice) -> Suite:
+    return Suite(ENCRYPTION[EncryptionId(choice.encryption)], choice.key_bits // 8, INTEGRITY[IntegrityId(choice.integrity)], bool(choice.esn))
+
+
+def suite_text(choice: Choice) -> str:
+    """`AES_GCM_16-256/ESN` as the CLI shows it."""
+    return str(replace(choice, key_exchange=0))
+
+
+def sequence_limit(choice: Choice) -> int:
+    return ESN_SEQUENCE_MAX if choice.esn else SEQUENCE_MAX
+
+
+def selectors(local: tuple[TrafficSelector, ...], remote: tuple[TrafficSelector, ...]) -> tuple[Selector, ...]:
+    """Every pair of one family and one protocol."""
+    return tuple(_pairs(local, remote))
+
+
+def _pairs(local: tuple[TrafficSelector, ...], remote: tuple[TrafficSelector, ...]) -> Iterator[Selector]:
+    for ours in local:
+        for theirs in remote:
+            protocols = {ours.protocol, theirs.protocol} - {0}
+            if ours.type == theirs.type and len(protocols) <= 1:
+                yield Selector(
+                    max(protocols, default=0),
+                    ours.first, ours.last, ours.start_port, ours.end_port,
+                    theirs.first, theirs.last, theirs.start_port, theirs.end_port,
+                )  # fmt: skip
+
+
+def parameters(event: ChildInstall, connection: int, limits: Limits, replay_window: int) -> tuple[SaParameters, SaParameters]:
+    """Inbound first: it must stand before the peer may send."""
+    inbound = SaParameters(
+        direction=Direction.INBOUND,
+        spi=event.spi_in,
+        connection=connection,
+        suite=suite(event.choice),
+        encryption_key=event.encryption_key_in,
+        integrity_key=event.integrity_key_in,
+        local=event.local,
+        remote=event.remote,
+        selectors=selectors(event.local_ts, event.remote_ts),
+        encapsulate=event.encapsulate,
+        replay_window=replay_window,
+        limits=limits,
+    )
+    outbound = replace(
+        inbound,
+        direction=Direction.OUTBOUND,
+        spi=event.spi_out,
+        encryption_key=event.encryption_key_out,
+        integrity_key=event.integrity_key_out,
+        local=event.local if event.encapsulate else Endpoint(event.local.host, 0),
+        remote=event.remote if event.encapsulate else Endpoint(event.remote.host, 0),
+    )
+    return inbound, outbound

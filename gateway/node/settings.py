@@ -1,0 +1,209 @@
+"""From the configuration (config/model.py) to what the cores are told; the only place that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+
+from gateway.bgp.settings import NeighborSettings, SpeakerSettings
+from gateway.config import derive
+from gateway.config.identity import parse_identity
+from gateway.config.model import Address, Bgp, Child, Config, Connection, Prefix
+from gateway.config.proposals import ProposalSpec, parse_esp_proposal, parse_ike_proposal
+from gateway.contract import Endpoint
+from gateway.esp.dataplane import Limits
+from gateway.ha.heartbeat import Settings as HeartbeatSettings
+from gateway.ike.proposal import Offer, make_offer
+from gateway.ike.registry import IdType, Protocol
+from gateway.ike.settings import ChildSettings, ConnectionSettings, Identity
+from gateway.ike.traffic_selector import from_range
+
+ID_TYPES = {
+    "ipv4": IdType.IPV4_ADDR,
+    "ipv6": IdType.IPV6_ADDR,
+    "fqdn": IdType.FQDN,
+    "rfc822": IdType.RFC822_ADDR,
+    "key_id": IdType.KEY_ID,
+}
+HARD_SHARE = 1.1
+"""A hard limit of octets or packets lies this factor above the soft one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The secrets of a configuration, read by the shell. Keys are connection and neighbor names."""
+
+    psks: Mapping[str, bytes] = field(repr=False)
+    bgp_passwords: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    heartbeat: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelSettings:
+    """One connection as the node sees it. `routes` go into its TUN; `protected` never leave in clear."""
+
+    id: int
+    name: str
+    ike: ConnectionSettings
+    start_action: str
+    addresses: tuple[str, ...]
+    tunnel_networks: tuple[Prefix, ...]
+    link_mtu: int
+    protected: tuple[Prefix, ...]
+    routes: tuple[Prefix, ...]
+    limits: Mapping[str, Limits]
+    replay_windows: Mapping[str, int]
+    remote: Address
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    name: str
+    tunnels: tuple[TunnelSettings, ...]
+    bgp: SpeakerSettings | None
+    heartbeat: HeartbeatSettings | None
+
+    def tunnel(self, name: str) -> TunnelSettings | None:
+        return next((tunnel for tunnel in self.tunnels if tunnel.name == name), None)
+
+
+def build(config: Config, secrets: Secrets, ids: Mapping[str, int] | None = None) -> GatewaySettings:
+    """The node's settings. `ids`: connection numbers to keep over a reload; new names get fresh ones."""
+    known = dict(ids or {})
+    tunnels = []
+    for name, connection in config.connection.items():
+        number = known.setdefault(name, max(known.values(), default=0) + 1)
+        tunnels.append(_tunnel(number, name, connection, secrets.psks[name]))
+    return GatewaySettings(config.gateway.name, tuple(tunnels), _bgp(config, secrets), _heartbeat(config, secrets))
+
+
+def _tunnel(number: int, name: str, connection: Connection, psk: bytes) -> TunnelSettings:
+    children = derive.children_of(connection)
+    remote_prefixes = derive.remote_prefixes(connection)
+    return TunnelSettings(
+        id=number,
+        name=name,
+        ike=_ike(name, connection, psk),
+        start_action=connection.start_action,
+        addresses=tuple(str(address) for address in connection.tunnel_address),
+        tunnel_networks=tuple(address.network for address in connection.tunnel_address),
+        link_mtu=connection.link_mtu,
+        protected=derive.protected_prefixes(connection),
+        routes=tuple(prefix for prefix in remote_prefixes if not derive.is_everything(prefix)),
+        limits={child_name: _limits(child) for child_name, child in children.items()},
+        replay_windows={child_name: child.replay_window for child_name, child in children.items()},
+        remote=connection.remote_addrs,
+    )
+
+
+def _limits(child: Child) -> Limits:
+    return Limits(
+        soft_octets=child.rekey_bytes,
+        hard_octets=int(child.rekey_bytes * HARD_SHARE),
+        soft_packets=child.rekey_packets,
+        hard_packets=int(child.rekey_packets * HARD_SHARE),
+    )
+
+
+def _ike(name: str, connection: Connection, psk: bytes) -> ConnectionSettings:
+    return ConnectionSettings(
+        name=name,
+        local=Endpoint(str(connection.local_addrs), connection.local_port),
+        remote=Endpoint(str(connection.remote_addrs), connection.remote_port),
+        local_id=_identity(connection.local_id or str(connection.local_addrs)),
+        remote_id=_identity(connection.remote_id or str(connection.remote_addrs)),
+        psk=psk,
+        offers=tuple(_offer(Protocol.IKE, parse_ike_proposal(text)) for text in connection.proposals),
+        children=tuple(_child(child_name, child) for child_name, child in derive.children_of(connection).items()),
+        encap=connection.encap,
+        rekey_time=connection.rekey_time,
+        dpd_delay=connection.dpd_delay,
+        retransmit_timeout=connection.retransmit_timeout,
+        retransmit_base=connection.retransmit_base,
+        retransmit_tries=connection.retransmit_tries,
+    )
+
+
+def _identity(text: str) -> Identity:
+    spec = parse_identity(text)
+    return Identity(int(ID_TYPES[spec.kind]), spec.data, spec.text)
+
+
+def _offer(protocol: Protocol, spec: ProposalSpec) -> Offer:
+    return make_offer(protocol, spec.encryption, spec.integrity, spec.prf, spec.key_exchange, spec.esn)
+
+
+def _child(name: str, child: Child) -> ChildSettings:
+    return ChildSettings(
+        name=name,
+        offers=tuple(_offer(Protocol.ESP, parse_esp_proposal(text)) for text in child.esp_proposals),
+        local_ts=tuple(from_range(prefix[0].packed, prefix[-1].packed) for prefix in child.local_ts),
+        remote_ts=tuple(from_range(prefix[0].packed, prefix[-1].packed) for prefix in child.remote_ts),
+        rekey_time=child.rekey_time,
+        life_time=derive.life_time_of(child),
+    )
+
+
+def _bgp(config: Config, secrets: Secrets) -> SpeakerSettings | None:
+    bgp = config.bgp
+    if bgp is None:
+        return None
+    router_id = derive.router_id(config, bgp)
+    if router_id is None:
+        raise ValueError("bgp.router_id is needed where no IPv4 address is configured")
+    return SpeakerSettings(
+        local_as=bgp.local_as,
+        router_id=router_id,
+        advertise=bgp.advertise,
+        stale_time=bgp.stale_time,
+        never=_never(config),
+        neighbors=tuple(_neighbors(config, bgp, secrets)),
+        listen_port=bgp.listen_port,
+    )
+
+
+def _neighbors(config: Config, bgp: Bgp, secrets: Secrets) -> list[NeighborSettings]:
+    neighbors = []
+    for name, neighbor in bgp.neighbor.items():
+        local = derive.session_address(config, neighbor)
+        if local is None:
+            raise ValueError(f"bgp.neighbor.{name}: no local address of the family of {neighbor.address}; set local_address")
+        neighbors.append(
+            NeighborSettings(
+                name=name,
+                address=neighbor.address,
+                remote_as=neighbor.remote_as,
+                local_address=local,
+                connection=neighbor.connection or "",
+                multihop=neighbor.multihop,
+                ttl_security=neighbor.ttl_security,
+                password=secrets.bgp_passwords.get(name),
+                hold_time=neighbor.hold_time,
+                passive=neighbor.passive,
+                advertise=neighbor.advertise,
+                max_prefixes=neighbor.max_prefixes,
+            )
+        )
+    return neighbors
+
+
+def _never(config: Config) -> tuple[Prefix, ...]:
+    """Never learnable: the outer ends of our tunnels, and the cloud platforms' own addresses."""
+    ends = [address for connection in config.connection.values() for address in (connection.remote_addrs, connection.local_addrs)]
+    platform = ("169.254.169.254/32", "168.63.129.16/32")
+    return tuple(dict.fromkeys([ip_network(address) for address in ends] + [ip_network(text) for text in platform]))
+
+
+def _heartbeat(config: Config, secrets: Secrets) -> HeartbeatSettings | None:
+    ha = config.ha
+    if ha is None:
+        return None
+    return HeartbeatSettings(
+        local=Endpoint(str(ha.local_address), ha.port),
+        remote=Endpoint(str(ha.remote_address), ha.port),
+        name=config.gateway.name,
+        secret=secrets.heartbeat,
+        interval=ha.interval,
+        dead_after=ha.dead_after,
+    )

@@ -1,0 +1,193 @@
+"""One connection's life: who starts it, what is retried when, what the data plane and the FIB are told.
+
+    start_action start: initiate -> up -> (down -> back off -> initiate)*, for ever
+    every configured CHILD_SA that is missing while the IKE_SA is up is asked for again, with back-off
+
+Holds no protocol: ike/ negotiates, this turns its events into SAs, policies and routes, and its failures into retries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gateway.contract import RandomSource
+from gateway.esp.dataplane import Direction, SaCounters
+from gateway.esp.mtu import inner_mtu, tcp_mss
+from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove
+from gateway.node import effects, security_associations
+from gateway.node.settings import TunnelSettings
+
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+"""Seconds; doubled at each failure, with jitter. Never given up."""
+CHILD_GRACE = 3.0
+"""Seconds an established IKE_SA may be without a configured CHILD_SA before we ask for it ourselves."""
+
+
+class BackOff:
+    """When to try again."""
+
+    __slots__ = ("_delay", "_random", "at")
+
+    def __init__(self, random: RandomSource) -> None:
+        self._random = random
+        self._delay = FIRST_RETRY
+        self.at: float | None = None
+
+    def failed(self, now: float) -> None:
+        self.at = now + self._delay * self._random.uniform(0.7, 1.3)
+        self._delay = min(self._delay * 2, LAST_RETRY)
+
+    def reset(self) -> None:
+        self._delay = FIRST_RETRY
+        self.at = None
+
+    def due(self, now: float) -> bool:
+        return self.at is None or now >= self.at
+
+
+@dataclass(slots=True)
+class InstalledChild:
+    """A pair of SAs in the data plane, as installed."""
+
+    event: ChildInstall
+    installed_at: float
+
+
+@dataclass(slots=True)
+class Totals:
+    """Packets and octets of SAs that are gone, so that counters never fall at a rekey."""
+
+    packets: int = 0
+    octets: int = 0
+
+
+@dataclass(slots=True)
+class Failure:
+    reason: str
+    context: dict[str, str] = field(default_factory=dict)
+    at: float = 0.0
+
+
+class Tunnel:
+    """State of one configured connection."""
+
+    def __init__(self, settings: TunnelSettings, random: RandomSource) -> None:
+        self.settings = settings
+        self.wanted = settings.start_action == "start"
+        self.back_off = BackOff(random)
+        self.child_back_off: dict[str, BackOff] = {}
+        self.attempts = 0
+        self.failure: Failure | None = None
+        self.interface = 0
+        self.mtu = 0
+        self.installed: dict[int, InstalledChild] = {}  # by spi_in
+        self.active: list[int] = []  # outbound SPIs, newest first
+        self.established_at: float | None = None
+        self.gone: dict[tuple[str, Direction], Totals] = {}
+        self.counters: dict[tuple[Direction, int], SaCounters] = {}
+        self.last_seen: dict[tuple[str, Direction], float] = {}
+        self._random = random
+        self._names: dict[tuple[Direction, int], str] = {}
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def usable(self) -> bool:
+        """Whether packets can leave encrypted."""
+        return bool(self.active)
+
+    # --- SAs ----------------------------------------------------------------------------------------------------
+
+    def install(self, event: ChildInstall, now: float) -> Iterator[object]:
+        settings = self.settings
+        limits, window = settings.limits[event.child], settings.replay_windows[event.child]
+        inbound, outbound = security_associations.parameters(event, settings.id, limits, window)
+        self.installed[event.spi_in] = InstalledChild(event, now)
+        self._names[Direction.INBOUND, event.spi_in] = event.child
+        self._names[Direction.OUTBOUND, event.spi_out] = event.child
+        yield effects.AddSa(inbound)
+        yield effects.AddSa(outbound)
+        yield effects.Grant(settings.id, event.spi_out, security_associations.sequence_limit(event.choice))
+
+    def activate(self, event: ChildActivate) -> Iterator[object]:
+        """The new SA first; the data plane takes the first whose selectors match."""
+        self.active = [event.spi_out, *(spi for spi in self.active if spi != event.spi_out)]
+        self.back_off_of(event.child).reset()
+        self.failure = None
+        yield from self._fit_mtu()
+        yield effects.SetPolicies(self.settings.id, tuple(self.active))
+
+    def remove(self, event: ChildRemove) -> Iterator[object]:
+        if event.spi_out:
+            if event.spi_out in self.active:
+                self.active.remove(event.spi_out)
+                yield effects.SetPolicies(self.settings.id, tuple(self.active))
+            self._bank(Direction.OUTBOUND, event.spi_out)
+            yield effects.RemoveSa(Direction.OUTBOUND, self.settings.id, event.spi_out)
+        if event.spi_in:
+            self.installed.pop(event.spi_in, None)
+            self._bank(Direction.INBOUND, event.spi_in)
+            yield effects.RemoveSa(Direction.INBOUND, self.settings.id, event.spi_in)
+
+    def _fit_mtu(self) -> Iterator[object]:
+        """The inner MTU is the smallest any active suite allows (peers.md, "MTU and MSS by suite")."""
+        active = [child.event for child in self.installed.values() if child.event.spi_out in self.active]
+        sizes = [
+            inner_mtu(security_associations.suite(event.choice), self.settings.link_mtu, ":" in event.local.host, event.encapsulate) for event in active
+        ]
+        mtu = min(sizes, default=self.mtu)
+        if mtu != self.mtu:
+            self.mtu = mtu
+            yield effects.SetTunnelMtu(self.settings.id, self.name, mtu, tcp_mss(mtu, False), tcp_mss(mtu, True))
+
+    # --- counters -----------------------------------------------------------------------------------------------
+
+    def read(self, counters: dict[tuple[Direction, int], SaCounters]) -> bool:
+        """Takes a reading; True when the peer was heard since the last one."""
+        heard = False
+        for key, value in counters.items():
+            before = self.counters.get(key, SaCounters())
+            child = self._names.get(key, "")
+            if value.packets > before.packets:
+                self.last_seen[child, key[0]] = value.last_used
+                heard = heard or key[0] is Direction.INBOUND
+        self.counters.update({key: value for key, value in counters.items() if key in self._names})
+        return heard
+
+    def _bank(self, direction: Direction, spi: int) -> None:
+        child = self._names.pop((direction, spi), None)
+        last = self.counters.pop((direction, spi), None)
+        if child is not None and last is not None:
+            total = self.gone.setdefault((child, direction), Totals())
+            total.packets += last.packets
+            total.octets += last.octets
+
+    def totals(self, child: str, direction: Direction) -> Totals:
+        """Everything this child ever carried in one direction."""
+        past = self.gone.get((child, direction), Totals())
+        live = [self.counters[key] for key, name in self._names.items() if name == child and key[0] is direction and key in self.counters]
+        return Totals(past.packets + sum(one.packets for one in live), past.octets + sum(one.octets for one in live))
+
+    # --- retries ------------------------------------------------------------------------------------------------
+
+    def back_off_of(self, child: str) -> BackOff:
+        return self.child_back_off.setdefault(child, BackOff(self._random))
+
+    def failed(self, reason: str, context: dict[str, str], now: float) -> None:
+        """The connection went down, or never came up."""
+        self.failure = Failure(reason, context, now)
+        self.established_at = None
+        self.back_off.failed(now)
+
+    def note(self, reason: str, context: dict[str, str], now: float) -> None:
+        """The IKE_SA stands, but nothing can be sent: why."""
+        self.failure = Failure(reason, context, now)
+
+    def established(self, now: float) -> None:
+        self.established_at = now
+        self.attempts = 0
+        self.failure = None
+        self.back_off.reset()
