@@ -20,12 +20,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway._native import DataPlane
-from support.netns import Lab, Namespace
+from support.netns import End, Lab, Namespace
 
 Value = TypeVar("Value")
 
@@ -113,6 +113,13 @@ def selector(local: str, remote: str, protocol: int = 0, local_ports: tuple[int,
     )  # fmt: skip
 
 
+class Remote(Protocol):
+    """What add_sa must know of the other end."""
+
+    outer: str
+    number: int
+
+
 class Gateway:
     """One data plane with `workers` sockets on port 4500 and one connection."""
 
@@ -140,7 +147,7 @@ class Gateway:
             selector(f"fd00:{self.number}::/32", f"fd00:{peer}::/32"),
         ]
 
-    def sa(self, direction: str, spi: int, peer: Peer, key: bytes, **changes: Any) -> None:
+    def sa(self, direction: str, spi: int, peer: Remote, key: bytes, **changes: Any) -> None:
         """Install an SA; `changes` are arguments of add_sa."""
         arguments: dict[str, Any] = {
             "direction": direction, "connection": CONNECTION, "spi": spi, "encryption": "aes-gcm-16", "integrity": "none",
@@ -230,7 +237,10 @@ def ipv4_udp(source: str, destination: str, payload: bytes, port: int = 9000, so
 def linked_pair(lab: Lab) -> tuple[Namespace, Namespace]:
     """Two machines on one veth, 192.0.2.1 and 192.0.2.2 (and 2001:db8::1, ::2)."""
     left, right = lab.namespace("left"), lab.namespace("right")
-    lab.link(left, "wan", ["192.0.2.1/24", "2001:db8::1/64"], right, "wan", ["192.0.2.2/24", "2001:db8::2/64"])
+    lab.link(
+        End(left, "wan", ("192.0.2.1/24", "2001:db8::1/64")),
+        End(right, "wan", ("192.0.2.2/24", "2001:db8::2/64")),
+    )
     for machine in (left, right):
         machine.sysctl({"net.ipv4.conf.all.rp_filter": 0, "net.ipv4.conf.default.rp_filter": 0})
     return left, right

@@ -1,0 +1,222 @@
+"""Control calls while packets flow: nothing is lost that need not be, nothing is used after it is gone, the GIL is no matter."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from gateway import _native
+from support.dataplane_pair import CONNECTION, MTU, TUN, Gateway, linked_pair, open_tun
+from support.netns import Lab
+from support.process import wait_until
+from support.traffic import Iperf, Streams, ping
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")
+
+KEY_THERE = bytes(range(20))
+KEY_BACK = bytes(range(100, 120))
+THERE, BACK = 0x1001, 0x2002
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
+def pair(lab: Lab, request: pytest.FixtureRequest) -> Iterator[tuple[Gateway, Gateway]]:
+    machines = linked_pair(lab)
+    left = Gateway(machines[0], "192.0.2.1", 1, workers=request.param)
+    right = Gateway(machines[1], "192.0.2.2", 2, workers=request.param)
+    install(left, right, 0)
+    left.plane.replace_policies(CONNECTION, [THERE])
+    right.plane.replace_policies(CONNECTION, [BACK])
+    yield left, right
+    left.close()
+    right.close()
+
+
+def install(left: Gateway, right: Gateway, generation: int) -> None:
+    """One more CHILD_SA beside the older ones, as a rekey makes it."""
+    right.sa("in", THERE + generation, left, KEY_THERE)
+    left.sa("in", BACK + generation, right, KEY_BACK)
+    left.sa("out", THERE + generation, right, KEY_THERE)
+    right.sa("out", BACK + generation, left, KEY_BACK)
+
+
+def test_rekeys_under_load_lose_nothing(pair: tuple[Gateway, Gateway]) -> None:
+    left, right = pair
+    streams = Streams(left.machine, left.inner4, right.machine, right.inner4)
+    streams.start(1000)
+    streams.wait_flowing(5)
+    for generation in range(1, 101):
+        install(left, right, generation)
+        left.plane.replace_policies(CONNECTION, [THERE + generation])
+        right.plane.replace_policies(CONNECTION, [BACK + generation])
+        moment = time.monotonic()
+        streams.wait_flowing(5, moment)  # the old SAs are idle from here
+        old = generation - 1
+        for gateway, out, back in ((left, THERE, BACK), (right, BACK, THERE)):
+            gateway.plane.remove_sa("out", CONNECTION, out + old)
+            if generation > 1:
+                gateway.plane.remove_sa("in", CONNECTION, back + old - 1)
+        if time.monotonic() - streams.there.first_sent > 8:
+            break
+    there, back = streams.stop()
+    assert generation >= 20
+    assert (there.lost, back.lost, there.duplicated, back.duplicated) == (0, 0, 0, 0), (there, back, left.drops(), right.drops())
+    assert left.drops() == right.drops() == {}
+
+
+def test_sas_may_go_while_bulk_traffic_flows(pair: tuple[Gateway, Gateway]) -> None:
+    left, right = pair
+    server = Iperf(right.machine, right.inner4)
+    client = server.background(left.machine, 3, 0)
+    wait_until(lambda: left.statistics("out", THERE)["packets"] > 1000, 5, "bulk traffic flows", logs=[client])
+    deadline = time.monotonic() + 1.5
+    generation = 0
+    while time.monotonic() < deadline:
+        # Brutal: both ends lose everything at once, over and over.
+        for gateway, out, back in ((left, THERE, BACK), (right, BACK, THERE)):
+            gateway.plane.remove_sa("in", CONNECTION, back + generation)
+            gateway.plane.remove_sa("out", CONNECTION, out + generation)
+        assert left.plane.sa_statistics() == right.plane.sa_statistics() == []
+        generation += 1
+        install(left, right, generation)
+        left.plane.replace_policies(CONNECTION, [THERE + generation])
+        right.plane.replace_policies(CONNECTION, [BACK + generation])
+    assert generation > 20
+    client.stop()
+    server.stop()
+    assert ping(left.machine, right.inner4, count=10).lost == 0
+    assert "integrity" not in left.drops() | right.drops()
+
+
+def test_a_connection_and_its_socket_may_go_while_bulk_traffic_flows(pair: tuple[Gateway, Gateway]) -> None:
+    left, right = pair
+    server = Iperf(right.machine, right.inner4)
+    client = server.background(left.machine, 5, 0)
+    wait_until(lambda: right.statistics("in", THERE)["packets"] > 1000, 5, "bulk traffic flows", logs=[client])
+    for _ in range(20):
+        right.plane.remove_connection(CONNECTION)
+        assert right.plane.sa_statistics() == []
+        right.plane.add_connection(CONNECTION, right.tun_fds, MTU)
+        for index, sock in enumerate(right.sockets):
+            right.plane.remove_socket(sock.fileno())
+            right.plane.add_socket(index, sock.fileno())
+        right.sa("in", THERE, left, KEY_THERE)
+        # The same key starts again at number one: only a test may do this.
+        right.sa("out", BACK, left, KEY_BACK)
+        right.plane.replace_policies(CONNECTION, [BACK])
+    client.stop()
+    server.stop()
+    assert right.plane.worker_statistics()[0]["ticks"] > 0
+
+
+def test_a_deleted_tun_device_does_not_spin_a_worker(pair: tuple[Gateway, Gateway]) -> None:
+    left, _ = pair
+    left.machine.batch(f"link delete {TUN}")
+    before = left.plane.worker_statistics()
+    wait_until(lambda: left.plane.worker_statistics()[0]["ticks"] > before[0]["ticks"] + 1, 3, "the worker still turns")
+    spent = [now["cpu_ns"] - then["cpu_ns"] for now, then in zip(left.plane.worker_statistics(), before, strict=True)]
+    assert max(spent) < 50_000_000
+    left.plane.remove_connection(CONNECTION)
+
+
+@pytest.mark.skipif(not _native.DEBUG_BUILD, reason="needs the debug build of gateway._native (-Ddebug_hooks=true)")
+def test_no_packet_waits_for_the_gil(pair: tuple[Gateway, Gateway]) -> None:
+    left, right = pair
+    streams = Streams(left.machine, left.inner4, right.machine, right.inner4)
+    streams.start(1000)
+    streams.wait_flowing(5)
+    start = time.monotonic()
+    _native.debug_hold_gil(5.0)
+    end = time.monotonic()
+    there, back = streams.stop()
+    assert end - start >= 5
+    for stream, loss in ((streams.there, there), (streams.back, back)):
+        during = [received - sent for _, sent, received in stream.records() if start <= sent < end]
+        assert len(during) > 4500
+        assert loss.lost == 0
+        assert max(during) < 0.020
+
+
+def test_an_idle_worker_still_ticks(pair: tuple[Gateway, Gateway]) -> None:
+    left, _ = pair
+    before = left.plane.worker_statistics()
+    for index in range(len(before)):
+        wait_until(
+            lambda index=index: left.plane.worker_statistics()[index]["ticks"] > before[index]["ticks"], 1, "a tick within a second"
+        )  # fmt: skip
+    assert wait_until(lambda: all(row["idle"] == 1 for row in left.plane.worker_statistics()), 1, "idle is told")
+
+
+def test_two_connections_keep_apart(lab: Lab) -> None:
+    machines = linked_pair(lab)
+    left, right = Gateway(machines[0], "192.0.2.1", 1), Gateway(machines[1], "192.0.2.2", 2)
+    install(left, right, 0)
+    left.plane.replace_policies(CONNECTION, [THERE])
+    right.plane.replace_policies(CONNECTION, [BACK])
+    other = open_tun(right.machine, "gw1", 1)
+    right.plane.add_connection(8, other, MTU)
+    with pytest.raises(ValueError, match="exists"):
+        right.plane.add_connection(8, other, MTU)
+    with pytest.raises(ValueError, match="unknown outbound SPI"):
+        right.plane.replace_policies(8, [BACK])
+    assert ping(left.machine, right.inner4, count=5).lost == 0
+    right.plane.remove_connection(8)
+    assert ping(left.machine, right.inner4, count=5).lost == 0
+    assert {number for number, _, _ in right.plane.drops()} == {0, CONNECTION}
+    os.close(other[0])
+    left.close()
+    right.close()
+
+
+def test_a_stopped_data_plane_says_so_and_leaves_no_descriptor(lab: Lab) -> None:
+    machines = linked_pair(lab)
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    for _ in range(5):
+        plane = _native.DataPlane(2)
+        plane.stop()
+        plane.stop()
+        for call in (plane.sa_statistics, plane.drops, plane.worker_statistics):
+            with pytest.raises(ValueError, match="stopped"):
+                call()
+        assert plane.events() == plane.punted() == []
+        del plane, call
+    left = Gateway(machines[0], "192.0.2.1", 1, workers=2)
+    left.sa("in", BACK, Nobody(), KEY_BACK)
+    left.close()
+    del left
+    assert descriptors() == before
+
+
+class Nobody:
+    """A peer that does not exist."""
+
+    outer, number = "192.0.2.9", 2
+
+
+@pytest.mark.parametrize("call", ["sockets", "connections", "workers"])
+def test_bad_descriptors_are_refused(lab: Lab, call: str) -> None:
+    plane = _native.DataPlane(1)
+    read_end, write_end = os.pipe()
+    with pytest.raises((OSError, ValueError)):
+        if call == "sockets":
+            plane.add_socket(0, read_end)
+        elif call == "connections":
+            plane.add_connection(1, [read_end], MTU)
+        else:
+            plane.add_socket(1, read_end)
+    assert plane.drops()[0] == (0, "no_sa", 0)
+    os.close(read_end)
+    os.close(write_end)
+    plane.stop()
