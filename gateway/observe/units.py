@@ -28,11 +28,11 @@ def quantity(count: int) -> str:
 
 
 def _scaled(count: int) -> str:
+    """"8.1 G" and "999 ": the caller appends the unit."""
     if count < 1000:
         return f"{count} "
-    value = float(count)
-    for prefix in "kMGTPE":
-        value /= 1000
-        if value < 999.95:
-            break
+    value, prefixes = count / 1000, iter("kMGTPE")
+    prefix = next(prefixes)
+    while value >= 999.95 and prefix != "E":
+        value, prefix = value / 1000, next(prefixes)
     return f"{value:.1f} {prefix}"

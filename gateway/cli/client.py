@@ -1,0 +1,84 @@
+"""The few requests gatewayctl makes, over the daemon's UNIX socket, with the standard library's HTTP client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from typing import Any
+
+DEFAULT_SOCKET = "/run/gatewayd/control.sock"
+_PATIENCE = 10.0  # seconds for an answer, besides the time an operation itself may take
+
+
+class Unreachable(Exception):
+    """No daemon, no permission, or something else that answers on the socket."""
+
+
+class NotFound(Exception):
+    """The daemon does not know the object."""
+
+
+class TimedOut(Exception):
+    """The operation did not finish in the time given."""
+
+
+class Client:
+    """One daemon. Each call is one connection."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self._path = path or os.environ.get("GATEWAYCTL_SOCKET") or DEFAULT_SOCKET
+
+    def status(self) -> dict[str, Any]:
+        """The snapshot."""
+        status, document = self._ask("GET", "/v1/status", None, _PATIENCE)
+        if status != 200 or document.get("schema") != 1:
+            raise Unreachable(document.get("text") or f"unexpected answer from {self._path} (status {status})")
+        return document
+
+    def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
+        """(success, sentence)."""
+        request = {"verb": verb, "target": target, "wait": wait}
+        status, document = self._ask("POST", "/v1/operations", json.dumps(request), wait + _PATIENCE)
+        text = str(document.get("text", ""))
+        if status == 404:
+            raise NotFound(text)
+        if status == 504:
+            raise TimedOut(text)
+        if status != 200:
+            raise Unreachable(text or f"unexpected answer from {self._path} (status {status})")
+        return bool(document.get("ok")), text
+
+    def _ask(self, method: str, url: str, body: str | None, timeout: float) -> tuple[int, dict[str, Any]]:
+        connection = _UnixConnection(self._path, timeout)
+        try:
+            connection.request(method, url, body)
+            response = connection.getresponse()
+            document = json.loads(response.read())
+        except TimeoutError as error:
+            raise TimedOut(f"gatewayd did not answer in {timeout:g} s") from error
+        except PermissionError as error:
+            raise Unreachable(f"not allowed to use {self._path}; run as root or as the daemon's user") from error
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise Unreachable(
+                f"gatewayd does not run, or its control socket is not {self._path} (see --socket)"
+            ) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Unreachable(f"no usable answer from {self._path}: {error}") from error
+        finally:
+            connection.close()
+        if not isinstance(document, dict):
+            raise Unreachable(f"no usable answer from {self._path}")
+        return response.status, document
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

@@ -1,0 +1,297 @@
+"""The command tree of gatewayctl.
+
+Exit codes: 0 done; 1 the asked-for object is down, or the command failed; 2 usage; 3 daemon unreachable; 4 not found;
+5 timed out; 78 the configuration was refused (reload). `health --nagios` uses the plugin codes 0 to 3 instead.
+
+Global options may stand anywhere on the line, and unambiguous beginnings of commands are accepted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gateway import __version__
+from gateway.cli import output, views
+from gateway.cli.client import Client, NotFound, TimedOut, Unreachable
+
+DOWN, UNREACHABLE, NOT_FOUND, TIMED_OUT, EX_CONFIG = 1, 3, 4, 5, 78
+_NAGIOS = {"OK": 0, "WARNING": 1, "CRITICAL": 2, "UNKNOWN": 3}
+_CLEAR = "\x1b[H\x1b[2J"
+
+# Global options, and whether a value follows: `main` moves them to the front.
+_GLOBAL = {"--socket": True, "-o": True, "--output": True, "--no-header": False, "--color": True}
+
+
+class Form(StrEnum):
+    table = "table"
+    wide = "wide"
+    json = "json"
+
+
+class Color(StrEnum):
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class Abbreviated(TyperGroup):
+    """`gatewayctl st` is `status` as long as nothing else begins so."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None:
+            return found
+        matches = [name for name in self.list_commands(ctx) if name.startswith(cmd_name)]
+        return super().get_command(ctx, matches[0]) if len(matches) == 1 else None
+
+
+_SETTINGS: dict[str, Any] = {
+    "cls": Abbreviated,
+    "no_args_is_help": True,
+    "rich_markup_mode": None,
+    "add_completion": False,
+}
+app = typer.Typer(
+    name="gatewayctl", help="Shows and steers the gateway daemon.", pretty_exceptions_enable=False, **_SETTINGS
+)
+bgp = typer.Typer(help="BGP peers and routes.", **_SETTINGS)
+app.add_typer(bgp, name="bgp")
+
+Tunnel = Annotated[
+    str, typer.Argument(metavar="[TUNNEL]", help="a configured connection; default all", show_default=False)
+]
+Target = Annotated[str, typer.Argument(metavar="TUNNEL[/CHILD]", help="a configured connection, or one child of it")]
+Wait = Annotated[
+    float, typer.Option("--wait", min=0, max=600, metavar="SECONDS", help="how long to wait for the outcome")
+]
+
+
+class Session:
+    """What every command needs: the daemon, and how to print."""
+
+    client = Client()
+    style = output.Style()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    words = _globals_first(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(words, prog_name="gatewayctl")
+    except SystemExit as finished:
+        return finished.code if isinstance(finished.code, int) else int(finished.code is not None)
+    except Unreachable as error:
+        output.complain(str(error))
+        return UNREACHABLE
+    except NotFound as error:
+        output.complain(str(error))
+        return NOT_FOUND
+    except TimedOut as error:
+        output.complain(str(error))
+        return TIMED_OUT
+    return 0
+
+
+@app.callback()
+def _options(
+    socket: Annotated[
+        str, typer.Option(envvar="GATEWAYCTL_SOCKET", metavar="PATH", help="the daemon's control socket")
+    ] = "",
+    form: Annotated[Form, typer.Option("-o", "--output", help="how to print")] = Form.table,
+    no_header: Annotated[bool, typer.Option("--no-header", help="tables without their first line")] = False,
+    color: Annotated[Color, typer.Option(help="auto: on a terminal, unless NO_COLOR is set")] = Color.auto,
+) -> None:
+    Session.client = Client(socket or None)
+    Session.style = output.Style(form.value, not no_header, color.value)
+
+
+@app.command()
+def status(
+    watch: Annotated[float, typer.Option("--watch", min=0, metavar="SECONDS", help="repeat until interrupted")] = 0,
+) -> None:
+    """One screen: tunnels, BGP peers, routes, the pair, last events. Example: gatewayctl status --watch 2"""
+    _print_status()
+    try:
+        while watch:
+            time.sleep(max(watch, 0.1))
+            _print_status(clear=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+@app.command()
+def sas(tunnel: Tunnel = "") -> None:
+    """IKE_SAs and their CHILD_SAs. Example: gatewayctl sas azure-a -o wide"""
+    snapshot = _snapshot(tunnel)
+    chosen = _chosen(snapshot, tunnel)
+    _print(snapshot, "tunnels", chosen, lambda: views.sas(snapshot, tunnel, Session.style.wide))
+    _finish(not tunnel or chosen[0]["up"])
+
+
+@bgp.command("peers")
+def bgp_peers() -> None:
+    """BGP neighbors, with the columns of the cloud CLI. Example: gatewayctl bgp peers"""
+    snapshot = _snapshot()
+    _print(snapshot, "peers", snapshot["peers"], lambda: [views.bgp_peers(snapshot, Session.style.wide)])
+
+
+@bgp.command("routes")
+def bgp_routes() -> None:
+    """Learned paths, which is best and why. Example: gatewayctl bgp routes -o json"""
+    snapshot = _snapshot()
+    _print(snapshot, "routes", snapshot["routes"], lambda: [views.bgp_routes(snapshot, Session.style.wide)])
+
+
+@app.command()
+def initiate(target: Target, wait: Wait = 30) -> None:
+    """Establishes a tunnel or a child. Example: gatewayctl initiate azure-a"""
+    _operate("initiate", target, wait)
+
+
+@app.command()
+def terminate(target: Target, wait: Wait = 30) -> None:
+    """Deletes a tunnel's IKE_SA, or one CHILD_SA. Example: gatewayctl terminate azure-a/net"""
+    _operate("terminate", target, wait)
+
+
+@app.command()
+def rekey(target: Target, wait: Wait = 30) -> None:
+    """Rekeys a tunnel's IKE_SA, or one CHILD_SA. Example: gatewayctl rekey azure-a --wait 10"""
+    _operate("rekey", target, wait)
+
+
+@app.command()
+def reload(wait: Wait = 30) -> None:
+    """Reads the configuration again. What did not change is not touched. Example: gatewayctl reload"""
+    _operate("reload", "", wait, failure=EX_CONFIG)
+
+
+@app.command()
+def health(nagios: Annotated[bool, typer.Option("--nagios", help="as a monitoring plugin")] = False) -> None:
+    """Exit code 0 when the daemon is ready. The probe of containers and monitoring. Example: gatewayctl health --nagios"""
+    if nagios:
+        raise typer.Exit(_nagios())
+    snapshot = _snapshot()
+    critical, warning = views.faults(snapshot)
+    _print(
+        snapshot, "health", {"ready": snapshot["ready"], "critical": critical, "warning": warning},
+        lambda: ["; ".join((*critical, *warning)) or "ok"],
+    )  # fmt: skip
+    _finish(snapshot["ready"])
+
+
+@app.command()
+def explain(tunnel: Tunnel = "") -> None:
+    """Why a tunnel is down, and the fix. Example: gatewayctl explain azure-b"""
+    snapshot = _snapshot(tunnel)
+    chosen = _chosen(snapshot, tunnel)
+    keys = ("name", "up", "ike_state", "last_failure", "explanation")
+    _print(
+        snapshot, "tunnels", [{key: t[key] for key in keys} for t in chosen], lambda: views.explain(snapshot, tunnel)
+    )
+    _finish(all(t["up"] for t in chosen))
+
+
+@app.command()
+def version() -> None:
+    """Versions of this tool and of the running daemon. Example: gatewayctl version"""
+    try:
+        snapshot = Session.client.status()
+        daemon = {"gatewayd": snapshot["version"], "engine": snapshot["engine"]}
+    except (Unreachable, TimedOut) as error:
+        daemon = {"gatewayd": f"not reachable ({error})"}
+    versions = {"gatewayctl": __version__, **daemon}
+    if Session.style.form == "json":
+        output.show_json(versions)
+    else:
+        output.show([f"{name} {value}" for name, value in versions.items()], Session.style)
+
+
+def _snapshot(tunnel: str = "") -> views.Json:
+    snapshot = Session.client.status()
+    names = [status["name"] for status in snapshot["tunnels"]]
+    if tunnel and tunnel not in names:
+        raise NotFound(f"no connection {tunnel!r}; there are: {', '.join(names) or 'none'}")
+    return snapshot
+
+
+def _chosen(snapshot: views.Json, tunnel: str) -> list[views.Json]:
+    return [status for status in snapshot["tunnels"] if tunnel in ("", status["name"])]
+
+
+def _print(snapshot: views.Json, key: str, part: Any, view: Callable[[], list[views.Block]]) -> None:
+    if Session.style.form == "json":
+        output.show_json({name: snapshot[name] for name in ("schema", "now", "taken_at")} | {key: part})
+    else:
+        output.show(view(), Session.style)
+
+
+def _print_status(clear: bool = False) -> None:
+    snapshot = _snapshot()
+    if clear:
+        sys.stdout.write(_CLEAR if sys.stdout.isatty() else "\n")
+    if Session.style.form == "json":
+        output.show_json(snapshot)
+    else:
+        output.show(views.status(snapshot, Session.style.wide), Session.style)
+
+
+def _operate(verb: str, target: str, wait: float, failure: int = DOWN) -> None:
+    ok, text = Session.client.operate(verb, target, wait)
+    if Session.style.form == "json":
+        output.show_json({"ok": ok, "text": text})
+    elif ok:
+        output.show([text], Session.style)
+    else:
+        output.complain(text)
+    raise typer.Exit(0 if ok else failure)
+
+
+def _finish(up: bool) -> None:
+    raise typer.Exit(0 if up else DOWN)
+
+
+def _nagios() -> int:
+    """One line: STATE - what; more | performance data."""
+    try:
+        snapshot = _snapshot()
+    except (Unreachable, TimedOut) as error:
+        output.show([f"GATEWAY UNKNOWN - {error}"], output.Style())
+        return _NAGIOS["UNKNOWN"]
+    critical, warning = views.faults(snapshot)
+    state = "CRITICAL" if critical else "WARNING" if warning else "OK"
+    tunnels = snapshot["tunnels"]
+    up = sum(tunnel["up"] for tunnel in tunnels)
+    what = "; ".join((*critical, *warning)).replace("|", "/") or f"{up}/{len(tunnels)} tunnels up"
+    output.show([f"GATEWAY {state} - {what} | tunnels_up={up};;;0;{len(tunnels)}"], output.Style(color="never"))
+    return _NAGIOS[state]
+
+
+def _globals_first(words: Sequence[str]) -> list[str]:
+    """`gatewayctl status -o json` and `gatewayctl -o json status` are the same."""
+    front: list[str] = []
+    rest: list[str] = []
+    pending = list(words)
+    while pending:
+        word = pending.pop(0)
+        if word == "--":
+            return [*front, *rest, word, *pending]
+        name, joined, _ = word.partition("=")
+        if name not in _GLOBAL and not (word.startswith("-o") and not word.startswith("--")):
+            rest.append(word)
+            continue
+        front.append(word)
+        if _GLOBAL.get(word, False) and not joined and pending:
+            front.append(pending.pop(0))
+    return front + rest
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""What gatewayctl shows: each view turns the snapshot into blocks of lines and tables. No terminal in here.
+
+The snapshot comes as JSON from a daemon that may be newer, so missing keys are tolerated and unknown ones ignored.
+BGP tables have the headings of the cloud CLI (list-bgp-peer-status, list-learned-routes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.observe.units import age, octets, quantity
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Block = Table | str  # a string is one line
+
+
+def status(snapshot: Json, wide: bool) -> list[Block]:
+    """One screen."""
+    now = snapshot["now"]
+    ready = "READY" if snapshot["ready"] else "NOT READY"
+    blocks: list[Block] = [
+        f"{snapshot['name']}  {ready}  gatewayd {snapshot['version']}  {snapshot['engine']}  up {age(now - snapshot['started_at'])}",
+        *(f"PROBLEM  {problem}" for problem in snapshot.get("problems", ())),
+        "",
+        _tunnels(snapshot, wide),
+    ]
+    if snapshot.get("peers"):
+        speaker = snapshot.get("exabgp", "")
+        blocks += ["", *([f"ExaBGP {speaker}"] if speaker not in ("", "running") else []), bgp_peers(snapshot, wide)]
+    routes = snapshot.get("kernel_routes", {})
+    if routes:
+        blocks += ["", "kernel routes  " + "  ".join(f"{state} {count}" for state, count in routes.items())]
+    if snapshot.get("ha"):
+        blocks += ["", _pair(snapshot)]
+    if snapshot.get("journal"):
+        blocks += ["", _events(snapshot, 50 if wide else 8)]
+    return blocks
+
+
+def sas(snapshot: Json, tunnel: str, wide: bool) -> list[Block]:
+    """Like swanctl --list-sas."""
+    blocks: list[Block] = []
+    for status_ in snapshot["tunnels"]:
+        if tunnel in ("", status_["name"]):
+            blocks += [*_ike_sa(snapshot, status_, wide), ""]
+    return blocks[:-1]
+
+
+def bgp_peers(snapshot: Json, wide: bool) -> Table:
+    headings = ["Neighbor", "ASN", "State", "ConnectedDuration", "RoutesReceived", "MessagesSent", "MessagesReceived"]
+    if wide:
+        headings += [
+            "Name",
+            "LocalAddress",
+            "Connection",
+            "Accepted",
+            "Best",
+            "Advertised",
+            "Stale",
+            "Flaps",
+            "LastError",
+        ]
+    rows = []
+    for peer in snapshot.get("peers", ()):
+        prefixes = peer.get("prefixes", {})
+        row = [
+            peer["address"],
+            str(peer["asn"]),
+            peer["state"],
+            _connected(snapshot["now"], peer.get("established_at")),
+            str(prefixes.get("adj_in", 0)),
+            str(peer.get("messages_sent", 0)),
+            str(peer.get("messages_received", 0)),
+        ]
+        if wide:
+            row += [peer["name"], peer.get("local_address", ""), peer.get("connection", "")]
+            row += [str(prefixes.get(rib, 0)) for rib in ("accepted", "best", "adj_out", "stale")]
+            row += [str(peer.get("flaps", 0)), peer.get("last_error", "")]
+        rows.append(tuple(row))
+    return Table(tuple(headings), tuple(rows))
+
+
+def bgp_routes(snapshot: Json, wide: bool) -> Table:
+    """ ">" is the best path; Reason says why it won or lost."""
+    headings = ["", "Network", "Origin", "SourcePeer", "AsPath", "NextHop", "Installed", "Reason"]
+    if wide:
+        headings += ["OriginCode", "LocPrf", "Metric", "Communities", "Stale"]
+    local = {peer["name"]: peer["address"] for peer in snapshot.get("peers", ())}
+    rows = []
+    for route in snapshot.get("routes", ()):
+        path = "-".join(str(asn) for asn in route["as_path"])
+        row = [
+            ">" if route["best"] else "",
+            route["prefix"],
+            "EBgp" if route["as_path"] else "IBgp",
+            local.get(route["peer"], route["peer"]),
+            path,
+            route["next_hop"],
+            _yes(route["installed"]),
+            route["reason"],
+        ]
+        if wide:
+            row += [route["origin"], _or_dash(route["local_preference"]), _or_dash(route["med"])]
+            row += [" ".join(route["communities"]), _yes(route.get("stale", False))]
+        rows.append(tuple(row))
+    return Table(tuple(headings), tuple(rows))
+
+
+def explain(snapshot: Json, tunnel: str) -> list[Block]:
+    """One sentence per tunnel."""
+    lines: list[Block] = [f"PROBLEM  {problem}" for problem in snapshot.get("problems", ())] if not tunnel else []
+    return lines + [_why(snapshot, status_) for status_ in snapshot["tunnels"] if tunnel in ("", status_["name"])]
+
+
+def faults(snapshot: Json) -> tuple[list[str], list[str]]:
+    """(critical, warning) in a few words each, for monitoring."""
+    critical = [] if snapshot["ready"] else ["not ready"]
+    critical += [f"tunnel {t['name']} {t['ike_state']}" for t in snapshot["tunnels"] if not t["up"]]
+    critical += [
+        f"BGP peer {p['address']} {p['state']}" for p in snapshot.get("peers", ()) if p["state"] != "Established"
+    ]
+    warning = ["other gateway of the pair down"] if snapshot.get("ha") and not snapshot["ha"]["peer_up"] else []
+    failed = snapshot.get("kernel_routes", {}).get("failed", 0)
+    warning += [f"{failed} kernel routes failed"] if failed else []
+    return critical, warning + list(snapshot.get("problems", ()))
+
+
+def _tunnels(snapshot: Json, wide: bool) -> Table:
+    headings = ["Tunnel", "State", "Since", "Remote", "Children", "In", "Out", "LastIn", "Drops"]
+    if wide:
+        headings += ["Local", "LocalId", "RemoteId", "Suite", "Interface", "Mtu"]
+    headings.append("Why")
+    return Table(tuple(headings), tuple(_tunnel(snapshot["now"], tunnel, wide) for tunnel in snapshot["tunnels"]))
+
+
+def _tunnel(now: float, tunnel: Json, wide: bool) -> tuple[str, ...]:
+    children = tunnel.get("children", ())
+    names = {child["name"] for child in children}
+    installed = {child["name"] for child in children if child["state"] == "INSTALLED"}
+    last_in = max((child["last_in"] for child in children if child.get("last_in") is not None), default=None)
+    row = [
+        tunnel["name"],
+        tunnel["ike_state"],
+        _age(now, tunnel.get("established_at")),
+        tunnel["remote"] or "-",
+        f"{len(installed)}/{len(names)}",
+        octets(tunnel.get("octets_in", 0)),
+        octets(tunnel.get("octets_out", 0)),
+        _age(now, last_in),
+        str(sum(count for reason, count in tunnel.get("drops", {}).items() if reason not in ("keepalive", "dummy"))),
+    ]
+    if wide:
+        row += [tunnel.get(key) or "-" for key in ("local", "local_id", "remote_id", "suite", "interface")]
+        row.append(str(tunnel.get("mtu", 0)))
+    why = "" if tunnel["up"] else tunnel.get("last_failure", "")
+    return (*row, (tunnel.get("explanation") or why) if wide and not tunnel["up"] else why)
+
+
+def _ike_sa(snapshot: Json, tunnel: Json, wide: bool) -> Iterable[str]:
+    now = snapshot["now"]
+    ends = f"{_end(tunnel['local'])} {_quoted(tunnel['local_id'])} <-> {_end(tunnel['remote'])} {_quoted(tunnel['remote_id'])}"
+    nat = f"   NAT: {tunnel['nat']}" if tunnel.get("nat") else ""
+    yield f"{tunnel['name']:<9} {tunnel['ike_state']}  IKEv2  {tunnel.get('role') or '-'}   {ends}{nat}"
+    if tunnel.get("established_at") is None:
+        retry = f", next try in {age(tunnel['retry_at'] - now)}" if tunnel.get("retry_at") is not None else ""
+        yield f"  {tunnel.get('last_failure') or 'not tried yet'} after {tunnel.get('attempts', 0)} attempts{retry}"
+    else:
+        rekey = f", rekey in {age(tunnel['rekey_at'] - now)}" if tunnel.get("rekey_at") is not None else ""
+        heard = (
+            f", heard {_age(now, tunnel.get('last_heard_at'))} ago" if tunnel.get("last_heard_at") is not None else ""
+        )
+        yield f"  {tunnel['suite']}   up {_age(now, tunnel['established_at'])}{rekey}{heard}"
+        if wide:
+            ours, theirs = ("*", "") if tunnel.get("role") == "initiator" else ("", "*")
+            yield f"  SPIs {tunnel['initiator_spi']:016x}_i{ours} {tunnel['responder_spi']:016x}_r{theirs}   {tunnel['interface']} mtu {tunnel['mtu']}"
+    for child in tunnel.get("children", ()):
+        yield from _child_sa(now, child)
+
+
+def _child_sa(now: float, child: Json) -> Iterable[str]:
+    selectors = f"{','.join(child['local_ts'])} <-> {','.join(child['remote_ts'])}"
+    if not child.get("spi_in"):
+        yield f"  {child['name']:<9} {child['state']:<12} {selectors}"
+        return
+    rekey = f"   rekey in {age(child['rekey_at'] - now)}" if child.get("rekey_at") is not None else ""
+    yield f"  {child['name']:<9} {child['state']:<12} TUNNEL  ESP:{child['suite']}   {selectors}{rekey}"
+    received = f"replay {child['replay_drops']}   auth-fail {child['integrity_failures']}"
+    sent = f"seq {100 * child['sequence_used_ratio']:.2g} % used"
+    for direction, trailer in (("in", received), ("out", sent)):
+        count, packets = octets(child[f"octets_{direction}"]), quantity(child[f"packets_{direction}"])
+        last = _age(now, child.get(f"last_{direction}"))
+        ago = f"{last} ago" if last != "-" else "never"
+        yield f"    {direction:<4}{child[f'spi_{direction}']:08x}   {count:>9}   {packets:>8} pkts   {ago:>8}   {trailer}"
+
+
+def _why(snapshot: Json, tunnel: Json) -> str:
+    name, now = tunnel["name"], snapshot["now"]
+    if tunnel["up"]:
+        return f"{name} is up for {_age(now, tunnel.get('established_at'))}."
+    reason = tunnel.get("explanation") or tunnel.get("last_failure") or _between(tunnel)
+    attempts = f" Attempts so far: {tunnel['attempts']}." if tunnel.get("attempts") else ""
+    retry = f" Next in {age(tunnel['retry_at'] - now)}." if tunnel.get("retry_at") is not None else ""
+    return f"{name} is {tunnel['ike_state']}: {reason.rstrip('.')}.{attempts}{retry}"
+
+
+def _between(tunnel: Json) -> str:
+    """No failure is known: it is on its way, or a child is missing."""
+    missing = [child["name"] for child in tunnel.get("children", ()) if child["state"] != "INSTALLED"]
+    if tunnel["ike_state"] == "ESTABLISHED" and missing:
+        return f"the IKE_SA is established, but not the CHILD_SA {', '.join(dict.fromkeys(missing))}"
+    return "no failure is known yet"
+
+
+def _pair(snapshot: Json) -> str:
+    ha, now = snapshot["ha"], snapshot["now"]
+    trip = f", round trip {ha['round_trip'] * 1000:.2f} ms" if ha.get("round_trip") is not None else ""
+    heard = _age(now, ha.get("last_heartbeat_at"))
+    said = f"last heartbeat {heard} ago" if heard != "-" else "never heard"
+    rejected = sum(ha.get("rejected", {}).values())
+    refused = f", {rejected} datagrams rejected" if rejected else ""
+    return f"pair  {ha['peer_name'] or '(unknown)'} {ha['peer_address']}  {'UP' if ha['peer_up'] else 'DOWN'}  {said}{trip}{refused}"
+
+
+def _events(snapshot: Json, count: int) -> Table:
+    entries = snapshot["journal"][-count:]
+    rows = (
+        (f"{age(snapshot['now'] - e['at'])} ago", e["level"], e["tunnel"] or "-", e["event"], e["text"])
+        for e in entries
+    )
+    return Table(("When", "Level", "Tunnel", "Event", "Text"), tuple(rows))
+
+
+def _connected(now: float, since: float | None) -> str:
+    """hh:mm:ss, or d.hh:mm:ss."""
+    if since is None:
+        return "-"
+    hours, rest = divmod(max(0, int(now - since)), 3600)
+    clock = f"{hours % 24:02d}:{rest // 60:02d}:{rest % 60:02d}"
+    return f"{hours // 24}.{clock}" if hours >= 24 else clock
+
+
+def _age(now: float, since: float | None) -> str:
+    return age(now - since) if since is not None else "-"
+
+
+def _end(address: str) -> str:
+    """203.0.113.10:4500 as swanctl writes it: 203.0.113.10[4500]."""
+    host, _, port = address.rpartition(":")
+    return f"{host.strip('[]')}[{port}]" if host else address or "%any"
+
+
+def _quoted(identity: str) -> str:
+    return f"'{identity}'" if identity else "''"
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def aligned(table: Table, header: bool) -> Sequence[str]:
+    """Columns padded to their widest value; nothing is cut."""
+    lines = ([table.headings] if header else []) + list(table.rows)
+    widths = [max((len(line[column]) for line in lines), default=0) for column in range(len(table.headings))]
+    return ["    ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

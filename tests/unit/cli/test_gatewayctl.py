@@ -1,0 +1,247 @@
+"""gatewayctl against a real control server: what it prints and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.control_fixture import SampleOperations, served
+from support.snapshots import DOWN, HEALTHY, PEER, TROUBLED, UP
+
+from gateway.cli.main import main
+from gateway.observe.snapshot import ChildStatus
+
+ROOT = Path(__file__).parents[3]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SampleOperations]:
+    monkeypatch.setenv("GATEWAYCTL_SOCKET", str(tmp_path / "control.sock"))
+    monkeypatch.setenv("COLUMNS", "60")  # a narrow terminal must not cut what is piped
+    with served(SampleOperations(TROUBLED), tmp_path / "control.sock") as operations:
+        yield operations
+
+
+@pytest.fixture
+def ctl(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(list(words))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_sas_are_drawn_as_the_field_knows_them(daemon: SampleOperations, ctl: Run):
+    code, out, _ = ctl("sas", "azure-a")
+    assert (code, out) == (0, """\
+azure-a   ESTABLISHED  IKEv2  initiator   203.0.113.10[4500] 'gw-a' <-> 198.51.100.7[4500] 'onprem'   NAT: local
+  AES_GCM_16-256/PRF_HMAC_SHA2_384/ECP_384   up 2h 14m, rekey in 1h 31m, heard 4s ago
+  net       INSTALLED    TUNNEL  ESP:AES_GCM_16-256/ESN   10.1.0.0/16 <-> 172.16.0.0/16   rekey in 45m
+    in  c3f1a2b0      8.1 GB      6.2 M pkts     1s ago   replay 0   auth-fail 0
+    out 5d0e77c1      1.4 GB      1.9 M pkts     2s ago   seq 0.04 % used
+""")  # fmt: skip
+
+
+def test_bgp_peers_have_the_columns_of_the_cloud_cli(daemon: SampleOperations, ctl: Run):
+    _, out, _ = ctl("bgp", "peers")
+    header, row = out.splitlines()
+    assert header.split() == [
+        "Neighbor",
+        "ASN",
+        "State",
+        "ConnectedDuration",
+        "RoutesReceived",
+        "MessagesSent",
+        "MessagesReceived",
+    ]
+    assert row.split() == ["169.254.21.1", "65515", "Established", "17:54:06", "3", "1232", "1194"]
+    assert len(ctl("bgp", "peers", "--no-header")[1].splitlines()) == 1
+
+
+def test_a_session_of_days_is_shown_as_azure_shows_it(daemon: SampleOperations, ctl: Run):
+    daemon.picture = replace(
+        HEALTHY, peers=(replace(PEER, established_at=HEALTHY.now - 2 * 86400 - 61), replace(PEER, established_at=None))
+    )
+    rows = ctl("bgp", "peers", "--no-header")[1].splitlines()
+    assert [row.split()[3] for row in rows] == ["2.00:01:01", "-"]
+
+
+def test_bgp_routes_mark_the_best_path_and_say_why(daemon: SampleOperations, ctl: Run):
+    _, out, _ = ctl("bgp", "routes")
+    _, best, other = out.splitlines()
+    assert best.startswith(">    172.16.0.0/16") and "65515-64601" in best and best.endswith("shorter AS path")
+    assert other.startswith("     172.16.0.0/16") and other.endswith("longer AS path")
+
+
+def test_status_names_what_is_wrong_and_does_not_cut_values(daemon: SampleOperations, ctl: Run):
+    code, out, _ = ctl("status", "-o", "wide")
+    assert code == 0
+    for text in (
+        "PROBLEM  net.ipv4.ip_forward is 0",
+        "AES_GCM_16-256/PRF_HMAC_SHA2_384/ECP_384",
+        "the peer refused our proposals",
+        "IKE_SA established",
+    ):
+        assert text in out
+    assert "…" not in out and "\x1b" not in out
+
+
+def test_json_is_the_snapshot(daemon: SampleOperations, ctl: Run):
+    assert json.loads(ctl("-o", "json", "status")[1]) == json.loads(json.dumps(TROUBLED.to_json()))
+    document = json.loads(ctl("sas", "azure-a", "-o", "json")[1])
+    assert document["schema"] == 1 and [t["name"] for t in document["tunnels"]] == ["azure-a"]
+    assert json.loads(ctl("bgp", "routes", "-ojson")[1])["routes"][0]["reason"] == "shorter AS path"
+
+
+@pytest.mark.parametrize(
+    "words", [["status", "--output=json"], ["--output", "json", "status"], ["st", "-o", "json"], ["stat", "-ojson"]]
+)
+def test_options_stand_anywhere_and_commands_are_abbreviated(daemon: SampleOperations, ctl: Run, words: list[str]):
+    assert json.loads(ctl(*words)[1])["name"] == "gw-a"
+
+
+def test_ambiguous_and_unknown_commands_are_usage_errors(daemon: SampleOperations, ctl: Run):
+    assert ctl("re", "azure-a")[0] == 2, "rekey or reload"
+    assert ctl("frobnicate")[0] == 2
+    assert ctl("rekey")[0] == 2
+    assert ctl("rekey", "azure-a", "--wait", "-1")[0] == 2
+    assert daemon.asked == []
+
+
+def test_operations_and_their_exit_codes(daemon: SampleOperations, ctl: Run):
+    daemon.answer = (True, "azure-a/net rekeyed")
+    assert ctl("rekey", "azure-a/net", "--wait", "5") == (0, "azure-a/net rekeyed\n", "")
+    daemon.answer = (False, "the peer refused")
+    assert ctl("initiate", "azure-a") == (1, "", "gatewayctl: the peer refused\n")
+    assert ctl("reload")[0] == 78
+    assert ctl("terminate", "nope")[0] == 4
+    daemon.hang = True
+    code, _, err = ctl("terminate", "azure-a", "--wait", "1")
+    assert code == 5 and "did not finish in 1 s" in err
+    assert daemon.asked == [
+        ("rekey", "azure-a/net", 5.0),
+        ("initiate", "azure-a", 30.0),
+        ("reload", "", 30.0),
+        ("terminate", "azure-a", 1.0),
+    ]
+
+
+def test_an_unreachable_daemon_is_3_and_says_what_to_look_at(ctl: Run, tmp_path: Path):
+    code, _, err = ctl("--socket", str(tmp_path / "none"), "status")
+    assert code == 3 and "does not run" in err
+    assert ctl("health", "--nagios", "--socket", str(tmp_path / "none"))[0] == 3
+    assert ctl("version", "--socket", str(tmp_path / "none"))[0] == 0
+
+
+def test_explain_says_why_and_exits_1_while_something_is_down(daemon: SampleOperations, ctl: Run):
+    code, out, _ = ctl("explain", "onprem-b")
+    assert (code, out) == (1, "onprem-b is DOWN: the peer refused our proposals. Attempts so far: 4. Next in 12s.\n")
+    assert ctl("explain", "azure-a")[:2] == (0, "azure-a is up for 2h 14m.\n")
+    assert ctl("explain", "nope")[0] == 4
+
+
+def test_explain_names_the_missing_child(daemon: SampleOperations, ctl: Run):
+    half = replace(UP, up=False, children=(*UP.children, ChildStatus(name="lan", state="DOWN")))
+    daemon.picture = replace(HEALTHY, tunnels=(half,))
+    assert "the IKE_SA is established, but not the CHILD_SA lan" in ctl("explain")[1]
+
+
+def test_health(daemon: SampleOperations, ctl: Run):
+    assert ctl("health")[0] == 0, "a tunnel down is no reason to restart the container"
+    assert ctl("health", "--nagios")[0] == 2
+    daemon.picture = replace(HEALTHY, problems=("rp_filter is strict",))
+    assert ctl("health", "--nagios")[:2] == (1, "GATEWAY WARNING - rp_filter is strict | tunnels_up=1;;;0;1\n")
+    daemon.picture = HEALTHY
+    assert ctl("health", "--nagios")[:2] == (0, "GATEWAY OK - 1/1 tunnels up | tunnels_up=1;;;0;1\n")
+    daemon.picture = replace(HEALTHY, ready=False)
+    assert ctl("health")[0] == 1
+
+
+def test_what_a_peer_says_cannot_steer_the_terminal(daemon: SampleOperations, ctl: Run):
+    evil = "x\x1b[2J\nforged  UP"
+    daemon.picture = replace(
+        TROUBLED, tunnels=(replace(UP, remote_id=evil), replace(DOWN, explanation=evil, last_failure=evil))
+    )
+    for words in (
+        ["status", "-o", "wide"],
+        ["sas"],
+        ["explain"],
+        ["status", "--color", "always"],
+        ["status", "-o", "json"],
+    ):
+        out = ctl(*words)[1]
+        assert "\x1b[2J" not in out and "\nforged" not in out, words
+
+
+def test_color_only_where_wanted(daemon: SampleOperations, ctl: Run, monkeypatch: pytest.MonkeyPatch):
+    colored = ctl("status", "--color", "always")[1]
+    assert "\x1b[32mESTABLISHED\x1b[0m" in colored and "\x1b[31mDOWN\x1b[0m" in colored
+    assert "\x1b" not in ctl("status", "--color", "never")[1]
+
+
+@pytest.mark.parametrize(("environment", "expected"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_gets_color_unless_no_color(daemon: SampleOperations, environment: dict[str, str], expected: bool):
+    controller, terminal = pty.openpty()
+    inherited = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli.main", "status"],
+        stdout=terminal, stderr=subprocess.PIPE, cwd=ROOT, env={**inherited, "TERM": "xterm", "COLUMNS": "200", "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    while select.select([controller], [], [], 20)[0]:
+        try:
+            piece = os.read(controller, 65536)
+        except OSError:
+            break  # the other end is closed
+        shown += piece
+    _, errors = process.communicate(timeout=20)
+    os.close(controller)
+    assert process.returncode == 0, errors
+    assert (b"\x1b[32mESTABLISHED" in shown) is expected
+    assert b"ESTABLISHED" in shown
+
+
+def test_watch_repeats_until_interrupted(daemon: SampleOperations):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli.main", "status", "--watch", "0.1"],
+        stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    seen, deadline = 0, time.monotonic() + 20
+    while seen < 3 and time.monotonic() < deadline:
+        seen += process.stdout.readline().startswith("gw-a  READY")
+    process.send_signal(2)
+    process.stdout.close()
+    assert (seen, process.wait(20)) == (3, 0)
+
+
+def test_every_command_has_an_example(ctl: Run):
+    commands = ("status", "sas", "initiate", "terminate", "rekey", "reload", "health", "explain", "version")
+    for words in (*((name,) for name in commands), ("bgp", "peers"), ("bgp", "routes")):
+        code, out, _ = ctl(*words, "--help")
+        assert code == 0 and f"Example: gatewayctl {' '.join(words)}" in " ".join(out.split()), words
+
+
+def test_showing_help_needs_neither_rich_nor_the_server_side():
+    script = "import sys; from gateway.cli.main import main; main(['--help']); print([m for m in ('rich', 'aiohttp', 'pydantic', 'asyncio') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=30,
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
