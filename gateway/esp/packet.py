@@ -1,4 +1,4 @@
-"""ESP packets in plain Python: seal, open, anti-replay. Slow and obvious; the oracle of native/esp.c and native/replay.c.
+"""ESP packets in plain Python: seal, open, anti-replay. Slow, obvious, the oracle of native/esp.c and native/replay.c.
 
 Written from the RFCs, not from native/: RFC 4303 (ESP, anti-replay, ESN in Appendix A), RFC 4106 (AES-GCM), RFC 3602
 (AES-CBC), RFC 2404 and RFC 4868 (HMACs). No tables, no clock; CBC IVs come from an injected source.
@@ -155,7 +155,7 @@ def _salt(keys: EspKeys) -> bytes:
 
 def _aad(keys: EspKeys, header: bytes, sequence: int) -> bytes:
     # RFC 4106 5: SPI and the 32-bit or, with ESN, the 64-bit sequence number.
-    return header[:4] + sequence.to_bytes(8, "big") if keys.suite.esn else header
+    return header[:4] + _high(sequence) + header[4:] if keys.suite.esn else header
 
 
 def _icv(keys: EspKeys, covered: bytes, sequence: int) -> bytes:
@@ -163,8 +163,12 @@ def _icv(keys: EspKeys, covered: bytes, sequence: int) -> bytes:
     mac.update(covered)
     if keys.suite.esn:
         # RFC 4303 2.2.1: the high half is covered though not transmitted.
-        mac.update((sequence // SEQUENCE_SPACE).to_bytes(4, "big"))
+        mac.update(_high(sequence))
     return mac.finalize()[: icv_octets(keys.suite)]
+
+
+def _high(sequence: int) -> bytes:
+    return (sequence // SEQUENCE_SPACE).to_bytes(4, "big")
 
 
 # ---- anti-replay ----

@@ -1,6 +1,6 @@
 """A data plane in memory: the data plane of the simulator and the oracle of the native one.
 
-Packets are sealed and opened by packet.py, selectors matched by spd.py, both written from the RFCs and not from native/.
+Packets are sealed and opened by packet.py, selectors matched by spd.py; both come from the RFCs and not from native/.
 
 Not here: segmentation and coalescing, MSS clamping, fragmentation (a packet beyond the MTU is dropped and counted),
 ICMP, TUN devices, time (`now` is an argument), randomness (CBC IVs come from an injected source).

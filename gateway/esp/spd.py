@@ -1,4 +1,4 @@
-"""The SPD half of the reference data plane: what selectors look at in an inner packet, and whether one lies inside them.
+"""The SPD half of the reference data plane: what selectors look at in an inner packet, and whether it lies inside.
 
 Pure functions (RFC 4301 4.4.1.1); which SA comes first is the caller's business.
 """
