@@ -86,10 +86,10 @@ void workers_quiesce_sources(struct dataplane *plane) {
 
 struct fault worker_poll(struct worker *worker, struct source *source) {
   struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
-  if (epoll_ctl(worker->epoll, EPOLL_CTL_ADD, source->fd, &event) < 0)
-    return (struct fault){"the worker cannot poll this fd", errno};
-  source->worker = worker;
-  return NO_FAULT;
+  source->worker = worker; /* from the next line on the worker may look */
+  if (epoll_ctl(worker->epoll, EPOLL_CTL_ADD, source->fd, &event) == 0) return NO_FAULT;
+  source->worker = NULL;
+  return (struct fault){"the worker cannot poll this fd", errno};
 }
 
 void worker_unpoll(struct source *source) {
