@@ -46,7 +46,16 @@ class Bird:
         self._conf.write_text(_configuration(local_as, router_id, neighbors, prefixes, transit=transit))
 
     def start(self) -> None:
-        argv = ["bird", "-f", "-c", str(self._conf), "-s", str(self._socket), "-P", str(self.machine.directory / "bird.pid")]
+        argv = [
+            "bird",
+            "-f",
+            "-c",
+            str(self._conf),
+            "-s",
+            str(self._socket),
+            "-P",
+            str(self.machine.directory / "bird.pid"),
+        ]
         self.process = self.machine.start("bird", argv)
         wait_until(self._socket.exists, 5, "BIRD's control socket", logs=[self.process])
 
@@ -70,7 +79,9 @@ class Bird:
         return self.sessions().get(name) == "Established"
 
     def wait_established(self, name: str, seconds: float, *, logs: Sequence[Process | None] = ()) -> None:
-        wait_until(lambda: self.established(name), seconds, f"BIRD session {name} Established", logs=[self.process, *logs])
+        wait_until(
+            lambda: self.established(name), seconds, f"BIRD session {name} Established", logs=[self.process, *logs]
+        )
 
     def learned(self, name: str) -> dict[str, str]:
         """Prefixes learned from a neighbor, with their BGP next hop."""

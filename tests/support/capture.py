@@ -20,7 +20,18 @@ from support.traffic_probe import MARKER
 
 CLASSES = ("arp", "nd", "ike-500", "ike-4500", "esp-4500", "esp-50", "nat-keepalive", "clear")
 _SNAPLEN = 192
+_IKE_SA_INIT, _IKE_AUTH = 34, 35
 _ND_TYPES = frozenset({133, 134, 135, 136, 137, 130, 131, 132, 143})  # RFC 4861, RFC 2710, RFC 3810
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSeen:
+    """The clear part of one IKE message: when, which exchange, request or response."""
+
+    at: float
+    exchange: int
+    response: bool
+    message_id: int
 
 
 @dataclass(slots=True)
@@ -31,6 +42,7 @@ class Classified:
     samples: list[str] = field(default_factory=list)
     markers: int = 0
     dropped: int = 0  # packets tcpdump did not get
+    ike: list[IkeSeen] = field(default_factory=list)
 
     @property
     def clear(self) -> int:
@@ -39,6 +51,12 @@ class Classified:
     @property
     def total(self) -> int:
         return self.counts.total()
+
+    def handshake_ms(self) -> float | None:
+        """From the first IKE_SA_INIT on the wire to the first IKE_AUTH response after it."""
+        started = next((seen.at for seen in self.ike if seen.exchange == _IKE_SA_INIT), None)
+        ended = next((seen.at for seen in self.ike if seen.exchange == _IKE_AUTH and seen.response), None)
+        return None if started is None or ended is None else (ended - started) * 1000
 
 
 class Capture:
@@ -51,8 +69,23 @@ class Capture:
         self._name = name
 
     def start(self) -> None:
-        # -B: a 32 MB ring for bursts; immediate mode: nothing waits in the ring at the end; -Z root: a private directory
-        argv = ["tcpdump", "-i", self._device, "-n", "-U", "--immediate-mode", "-s", str(_SNAPLEN), "-B", "32768", "-Z", "root", "-w", str(self.path)]
+        # -B: a 32 MB ring for bursts; immediate mode: nothing waits in the ring; -Z root: the directory is private
+        argv = [
+            "tcpdump",
+            "-i",
+            self._device,
+            "-n",
+            "-U",
+            "--immediate-mode",
+            "-s",
+            str(_SNAPLEN),
+            "-B",
+            "32768",
+            "-Z",
+            "root",
+            "-w",
+            str(self.path),
+        ]
         self._process = self._machine.start(f"tcpdump-{self._name}", argv)
         log = self._process.log
         wait_until(lambda: "listening on" in log.read_text(), 5, "tcpdump listens", logs=[self._process])
@@ -87,6 +120,8 @@ def classify(path: Path) -> Classified:
         at += 16 + length
         kind = kind_of(frame)
         found.counts[kind] += 1
+        if kind.startswith("ike-"):
+            found.ike.append(_ike_seen(frame, kind, seconds + fraction / 1e6))
         if kind == "clear" and len(found.samples) < 10:
             found.samples.append(f"{seconds}.{fraction:06d} {describe(frame)}")
     return found
@@ -116,6 +151,14 @@ def describe(frame: bytes) -> str:
     if frame[12:14] == b"\x86\xdd" and len(packet) >= 40:
         return f"IPv6 next header {packet[6]} {IPv6Address(packet[8:24])} > {IPv6Address(packet[24:40])}"
     return frame[:48].hex(" ")
+
+
+def _ike_seen(frame: bytes, kind: str, at: float) -> IkeSeen:
+    packet = frame[14:]
+    header = (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else 40
+    message = packet[header + 8 + (4 if kind == "ike-4500" else 0) :]
+    # RFC 7296 3.1: octet 18 exchange type, octet 19 flags (0x20 response), octets 20-23 message ID
+    return IkeSeen(at, message[18], bool(message[19] & 0x20), int.from_bytes(message[20:24]))
 
 
 def _ipv4(packet: bytes) -> str:

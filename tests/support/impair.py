@@ -39,10 +39,18 @@ def pmtu_hole(router: Namespace, size: int) -> Iterator[None]:
 
 
 @contextmanager
-def source_nat(router: Namespace, source: str, out_device: str, address: str, *, random_ports: bool = True) -> Iterator[None]:
+def source_nat(
+    router: Namespace, source: str, out_device: str, address: str, *, random_ports: bool = True
+) -> Iterator[None]:
     """`source` appears as `address`, from ports of the NAT's own choice."""
     ports = "random" if random_ports else ""
-    with _table(router, "ip", f'ip saddr {source} oifname "{out_device}" snat to {address} {ports}', hook="postrouting", kind="nat"):
+    with _table(
+        router,
+        "ip",
+        f'ip saddr {source} oifname "{out_device}" snat to {address} {ports}',
+        hook="postrouting",
+        kind="nat",
+    ):
         yield
 
 
@@ -50,10 +58,8 @@ def source_nat(router: Namespace, source: str, out_device: str, address: str, *,
 def _table(router: Namespace, family: str, rule: str, *, hook: str = "forward", kind: str = "filter") -> Iterator[None]:
     name = f"impair{next(_numbers)}"
     priority = "srcnat" if kind == "nat" else "filter"
-    router.run(
-        "nft", "-f", "-",
-        stdin=f"table {family} {name} {{\n chain c {{\n  type {kind} hook {hook} priority {priority};\n  {rule}\n }}\n}}\n",
-    )  # fmt: skip
+    chain = f"type {kind} hook {hook} priority {priority};\n{rule}"
+    router.run("nft", "-f", "-", stdin=f"table {family} {name} {{\nchain c {{\n{chain}\n}}\n}}\n")
     try:
         yield
     finally:

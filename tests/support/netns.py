@@ -2,7 +2,7 @@
 
     with Lab() as lab:
         edge, wan = lab.namespace("edge"), lab.namespace("wan")
-        lab.link(edge, "wan", ["203.0.113.2/24"], wan, "edge", ["203.0.113.1/24"])
+        lab.link(End(edge, "wan", ("203.0.113.2/24",)), End(wan, "edge", ("203.0.113.1/24",)))
         edge.start("charon", ["charon-systemd"])
 
 Nothing of the host's own network is touched: both ends of every veth are born inside their namespaces. Names carry the
@@ -20,10 +20,10 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from support.process import LabError, Process, run, wait_until
 
@@ -96,12 +96,29 @@ class Namespace:
             settings[f"net.ipv4.conf.{scope}.src_valid_mark"] = 1
         self.sysctl(settings)
 
+    def pids_of(self, word: str) -> list[int]:
+        """Processes of this machine whose command line holds `word`."""
+        return [pid for pid, command in _processes_in({self.inode}) if word in command]
+
+    def end(self, pid: int) -> None:
+        """kill -9 of one process of this machine, by pid."""
+        if pid in (known for known, _ in _processes_in({self.inode})):
+            os.kill(pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End everything that runs here and remove the namespace."""
         for process in reversed(self.processes):
             process.stop(grace=3.0)
         _end_all(self.full)
         run(("ip", "netns", "delete", self.full), check=False)
+
+
+class End(NamedTuple):
+    """One end of a link: the machine, the device's name there, its addresses with prefix lengths."""
+
+    machine: Namespace
+    device: str
+    addresses: tuple[str, ...]
 
 
 class Lab:
@@ -118,7 +135,9 @@ class Lab:
     def __enter__(self) -> Lab:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def namespace(self, name: str) -> Namespace:
@@ -128,20 +147,13 @@ class Lab:
         self._inodes.add(made.inode)
         return made
 
-    def link(
-        self,
-        left: Namespace,
-        left_device: str,
-        left_addresses: Iterable[str],
-        right: Namespace,
-        right_device: str,
-        right_addresses: Iterable[str],
-    ) -> None:
+    def link(self, left: End, right: End) -> None:
         """A veth pair between two machines, up and with its addresses."""
-        left.batch(f"link add {left_device} type veth peer name {right_device} netns {right.full}")
-        for machine, device, addresses in ((left, left_device, left_addresses), (right, right_device, right_addresses)):
-            lines = [f"address add {address} dev {device} {_no_dad(address)}" for address in addresses]
-            machine.batch(*lines, f"link set {device} up")
+        peer = f"peer name {right.device} netns {right.machine.full}"
+        left.machine.batch(f"link add {left.device} type veth {peer}")
+        for end in (left, right):
+            lines = [f"address add {address} dev {end.device} {_no_dad(address)}" for address in end.addresses]
+            end.machine.batch(*lines, f"link set {end.device} up")
 
     def tails(self, lines: int = 25) -> str:
         """The end of every log, for a failure's report."""
@@ -202,7 +214,9 @@ def _processes_in(inodes: set[int]) -> list[tuple[int, str]]:
             continue
         try:
             if os.stat(entry / "ns" / "net").st_ino in inodes:
-                found.append((int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")))
+                found.append(
+                    (int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                )
         except OSError:
             continue  # ended meanwhile
     return found

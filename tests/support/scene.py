@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from support.bird import Bird, Neighbor
-from support.netns import Lab
+from support.netns import End, Lab
 from support.strongswan import Connection, Strongswan
 
 SITE_HOST, VNET_HOST = "172.16.1.10", "10.1.1.10"
@@ -69,9 +69,14 @@ class Scene:
         return Bird(self.router, VNET_AS, ROUTER_LAN, [session], prefixes)
 
     def stand_in(self, *, start_action: str = "start") -> tuple[Strongswan, Bird]:
-        """A second strongSwan and a BIRD in the gateway's place: the laboratory's own check, and the rate to compare with."""
+        """A second strongSwan and a BIRD in the gateway's place, for the laboratory's own check."""
         connection = EDGE_CONNECTION.with_(
-            name="site", local=GATEWAY_OUTER, remote=EDGE_OUTER, local_id=GATEWAY_ID, remote_id=EDGE_ID, start_action=start_action
+            name="site",
+            local=GATEWAY_OUTER,
+            remote=EDGE_OUTER,
+            local_id=GATEWAY_ID,
+            remote_id=EDGE_ID,
+            start_action=start_action,
         )
         charon = Strongswan(self.gateway, [connection], tunnel_address=f"{GATEWAY_INNER}/30")
         sessions = [
@@ -82,11 +87,11 @@ class Scene:
 
     def _links(self) -> None:
         link = self.lab.link
-        link(self.site, "eth0", [f"{SITE_HOST}/24"], self.edge, "lan", ["172.16.1.1/24"])
-        link(self.edge, "wan", [f"{EDGE_OUTER}/24"], self.wan, "edge", ["203.0.113.1/24"])
-        link(self.wan, "gateway", [f"{NAT_OUTER}/24"], self.gateway, "wan", [f"{GATEWAY_OUTER}/24"])
-        link(self.gateway, "lan", [f"{GATEWAY_LAN}/24"], self.router, "gateway", [f"{ROUTER_LAN}/24"])
-        link(self.router, "hosts", ["10.1.1.1/24"], self.host, "eth0", [f"{VNET_HOST}/24"])
+        link(End(self.site, "eth0", (f"{SITE_HOST}/24",)), End(self.edge, "lan", ("172.16.1.1/24",)))
+        link(End(self.edge, "wan", (f"{EDGE_OUTER}/24",)), End(self.wan, "edge", ("203.0.113.1/24",)))
+        link(End(self.wan, "gateway", (f"{NAT_OUTER}/24",)), End(self.gateway, "wan", (f"{GATEWAY_OUTER}/24",)))
+        link(End(self.gateway, "lan", (f"{GATEWAY_LAN}/24",)), End(self.router, "gateway", (f"{ROUTER_LAN}/24",)))
+        link(End(self.router, "hosts", ("10.1.1.1/24",)), End(self.host, "eth0", (f"{VNET_HOST}/24",)))
         for router in (self.edge, self.wan, self.gateway, self.router):
             router.forwarding()
 

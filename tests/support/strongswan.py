@@ -1,19 +1,19 @@
 """strongSwan as the peer: charon-systemd in a namespace with user-space ESP, driven by swanctl.
 
 The kernel has no ESP, so `kernel-libipsec` (ESP in UDP 4500 through the TUN device ipsec0) must be loaded before
-kernel-netlink. Routes are ours to make, not charon's: libipsec ignores `install_routes = no`, so the rule for its table
-220 asks for a mark that no packet carries. The tunnel address sits on ipsec0, BIRD has a neighbor on a connected network
-there, and what BIRD learns points into ipsec0. Without a CHILD_SA libipsec drops what enters ipsec0, so the peer fails
-closed while charon runs.
+kernel-netlink. Routes are ours to make, not charon's: libipsec ignores `install_routes = no`, so the rule for its
+table 220 asks for a mark that no packet carries. The tunnel address sits on ipsec0, BIRD has a neighbor on a connected
+network there, and what BIRD learns points into ipsec0. Without a CHILD_SA libipsec drops what enters ipsec0, so the
+peer fails closed while charon runs.
 
-Interop: strongSwan 5.9.8 with libipsec offers no ESN, always encapsulates in UDP, and drops the oldest SA 5 s after a rekey.
+Interop: strongSwan 5.9.8 with libipsec offers no ESN, always encapsulates in UDP, and keeps a rekeyed SA for 5 s.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,16 @@ class Connection:
 class Strongswan:
     """One charon with its own configuration, VICI socket and log."""
 
-    def __init__(self, machine: Namespace, connections: list[Connection], *, tunnel_address: str | None = None) -> None:
+    def __init__(
+        self,
+        machine: Namespace,
+        connections: list[Connection],
+        *,
+        tunnel_address: str | None = None,
+        tunnel_routes: Sequence[str] = (),
+    ) -> None:
         self.machine = machine
+        self.tunnel_routes = tuple(tunnel_routes)
         self.connections = connections
         self.tunnel_address = tunnel_address
         self.process: Process | None = None
@@ -81,10 +89,12 @@ class Strongswan:
         (self._home / "vici").unlink(missing_ok=True)
         settings = {"STRONGSWAN_CONF": str(self._home / "strongswan.conf"), "SWANCTL_DIR": str(self._home)}
         self.process = self.machine.start("charon", ["charon-systemd"], env=settings)
-        wait_until(lambda: (self._home / "vici").exists(), 10, "charon's VICI socket", logs=[self.process])
+        wait_until((self._home / "vici").exists, 10, "charon's VICI socket", logs=[self.process])
         wait_until(lambda: self.machine.ip_json("link", "show", "dev", "ipsec0"), 5, "ipsec0", logs=[self.process])
         if self.tunnel_address is not None:
             self.machine.batch(f"address add {self.tunnel_address} dev ipsec0")
+        if self.tunnel_routes:
+            self.machine.batch(*(f"route add {prefix} dev ipsec0" for prefix in self.tunnel_routes))
         self.load()
 
     def load(self) -> None:
@@ -112,7 +122,16 @@ class Strongswan:
 
     def initiate(self, connection: Connection | None = None, timeout: float = 10.0) -> None:
         wanted = connection or self.connections[0]
-        self.swanctl("--initiate", "--ike", wanted.name, "--child", wanted.child, "--timeout", str(int(timeout)), timeout=timeout + 5)
+        self.swanctl(
+            "--initiate",
+            "--ike",
+            wanted.name,
+            "--child",
+            wanted.child,
+            "--timeout",
+            str(int(timeout)),
+            timeout=timeout + 5,
+        )
 
     def terminate(self, connection: Connection | None = None) -> None:
         self.swanctl("--terminate", "--ike", (connection or self.connections[0]).name)
@@ -186,7 +205,9 @@ class IkeSa:
 
     @classmethod
     def of(cls, name: str, body: dict[str, Any]) -> IkeSa:
-        suite = "/".join(str(body[key]) for key in ("encr-alg", "encr-keysize", "integ-alg", "prf-alg", "dh-group") if key in body)
+        suite = "/".join(
+            str(body[key]) for key in ("encr-alg", "encr-keysize", "integ-alg", "prf-alg", "dh-group") if key in body
+        )
         return cls(
             name=name,
             state=body["state"],
@@ -257,11 +278,13 @@ def _daemon_settings(vici: str) -> str:
 
 def _swanctl_conf(connections: list[Connection]) -> str:
     bodies = "".join(_connection(connection) for connection in connections)
-    secrets = "".join(
-        f'  ike-{c.name} {{\n    id-local = "{c.local_id}"\n    id-remote = "{c.remote_id}"\n    secret = "{c.psk}"\n  }}\n'
-        for c in connections
-    )
+    secrets = "".join(_secret(connection) for connection in connections)
     return f"connections {{\n{bodies}}}\nsecrets {{\n{secrets}}}\n"
+
+
+def _secret(c: Connection) -> str:
+    owners = f'    id-local = "{c.local_id}"\n    id-remote = "{c.remote_id}"\n'
+    return f'  ike-{c.name} {{\n{owners}    secret = "{c.psk}"\n  }}\n'
 
 
 def _connection(c: Connection) -> str:

@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ class Stream:
 
     def stop(self) -> Loss:
         """Stop the sender, let the last datagrams arrive, stop the receiver, count."""
-        assert self._sending is not None and self._receiving is not None
+        assert self._sending is not None
+        assert self._receiving is not None
         self._sending.stop()
         words = self._sending.log.read_text().split()
         if len(words) != 2:
@@ -111,7 +113,9 @@ class Stream:
 class Streams:
     """Both directions between two hosts."""
 
-    def __init__(self, left: Namespace, left_address: str, right: Namespace, right_address: str, port: int = 7001) -> None:
+    def __init__(
+        self, left: Namespace, left_address: str, right: Namespace, right_address: str, port: int = 7001
+    ) -> None:
         self.there = Stream(left, left_address, right, right_address, port)
         self.back = Stream(right, right_address, left, left_address, port + 1)
 
@@ -135,7 +139,9 @@ class Ping:
     max_ms: float
 
 
-def ping(source: Namespace, target: str, count: int = 100, interval: float = 0.01, size: int = 56, wait: int = 1) -> Ping:
+def ping(
+    source: Namespace, target: str, count: int = 100, interval: float = 0.01, *, size: int = 56, wait: int = 1
+) -> Ping:
     """ICMP echo; never raises for loss."""
     text = source.run(
         "ping", "-n", "-q", "-c", str(count), "-i", str(interval), "-s", str(size), "-W", str(wait), target,
@@ -170,13 +176,26 @@ class Iperf:
 
     def background(self, client: Namespace, seconds: int, megabits: int) -> Process:
         """A TCP stream of limited rate while other things happen; read it with `result`."""
-        return client.start(f"iperf3-client-{time.monotonic_ns()}", self._argv(seconds, reverse=False, megabits=megabits))
+        return client.start(
+            f"iperf3-client-{time.monotonic_ns()}", self._argv(seconds, reverse=False, megabits=megabits)
+        )
 
     def stop(self) -> None:
         self._server.stop()
 
     def _argv(self, seconds: int, *, reverse: bool, megabits: int) -> list[str]:
-        argv = ["iperf3", "-c", self._address, "-p", str(self._port), "-t", str(seconds), "-J", "--connect-timeout", "5000"]
+        argv = [
+            "iperf3",
+            "-c",
+            self._address,
+            "-p",
+            str(self._port),
+            "-t",
+            str(seconds),
+            "-J",
+            "--connect-timeout",
+            "5000",
+        ]
         return argv + (["-R"] if reverse else []) + (["-b", f"{megabits}M"] if megabits else [])
 
 
@@ -198,7 +217,7 @@ def _throughput(text: str) -> Throughput:
 def _loss(records: list[tuple[int, float, float]], sent: int) -> Loss:
     numbers = {number for number, _, _ in records}
     arrivals = sorted(received for _, _, received in records)
-    gaps = [later - earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(arrivals)]
     missing = [number for number in range(sent) if number not in numbers]
     return Loss(
         sent=sent,

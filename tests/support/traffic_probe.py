@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 
 MARKER = b"clear-text-probe"
@@ -20,12 +21,11 @@ HEADER = struct.Struct("!16sId")  # marker, sequence number, sent at
 RECORD = struct.Struct("=Idd")  # sequence number, sent at, received at
 _FLUSH_EVERY = 0.05
 
-_stopped = False
+_stopped = threading.Event()
 
 
 def _stop(_number: int, _frame: object) -> None:
-    global _stopped
-    _stopped = True
+    _stopped.set()
 
 
 def send(local: str, remote: str, port: int, rate: float, payload: int) -> None:
@@ -36,7 +36,7 @@ def send(local: str, remote: str, port: int, rate: float, payload: int) -> None:
     padding = bytes(max(0, payload - HEADER.size))
     started = time.monotonic()
     number = refused = 0
-    while not _stopped:
+    while not _stopped.is_set():
         due = started + number / rate
         now = time.monotonic()
         if now < due:
@@ -59,7 +59,7 @@ def receive(local: str, port: int, path: str) -> None:
     pending = bytearray()
     flushed = time.monotonic()
     with open(path, "ab", buffering=0) as log:
-        while not _stopped:
+        while not _stopped.is_set():
             try:
                 data = stream.recv(65535)
                 now = time.monotonic()

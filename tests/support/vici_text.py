@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_TOKEN = re.compile(r"\s*(?:(?P<close>\})|(?P<key>[^\s={}\[\]]+)(?:=\[(?P<list>[^\]]*)\]|=(?P<value>[^\s}]*)|\s*(?P<open>\{)))")
+_TOKEN = re.compile(
+    r"\s*(?:(?P<close>\})|(?P<key>[^\s={}\[\]]+)(?:=\[(?P<list>[^\]]*)\]|=(?P<value>[^\s}]*)|\s*(?P<open>\{)))"
+)
 
 
 def parse_events(text: str, event: str) -> list[dict[str, Any]]:
@@ -28,7 +30,7 @@ def _section(text: str, at: int) -> tuple[dict[str, Any], int]:
     while True:
         match = _TOKEN.match(text, at)
         if match is None:
-            raise ValueError(f"not swanctl's raw format at {text[at:at + 40]!r}")
+            raise ValueError(f"not swanctl's raw format at {text[at : at + 40]!r}")
         at = match.end()
         if match["close"]:
             return section, at

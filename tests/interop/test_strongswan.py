@@ -1,0 +1,223 @@
+"""gatewayd against strongSwan 5.9.8 (charon-systemd, user-space ESP): set-up, rekeys, refusals, restarts, NAT.
+
+Real daemons in namespaces, real traffic while things happen; loss is counted by sequence numbers, and in every test the
+WAN is captured and must carry nothing in clear.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import support.noise
+from support.impair import source_nat
+from support.pair import EDGE, Pair, make_pair, nothing_lost
+from support.process import wait_until
+from support.scene import EDGE_OUTER, GATEWAY_OUTER, NAT_OUTER, SITE_HOST, VNET_HOST, Scene
+from support.traffic import Streams, ping
+
+SUITES = {
+    "gcm": ("aes256gcm16-prfsha384-ecp384", "aes256gcm16", "ecp256"),
+    "cbc": ("aes256-sha256-ecp256", "aes256-sha256", "ecp256"),
+}
+PEER_NAMES = {"gcm": ("AES_GCM_16/256", ""), "cbc": ("AES_CBC/256", "HMAC_SHA2_256_128")}
+GATEWAY_NAMES = {"gcm": "AES_GCM_16-256", "cbc": "AES_CBC-256"}
+REKEYERS: dict[str, Callable[[Pair], tuple[Callable[[], None], Callable[[], None]]]] = {
+    "gateway": lambda pair: (pair.gateway.rekey_child, pair.gateway.rekey_ike),
+    "edge": lambda pair: (pair.charon.rekey_child, pair.charon.rekey_ike),
+}
+
+
+@pytest.mark.parametrize("suite", sorted(SUITES))
+@pytest.mark.parametrize("initiator", ["gateway", "edge"])
+@pytest.mark.parametrize("rekeyed_by", ["gateway", "edge"])
+@pytest.mark.parametrize("pfs", [True, False], ids=["pfs", "no-pfs"])
+def test_psk_tunnel_is_rekeyed_under_traffic_without_loss(
+    scene: Scene, suite: str, initiator: str, rekeyed_by: str, pfs: bool
+) -> None:
+    ike, esp, group = SUITES[suite]
+    pair = make_pair(
+        scene, EDGE.with_(proposals=ike, esp_proposals=f"{esp}-{group}" if pfs else esp), initiator=initiator
+    )
+    pair.establish(initiator)
+    streams = pair.streams()
+    child, ike_sa = REKEYERS[rekeyed_by](pair)
+    child()
+    ike_sa()
+    child()
+    nothing_lost(streams.stop())
+    _agree(pair, suite, pfs=pfs, initiator=initiator, rekeyed_by=rekeyed_by)
+    pair.no_clear_text()
+
+
+def _agree(pair: Pair, suite: str, *, pfs: bool, initiator: str, rekeyed_by: str) -> None:
+    """Both ends tell the same about the tunnel after CHILD, IKE and CHILD rekeys."""
+    tunnel = pair.gateway.wait_up()
+    peer = pair.charon.wait_established()
+    newest = peer.installed()[-1]
+    algorithm, integrity = PEER_NAMES[suite]
+    assert newest.suite.startswith(algorithm)
+    assert integrity in newest.suite
+    assert newest.encap
+    # strongSwan shows the group of the exchange that made the CHILD_SA: only a rekey with PFS has one
+    assert bool(newest.group) == pfs
+    (child,) = tunnel["children"]
+    assert child["suite"].startswith(GATEWAY_NAMES[suite])
+    assert (f"{child['spi_in']:08x}", f"{child['spi_out']:08x}") == (newest.spi_out, newest.spi_in)
+    assert (child["rekeys_ok"], tunnel["ike_rekeys_ok"]) == (2, 1)
+    # RFC 7296 2.8: the initiator of the rekey becomes the original initiator of the new IKE_SA
+    assert tunnel["role"] == ("initiator" if rekeyed_by == "gateway" else "responder"), initiator
+    spis = (f"{tunnel['initiator_spi']:016x}", f"{tunnel['responder_spi']:016x}")
+    assert spis == peer.spis
+
+
+def test_wrong_psk_is_named_and_nothing_is_forwarded(scene: Scene) -> None:
+    pair = make_pair(scene, EDGE.with_(psk="not the secret of the gateway"))
+    pair.start()
+    assert "AUTHENTICATION_FAILED" in pair.gateway.wait_failure()
+    tunnel = pair.gateway.tunnel()
+    assert tunnel is not None
+    assert not tunnel["up"]
+    assert tunnel["explanation"]
+    assert ping(scene.host, SITE_HOST, 5).lost == 5
+    pair.no_clear_text()
+
+
+def test_wrong_psk_of_an_initiating_peer_is_refused(scene: Scene) -> None:
+    pair = make_pair(scene, EDGE.with_(psk="not the secret of the gateway"), initiator="edge")
+    pair.start()
+    said = pair.charon.swanctl("--initiate", "--child", "net", "--timeout", "5", check=False)
+    assert "AUTHENTICATION_FAILED" in said or "AUTH_FAILED" in said
+    assert not pair.gateway.up()
+    assert pair.charon.established() is None
+    pair.no_clear_text()
+
+
+def test_no_common_ike_proposal_is_named(scene: Scene) -> None:
+    pair = make_pair(scene)
+    pair.charon.connections = [EDGE.with_(proposals="aes128-sha256-modp2048")]
+    pair.charon.write()
+    pair.start()
+    assert "NO_PROPOSAL_CHOSEN" in pair.gateway.wait_failure()
+    assert not pair.gateway.up()
+    pair.no_clear_text()
+
+
+def test_no_common_esp_proposal_is_named_and_fails_closed(scene: Scene) -> None:
+    pair = make_pair(scene)
+    pair.charon.connections = [EDGE.with_(esp_proposals="aes128-sha256")]
+    pair.charon.write()
+    pair.start()
+    assert "NO_PROPOSAL_CHOSEN" in pair.gateway.wait_failure()
+    assert not pair.gateway.up()
+    assert ping(scene.host, SITE_HOST, 5).lost == 5
+    pair.no_clear_text()
+
+
+def test_malformed_datagrams_do_not_disturb_a_tunnel(scene: Scene) -> None:
+    pair = make_pair(scene)
+    pair.establish("gateway")
+    before = pair.gateway.tunnel()
+    assert before is not None
+    process = pair.gateway.process
+    assert process is not None
+    spis = [
+        f"{before['initiator_spi']:016x}",
+        f"{before['responder_spi']:016x}",
+        f"{before['children'][0]['spi_in']:08x}",
+    ]
+    streams = pair.streams()
+    for attacker, seed in ((scene.wan, 1), (scene.edge, 2)):
+        argv = [
+            sys.executable,
+            "-S",
+            "-E",
+            str(Path(support.noise.__file__)),
+            GATEWAY_OUTER,
+            "3000",
+            "3000",
+            str(seed),
+            *spis,
+        ]
+        assert attacker.run(*argv, timeout=30).strip() == "3000"
+    nothing_lost(streams.stop())
+    after = pair.gateway.tunnel()
+    assert after is not None
+    assert process.running
+    assert after["up"]
+    assert after["established_at"] == before["established_at"]
+    assert after["remote"] == before["remote"]
+    status = pair.gateway.status()
+    assert status is not None
+    assert sum(status["ike_rejected"].values()) > 0
+    # the SA of the tunnel was tried with forged packets, and each one was refused by its ICV or by the window
+    child = after["children"][0]
+    assert child["integrity_failures"] + child["replay_drops"] > 0
+    assert "Traceback" not in process.log.read_text()
+
+
+@pytest.mark.parametrize("who_returns", ["gateway", "edge"])
+def test_a_peer_killed_and_started_again_converges(scene: Scene, who_returns: str) -> None:
+    pair = make_pair(scene, initiator=who_returns)
+    pair.establish(who_returns)
+    streams = pair.streams(200)
+    pair.charon.kill()
+    pair.charon.start()
+    if who_returns == "edge":
+        pair.charon.initiate()
+    # by INITIAL_CONTACT of the edge at once, by liveness checks of the gateway (dpd_delay 5 s) otherwise
+    streams.wait_flowing(40)
+    streams.stop()
+    wait_until(lambda: len(pair.charon.sas()) == 1, 10, "one IKE_SA is left")
+    pair.wait_up()
+    nothing_lost(pair.streams(500, port=7010).stop(), at_least=0)
+    pair.no_clear_text()
+
+
+def test_an_edge_behind_a_nat_is_followed(scene: Scene) -> None:
+    with source_nat(scene.wan, EDGE_OUTER, "gateway", NAT_OUTER):
+        pair = make_pair(scene, initiator="edge", gateway_sees=NAT_OUTER)
+        pair.establish("edge")
+        streams = pair.streams()
+        pair.gateway.rekey_child()
+        pair.charon.rekey_ike()
+        pair.gateway.rekey_ike()
+        nothing_lost(streams.stop())
+        tunnel = pair.gateway.tunnel()
+        assert tunnel is not None
+        address, _, port = tunnel["remote"].rpartition(":")
+        assert address == NAT_OUTER
+        assert port != "4500"
+        assert tunnel["nat"] in ("remote", "both")
+        pair.no_clear_text()
+
+
+@pytest.mark.parametrize("encap", [True, False], ids=["forced", "not-forced"])
+def test_esp_is_in_udp_4500_with_and_without_forcing(scene: Scene, encap: bool) -> None:
+    """libipsec knows nothing else, and says so by NAT_DETECTION hashes that never match."""
+    pair = make_pair(scene, EDGE.with_(encap=encap), connection=f"encap = {str(encap).lower()}")
+    pair.establish("gateway")
+    nothing_lost(pair.streams().stop(), at_least=0)
+    tunnel = pair.gateway.tunnel()
+    assert tunnel is not None
+    assert tunnel["remote"] == f"{EDGE_OUTER}:4500"
+    assert tunnel["nat"] in ("forced", "remote", "both")
+    pair.no_clear_text()
+
+
+def test_terminate_and_initiate_by_the_operator(scene: Scene) -> None:
+    pair = make_pair(scene)
+    pair.establish("gateway")
+    pair.gateway.ctl("terminate", "site")
+    pair.gateway.wait_down()
+    wait_until(lambda: pair.charon.sas() == [], 5, "the edge has no IKE_SA")
+    assert ping(scene.host, SITE_HOST, 5).lost == 5
+    pair.gateway.ctl("initiate", "site", "--wait", "10")
+    pair.wait_up()
+    streams = Streams(scene.site, SITE_HOST, scene.host, VNET_HOST)
+    streams.start(200)
+    streams.wait_flowing(10)
+    nothing_lost(streams.stop(), at_least=0)
+    pair.no_clear_text()

@@ -1,0 +1,45 @@
+"""pytest fixtures for tests that play in the laboratory; a conftest imports them by name.
+
+They need root, network namespaces and the peers' programs; without these the tests are skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from support.netns import Lab
+from support.scene import Scene
+
+PROGRAMS = ("ip", "setpriv", "nft", "tcpdump", "iperf3", "ping", "ss", "charon-systemd", "swanctl", "bird", "birdc")
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A laboratory that leaves nothing behind; on failure the end of every log is printed."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if os.geteuid() != 0 or missing:
+        pytest.skip("needs root" if os.geteuid() else f"needs {', '.join(missing)}")
+    with Lab() as laboratory:
+        yield laboratory
+        if request.node.stash.get(FAILED, False):
+            print(laboratory.tails())
+    assert laboratory.leftovers() == []
+
+
+@pytest.fixture
+def scene(lab: Lab) -> Scene:
+    """The six machines; no daemon runs yet."""
+    return Scene(lab)
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_exception_interact(node: pytest.Item) -> None:
+    """Remember that the test failed before its fixtures are torn down."""
+    node.stash[FAILED] = True
