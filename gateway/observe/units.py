@@ -28,7 +28,7 @@ def quantity(count: int) -> str:
 
 
 def _scaled(count: int) -> str:
-    """"8.1 G" and "999 ": the caller appends the unit."""
+    """ "8.1 G" and "999 ": the caller appends the unit."""
     if count < 1000:
         return f"{count} "
     value, prefixes = count / 1000, iter("kMGTPE")

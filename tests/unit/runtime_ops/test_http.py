@@ -24,9 +24,9 @@ def fetch(snapshot: Snapshot, url: str, **headers: str) -> tuple[int, str, str]:
         server = HttpServer(lambda: snapshot, "127.0.0.1", 0)
         await server.start()
         try:
-            async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{server.port}{url}", headers=headers) as response:
-                    return response.status, response.headers["Content-Type"], await response.text()
+            address = f"http://127.0.0.1:{server.port}{url}"
+            async with aiohttp.ClientSession() as session, session.get(address, headers=headers) as response:
+                return response.status, response.headers["Content-Type"], await response.text()
         finally:
             await server.stop()
 

@@ -1,0 +1,191 @@
+"""Draws the snapshot from the node. The only reader of the cores' state for people and machines.
+
+What the shell alone knows (engine, workers, ExaBGP's process, wall clock, findings about the host) comes in `ShellFacts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from ipaddress import ip_network
+from typing import Any
+
+from gateway import __version__
+from gateway.esp.dataplane import Direction, SaCounters
+from gateway.ike.child import ChildSa
+from gateway.ike.sa import IkeSa
+from gateway.ike.traffic_selector import describe
+from gateway.node.gateway import Gateway
+from gateway.node.security_associations import sequence_limit, suite_text
+from gateway.node.tunnel import Tunnel
+from gateway.observe.explain import explain
+from gateway.observe.snapshot import (
+    ChildStatus,
+    HaStatus,
+    JournalEntry,
+    PeerStatus,
+    RouteStatus,
+    Snapshot,
+    TunnelStatus,
+    WorkerStatus,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShellFacts:
+    """What only the shell knows."""
+
+    started_at: float
+    taken_at: str
+    engine: str = ""
+    exabgp: str = ""
+    interfaces: dict[str, str] | None = None
+    drop_reasons: tuple[str, ...] = ()
+    workers: tuple[WorkerStatus, ...] = ()
+    journal: tuple[JournalEntry, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def build(node: Gateway, facts: ShellFacts, now: float) -> Snapshot:
+    """One consistent picture."""
+    fib = node.fib.status()
+    return Snapshot(
+        name=node.settings.name,
+        version=__version__,
+        now=now,
+        started_at=facts.started_at,
+        taken_at=facts.taken_at,
+        engine=facts.engine,
+        ready=node.guarded and not node.stopping,
+        tunnels=tuple(_tunnel(node, tunnel, facts, now) for tunnel in node.tunnels.values()),
+        peers=tuple(_peers(node)),
+        routes=tuple(_routes(node)),
+        kernel_routes={"desired": fib.desired, "installed": fib.installed, "failed": fib.failed, "guard": fib.guard},
+        exabgp=facts.exabgp,
+        ha=_ha(node, now),
+        workers=facts.workers,
+        drops=_drops(node, 0, facts),
+        ike_half_open=node.ike.half_open,
+        ike_rejected=dict(node.ike.rejected),
+        journal=facts.journal,
+        problems=(*facts.problems, *fib.problems),
+    )
+
+
+def _drops(node: Gateway, connection: int, facts: ShellFacts) -> dict[str, int]:
+    return {reason: node.drops.get((connection, reason), 0) for reason in facts.drop_reasons}
+
+
+def _tunnel(node: Gateway, tunnel: Tunnel, facts: ShellFacts, now: float) -> TunnelStatus:
+    sa = node.ike.primary(tunnel.name)
+    shown = sa or next(iter(node.ike.sas(tunnel.name)), None)
+    counts = node.ike.counts(tunnel.name)
+    children = tuple(_children(node, tunnel, sa))
+    settings = tunnel.settings
+    up = sa is not None and all(
+        child.state in ("INSTALLED", "REKEYING") for child in children if child.name in settings.limits
+    )
+    return TunnelStatus(
+        name=tunnel.name,
+        up=up,
+        ike_state=shown.state.value if shown is not None else "DOWN",
+        role=("initiator" if shown.is_initiator else "responder") if shown is not None else "",
+        local=str(shown.local if shown is not None else settings.ike.local),
+        remote=str(shown.remote if shown is not None else settings.ike.remote),
+        local_id=settings.ike.local_id.text,
+        remote_id=settings.ike.remote_id.text,
+        suite=str(sa.keys.choice) if sa is not None and sa.keys is not None else "",
+        nat=sa.nat.describe(settings.ike.encap) if sa is not None else "",
+        initiator_spi=shown.initiator_spi if shown is not None else 0,
+        responder_spi=shown.responder_spi if shown is not None else 0,
+        established_at=tunnel.established_at,
+        rekey_at=sa.rekey_at if sa is not None else None,
+        last_heard_at=sa.last_heard if sa is not None else None,
+        retry_at=tunnel.back_off.at if shown is None else None,
+        attempts=tunnel.attempts,
+        last_failure=tunnel.failure.reason if tunnel.failure is not None else "",
+        explanation=_explanation(tunnel, up, shown),
+        interface=(facts.interfaces or {}).get(tunnel.name, ""),
+        mtu=tunnel.mtu,
+        protected=tuple(str(prefix) for prefix in settings.protected),
+        children=children,
+        packets_in=sum(child.packets_in for child in children),
+        packets_out=sum(child.packets_out for child in children),
+        octets_in=sum(child.octets_in for child in children),
+        octets_out=sum(child.octets_out for child in children),
+        drops=_drops(node, settings.id, facts),
+        retransmissions=counts.retransmissions,
+        exchanges=dict(counts.exchanges),
+        notifies=dict(counts.notifies),
+        ike_rekeys_ok=counts.ike_rekeys_ok,
+        ike_rekeys_failed=counts.ike_rekeys_failed,
+    )
+
+
+def _explanation(tunnel: Tunnel, up: bool, shown: IkeSa | None) -> str:
+    if up:
+        return ""
+    if tunnel.failure is not None:
+        return explain(tunnel.failure.reason, tunnel.failure.context)
+    waiting = {"none": "WAITING_FOR_PEER", "trap": "WAITING_FOR_TRAFFIC"}.get(tunnel.settings.start_action)
+    if shown is None and waiting is not None:
+        return explain(waiting, {"tunnel": tunnel.name, "peer": str(tunnel.settings.remote)})
+    return ""
+
+
+def _children(node: Gateway, tunnel: Tunnel, sa: IkeSa | None) -> Iterator[ChildStatus]:
+    """Every configured child, up or not. Packets and octets over all its SAs, the rest of the current one."""
+    counts = node.ike.counts(tunnel.name)
+    for name in tunnel.settings.limits:
+        child = sa.usable_child(name) if sa is not None else None
+        inbound, outbound = tunnel.totals(name, Direction.INBOUND), tunnel.totals(name, Direction.OUTBOUND)
+        current = _current(tunnel, child) if child is not None else {}
+        yield ChildStatus(
+            name=name,
+            state=child.state.value if child is not None else "DOWN",
+            packets_in=inbound.packets,
+            packets_out=outbound.packets,
+            octets_in=inbound.octets,
+            octets_out=outbound.octets,
+            last_in=tunnel.last_seen.get((name, Direction.INBOUND)),
+            last_out=tunnel.last_seen.get((name, Direction.OUTBOUND)),
+            rekeys_ok=counts.child_rekeys_ok[name],
+            rekeys_failed=counts.child_rekeys_failed[name],
+            **current,
+        )
+
+
+def _current(tunnel: Tunnel, child: ChildSa) -> dict[str, Any]:
+    inbound = tunnel.counters.get((Direction.INBOUND, child.spi_in), SaCounters())
+    outbound = tunnel.counters.get((Direction.OUTBOUND, child.spi_out), SaCounters())
+    return {
+        "suite": suite_text(child.choice),
+        "spi_in": child.spi_in,
+        "spi_out": child.spi_out,
+        "local_ts": tuple(describe(selector) for selector in child.local_ts),
+        "remote_ts": tuple(describe(selector) for selector in child.remote_ts),
+        "installed_at": child.installed_at,
+        "rekey_at": child.rekey_at,
+        "sequence_used_ratio": outbound.sequence / sequence_limit(child.choice),
+        "replay_drops": inbound.replay_drops,
+        "integrity_failures": inbound.integrity_failures,
+    }
+
+
+def _peers(node: Gateway) -> Iterator[PeerStatus]:
+    for peer in node.speaker.peers_status() if node.speaker is not None else ():
+        yield PeerStatus(**{field.name: getattr(peer, field.name) for field in fields(PeerStatus)})
+
+
+def _routes(node: Gateway) -> Iterator[RouteStatus]:
+    for route in node.speaker.routes_status() if node.speaker is not None else ():
+        values = {field.name: getattr(route, field.name) for field in fields(RouteStatus)}
+        values["installed"] = route.best and node.fib.state(ip_network(route.prefix)).installed
+        yield RouteStatus(**values)
+
+
+def _ha(node: Gateway, now: float) -> HaStatus | None:
+    if node.heartbeat is None:
+        return None
+    status = node.heartbeat.status(now)
+    return HaStatus(**{field.name: getattr(status, field.name) for field in fields(HaStatus)})

@@ -1,0 +1,147 @@
+"""systemd itself judges the unit: it must verify without a word, and the hardening score must hold."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+UNIT = ROOT / "systemd" / "gatewayd.service"
+ANALYZE = shutil.which("systemd-analyze")
+needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A file system with the unit, the two programs and systemd's own units, for --root."""
+    units = tmp_path / "etc" / "systemd" / "system"
+    units.mkdir(parents=True)
+    shutil.copy(UNIT, units)
+    (tmp_path / "usr" / "bin").mkdir(parents=True)
+    for program in ("gatewayd", "gatewayctl"):
+        (tmp_path / "usr" / "bin" / program).write_text("#!/bin/sh\n")
+        (tmp_path / "usr" / "bin" / program).chmod(0o755)
+    library = tmp_path / "usr" / "lib" / "systemd" / "system"
+    library.mkdir(parents=True)
+    for unit in (
+        "basic.target",
+        "sysinit.target",
+        "shutdown.target",
+        "network-online.target",
+        "multi-user.target",
+        "-.mount",
+        "system.slice",
+        "sysinit.target",
+    ):
+        (library / unit).write_text(
+            f"[Unit]\nDescription={unit}\n" + ("[Mount]\nWhat=/dev/null\nWhere=/\n" if unit == "-.mount" else "")
+        )
+    return tmp_path
+
+
+def analyze(*words: str) -> subprocess.CompletedProcess[str]:
+    assert ANALYZE is not None
+    return subprocess.run([ANALYZE, *words], capture_output=True, text=True, timeout=60)
+
+
+@needs_systemd
+def test_the_unit_verifies_without_a_complaint(root: Path):
+    done = analyze("verify", "--man=no", f"--root={root}", "gatewayd.service")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs_systemd
+def test_verification_would_notice_a_mistake(root: Path):
+    unit = root / "etc" / "systemd" / "system" / "gatewayd.service"
+    unit.write_text(unit.read_text().replace("Type=notify", "Type=notify-relaod"))
+    assert "gatewayd.service" in analyze("verify", "--man=no", f"--root={root}", "gatewayd.service").stderr
+
+
+@needs_systemd
+def test_the_hardening_score(root: Path, capsys: pytest.CaptureFixture[str]):
+    done = analyze("security", "--offline=yes", "--no-pager", f"--root={root}", "gatewayd.service")
+    found = re.search(r"Overall exposure level for gatewayd.service: ([\d.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    with capsys.disabled():
+        print(f" [systemd-analyze security: {found[1]}] ", end="")
+    assert float(found[1]) <= 2.5
+
+
+class Settings(configparser.RawConfigParser):
+    """A unit file with repeated keys joined by blanks."""
+
+    def __init__(self) -> None:
+        super().__init__(strict=False, interpolation=None, comment_prefixes=("#",))
+        self.optionxform = str  # type: ignore[assignment,method-assign]
+
+
+@pytest.fixture
+def service() -> dict[str, str]:
+    parser = Settings()
+    parser.read(UNIT)
+    return dict(parser["Service"])
+
+
+def test_what_the_daemon_relies_on(service: dict[str, str]):
+    assert (
+        service["Type"] == "notify"
+        and service["RestartPreventExitStatus"] == "78"
+        and service["Restart"] == "on-failure"
+    )
+    assert "AF_PACKET" not in service["RestrictAddressFamilies"].split()
+    assert set(service["RestrictAddressFamilies"].split()) == {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"}
+    assert service["DeviceAllow"] == "/dev/net/tun rw" and "PrivateDevices" not in service
+    assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"]
+    assert service["LimitCORE"] == "0"
+
+
+def test_paths_are_those_of_the_configuration_defaults(service: dict[str, str]):
+    from gateway.cli.client import DEFAULT_SOCKET
+    from gateway.config.model import Gateway
+
+    assert Gateway().run_directory == f"/run/{service['RuntimeDirectory']}"
+    assert Gateway().state_directory == f"/var/lib/{service['StateDirectory']}"
+    assert f"{Gateway().run_directory}/control.sock" == DEFAULT_SOCKET
+    users = (ROOT / "systemd" / "gatewayd.sysusers.conf").read_text()
+    assert re.search(rf"^u {service['User']} ", users, re.MULTILINE)
+
+
+def test_what_the_unit_runs_also_runs_with_memory_that_is_never_both_writable_and_executable():
+    """MemoryDenyWriteExecute=, as prctl(PR_SET_MDWE), which children inherit. ExaBGP and the libraries must import."""
+    script = """
+import ctypes, os, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(65, 1, 0, 0, 0) != 0:
+    sys.exit(77)
+code = "import uvloop, aiohttp, cryptography.hazmat.primitives.ciphers.aead, pydantic, pyroute2, exabgp.application.server, asyncio; uvloop.run(asyncio.sleep(0)); print('fine')"
+sys.exit(subprocess.run([sys.executable, "-c", code]).returncode)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    if done.returncode == 77:
+        pytest.skip("this kernel has no PR_SET_MDWE")
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "net.ipv4.ip_forward",
+        "net.ipv4.conf.all.rp_filter",
+        "net.ipv4.conf.all.send_redirects",
+        "net.ipv4.conf.all.src_valid_mark",
+    ],
+)
+def test_the_kernel_settings_the_daemon_checks_are_shipped_and_exist(key: str):
+    shipped = dict(
+        re.findall(r"^([\w.]+) = (\d+)$", (ROOT / "config" / "sysctl" / "60-gatewayd.conf").read_text(), re.MULTILINE)
+    )
+    assert key in shipped
+    for name in shipped:
+        if name.startswith("net.ipv4.") or name.startswith("net.ipv6."):
+            assert Path("/proc/sys", *name.split(".")).exists(), name

@@ -1,0 +1,132 @@
+"""TUN, netlink, sockets and ExaBGP with exactly the privileges of the unit, in a network namespace of their own.
+
+User, capabilities and no-new-privileges are applied for real (setpriv). The system call filter and the address
+families are compared with what strace saw, because only systemd itself can apply them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).parents[3] / "systemd" / "gatewayd.service"
+TOOLS = ("unshare", "setpriv", "strace", "systemd-analyze")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, TOOLS)) or not Path("/dev/net/tun").exists(),
+    reason=f"needs root, /dev/net/tun and {', '.join(TOOLS)}",
+)
+
+PROBE = """
+import fcntl, os, pwd, socket, struct, subprocess, sys, time
+from pyroute2 import IPRoute
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"gwprobe0", 0x5001))  # TUNSETIFF, IFF_TUN|IFF_NO_PI|IFF_VNET_HDR
+ike = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+ike.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0x67770001)
+ike.bind(("127.0.0.1", 500))
+socket.socket(socket.AF_INET, socket.SOCK_RAW, 50)
+os.sched_setaffinity(0, os.sched_getaffinity(0))
+with IPRoute() as ip:
+    index = ip.link_lookup(ifname="gwprobe0")[0]
+    ip.link("set", index=index, state="up")
+    ip.addr("add", index=index, address="169.254.77.1", prefixlen=30)
+    ip.route("add", dst="192.0.2.0/24", oif=index, table=221, proto=221)
+    ip.rule("add", table=221, priority=22100)
+print("kernel programmed")
+settings = {"daemon.user": pwd.getpwuid(os.getuid()).pw_name, "daemon.drop": "true", "api.cli": "false", "tcp.bind": "127.0.0.1", "tcp.port": "179"}
+child = subprocess.Popen(
+    [sys.executable, "-m", "exabgp", "server", sys.argv[1]],
+    env={**os.environ, **{f"exabgp.{key}": value for key, value in settings.items()}}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+)
+deadline = time.monotonic() + 20
+while time.monotonic() < deadline:
+    try:
+        socket.create_connection(("127.0.0.1", 179), 1).close()
+    except OSError:
+        time.sleep(0.05)
+    else:
+        print("exabgp listens")
+        break
+child.terminate()
+child.wait(20)
+"""
+EXABGP = (
+    "neighbor 127.0.0.2 { router-id 10.0.0.1; local-address 127.0.0.1; local-as 65001; peer-as 65002; passive true; }\n"
+)
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """Readable by another user, which pytest's own directories are not."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def unit() -> dict[str, list[str]]:
+    """Every assignment of [Service], repeated keys in order."""
+    found: dict[str, list[str]] = {}
+    for key, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trace(directory: Path, unit: dict[str, list[str]]) -> list[str]:
+    """Runs the probe; what strace wrote after setpriv handed over."""
+    (directory / "probe.py").write_text(PROBE)
+    (directory / "exabgp.conf").write_text(EXABGP)
+    capabilities = ",".join(
+        ["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in unit["AmbientCapabilities"][0].split())]
+    )
+    done = subprocess.run(
+        [
+            "unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh",
+            "strace", "-f", "-qq", "-o", str(directory / "trace"),
+            "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs",
+            f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}", f"--bounding-set={capabilities}",
+            sys.executable, str(directory / "probe.py"), str(directory / "exabgp.conf"),
+        ],
+        capture_output=True, text=True, timeout=120, cwd="/",
+    )  # fmt: skip
+    assert done.stdout == "kernel programmed\nexabgp listens\n", done.stderr
+    lines = (directory / "trace").read_text().splitlines()
+    handed_over = next(
+        number
+        for number, line in enumerate(lines)
+        if "execve(" in line and "probe.py" in line and "setpriv" not in line
+    )
+    return lines[handed_over:]
+
+
+def test_no_system_call_is_filtered(trace: list[str], unit: dict[str, list[str]]):
+    allowed = expand("@default")
+    for rule in unit["SystemCallFilter"]:
+        names = set().union(*map(expand, rule.removeprefix("~").split()))
+        allowed = allowed - names if rule.startswith("~") else allowed | names
+    used = {match[1] for line in trace if (match := re.match(r"\d+ +(\w+)\(", line))}
+    assert {"socket", "ioctl", "execve", "sched_setaffinity"} <= used
+    assert used - allowed == set()
+
+
+def test_no_address_family_is_missing(trace: list[str], unit: dict[str, list[str]]):
+    used = {match[1] for line in trace if (match := re.search(r"socket\((AF_\w+)", line))}
+    assert {"AF_INET", "AF_NETLINK"} <= used <= set(unit["RestrictAddressFamilies"][0].split())
+
+
+def expand(name: str) -> set[str]:
+    if not name.startswith("@"):
+        return {name}
+    words = subprocess.run(
+        ["systemd-analyze", "--no-pager", "syscall-filter", name], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[1:]
+    return set().union(*(expand(word) for word in map(str.strip, words) if word and not word.startswith("#")))
