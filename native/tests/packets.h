@@ -44,6 +44,7 @@ struct recipe {
   uint16_t id, fragment, window;
   uint32_t sequence, ack;
   size_t options; /* octets of TCP options, a multiple of 4 */
+  uint8_t option; /* what they are filled with; 0: no-operation */
   size_t ip_options;
   uint16_t source_port;
   size_t payload;
@@ -83,7 +84,7 @@ static inline size_t build(uint8_t *out, const struct recipe *r) {
     t[12] = (uint8_t)((20 + r->options) / 4 << 4);
     t[13] = r->flags ? r->flags : 0x10;
     put16(t + 14, r->window ? r->window : 512);
-    memset(t + 20, 1, r->options);
+    memset(t + 20, r->option ? r->option : 1, r->options);
   } else {
     put16(t + 4, 8 + r->payload);
   }

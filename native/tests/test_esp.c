@@ -400,7 +400,7 @@ static enum esp_result open_with_trailer(const struct named_suite *suite, const 
   struct aead_packet packet = {.esp = arena[0], .text_length = length, .sequence = 3};
   aead_store32(arena[0], SPI);
   aead_store32(arena[0] + 4, 3);
-  memset(arena[0] + 8, 7, keying.shape.iv_length);
+  memset(arena[0] + 8, 1, keying.shape.iv_length);
   memcpy(arena[0] + keying.shape.header_length, text, length);
   aead_openssl.seal(thread, key, &packet, 1);
   aead_openssl.key_free(key);
@@ -444,6 +444,18 @@ static void padding_of_255_octets_is_read_in_full(void) {
   CHECK(open_with_trailer(&suites[6], text, sizeof text, &opened) == ESP_OK && opened.payload_length == 15);
   text[15 + 200] ^= 1;
   CHECK(open_with_trailer(&suites[6], text, sizeof text, &opened) == ESP_BAD_TRAILER);
+}
+
+/* The padding would begin in the IV, whose last octet is the 1 it ought to begin with. */
+static void padding_that_reaches_before_the_text_is_refused(void) {
+  for (size_t s = 0; s < SUITES; s++) {
+    uint8_t text[16];
+    struct esp_open_item opened;
+    for (size_t i = 0; i < 14; i++) text[i] = (uint8_t)(i + 2);
+    text[14] = 15;
+    text[15] = 4;
+    CHECK(open_with_trailer(&suites[s], text, sizeof text, &opened) == ESP_BAD_TRAILER);
+  }
 }
 
 /* ---- limits and misuse ---- */
@@ -610,6 +622,7 @@ int main(int argc, char **argv) {
   RUN(truncated_and_random_packets_fail_in_bounds);
   RUN(trailers_are_checked_after_the_icv);
   RUN(padding_of_255_octets_is_read_in_full);
+  RUN(padding_that_reaches_before_the_text_is_refused);
   RUN(sequence_numbers_outside_their_range_are_not_sealed);
   RUN(key_lengths_that_do_not_fit_are_named);
   RUN(a_key_of_another_engine_is_refused);

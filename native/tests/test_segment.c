@@ -256,6 +256,31 @@ static void nothing_but_a_whole_syn_is_clamped(void) {
   }
 }
 
+static void options_and_extensions_that_run_out_are_left_alone(void) {
+  uint8_t packet[256];
+  struct virtio_net_hdr_v1 vnet = {0};
+  struct segmenter s;
+  /* An MSS option whose value lies behind the TCP header, at the very end of the buffer. */
+  size_t length = build_syn(packet, false, 0x02, 1460, 0);
+  memset(packet + 40, 1, 12);
+  packet[50] = 2;
+  packet[51] = 4;
+  uint8_t *exact = exact_copy(packet, length);
+  segment_clamp_mss(exact, length, 1398, 1378, false);
+  CHECK(memcmp(exact, packet, length) == 0);
+  free(exact);
+  /* An extension header that claims more than the packet has. */
+  for (int kind = 0; kind < 2; kind++) {
+    length = build_with_extensions(packet, 60, 40);
+    packet[40] = P_TCP;
+    packet[41] = kind ? 255 : 20;
+    exact = exact_copy(packet, length);
+    segment_clamp_mss(exact, length, 1398, 1378, false);
+    CHECK(segmenter_begin(&s, &vnet, exact, length) == SEGMENT_MALFORMED && segmenter_next_length(&s) == 0);
+    free(exact);
+  }
+}
+
 int main(void) {
   RUN(super_packets_are_split_and_rebuilt);
   RUN(ipv4_options_ride_on_every_segment);
@@ -268,5 +293,6 @@ int main(void) {
   RUN(an_mss_is_clamped_with_its_checksum);
   RUN(a_partial_checksum_is_left_alone);
   RUN(nothing_but_a_whole_syn_is_clamped);
+  RUN(options_and_extensions_that_run_out_are_left_alone);
   return 0;
 }
