@@ -5,8 +5,9 @@
 
 It exists because ExaBGP's writes block: whoever reads them slowly stops BGP. So stdin is always read, into a bounded
 buffer; when that is full the link is dropped, and the daemon, on the next link, synchronises anew. Without a link,
-what ExaBGP says is read and forgotten. It understands nothing but line ends, needs only the standard
-library, and imports nothing of the gateway.
+what ExaBGP says is read and forgotten. It understands line ends, and `done` and `error`, of which ExaBGP prints one for
+every command: a new link is made only when the commands of the old one are answered, or its answers would be
+taken for those of the new one. It needs only the standard library, and imports nothing of the gateway.
 
     bgp_relay.py SOCKET
 """
@@ -23,6 +24,10 @@ BUFFER_LIMIT = 64 * 1024 * 1024
 COMMAND_LIMIT = 1024 * 1024  # pending towards ExaBGP; the daemon's window keeps it far below
 CHUNK = 256 * 1024
 BACKOFF = (0.05, 1.0)
+ANSWERS = (b"done", b"error")
+ANSWERS_WAIT = 10.0  # for the old link's answers
+QUIET = 0.2  # a new relay does not know what was asked before it: so long nothing may come, or at most...
+QUIET_WAIT = 3.0
 READ = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -35,9 +40,12 @@ class Relay:
         self.stdout = stdout
         self.buffer_limit = buffer_limit
         self.link: socket.socket | None = None
-        self.retry_at = 0.0
+        self.retry_at = time.monotonic() + QUIET
+        self.quiet_until = time.monotonic() + QUIET_WAIT
         self.backoff = BACKOFF[0]
-        self.mid_line = False  # the last octet read from stdin was not a line end
+        self.unanswered = 0
+        self.drain_until = 0.0  # no new link while commands are unanswered, until then
+        self.line = b""  # read from stdin, without its end yet
         self.skip_line = False  # the link began inside a line, whose rest is not for it
         self.to_daemon = bytearray()
         self.to_exabgp = bytearray()
@@ -52,8 +60,12 @@ class Relay:
 
     def turn(self) -> bool:
         """One round; False when ExaBGP is gone."""
-        if self.link is None and time.monotonic() >= self.retry_at:
-            self._connect()
+        now = time.monotonic()
+        if self.link is None and now >= self.retry_at:
+            if self.unanswered and now < self.drain_until:
+                self.retry_at = now + BACKOFF[0]
+            else:
+                self._connect()
         ready = self._wait()
         if self.link is not None and self.link.fileno() in ready:
             events = ready[self.link.fileno()]
@@ -85,8 +97,11 @@ class Relay:
         data = os.read(self.stdin, CHUNK)
         if not data:
             return False
-        self.mid_line = not data.endswith(b"\n")
+        *lines, self.line = (self.line + data).split(b"\n")
+        self.unanswered = max(0, self.unanswered - sum(line in ANSWERS for line in lines))
         if self.link is None:
+            if time.monotonic() < self.quiet_until:
+                self.retry_at = min(time.monotonic() + QUIET, self.quiet_until)
             return True
         if self.skip_line:
             _, found, data = data.partition(b"\n")
@@ -117,6 +132,7 @@ class Relay:
             return
         self.partial += data
         complete = self.partial.rfind(b"\n") + 1
+        self.unanswered += self.partial.count(b"\n", 0, complete)
         self.to_exabgp += self.partial[:complete]
         del self.partial[:complete]
 
@@ -141,7 +157,9 @@ class Relay:
             return
         link.setblocking(False)
         self.link = link
-        self.skip_line = self.mid_line
+        self.skip_line = bool(self.line)
+        self.quiet_until = 0.0
+        self.unanswered = 0
         self.backoff = BACKOFF[0]
 
     def _drop(self) -> None:
@@ -150,6 +168,7 @@ class Relay:
         self.link = None
         self.to_daemon.clear()
         self.partial.clear()
+        self.drain_until = time.monotonic() + ANSWERS_WAIT
         self._later()
 
     def _later(self) -> None:

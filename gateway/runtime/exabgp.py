@@ -122,6 +122,15 @@ class ExabgpProcess:
         """One command line. False: no link, or one that does not drain; the line is lost and a new link follows."""
         return self._link is not None and self._link.send(text)
 
+    def unresponsive(self, times: int) -> None:
+        """ExaBGP does not answer (the speaker's `AnswersMissing`): a new link, and the next time a new ExaBGP."""
+        if times > 1:
+            log.error("ExaBGP does not answer and is ended")
+            self._signal(signal.SIGKILL)
+        elif self._link is not None:
+            log.warning("ExaBGP does not answer; dropping the link")
+            self._link.abort()
+
     async def stop(self, withdraw_wait: float) -> None:
         """End ExaBGP for good, waiting up to `withdraw_wait` for `drained` first."""
         try:

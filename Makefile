@@ -1,0 +1,57 @@
+# The whole set-up and every check: `make demo` and `make test` are all a user needs.
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+SOURCES := $(shell find gateway native -type f \( -name '*.py' -o -name '*.[ch]' -o -name '*.pyi' -o -name 'meson.build' \) 2>/dev/null) meson.build meson.options pyproject.toml
+PACKAGES := bird2 charon-systemd gcc git iperf3 iproute2 iputils-ping libc6-dev libcharon-extra-plugins libipsec-mb-dev \
+	libssl-dev libstrongswan-extra-plugins libstrongswan-standard-plugins nftables pkg-config procps python3-dev \
+	python3-venv strace strongswan-swanctl systemd tcpdump util-linux
+
+.PHONY: help demo test test-all lint build install-system native bench clean
+help:
+	@echo "make demo      build, then show a whole site-gateway-VNet scene in network namespaces"
+	@echo "make test      build, then run the test suite (at most 15 minutes)"
+	@echo "make test-all  the same plus sanitizers and what takes longer"
+	@echo "make lint      ruff, mypy, import contracts, clang-format"
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+$(VENV)/.system: Makefile
+	@bash tools/install-system $(PACKAGES)
+	@mkdir -p $(VENV) && touch $@
+
+$(VENV)/.packages: requirements.lock $(VENV)/.system
+	@test -x $(PY) || /usr/bin/python3 -m venv $(VENV)
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.packages $(SOURCES)
+	@echo "building"
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation \
+		--force-reinstall -Cbuild-dir=build/wheel -Csetup-args=-Ddebug_hooks=$(DEBUG_HOOKS) .
+	@touch $@
+
+# The tests hold the GIL on purpose, which only a build with test hooks can; `make build DEBUG_HOOKS=false` has none.
+DEBUG_HOOKS := true
+build: $(VENV)/.installed
+
+# --- the two commands -----------------------------------------------------------------------------------------------
+
+demo: build
+	@$(PY) -m demo
+
+test: build
+	@$(PY) tools/run-tests -m "not slow"
+
+test-all: build
+	@$(PY) tools/run-tests
+	@bash tools/sanitizers
+
+lint: $(VENV)/.packages
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/clang-format --dry-run -Werror native/*.c native/*.h native/tests/*.c
+
+clean:
+	rm -rf build $(VENV) gateway/*.so

@@ -1,0 +1,72 @@
+"""Removes what gatewayd left in the kernel: after a stop, and after a kill.
+
+Keeps the guard unless told otherwise: blackholes and their exceptions stay in our table, and so does the rule that
+leads there, because without it they have no effect. Removing the guard lets protected prefixes leave in clear; that is
+the operator's word to say (`all`). Works without the daemon, any number of times; blocks, so not on an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.config.model import Gateway
+from gateway.routing.model import Entry, Group, Nexthop, Op, Route, RouteKind, Verb
+from gateway.runtime.kernel import Kernel
+
+
+def cleanup(settings: Gateway, all: bool = False) -> list[str]:  # noqa: A002 - the operator's word
+    """Sentences: what was removed, what was kept and why, what failed."""
+    kernel = Kernel(settings)
+    try:
+        return [*_devices(kernel), *_entries(kernel, all), *_rules(kernel, settings)]
+    finally:
+        kernel.close()
+
+
+def _devices(kernel: Kernel) -> Iterable[str]:
+    for device in kernel.tuns():
+        if device.in_use:
+            yield f"kept interface {device.name}: a running process holds it"
+        else:
+            kernel.delete_link(device)
+            yield f"removed interface {device.name}"
+
+
+def _entries(kernel: Kernel, everything: bool) -> Iterable[str]:
+    """Routes before groups before nexthops; blackholes only then, and exceptions after them."""
+    entries = kernel.dump().entries
+    guards = [entry for entry in entries if isinstance(entry, Route) and entry.kind is not RouteKind.UNICAST]
+    routes = [entry for entry in entries if isinstance(entry, Route) and entry.kind is RouteKind.UNICAST]
+    groups = [entry for entry in entries if isinstance(entry, Group)]
+    nexthops = [entry for entry in entries if isinstance(entry, Nexthop)]
+    blackholes = [entry for entry in guards if entry.kind is RouteKind.BLACKHOLE]
+    # Exceptions from nothing are no use.
+    keep = not everything and bool(blackholes)
+    removable: list[Route] = [] if keep else sorted(guards, key=lambda entry: entry.kind)
+    yield from _remove(kernel, (*routes, *groups, *nexthops), "route or nexthop", "routes and nexthops")
+    yield from _remove(kernel, removable, "guard entry", "guard entries")
+    if keep:
+        prefixes = ", ".join(str(entry.prefix) for entry in blackholes)
+        yield f"kept the guard: {prefixes} cannot leave in clear (cleanup --all removes it)"
+
+
+def _remove(kernel: Kernel, entries: Iterable[Entry], one: str, many: str) -> Iterable[str]:
+    ops = [Op(Verb.DELETE, entry) for entry in entries]
+    errors = kernel.apply(ops)
+    # A nexthop that went takes its group and routes along: gone is gone.
+    failures = {position: error for position, error in errors.items() if error.number not in (2, 3)}
+    if len(ops) > len(failures):
+        count = len(ops) - len(failures)
+        yield f"removed {count} {one if count == 1 else many}"
+    for position, error in failures.items():
+        yield f"failed to remove {ops[position].entry}: {error.text}"
+
+
+def _rules(kernel: Kernel, settings: Gateway) -> Iterable[str]:
+    guarded = {e.prefix.version for e in kernel.dump().entries if isinstance(e, Route) and e.kind is RouteKind.BLACKHOLE}
+    for rule in kernel.rules():
+        version = 4 if rule.family == 2 else 6
+        if rule.table == settings.route_table and version in guarded:
+            yield f"kept {rule}: the guard needs it"
+        else:
+            yield from kernel.remove_rules([rule])

@@ -1,0 +1,285 @@
+"""The composition root: the whole wiring of the running gateway.
+
+    configuration -> settings -> node (gateway/node) <-> driver
+                                   |
+        UdpSockets   NativeDataPlane   KernelRoutes   ExabgpProcess   HaLink   ControlServer   HttpServer   Notifier
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gateway import _native
+from gateway.bgp.events import ProcessDown, ProcessUp
+from gateway.bgp.settings import SpeakerSettings
+from gateway.contract import Endpoint, Transmit
+from gateway.ike.key_exchange import Libcrypto
+from gateway.node import effects, inputs
+from gateway.node.gateway import Gateway
+from gateway.node.settings import GatewaySettings
+from gateway.observe.build import ShellFacts, build
+from gateway.observe.explain import explain
+from gateway.observe.journal import Journal
+from gateway.observe.snapshot import Snapshot
+from gateway.routing import model as routing
+from gateway.runtime import systemd
+from gateway.runtime.control import ControlServer
+from gateway.runtime.dataplane import NativeDataPlane
+from gateway.runtime.driver import Driver
+from gateway.runtime.exabgp import ExabgpConfigError, ExabgpProcess
+from gateway.runtime.ha_link import HaLink
+from gateway.runtime.host_checks import host_problems
+from gateway.runtime.http import HttpServer
+from gateway.runtime.kernel_routes import KernelRoutes
+from gateway.runtime.loading import Loaded
+from gateway.runtime.netlink import Netlink
+from gateway.runtime.operations import DaemonOperations
+from gateway.runtime.randomness import SystemRandom
+from gateway.runtime.tun import TunError, interface_name
+from gateway.runtime.udp import UdpSockets
+
+log = logging.getLogger("gateway")
+COUNTER_INTERVAL = 0.5
+HOST_CHECK_INTERVAL = 30.0
+STOP_PATIENCE = 3.0
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class Daemon:
+    """The running gateway."""
+
+    def __init__(self, loaded: Loaded, workers: int) -> None:
+        self.loaded = loaded
+        config = loaded.config
+        self.started_at = time.monotonic()
+        self.journal = Journal()
+        self.problems: tuple[str, ...] = ()
+        self.stopping = asyncio.Event()
+        self.notifier = systemd.Notifier()
+        self.node = Gateway(loaded.settings, SystemRandom(), Libcrypto())
+        self.driver = Driver(self.node, self._perform)
+        self.dataplane = NativeDataPlane(workers, config.gateway.crypto_engine, self.driver.command, self._received_ike)
+        self.sockets = UdpSockets(config.gateway.mark, workers, self._received_ike)
+        self.netlink = Netlink(config.gateway)
+        self.routes: KernelRoutes | None = None
+        self.exabgp: ExabgpProcess | None = None
+        self.ha_link: HaLink | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serves until told to stop. OSError with a sentence when it cannot begin."""
+        config = self.loaded.config
+        async with AsyncExitStack() as stack:
+            stack.callback(self.driver.close)
+            await stack.enter_async_context(self.netlink)
+            stack.callback(self.dataplane.stop)
+            stack.callback(self.sockets.close)
+            self._open_sockets(self.loaded.settings)
+            if config.ha is not None:
+                local = Endpoint(str(config.ha.local_address), config.ha.port)
+                self.ha_link = HaLink(local, self._received_heartbeat, config.gateway.mark)
+                await self.ha_link.open()
+                stack.callback(self.ha_link.close)
+            control = ControlServer(DaemonOperations(self), Path(config.gateway.run_directory) / "control.sock")
+            await control.start()
+            stack.push_async_callback(control.stop)
+            if config.metrics.port:
+                http = HttpServer(self.snapshot, str(config.metrics.address), config.metrics.port)
+                await http.start()
+                stack.push_async_callback(http.stop)
+            self.routes = KernelRoutes(self.netlink, self.driver.command)
+            stack.push_async_callback(self.routes.close)
+            await self.routes.prepare()
+            self.driver.command(inputs.Start())
+            self._spawn(self._read_counters(), "counters")
+            self._spawn(self._check_host(), "host-checks")
+            self._spawn(systemd.attend(self.notifier, self.snapshot), "systemd")
+            self._watch_signals()
+            self.notifier.ready()
+            log.info("gatewayd is running: %s", self.dataplane_name(), extra={"event": "started"})
+            await self.stopping.wait()
+            await self._stop()
+
+    # --- inputs -------------------------------------------------------------------------------------------------
+
+    def _received_ike(self, data: bytes, local: Endpoint, remote: Endpoint) -> None:
+        self.driver.feed(lambda node, now: node.receive_ike(data, local, remote, now))
+
+    def _received_heartbeat(self, data: bytes, remote: Endpoint) -> None:
+        self.driver.feed(lambda node, now: node.receive_heartbeat(data, remote, now))
+
+    def _received_bgp(self, line: str) -> None:
+        self.driver.feed(lambda node, now: node.receive_bgp(line, now))
+
+    async def _read_counters(self) -> None:
+        while True:
+            self.read_counters()
+            await asyncio.sleep(COUNTER_INTERVAL)
+
+    def read_counters(self) -> None:
+        self.driver.command(inputs.Counters(self.dataplane.sa_counters(), self.dataplane.drop_counters()))
+
+    async def _check_host(self) -> None:
+        while True:
+            names = [interface_name(tunnel.name) for tunnel in self.node.settings.tunnels]
+            self.problems = tuple(host_problems(names))
+            for problem in self.problems:
+                self._journal("warning", "host-problem", "", problem)
+            await asyncio.sleep(HOST_CHECK_INTERVAL)
+
+    # --- effects ------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: object) -> None:
+        assert self.routes is not None
+        match effect:
+            case Transmit():
+                self.sockets.send(effect)
+            case effects.AddSa(sa):
+                self.dataplane.add_sa(sa)
+            case effects.RemoveSa(direction, connection, spi):
+                self.dataplane.remove_sa(direction, connection, spi)
+            case effects.MoveSa(connection, spi, remote):
+                self.dataplane.update_sa_remote(connection, spi, remote)
+            case effects.SetPolicies(connection, spis):
+                self.dataplane.replace_policies(connection, spis)
+            case effects.Grant(connection, spi, limit):
+                self.dataplane.grant(connection, spi, limit)
+            case effects.OpenTunnel():
+                self._open_tunnel(effect)
+            case effects.SetTunnelMtu():
+                self._set_mtu(effect)
+            case effects.CloseTunnel(connection, _):
+                self.dataplane.remove_connection(connection)
+            case routing.RouteOps():
+                self.routes.apply(effect)
+            case routing.DumpRequest():
+                self.routes.dump(effect)
+            case routing.Resolve():
+                self.routes.resolve(effect)
+            case effects.BgpLine(text):
+                if self.exabgp is not None:
+                    self.exabgp.send(text)
+            case effects.BgpStart(settings):
+                self._spawn(self._start_bgp(settings), "bgp-start")
+            case effects.BgpDrained():
+                if self.exabgp is not None:
+                    self.exabgp.drained.set()
+            case effects.HeartbeatTransmit(data, remote):
+                if self.ha_link is not None:
+                    self.ha_link.send(data, remote)
+            case effects.Event(level, event, tunnel, text, failure, context):
+                self._journal(level, event, tunnel, f"{text}; {explain(failure, context)}" if failure else text)
+            case _:
+                raise TypeError(f"effect {effect!r} has nobody to carry it out")
+
+    def _open_tunnel(self, effect: effects.OpenTunnel) -> None:
+        assert self.routes is not None
+        try:
+            self.dataplane.remove_connection(effect.connection)
+            self.dataplane.add_connection(effect.connection, effect.name, effect.mtu)
+        except TunError as error:
+            self._journal("error", "tun-failed", effect.name, str(error))
+            return
+        self.routes.open_tunnel(effect)
+
+    def _set_mtu(self, effect: effects.SetTunnelMtu) -> None:
+        assert self.routes is not None
+        self.dataplane.update_connection(effect.connection, effect.mtu, effect.tcp_mss4, effect.tcp_mss6)
+        settings = self.node.settings.tunnel(effect.name)
+        if settings is not None:
+            self.routes.set_mtu(effect, settings.addresses)
+
+    async def _start_bgp(self, settings: SpeakerSettings) -> None:
+        """After the guard and the TUNs, so that the addresses of sessions in tunnels exist."""
+        assert self.routes is not None
+        await self.routes.idle()
+        try:
+            if self.exabgp is not None:
+                await self.exabgp.reload(settings)
+                return
+            self.exabgp = ExabgpProcess(
+                Path(self.loaded.config.gateway.run_directory),
+                on_line=self._received_bgp,
+                on_up=lambda generation: self.driver.command(ProcessUp(generation)),
+                on_down=lambda: self.driver.command(ProcessDown()),
+            )
+            await self.exabgp.start(settings)
+        except (ExabgpConfigError, OSError) as error:
+            self._journal("error", "exabgp-failed", "", f"ExaBGP cannot be started: {error}")
+
+    def _journal(self, level: str, event: str, tunnel: str, text: str) -> None:
+        for entry in self.journal.record(event, text, time.monotonic(), tunnel, level):
+            log.log(LEVELS[entry.level], "%s", entry.text, extra={"event": entry.event, "tunnel": entry.tunnel})
+
+    # --- views --------------------------------------------------------------------------------------------------
+
+    def dataplane_name(self) -> str:
+        return f"{_native.ENGINE}, {len(self.dataplane.worker_status())} workers"
+
+    def snapshot(self) -> Snapshot:
+        self.read_counters()
+        facts = ShellFacts(
+            started_at=self.started_at,
+            taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            engine=_native.ENGINE,
+            exabgp=self.exabgp.state if self.exabgp is not None else "",
+            interfaces={tunnel.name: interface_name(tunnel.name) for tunnel in self.node.settings.tunnels},
+            drop_reasons=_native.DROP_REASONS,
+            workers=self.dataplane.worker_status(),
+            journal=self.journal.entries(),
+            problems=self.problems,
+        )
+        return build(self.node, facts, time.monotonic())
+
+    # --- reload and stop ----------------------------------------------------------------------------------------
+
+    def reconfigure(self, loaded: Loaded) -> None:
+        """Applies a checked configuration. Sockets first: a port that is not to be had leaves everything as it was."""
+        self._open_sockets(loaded.settings)
+        self.loaded = loaded
+        self.driver.command(inputs.Reconfigured(loaded.settings))
+
+    def _open_sockets(self, settings: GatewaySettings) -> None:
+        made = self.sockets.open(tunnel.ike.local for tunnel in settings.tunnels)
+        made += self.sockets.open_raw(tunnel.ike.local.host for tunnel in settings.tunnels if not tunnel.ike.encap)
+        self.dataplane.attach(self.sockets, made)
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_by_signal(), "reload"))
+
+    async def _reload_by_signal(self) -> None:
+        ok, text = await DaemonOperations(self).operate("reload", "", 0.0)
+        self._journal("info" if ok else "error", "reload", "", text)
+
+    async def _stop(self) -> None:
+        """Withdraw, say goodbye to the peers, then let go; the guard stays in the kernel."""
+        log.info("stopping", extra={"event": "stopping"})
+        self.notifier.stopping()
+        self.driver.command(inputs.Stop())
+        deadline = time.monotonic() + STOP_PATIENCE
+        if self.exabgp is not None:
+            await self.exabgp.stop(STOP_PATIENCE)
+        while time.monotonic() < deadline and any(self.node.ike.sas(tunnel.name) for tunnel in self.node.settings.tunnels):
+            await asyncio.sleep(0.02)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: object, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task %s ended by %r", task.get_name(), error, exc_info=error, extra={"event": "task-failed"})

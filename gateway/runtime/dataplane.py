@@ -1,0 +1,138 @@
+"""The native data plane with its TUN devices and sockets: `esp.dataplane.DataPlane` for production.
+
+Python programs it and drains its events; no packet comes here. IKE datagrams on port 4500 are punted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from gateway import _native
+from gateway.contract import Endpoint
+from gateway.esp.dataplane import Direction, SaCounters, SaParameters
+from gateway.node.inputs import DataPlaneEvent
+from gateway.observe.snapshot import WorkerStatus
+from gateway.runtime.tun import interface_name, open_tun
+from gateway.runtime.udp import Received, UdpSockets
+
+NANOSECOND = 1e-9
+
+
+class NativeDataPlane:
+    """Worker threads, TUNs and the SAD. Opened TUNs close with `stop`."""
+
+    def __init__(self, workers: int, engine: str, on_event: Callable[[DataPlaneEvent], None], on_ike: Received) -> None:
+        self._native = _native.DataPlane(workers, engine)
+        self._workers = workers
+        self._on_event = on_event
+        self._on_ike = on_ike
+        self._tuns: dict[int, list[int]] = {}
+        self.sockets: UdpSockets | None = None
+        asyncio.get_running_loop().add_reader(self._native.event_fd(), self._drain)
+
+    # --- the protocol -------------------------------------------------------------------------------------------
+
+    def add_connection(self, connection: int, name: str, mtu: int) -> None:
+        if connection in self._tuns:
+            return
+        fds = open_tun(interface_name(name), self._workers)
+        self._native.add_connection(connection, fds, mtu)
+        self._tuns[connection] = fds
+
+    def update_connection(self, connection: int, mtu: int, tcp_mss4: int, tcp_mss6: int) -> None:
+        if connection in self._tuns:
+            self._native.update_connection(connection, mtu, tcp_mss4, tcp_mss6)
+
+    def remove_connection(self, connection: int) -> None:
+        fds = self._tuns.pop(connection, None)
+        if fds is not None:
+            self._native.remove_connection(connection)
+            for fd in fds:
+                os.close(fd)
+
+    def add_sa(self, sa: SaParameters) -> None:
+        outbound = sa.direction is Direction.OUTBOUND
+        self._native.add_sa(
+            direction=sa.direction.value,
+            connection=sa.connection,
+            spi=sa.spi,
+            encryption=sa.suite.encryption.value,
+            integrity=sa.suite.integrity.value,
+            encryption_key=sa.encryption_key,
+            integrity_key=sa.integrity_key,
+            esn=sa.suite.esn,
+            encapsulate=sa.encapsulate,
+            local=(sa.local.host, sa.local.port),
+            remote=(sa.remote.host, sa.remote.port),
+            selectors=[
+                (one.protocol, one.local_first, one.local_last, one.local_port_first, one.local_port_last,
+                 one.remote_first, one.remote_last, one.remote_port_first, one.remote_port_last)
+                for one in sa.selectors
+            ],
+            replay_window=sa.replay_window,
+            soft_octets=sa.limits.soft_octets,
+            hard_octets=sa.limits.hard_octets,
+            soft_packets=sa.limits.soft_packets,
+            hard_packets=sa.limits.hard_packets,
+            socket_fd=self.sockets.esp_fd(sa.local, sa.encapsulate) if outbound and self.sockets is not None else -1,
+        )  # fmt: skip
+
+    def remove_sa(self, direction: Direction, connection: int, spi: int) -> None:
+        self._native.remove_sa(direction.value, connection, spi)
+
+    def update_sa_remote(self, connection: int, spi: int, remote: Endpoint) -> None:
+        self._native.update_sa_remote(connection, spi, (remote.host, remote.port))
+
+    def replace_policies(self, connection: int, spis: tuple[int, ...]) -> None:
+        self._native.replace_policies(connection, list(spis))
+
+    def grant(self, connection: int, spi: int, limit: int) -> None:
+        self._native.grant(connection, spi, limit)
+
+    def sa_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
+        return {
+            (Direction(one["direction"]), one["connection"], one["spi"]): SaCounters(
+                one["packets"], one["octets"], one["sequence"], one["last_used"],
+                one["replay_drops"], one["integrity_failures"], one["selector_drops"],
+            )
+            for one in self._native.sa_statistics()
+        }  # fmt: skip
+
+    def drop_counters(self) -> dict[tuple[int, str], int]:
+        return {(connection, reason): packets for connection, reason, packets in self._native.drops()}
+
+    # --- beside the protocol ------------------------------------------------------------------------------------
+
+    def attach(self, sockets: UdpSockets, made: list[tuple[int, int]]) -> None:
+        """Hands new port 4500 sockets, as (worker, fd), to the workers."""
+        self.sockets = sockets
+        for worker, fd in made:
+            self._native.add_socket(worker, fd)
+
+    def worker_status(self) -> tuple[WorkerStatus, ...]:
+        return tuple(
+            WorkerStatus(number, one["ticks"], one["cpu_ns"] * NANOSECOND, bool(one["idle"]))
+            for number, one in enumerate(self._native.worker_statistics())
+        )
+
+    def stop(self) -> None:
+        """Joins the workers, wipes the keys and closes the TUNs: what is left in the kernel is the guard."""
+        asyncio.get_running_loop().remove_reader(self._native.event_fd())
+        self._native.stop()
+        for fds in self._tuns.values():
+            for fd in fds:
+                os.close(fd)
+        self._tuns.clear()
+
+    def _drain(self) -> None:
+        for data, local, remote, _ in self._native.punted():
+            self._on_ike(data, Endpoint(*local), Endpoint(*remote))
+        for kind, connection, spi, detail in self._native.events():
+            self._on_event(DataPlaneEvent(kind, connection, spi, _endpoint(detail) if kind == "peer-moved" else None))
+
+
+def _endpoint(detail: bytes) -> Endpoint:
+    host, port = detail.decode("ascii").split()
+    return Endpoint(host, int(port))

@@ -1,0 +1,253 @@
+"""The kernel's network state, synchronously: routes and nexthops by raw rtnetlink, links, addresses and rules by pyroute2.
+
+Everything here blocks and belongs to one thread: netlink.py gives it one of its own, cleanup.py uses it directly.
+Touches only what is ours: our table and protocol, our rules, devices with our name prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
+
+from gateway.config.model import Gateway
+from gateway.routing.guard import PLATFORM
+from gateway.routing.model import Address, Dump, Op, OpError, Prefix, Resolution, RouteKind
+from gateway.runtime import tun
+from gateway.runtime.rtnetlink import RT_TABLE_MAIN, KernelRoute, NetlinkError, RouteSocket, our_entries
+
+# rtm_protocol of routes that mean "this prefix is on this link": kernel, router advertisement, DHCP.
+_CONNECTED_ORIGINS = (2, 9, 16)
+_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_IFA_F_NODAD = 0x02
+_IFA_LINK_LOCAL_SCOPE = 253
+_ADDR_GEN_NONE = "1"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rule:
+    """One ip rule of ours: `fwmark` and `destination` select, unset means all."""
+
+    family: int  # AF_INET or AF_INET6
+    priority: int
+    table: int
+    fwmark: int = 0
+    destination: str = ""  # without its length, which is always a host's
+
+    def __str__(self) -> str:
+        selector = f"fwmark {self.fwmark:#x}" if self.fwmark else f"to {self.destination}" if self.destination else "from all"
+        version = 4 if self.family == socket.AF_INET else 6
+        return f"IPv{version} rule {self.priority}: {selector} lookup {self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A leftover candidate: one TUN with our name prefix."""
+
+    index: int
+    name: str
+    in_use: bool  # some process has its fd open
+
+
+def wanted_rules(settings: Gateway, ipv6: bool) -> list[Rule]:
+    """In their order: our own marked traffic and the platform addresses to main, then our table."""
+    first = settings.rule_priority
+    rules = []
+    for family in (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,):
+        rules.append(Rule(family, first, RT_TABLE_MAIN, fwmark=settings.mark))
+        if family == socket.AF_INET:
+            platform = enumerate(PLATFORM, first + 1)
+            rules += [Rule(family, at, RT_TABLE_MAIN, destination=str(p.network_address)) for at, p in platform]
+        rules.append(Rule(family, first + 3, settings.route_table))
+    return rules
+
+
+class Kernel:
+    """Thread-bound; close() when done."""
+
+    def __init__(self, settings: Gateway) -> None:
+        self._settings = settings
+        self._routes = RouteSocket()
+        # A loop of its own: pyroute2 cannot run on a uvloop loop.
+        self._loop = asyncio.SelectorEventLoop()
+        self._ip = IPRoute(use_event_loop=self._loop)
+        self.ipv6 = Path("/proc/net/if_inet6").exists()
+
+    @property
+    def port(self) -> int:
+        """Sender of our route changes in notifications."""
+        return self._routes.port
+
+    def close(self) -> None:
+        self._ip.close()
+        self._routes.close()
+        if not self._loop.is_closed():
+            self._loop.close()
+
+    def apply(self, ops: Sequence[Op]) -> dict[int, OpError]:
+        """All operations in order; errors by position."""
+        return self._routes.apply(ops, self._settings.route_table, self._settings.route_protocol)
+
+    def dump(self) -> Dump:
+        """Our routes and nexthops, and every nexthop id in use."""
+        nexthops = self._routes.nexthops()
+        protocol = self._settings.route_protocol
+        routes = self._routes.routes(self._settings.route_table, protocol)
+        return Dump(tuple(our_entries(routes, nexthops, protocol)), frozenset(nexthop.id for nexthop in nexthops))
+
+    def ensure_rules(self) -> list[str]:
+        """Adds what is missing, then removes rules of ours that are no longer wanted; says what it did."""
+        wanted = wanted_rules(self._settings, self.ipv6)
+        present = self.rules()
+        done = []
+        for rule in wanted:
+            if rule not in present:
+                self._rule("add", rule)
+                done.append(f"added {rule}")
+        unwanted = [rule for rule in present if rule not in wanted]
+        unwanted += [rule for rule in wanted for _ in range(present.count(rule) - 1)]
+        return done + self.remove_rules(unwanted)
+
+    def rules(self) -> list[Rule]:
+        """The rules with our protocol, last first: a rule that leads into our table goes before its exceptions."""
+        found = []
+        for family in (socket.AF_INET, socket.AF_INET6) if self.ipv6 else (socket.AF_INET,):
+            for message in self._ip.get_rules(family=family):
+                if message.get_attr("FRA_PROTOCOL") == self._settings.route_protocol:
+                    found.append(_rule_of(family, message))
+        return sorted(found, reverse=True)
+
+    def remove_rules(self, rules: Iterable[Rule]) -> list[str]:
+        done = []
+        for rule in rules:
+            self._rule("del", rule)
+            done.append(f"removed {rule}")
+        return done
+
+    def configure_link(self, name: str, mtu: int, addresses: Sequence[ipaddress.IPv4Interface | ipaddress.IPv6Interface], up: bool = True) -> int:
+        """MTU, exactly these addresses (link-local apart), up or down; returns the index."""
+        index = self._index_or_error(name)
+        # Without this the kernel sends router solicitations from a generated address into the tunnel.
+        generation = Path(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode")
+        if self.ipv6 and generation.exists():
+            generation.write_text(_ADDR_GEN_NONE)
+        with _named(f"interface {name}"):
+            self._ip.link("set", index=index, mtu=mtu)
+            self._addresses(index, frozenset(addresses))
+            self._ip.link("set", index=index, state="up" if up else "down")
+        return index
+
+    def link_index(self, name: str) -> int | None:
+        """None if there is no such device."""
+        found = self._ip.link_lookup(ifname=name)
+        return int(found[0]) if found else None
+
+    def tuns(self) -> list[Device]:
+        """TUN devices with our prefix."""
+        return [
+            Device(link["index"], link.get_attr("IFLA_IFNAME"), bool(link["flags"] & _IFF_LOWER_UP))
+            for link in self._ip.get_links()
+            if link.get_attr("IFLA_IFNAME").startswith(tun.PREFIX) and _kind(link) == "tun"
+        ]
+
+    def delete_link(self, device: Device) -> None:
+        with _named(f"interface {device.name}"):
+            self._ip.link("del", index=device.index)
+
+    def connected_prefixes(self) -> list[Prefix]:
+        """Prefixes on this host's links, our TUNs and the loopback apart."""
+        skip = {
+            link["index"]
+            for link in self._ip.get_links()
+            if link.get_attr("IFLA_IFNAME").startswith(tun.PREFIX) or link.get_attr("IFLA_IFNAME") == "lo"
+        }
+        found = {route.prefix for route in self._routes.routes(RT_TABLE_MAIN) if _is_connected(route, skip)}
+        return sorted(found, key=lambda prefix: (prefix.version, prefix))
+
+    def interface_for(self, next_hop: Address) -> Resolution | None:
+        """How the main table reaches `next_hop` (asked with our mark, so never through our own table)."""
+        try:
+            route = self._routes.route_to(next_hop, self._settings.mark)
+        except NetlinkError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES):
+                return None
+            raise
+        if route.kind != RouteKind.UNICAST or not route.interface or route.multipath:
+            return None
+        return Resolution(route.gateway or next_hop, route.interface)
+
+    def _rule(self, verb: str, rule: Rule) -> None:
+        request: dict[str, Any] = {
+            "family": rule.family,
+            "priority": rule.priority,
+            "table": rule.table,
+            "protocol": self._settings.route_protocol,
+        }
+        if rule.fwmark:
+            request["fwmark"] = rule.fwmark
+        if rule.destination:
+            request |= {"dst": rule.destination, "dst_len": ipaddress.ip_address(rule.destination).max_prefixlen}
+        with _named(str(rule)):
+            self._ip.rule(verb, **request)
+
+    def _addresses(self, index: int, wanted: frozenset[ipaddress.IPv4Interface | ipaddress.IPv6Interface]) -> None:
+        present = set()
+        for message in self._ip.get_addr(index=index):
+            if message["family"] == socket.AF_INET6 and message["scope"] == _IFA_LINK_LOCAL_SCOPE:
+                continue
+            local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            present.add(ipaddress.ip_interface(f"{local}/{message['prefixlen']}"))
+        for address in sorted(present - wanted, key=str):
+            self._ip.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        for address in sorted(wanted - present, key=str):
+            options = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
+            self._ip.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **options)
+
+    def _index_or_error(self, name: str) -> int:
+        index = self.link_index(name)
+        if index is None:
+            raise NetlinkError(errno.ENODEV, f"interface {name} does not exist")
+        return index
+
+
+class _named:
+    """pyroute2's error with the object's name, as one of ours."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, PyrouteError):
+            raise NetlinkError(error.code, f"{self._what}: {os.strerror(error.code)}") from error
+
+
+def _rule_of(family: int, message: Any) -> Rule:
+    return Rule(
+        family,
+        message.get_attr("FRA_PRIORITY") or 0,
+        message.get_attr("FRA_TABLE") or message["table"],
+        message.get_attr("FRA_FWMARK") or 0,
+        message.get_attr("FRA_DST") or "",
+    )
+
+
+def _kind(link: Any) -> str:
+    information = link.get_attr("IFLA_LINKINFO")
+    return str(information.get_attr("IFLA_INFO_KIND")) if information else ""
+
+
+def _is_connected(route: KernelRoute, skip: set[int]) -> bool:
+    on_link = route.interface and route.interface not in skip and route.gateway is None and not route.multipath
+    return bool(on_link and route.kind == RouteKind.UNICAST and route.prefix.prefixlen and route.protocol in _CONNECTED_ORIGINS)

@@ -1,0 +1,131 @@
+"""Between the node's FIB and netlink: operations in order, answers back, changes by others reported."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_interface
+from typing import Any
+
+from gateway.node.effects import OpenTunnel, SetTunnelMtu
+from gateway.node.inputs import TunnelReady, Underlay
+from gateway.routing import model as routing
+from gateway.runtime.netlink import Change, LinkGone, LinkUp, Netlink, OursRemoved, UnderlayChanged
+from gateway.runtime.rtnetlink import NetlinkError
+from gateway.runtime.tun import interface_name
+
+DUMP_RETRY = 1.0
+log = logging.getLogger(__name__)
+
+
+class KernelRoutes:
+    """Carries out one netlink job after the other, in the order the node asked."""
+
+    def __init__(self, netlink: Netlink, command: Callable[[object], None]) -> None:
+        self._netlink = netlink
+        self._command = command
+        self._jobs: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue()
+        self._worker = asyncio.create_task(self._work(), name="kernel-routes")
+        self._links: dict[int, str] = {}
+
+    async def prepare(self) -> None:
+        """Rules and underlay, before the node starts."""
+        for change in await self._netlink.ensure_rules():
+            log.info("%s", change, extra={"event": "ip-rule"})
+        await self._report_underlay()
+        self._netlink.monitor(self._changed)
+
+    async def close(self) -> None:
+        self._worker.cancel()
+        await asyncio.gather(self._worker, return_exceptions=True)
+
+    async def idle(self) -> None:
+        """Until every job asked for so far is done."""
+        await self._jobs.join()
+
+    # --- effects of the node ------------------------------------------------------------------------------------
+
+    def apply(self, ops: routing.RouteOps) -> None:
+        async def job() -> None:
+            try:
+                errors = await self._netlink.apply(ops.ops)
+            except (NetlinkError, OSError) as error:
+                # The FIB waits for an answer: all failed, to be tried again from a fresh dump
+                failure = routing.OpError(error.errno or errno.EIO, str(error))
+                errors = dict.fromkeys(range(len(ops.ops)), failure)
+            self._command(routing.Applied(ops.ticket, errors))
+
+        self._jobs.put_nowait(job)
+
+    def dump(self, request: routing.DumpRequest) -> None:
+        async def job() -> None:
+            while True:
+                try:
+                    held = await self._netlink.dump()
+                    break
+                except (NetlinkError, OSError) as error:
+                    log.error("reading our routes failed: %s", error, extra={"event": "netlink-failed"})
+                    await asyncio.sleep(DUMP_RETRY)
+            self._command(routing.Reconcile(request.ticket, held))
+
+        self._jobs.put_nowait(job)
+
+    def resolve(self, request: routing.Resolve) -> None:
+        async def job() -> None:
+            self._command(routing.NextHopResolved(request.address, await self._netlink.interface_for(request.address)))
+
+        self._jobs.put_nowait(job)
+
+    def open_tunnel(self, effect: OpenTunnel) -> None:
+        """The TUN exists already (the data plane made it); addresses, MTU, up, and the node learns its index."""
+
+        async def job() -> None:
+            index = await self._netlink.configure_link(interface_name(effect.name), effect.mtu, _interfaces(effect.addresses), True)
+            self._links[index] = effect.name
+            self._command(TunnelReady(effect.name, index))
+
+        self._jobs.put_nowait(job)
+
+    def set_mtu(self, effect: SetTunnelMtu, addresses: tuple[str, ...]) -> None:
+        async def job() -> None:
+            await self._netlink.configure_link(interface_name(effect.name), effect.mtu, _interfaces(addresses), True)
+
+        self._jobs.put_nowait(job)
+
+    # --- the kernel's news --------------------------------------------------------------------------------------
+
+    def _changed(self, change: Change) -> None:
+        match change:
+            case LinkGone(index=index):
+                self._command(routing.InterfaceGone(index))
+            case LinkUp(index=index) if index in self._links:
+                self._command(routing.ConnectionAdded(self._links[index], index))
+            case UnderlayChanged() | LinkUp():
+                self._jobs.put_nowait(self._report_underlay)
+                self._command(routing.InterfaceChanged())
+            case OursRemoved():
+                self._jobs.put_nowait(self._restore_rules)
+                self._command(routing.Resync())
+
+    async def _report_underlay(self) -> None:
+        self._command(Underlay(frozenset(await self._netlink.connected_prefixes())))
+
+    async def _restore_rules(self) -> None:
+        for change in await self._netlink.ensure_rules():
+            log.warning("%s", change, extra={"event": "ip-rule-restored"})
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._jobs.get()
+            try:
+                await job()
+            except (NetlinkError, OSError) as error:
+                log.error("netlink: %s", error, extra={"event": "netlink-failed"})
+            finally:
+                self._jobs.task_done()
+
+
+def _interfaces(texts: tuple[str, ...]) -> list[Any]:
+    return [ip_interface(text) for text in texts]

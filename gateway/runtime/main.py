@@ -1,0 +1,96 @@
+"""`gatewayd`: the command line of the daemon.
+
+Exit codes: 0 stopped on request; 1 cannot start or failed; 2 usage; 78 the configuration is wrong (EX_CONFIG, for
+which the unit does not restart).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import resource
+import sys
+from pathlib import Path
+
+import uvloop
+
+from gateway import __version__
+from gateway.config.check import check_file
+from gateway.config.model import Gateway
+from gateway.runtime import logs
+from gateway.runtime.cleanup import cleanup
+from gateway.runtime.control import AlreadyRunning
+from gateway.runtime.daemon import Daemon
+from gateway.runtime.exabgp import end_stale
+from gateway.runtime.loading import Loaded, LoadError, load_all
+from gateway.runtime.rtnetlink import NetlinkError
+
+log = logging.getLogger("gateway")
+DEFAULT_CONFIG = "/etc/gatewayd/gateway.toml"
+EX_CONFIG = 78
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    path = Path(options.config)
+    if options.check:
+        return check_file(path, options.strict, options.output, sys.stdout, sys.stdout.isatty())
+    if options.cleanup:
+        return _cleanup(path, options.all)
+    # A crash must not write keys to disk
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        loaded, warnings = load_all(path, color=sys.stderr.isatty())
+    except LoadError as error:
+        print(error, file=sys.stderr)
+        return EX_CONFIG
+    logs.setup(loaded.config.gateway.log_level, options.log_format)
+    for warning in warnings:
+        log.warning("%s", warning, extra={"event": "configuration"})
+    return _run(loaded)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("gatewayd", description="Userspace IPsec/BGP data-plane gateway.")
+    parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit (0 or 78)")
+    parser.add_argument("--strict", action="store_true", help="with --check: warnings are errors")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="with --check")
+    parser.add_argument("--cleanup", action="store_true", help="remove what a killed daemon left; keeps the clear-text guard")
+    parser.add_argument("--all", action="store_true", help="with --cleanup: remove the clear-text guard too")
+    parser.add_argument("--log-format", choices=("auto", "human", "json"), default="auto")
+    parser.add_argument("--version", action="version", version=f"gatewayd {__version__}")
+    return parser
+
+
+def _run(loaded: Loaded) -> int:
+    workers = loaded.config.gateway.workers or len(os.sched_getaffinity(0))
+    try:
+        uvloop.run(_serve(loaded, workers))
+    except (OSError, NetlinkError, AlreadyRunning) as error:
+        log.error("cannot start: %s", error, extra={"event": "start-failed"})
+        return 1
+    for line in cleanup(loaded.config.gateway):
+        log.info("%s", line, extra={"event": "cleanup"})
+    return 0
+
+
+async def _serve(loaded: Loaded, workers: int) -> None:
+    await Daemon(loaded, workers).run()
+
+
+def _cleanup(path: Path, everything: bool) -> int:
+    """Works without a readable configuration too: then by the defaults."""
+    try:
+        settings = load_all(path)[0].config.gateway
+    except LoadError:
+        settings = Gateway()
+    end_stale(Path(settings.run_directory))
+    for line in cleanup(settings, everything):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

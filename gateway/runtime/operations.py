@@ -1,0 +1,103 @@
+"""What the control socket may ask for: the picture, and initiate, terminate, rekey, reload with their outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gateway.node.inputs import Operate
+from gateway.observe.snapshot import ChildStatus, Snapshot, TunnelStatus
+from gateway.runtime.loading import LoadError, load_all
+
+if TYPE_CHECKING:
+    from gateway.runtime.daemon import Daemon
+
+POLL = 0.02
+
+
+class DaemonOperations:
+    """`control.Operations` on the running daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def snapshot(self) -> Snapshot:
+        return self._daemon.snapshot()
+
+    async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
+        if verb == "reload":
+            return await self._reload()
+        name, _, child = target.partition("/")
+        before = self._tunnel(name)
+        self._daemon.driver.command(Operate(verb, name, child))
+        if not wait:
+            return True, f"{verb} of {target} is under way"
+        done = _OUTCOMES[verb](before, child)
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline:
+            outcome = done(self._tunnel(name))
+            if outcome is not None:
+                return outcome
+            await asyncio.sleep(POLL)
+        raise TimeoutError(f"{verb} of {target} is still going on after {wait:g} s; {self._tunnel(name).explanation or 'no failure so far'}")
+
+    def _tunnel(self, name: str) -> TunnelStatus:
+        return next(tunnel for tunnel in self._daemon.snapshot().tunnels if tunnel.name == name)
+
+    async def _reload(self) -> tuple[bool, str]:
+        try:
+            loaded, warnings = await asyncio.to_thread(load_all, self._daemon.loaded.path, self._daemon.loaded.settings)
+            self._daemon.reconfigure(loaded)
+        except (LoadError, OSError) as error:
+            return False, f"configuration unchanged: {error}"
+        return True, "\n".join(["configuration reloaded", *warnings])
+
+
+Outcome = tuple[bool, str] | None
+Check = Callable[[TunnelStatus], Outcome]
+
+
+def _child(tunnel: TunnelStatus, name: str) -> ChildStatus | None:
+    return next((child for child in tunnel.children if child.name == name), None)
+
+
+def _initiated(before: TunnelStatus, child: str) -> Check:
+    def check(tunnel: TunnelStatus) -> Outcome:
+        if tunnel.up:
+            return True, f"{tunnel.name} is up: {tunnel.suite}"
+        if tunnel.last_failure and tunnel.attempts > before.attempts:
+            return False, tunnel.explanation
+        return None
+
+    return check
+
+
+def _terminated(before: TunnelStatus, child: str) -> Check:
+    def check(tunnel: TunnelStatus) -> Outcome:
+        found = _child(tunnel, child)
+        down = tunnel.ike_state == "DOWN" if not child else found is None or found.spi_in != (_child(before, child) or found).spi_in or found.state == "DOWN"
+        return (True, f"{tunnel.name}{'/' + child if child else ''} is terminated") if down else None
+
+    return check
+
+
+def _rekeyed(before: TunnelStatus, child: str) -> Check:
+    def counts(tunnel: TunnelStatus) -> tuple[int, int]:
+        found = _child(tunnel, child)
+        return (found.rekeys_ok, found.rekeys_failed) if found is not None else (tunnel.ike_rekeys_ok, tunnel.ike_rekeys_failed)
+
+    def check(tunnel: TunnelStatus) -> Outcome:
+        if before.ike_state == "DOWN":
+            return False, f"{tunnel.name} is down, so there is nothing to rekey"
+        (ok, failed), (ok_before, failed_before) = counts(tunnel), counts(before)
+        what = f"CHILD_SA {child}" if child else "IKE_SA"
+        if ok > ok_before:
+            return True, f"{what} of {tunnel.name} is rekeyed"
+        return (False, f"rekey of the {what} of {tunnel.name} failed: {tunnel.explanation or tunnel.last_failure}") if failed > failed_before else None
+
+    return check
+
+
+_OUTCOMES: dict[str, Callable[[TunnelStatus, str], Check]] = {"initiate": _initiated, "terminate": _terminated, "rekey": _rekeyed}
