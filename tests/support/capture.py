@@ -18,7 +18,7 @@ from support.netns import Namespace
 from support.process import Process, wait_until
 from support.traffic_probe import MARKER
 
-CLASSES = ("arp", "nd", "ike-500", "ike-4500", "esp-4500", "esp-50", "nat-keepalive", "clear")
+CLASSES = ("arp", "nd", "ike-500", "ike-4500", "esp-4500", "esp-50", "nat-keepalive", "icmp-error", "clear")
 _SNAPLEN = 192
 _IKE_SA_INIT, _IKE_AUTH = 34, 35
 _ND_TYPES = frozenset({133, 134, 135, 136, 137, 130, 131, 132, 143})  # RFC 4861, RFC 2710, RFC 3810
@@ -167,7 +167,19 @@ def _ipv4(packet: bytes) -> str:
     fragment_offset = int.from_bytes(packet[6:8]) & 0x1FFF
     if fragment_offset:
         return "clear"  # nothing we send needs outer fragments
-    return _transport(packet[9], packet[(packet[0] & 15) * 4 :])
+    segment = packet[(packet[0] & 15) * 4 :]
+    if packet[9] == 1:
+        return "icmp-error" if _quotes_tunnel(packet, segment) else "clear"
+    return _transport(packet[9], segment)
+
+
+def _quotes_tunnel(packet: bytes, icmp: bytes) -> bool:
+    """An ICMP error about our IKE or ESP: from one tunnel end to the other, quoting nothing but encrypted octets."""
+    quoted = icmp[8:]
+    if len(icmp) < 36 or icmp[0] not in {3, 11} or quoted[9] != 17:
+        return False
+    ends_match = quoted[16:20] == packet[12:16] and quoted[12:16] == packet[16:20]
+    return ends_match and _transport(17, quoted[(quoted[0] & 15) * 4 :]) != "clear"
 
 
 def _ipv6(packet: bytes) -> str:

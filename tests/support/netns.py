@@ -96,6 +96,18 @@ class Namespace:
             settings[f"net.ipv4.conf.{scope}.src_valid_mark"] = 1
         self.sysctl(settings)
 
+    def drops(self) -> dict[str, int]:
+        """Packets this machine's kernel threw away: full UDP sockets and full device queues."""
+        names, values = (
+            line.split()[1:] for line in self.run("cat", "/proc/net/snmp").splitlines() if line.startswith("Udp:")
+        )
+        found = {"full UDP sockets": int(values[names.index("RcvbufErrors")])}
+        for link in self.ip_json("-s", "link", "show"):
+            counters = link["stats64"]
+            found[f"{link['ifname']} out"] = counters["tx"]["dropped"]
+            found[f"{link['ifname']} in"] = counters["rx"]["dropped"]
+        return {what: count for what, count in found.items() if count}
+
     def pids_of(self, word: str) -> list[int]:
         """Processes of this machine whose command line holds `word`."""
         return [pid for pid, command in _processes_in({self.inode}) if word in command]

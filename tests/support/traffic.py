@@ -196,7 +196,8 @@ class Iperf:
             "--connect-timeout",
             "5000",
         ]
-        return argv + (["-R"] if reverse else []) + (["-b", f"{megabits}M"] if megabits else [])
+        # small blocks when limited: a burst of 128 KB overflows the UDP socket of a user-space peer
+        return argv + (["-R"] if reverse else []) + (["-b", f"{megabits}M", "-l", "4K"] if megabits else [])
 
 
 def result(client: Process, seconds: float) -> Throughput:

@@ -61,7 +61,15 @@ def test_nothing_leaves_in_clear(report: dict[str, Any]) -> None:
     assert report["clear_text_packets"] == 0
     assert report["kill_clear_text_packets"] == report["stop_clear_text_packets"] == 0
     assert report["captured_packets"] > 10_000
-    assert set(report["capture_classes"]) <= {"arp", "nd", "ike-500", "ike-4500", "esp-4500", "nat-keepalive"}
+    assert set(report["capture_classes"]) <= {
+        "arp",
+        "nd",
+        "ike-500",
+        "ike-4500",
+        "esp-4500",
+        "nat-keepalive",
+        "icmp-error",
+    }
 
 
 def test_it_recovers_and_leaves_nothing_behind(report: dict[str, Any]) -> None:
