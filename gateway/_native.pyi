@@ -23,7 +23,11 @@ class SaStatistics(TypedDict):
     selector_drops: int
 
 class DataPlane:
-    """Worker threads, SAD and SPD. Every call takes effect for all workers before it returns."""
+    """Worker threads, SAD and SPD. Every call takes effect for all workers before it returns.
+
+    ValueError names what is wrong with an argument; OSError comes from the system; after stop() every call but events(),
+    punted(), event_fd() and stop() itself raises ValueError. All calls may be made from any thread; none needs the others.
+    """
 
     def __init__(self, workers: int, engine: str = "auto") -> None:
         """Starts `workers` threads. engine: "auto", "ipsec-mb" or "libcrypto"."""
@@ -35,7 +39,9 @@ class DataPlane:
         """A bound UDP socket carrying ESP in UDP and IKE with the non-ESP marker. The caller keeps
         owning the fd (it sends IKE on it) and calls remove_socket before closing it."""
 
-    def remove_socket(self, fd: int) -> None: ...
+    def remove_socket(self, fd: int) -> None:
+        """No worker touches the fd any more when this returns. Outbound SAs that sent on it drop (`send_failed`) until
+        they are installed anew. Unknown fds are ignored."""
     def add_connection(self, connection: int, tun_fds: list[int], mtu: int) -> None:
         """One queue fd per worker (or a single fd: worker 0 serves it). Caller opened them with
         IFF_TUN|IFF_NO_PI|IFF_VNET_HDR[|IFF_MULTI_QUEUE]; this sets TUNSETVNETHDRSZ and the offloads. Caller owns fds."""
@@ -70,7 +76,8 @@ class DataPlane:
     def remove_sa(self, direction: str, connection: int, spi: int) -> None: ...
     def update_sa_remote(self, connection: int, spi: int, remote: tuple[str, int]) -> None: ...
     def replace_policies(self, connection: int, spis: list[int]) -> None: ...
-    def grant(self, connection: int, spi: int, limit: int) -> None: ...
+    def grant(self, connection: int, spi: int, limit: int) -> None:
+        """No sequence number above `limit` is sent. Until the first call the limit is the end of the number space."""
     def events(self) -> list[tuple[str, int, int, bytes]]:
         """Drains (kind, connection, spi, detail). Kinds: "acquire" (detail: first 64 octets of the packet),
         "expire-soft", "expire-hard" (spi; detail b"in"/b"out"), "integrity-burst", "peer-moved" (detail "host port" ASCII, only

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from support.netns import End, Lab, Namespace
 
 from gateway._native import DataPlane
-from support.netns import End, Lab, Namespace
 
 Value = TypeVar("Value")
 
@@ -36,7 +36,6 @@ TUN = "gw0"
 _CLONE_NEWNET = 0x40000000
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_MULTI_QUEUE = 0x0001, 0x1000, 0x4000, 0x0100
-_SO_REUSEPORT = socket.SO_REUSEPORT
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Selector = tuple[int, bytes, bytes, int, int, bytes, bytes, int, int]
@@ -71,7 +70,7 @@ def udp_socket(machine: Namespace, host: str, port: int, *, share: bool = False)
     def make() -> socket.socket:
         made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         if share:
-            made.setsockopt(socket.SOL_SOCKET, _SO_REUSEPORT, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind((host, port))
         made.settimeout(5)
         return made
@@ -103,7 +102,16 @@ def open_tun(machine: Namespace, name: str, queues: int) -> list[int]:
     return inside(machine, make)
 
 
-def selector(local: str, remote: str, protocol: int = 0, local_ports: tuple[int, int] = (0, 65535), remote_ports: tuple[int, int] = (0, 65535)) -> Selector:
+ANY_PORT = (0, 65535)
+
+
+def selector(
+    local: str,
+    remote: str,
+    protocol: int = 0,
+    local_ports: tuple[int, int] = ANY_PORT,
+    remote_ports: tuple[int, int] = ANY_PORT,
+) -> Selector:
     """A selector of two prefixes."""
     ours, theirs = ipaddress.ip_network(local), ipaddress.ip_network(remote)
     return (
@@ -123,7 +131,18 @@ class Remote(Protocol):
 class Gateway:
     """One data plane with `workers` sockets on port 4500 and one connection."""
 
-    def __init__(self, machine: Namespace, outer: str, number: int, *, workers: int = 1, queues: int | None = None, engine: str = "auto", mtu: int = MTU, bind: str | None = None) -> None:
+    def __init__(
+        self,
+        machine: Namespace,
+        outer: str,
+        number: int,
+        *,
+        workers: int = 1,
+        queues: int | None = None,
+        engine: str = "auto",
+        mtu: int = MTU,
+        bind: str | None = None,
+    ) -> None:
         self.machine, self.outer, self.number = machine, outer, number
         self.inner4, self.inner6 = f"10.{number}.0.1", f"fd00:{number}::1"
         self.plane = DataPlane(workers, engine)
@@ -147,16 +166,20 @@ class Gateway:
             selector(f"fd00:{self.number}::/32", f"fd00:{peer}::/32"),
         ]
 
-    def sa(self, direction: str, spi: int, peer: Remote, key: bytes, **changes: Any) -> None:
-        """Install an SA; `changes` are arguments of add_sa."""
-        arguments: dict[str, Any] = {
-            "direction": direction, "connection": CONNECTION, "spi": spi, "encryption": "aes-gcm-16", "integrity": "none",
-            "encryption_key": key, "integrity_key": b"", "esn": False, "encapsulate": True, "local": (self.outer, PORT),
-            "remote": (peer.outer, PORT), "selectors": self.selectors(peer.number), "replay_window": 4096, "soft_octets": 0,
-            "hard_octets": 0, "soft_packets": 0, "hard_packets": 0,
+    def arguments(self, direction: str, spi: int, peer: Remote, key: bytes) -> dict[str, Any]:
+        """What add_sa takes for an AES-GCM SA between the two sites."""
+        return {
+            "direction": direction, "connection": CONNECTION, "spi": spi,
+            "encryption": "aes-gcm-16", "integrity": "none", "encryption_key": key, "integrity_key": b"", "esn": False,
+            "encapsulate": True, "local": (self.outer, PORT), "remote": (peer.outer, PORT),
+            "selectors": self.selectors(peer.number), "replay_window": 4096,
+            "soft_octets": 0, "hard_octets": 0, "soft_packets": 0, "hard_packets": 0,
             "socket_fd": self.sockets[0].fileno() if direction == "out" else -1,
         }  # fmt: skip
-        self.plane.add_sa(**(arguments | changes))
+
+    def sa(self, direction: str, spi: int, peer: Remote, key: bytes, **changes: Any) -> None:
+        """Install an SA; `changes` are arguments of add_sa."""
+        self.plane.add_sa(**(self.arguments(direction, spi, peer, key) | changes))
 
     def drops(self, connection: int = CONNECTION) -> dict[str, int]:
         """Non-zero drop counters of the connection."""
@@ -218,7 +241,7 @@ class Peer:
 
 def checksum(data: bytes) -> int:
     """RFC 1071."""
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
