@@ -62,7 +62,7 @@ from gateway.routing.model import (
     ViaConnection,
     ViaNextHop,
 )
-from gateway.routing.plan import plan
+from gateway.routing.plan import Exposure, plan
 from gateway.routing.targets import Connection, Targets
 
 
@@ -400,7 +400,7 @@ class Fib:
             self._dump_wanted = False
             return DumpRequest(self._ticket)
         keys = (key for key in self._dirty if key not in self._failed)
-        ops = plan(keys, self._desired, self._mirror, self._leaks, self._unguarded(), self._settings.batch)
+        ops = plan(keys, self._desired, self._mirror, self._exposure(), self._settings.batch)
         return RouteOps(self._ticket, ops) if ops else None
 
     def _want(self, key: Key, entry: Entry | None) -> None:
@@ -449,11 +449,11 @@ class Fib:
                 return f"its nexthop is not installed: {self._failed[identifier].text}"
         return ""
 
-    def _unguarded(self) -> set[int]:
-        """Families of which a blackhole is missing or an unwanted entry still lets a protected prefix out."""
-        missing = {route.prefix.version for route in self._guard_missing() if route.kind is RouteKind.BLACKHOLE}
+    def _exposure(self) -> Exposure:
+        missing = tuple(route for route in self._guard_missing() if route.kind is RouteKind.BLACKHOLE)
         unwanted = (self._mirror.entry(key) for key in self._dirty if key not in self._desired)
-        return missing | {e.prefix.version for e in unwanted if isinstance(e, Route) and self._leaks(e)}
+        leaking = [entry for entry in unwanted if isinstance(entry, Route) and self._leaks(entry)]
+        return Exposure(missing, self._leaks, frozenset(route.prefix.version for route in (*missing, *leaking)))
 
     def _guard_missing(self) -> list[Route]:
         return [route for route in self._guard.routes if self._mirror.entry(route.key) != route]

@@ -9,7 +9,7 @@ guard is missing or a leak open (an operation failed), nothing of that family is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from enum import IntEnum
 
 from gateway.routing.mirror import Mirror
@@ -39,28 +39,44 @@ _DELETE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What is not safe yet, and so limits what may be done."""
+
+    missing: tuple[Route, ...]  # blackholes of the guard that are not installed
+    leaks: Callable[[Route], bool]  # this installed, unwanted route lets a protected prefix out
+    families: frozenset[int]  # 4, 6: where a blackhole is missing or a leak open
+
+
 def plan(
-    keys: Iterable[Key],
-    desired: Mapping[Key, Entry],
-    mirror: Mirror,
-    leaks: Callable[[Route], bool],
-    unguarded: AbstractSet[int],
-    limit: int,
+    keys: Iterable[Key], desired: Mapping[Key, Entry], mirror: Mirror, exposure: Exposure, limit: int
 ) -> tuple[Op, ...]:
-    """At most `limit` operations for these keys. `leaks(route)`: this installed route must go at once;
-    `unguarded`: families (4, 6) of which a blackhole is missing, or a leak not yet closed."""
+    """At most `limit` operations for these keys."""
     staged: list[tuple[Stage, Op]] = []
     for key in keys:
         wanted, present = desired.get(key), mirror.entry(key)
         if wanted is not None:
-            verb = Verb.ADD if present is None else Verb.REPLACE
-            staged.append((_install_stage(wanted), Op(verb, wanted)))
+            if not _undermines(wanted, exposure):
+                staged.append((_install_stage(wanted), Op(Verb.ADD if present is None else Verb.REPLACE, wanted)))
         elif present is not None and not (isinstance(key, int) and mirror.in_use(key)):
-            stage = _delete_stage(present, leaks)
-            if stage is Stage.LEAK_DELETE or not isinstance(present, Route) or present.prefix.version not in unguarded:
+            stage = _delete_stage(present, exposure.leaks)
+            exposed = isinstance(present, Route) and present.prefix.version in exposure.families
+            if stage is Stage.LEAK_DELETE or not exposed:
                 staged.append((stage, Op(Verb.DELETE, present)))
     staged.sort(key=_order)
     return tuple(_with_their_dependencies((op for _, op in staged), mirror, limit))
+
+
+def _undermines(entry: Entry, exposure: Exposure) -> bool:
+    """An exception around a blackhole that is missing: installed now, it would let that prefix out."""
+    return (
+        isinstance(entry, Route)
+        and entry.kind is RouteKind.THROW
+        and any(
+            entry.prefix.overlaps(route.prefix) and entry.prefix.prefixlen < route.prefix.prefixlen
+            for route in exposure.missing
+        )
+    )
 
 
 def _with_their_dependencies(ops: Iterable[Op], mirror: Mirror, limit: int) -> list[Op]:

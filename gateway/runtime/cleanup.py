@@ -14,7 +14,7 @@ from gateway.routing.model import Entry, Group, Nexthop, Op, Route, RouteKind, V
 from gateway.runtime.kernel import Kernel
 
 
-def cleanup(settings: Gateway, all: bool = False) -> list[str]:  # noqa: A002 - the operator's word
+def cleanup(settings: Gateway, all: bool = False) -> list[str]:
     """Sentences: what was removed, what was kept and why, what failed."""
     kernel = Kernel(settings)
     try:
@@ -63,7 +63,9 @@ def _remove(kernel: Kernel, entries: Iterable[Entry], one: str, many: str) -> It
 
 
 def _rules(kernel: Kernel, settings: Gateway) -> Iterable[str]:
-    guarded = {e.prefix.version for e in kernel.dump().entries if isinstance(e, Route) and e.kind is RouteKind.BLACKHOLE}
+    guarded = {
+        e.prefix.version for e in kernel.dump().entries if isinstance(e, Route) and e.kind is RouteKind.BLACKHOLE
+    }
     for rule in kernel.rules():
         version = 4 if rule.family == 2 else 6
         if rule.table == settings.route_table and version in guarded:

@@ -11,7 +11,8 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ from gateway.runtime.rtnetlink import RT_TABLE_MAIN, KernelRoute, NetlinkError, 
 
 # rtm_protocol of routes that mean "this prefix is on this link": kernel, router advertisement, DHCP.
 _CONNECTED_ORIGINS = (2, 9, 16)
-_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_IFF_LOWER_UP = 0x10000
 _IFA_F_NODAD = 0x02
 _IFA_LINK_LOCAL_SCOPE = 253
-_ADDR_GEN_NONE = "1"
+_IPV6_MINIMUM_MTU = 1280  # RFC 8200 5: below it the kernel takes IPv6 off the device
+# IN6_ADDR_GEN_MODE_NONE: else the kernel sends router solicitations from a generated address into the tunnel.
+_NO_GENERATED_ADDRESS = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", 1]]}]]}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,7 +47,9 @@ class Rule:
     destination: str = ""  # without its length, which is always a host's
 
     def __str__(self) -> str:
-        selector = f"fwmark {self.fwmark:#x}" if self.fwmark else f"to {self.destination}" if self.destination else "from all"
+        selector = (
+            f"fwmark {self.fwmark:#x}" if self.fwmark else f"to {self.destination}" if self.destination else "from all"
+        )
         version = 4 if self.family == socket.AF_INET else 6
         return f"IPv{version} rule {self.priority}: {selector} lookup {self.table}"
 
@@ -133,15 +138,19 @@ class Kernel:
             done.append(f"removed {rule}")
         return done
 
-    def configure_link(self, name: str, mtu: int, addresses: Sequence[ipaddress.IPv4Interface | ipaddress.IPv6Interface], up: bool = True) -> int:
+    def configure_link(
+        self,
+        name: str,
+        mtu: int,
+        addresses: Sequence[ipaddress.IPv4Interface | ipaddress.IPv6Interface],
+        up: bool = True,
+    ) -> int:
         """MTU, exactly these addresses (link-local apart), up or down; returns the index."""
         index = self._index_or_error(name)
-        # Without this the kernel sends router solicitations from a generated address into the tunnel.
-        generation = Path(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode")
-        if self.ipv6 and generation.exists():
-            generation.write_text(_ADDR_GEN_NONE)
         with _named(f"interface {name}"):
             self._ip.link("set", index=index, mtu=mtu)
+            if self.ipv6 and mtu >= _IPV6_MINIMUM_MTU:
+                self._ip.link("set", index=index, IFLA_AF_SPEC=_NO_GENERATED_ADDRESS)
             self._addresses(index, frozenset(addresses))
             self._ip.link("set", index=index, state="up" if up else "down")
         return index
@@ -219,18 +228,13 @@ class Kernel:
         return index
 
 
-class _named:
+@contextmanager
+def _named(what: str) -> Iterator[None]:
     """pyroute2's error with the object's name, as one of ours."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, PyrouteError):
-            raise NetlinkError(error.code, f"{self._what}: {os.strerror(error.code)}") from error
+    try:
+        yield
+    except PyrouteError as error:
+        raise NetlinkError(error.code, f"{what}: {os.strerror(error.code)}") from error
 
 
 def _rule_of(family: int, message: Any) -> Rule:
@@ -250,4 +254,6 @@ def _kind(link: Any) -> str:
 
 def _is_connected(route: KernelRoute, skip: set[int]) -> bool:
     on_link = route.interface and route.interface not in skip and route.gateway is None and not route.multipath
-    return bool(on_link and route.kind == RouteKind.UNICAST and route.prefix.prefixlen and route.protocol in _CONNECTED_ORIGINS)
+    return bool(
+        on_link and route.kind == RouteKind.UNICAST and route.prefix.prefixlen and route.protocol in _CONNECTED_ORIGINS
+    )

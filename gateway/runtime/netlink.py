@@ -205,6 +205,8 @@ class Netlink:
 
 def _link_change(message: rtnetlink.Message) -> Change:
     _, _, _, index, flags, _ = _IFINFO.unpack_from(message.body)
-    name = rtnetlink.attributes(message.body, _IFINFO.size).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+    name = (
+        rtnetlink.attributes(message.body, _IFINFO.size).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+    )
     working = message.type == _RTM_NEWLINK and flags & _IFF_UP and flags & _IFF_LOWER_UP
     return LinkUp(index, name) if working else LinkGone(index, name)

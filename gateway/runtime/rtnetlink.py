@@ -30,7 +30,17 @@ NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12
 SO_RCVBUFFORCE = 33
 RT_TABLE_MAIN = 254
 RT_SCOPE_UNIVERSE, RT_SCOPE_NOWHERE = 0, 255
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_TABLE, RTA_MARK, RTA_VIA, RTA_NH_ID = 1, 4, 5, 6, 9, 15, 16, 18, 30
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_TABLE, RTA_MARK, RTA_VIA, RTA_NH_ID = (
+    1,
+    4,
+    5,
+    6,
+    9,
+    15,
+    16,
+    18,
+    30,
+)
 NHA_ID, NHA_GROUP, NHA_BLACKHOLE, NHA_OIF, NHA_GATEWAY = 1, 2, 4, 5, 6
 NLMSGERR_ATTR_MSG = 1
 NLA_TYPE_MASK = 0x3FFF
@@ -213,7 +223,9 @@ def encode(op: Op, table: int, protocol: int, sequence: int) -> bytes:
     flags = NLM_F_REQUEST | NLM_F_ACK | _FLAGS[op.verb]
     deleting = op.verb is Verb.DELETE
     if isinstance(op.entry, Route):
-        return _message(RTM_DELROUTE if deleting else RTM_NEWROUTE, flags, sequence, _route(op.entry, table, protocol, deleting))
+        return _message(
+            RTM_DELROUTE if deleting else RTM_NEWROUTE, flags, sequence, _route(op.entry, table, protocol, deleting)
+        )
     if deleting:
         body = _NHMSG.pack(0, 0, 0, 0, 0) + _attribute(NHA_ID, _U32.pack(op.entry.id))
         return _message(RTM_DELNEXTHOP, flags, sequence, body)
