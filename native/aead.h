@@ -15,14 +15,14 @@
 
 #include "esp.h"
 
-#define AEAD_BURST 128   /* packets per engine call; the burst limit of ipsec-mb 1.3 */
-#define AEAD_THREADS 64  /* threads that may hold an esp_thread at once */
+#define AEAD_BURST        128 /* packets per engine call; the burst limit of ipsec-mb 1.3 */
+#define AEAD_THREADS      64  /* threads that may hold an esp_thread at once */
 #define AEAD_FIXED_HEADER 8
-#define AEAD_SALT 4
-#define AEAD_GCM_NONCE 12
-#define AEAD_AAD_MAX 12
-#define AEAD_DIGEST_MAX 64
-#define AEAD_ICV_MAX 32
+#define AEAD_SALT         4
+#define AEAD_GCM_NONCE    12
+#define AEAD_AAD_MAX      12
+#define AEAD_DIGEST_MAX   64
+#define AEAD_ICV_MAX      32
 
 /* Octets of each part of a packet, fixed by the suite. */
 struct aead_shape {

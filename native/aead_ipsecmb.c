@@ -17,8 +17,8 @@
 
 /* The multi-buffer hashes of 1.3 take up to 65534 octets; nothing that fits a UDP datagram with its ESN comes near. */
 #define BURST_PACKET_MAX 65000
-#define CACHE_LINE 64
-#define HMAC_BLOCK_MAX 128
+#define CACHE_LINE       64
+#define HMAC_BLOCK_MAX   128
 
 struct ipsecmb_key {
   struct gcm_key_data gcm;
@@ -76,7 +76,9 @@ static bool ipsecmb_usable(void) {
   return shared != NULL;
 }
 
-static const char *ipsecmb_name(void) { return ipsecmb_usable() ? library_name : "ipsec-mb (unusable)"; }
+static const char *ipsecmb_name(void) {
+  return ipsecmb_usable() ? library_name : "ipsec-mb (unusable)";
+}
 
 /* ---- keys ---- */
 
@@ -89,24 +91,24 @@ static void expand_aes(struct ipsecmb_key *key, const struct aead_keying *keying
 
 static void expand_gcm(struct ipsecmb_key *key, const struct aead_keying *keying) {
   switch (keying->aes_key_length) {
-    case 16:
-      IMB_AES128_GCM_PRE(shared, keying->aes_key, &key->gcm);
-      key->gcm_function = keying->seal ? shared->gcm128_enc : shared->gcm128_dec;
-      break;
-    case 24:
-      IMB_AES192_GCM_PRE(shared, keying->aes_key, &key->gcm);
-      key->gcm_function = keying->seal ? shared->gcm192_enc : shared->gcm192_dec;
-      break;
-    default:
-      IMB_AES256_GCM_PRE(shared, keying->aes_key, &key->gcm);
-      key->gcm_function = keying->seal ? shared->gcm256_enc : shared->gcm256_dec;
-      break;
+  case 16:
+    IMB_AES128_GCM_PRE(shared, keying->aes_key, &key->gcm);
+    key->gcm_function = keying->seal ? shared->gcm128_enc : shared->gcm128_dec;
+    break;
+  case 24:
+    IMB_AES192_GCM_PRE(shared, keying->aes_key, &key->gcm);
+    key->gcm_function = keying->seal ? shared->gcm192_enc : shared->gcm192_dec;
+    break;
+  default:
+    IMB_AES256_GCM_PRE(shared, keying->aes_key, &key->gcm);
+    key->gcm_function = keying->seal ? shared->gcm256_enc : shared->gcm256_dec;
+    break;
   }
 }
 
 /* RFC 2104 2: the digest states after the key block xor ipad and xor opad, once per key instead of once per packet. */
 static void expand_hmac(struct ipsecmb_key *key, const struct aead_keying *keying) {
-  /* The minima are the break-even against libcrypto 3.0 by tests/test_esp.c --measure; SHA-NI helps it with SHA-1 and
+  /* The minima are the break-even against libcrypto 3.0 by tests/measure_esp.c; SHA-NI helps it with SHA-1 and
    * SHA-256, and opening deciphers in parallel anyway. */
   const struct {
     IMB_HASH_ALG hash;
@@ -121,11 +123,14 @@ static void expand_hmac(struct ipsecmb_key *key, const struct aead_keying *keyin
   uint8_t block[HMAC_BLOCK_MAX];
   hash_one_block_t one_block = table[keying->suite.integrity].one_block;
   key->hash = table[keying->suite.integrity].hash;
-  key->burst_minimum = keying->seal ? table[keying->suite.integrity].seal_minimum : table[keying->suite.integrity].open_minimum;
+  key->burst_minimum =
+      keying->seal ? table[keying->suite.integrity].seal_minimum : table[keying->suite.integrity].open_minimum;
   memset(block, 0x36, sizeof block);
-  for (size_t i = 0; i < keying->integrity_key_length; i++) block[i] ^= keying->integrity_key[i];
+  for (size_t i = 0; i < keying->integrity_key_length; i++)
+    block[i] ^= keying->integrity_key[i];
   one_block(block, key->inner);
-  for (size_t i = 0; i < sizeof block; i++) block[i] ^= 0x36 ^ 0x5c;
+  for (size_t i = 0; i < sizeof block; i++)
+    block[i] ^= 0x36 ^ 0x5c;
   one_block(block, key->outer);
   OPENSSL_cleanse(block, sizeof block);
 }
@@ -185,26 +190,34 @@ static void *ipsecmb_thread_new(unsigned slot) {
 
 /* ---- AES-GCM ---- */
 
-static uint8_t *text_of(const struct ipsecmb_key *key, const struct aead_packet *packet) { return packet->esp + key->shape.header_length; }
+static uint8_t *text_of(const struct ipsecmb_key *key, const struct aead_packet *packet) {
+  return packet->esp + key->shape.header_length;
+}
 
-static uint8_t *icv_of(const struct ipsecmb_key *key, const struct aead_packet *packet) { return text_of(key, packet) + packet->text_length; }
+static uint8_t *icv_of(const struct ipsecmb_key *key, const struct aead_packet *packet) {
+  return text_of(key, packet) + packet->text_length;
+}
 
-static void gcm_one(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, const struct aead_packet *packet, uint8_t *tag) {
+static void gcm_one(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, const struct aead_packet *packet,
+                    uint8_t *tag) {
   uint8_t nonce[AEAD_GCM_NONCE], aad[AEAD_AAD_MAX];
   uint8_t *text = text_of(key, packet);
   aead_gcm_nonce(nonce, key->salt, packet->esp + AEAD_FIXED_HEADER);
   size_t aad_length = aead_gcm_aad(aad, key->esn, packet);
-  key->gcm_function(&key->gcm, &thread->gcm_context, text, text, packet->text_length, nonce, aad, aad_length, tag, key->shape.icv_length);
+  key->gcm_function(&key->gcm, &thread->gcm_context, text, text, packet->text_length, nonce, aad, aad_length, tag,
+                    key->shape.icv_length);
 }
 
-static void gcm_seal(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets, size_t count) {
+static void gcm_seal(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
+                     size_t count) {
   for (size_t i = 0; i < count; i++) {
     gcm_one(thread, key, &packets[i], icv_of(key, &packets[i]));
     packets[i].ok = true;
   }
 }
 
-static void gcm_open(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets, size_t count) {
+static void gcm_open(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
+                     size_t count) {
   uint8_t tag[16];
   for (size_t i = 0; i < count; i++) {
     gcm_one(thread, key, &packets[i], tag);
@@ -215,7 +228,8 @@ static void gcm_open(struct ipsecmb_thread *thread, const struct ipsecmb_key *ke
 /* ---- AES-CBC with HMAC ---- */
 
 /* Ciphers the packets whose `ok` is set and clears it where the library did not complete. */
-static void cbc_burst(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets, size_t count, IMB_CIPHER_DIRECTION direction) {
+static void cbc_burst(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
+                      size_t count, IMB_CIPHER_DIRECTION direction) {
   uint8_t origin[AEAD_BURST];
   uint32_t jobs = 0;
   for (size_t i = 0; i < count; i++) {
@@ -233,14 +247,17 @@ static void cbc_burst(struct ipsecmb_thread *thread, const struct ipsecmb_key *k
     job->status = IMB_STATUS_BEING_PROCESSED;
   }
   if (!jobs) return;
-  IMB_SUBMIT_CIPHER_BURST(thread->manager, thread->jobs, jobs, IMB_CIPHER_CBC, direction, (IMB_KEY_SIZE_BYTES)key->aes_key_length);
+  IMB_SUBMIT_CIPHER_BURST(thread->manager, thread->jobs, jobs, IMB_CIPHER_CBC, direction,
+                          (IMB_KEY_SIZE_BYTES)key->aes_key_length);
   for (uint32_t i = 0; i < jobs; i++)
-    if (!(thread->jobs[i].status & IMB_STATUS_COMPLETED_CIPHER) || thread->jobs[i].status > IMB_STATUS_COMPLETED) packets[origin[i]].ok = false;
+    if (!(thread->jobs[i].status & IMB_STATUS_COMPLETED_CIPHER) || thread->jobs[i].status > IMB_STATUS_COMPLETED)
+      packets[origin[i]].ok = false;
 }
 
 /* MACs of all packets into thread->macs. With ESN the caller has put the high sequence bits right behind the text:
  * RFC 4303 2.2.1, they are covered by the ICV though not transmitted. */
-static void hmac_burst(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets, size_t count) {
+static void hmac_burst(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
+                       size_t count) {
   for (size_t i = 0; i < count; i++) {
     IMB_JOB *job = &thread->jobs[i];
     job->src = packets[i].esp;
@@ -254,16 +271,19 @@ static void hmac_burst(struct ipsecmb_thread *thread, const struct ipsecmb_key *
   }
   IMB_SUBMIT_HASH_BURST(thread->manager, thread->jobs, (uint32_t)count, key->hash);
   for (size_t i = 0; i < count; i++)
-    packets[i].ok = (thread->jobs[i].status & IMB_STATUS_COMPLETED_AUTH) && thread->jobs[i].status <= IMB_STATUS_COMPLETED;
+    packets[i].ok =
+        (thread->jobs[i].status & IMB_STATUS_COMPLETED_AUTH) && thread->jobs[i].status <= IMB_STATUS_COMPLETED;
 }
 
 static void store_high_sequence(const struct ipsecmb_key *key, const struct aead_packet *packet) {
   if (key->esn) aead_store32(icv_of(key, packet), (uint32_t)(packet->sequence >> 32));
 }
 
-static void cbc_seal(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets, size_t count) {
+static void cbc_seal(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
+                     size_t count) {
   bool sealed[AEAD_BURST];
-  for (size_t i = 0; i < count; i++) packets[i].ok = true;
+  for (size_t i = 0; i < count; i++)
+    packets[i].ok = true;
   cbc_burst(thread, key, packets, count, IMB_DIR_ENCRYPT);
   for (size_t i = 0; i < count; i++) {
     sealed[i] = packets[i].ok;
@@ -277,7 +297,8 @@ static void cbc_seal(struct ipsecmb_thread *thread, const struct ipsecmb_key *ke
 }
 
 /* The ICV decides before a single octet is decrypted, so padding can be no oracle. */
-static void cbc_open(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets, size_t count) {
+static void cbc_open(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
+                     size_t count) {
   for (size_t i = 0; i < count; i++) {
     memcpy(thread->icvs[i], icv_of(key, &packets[i]), key->shape.icv_length);
     store_high_sequence(key, &packets[i]);

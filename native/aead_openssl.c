@@ -25,12 +25,16 @@ struct openssl_thread {
   EVP_MD_CTX *scratch;
 };
 
-static bool openssl_usable(void) { return true; }
+static bool openssl_usable(void) {
+  return true;
+}
 
 static char library_name[64];
 static pthread_once_t name_once = PTHREAD_ONCE_INIT;
 
-static void write_name(void) { snprintf(library_name, sizeof library_name, "libcrypto %s", OpenSSL_version(OPENSSL_VERSION_STRING)); }
+static void write_name(void) {
+  snprintf(library_name, sizeof library_name, "libcrypto %s", OpenSSL_version(OPENSSL_VERSION_STRING));
+}
 
 static const char *openssl_name(void) {
   pthread_once(&name_once, write_name);
@@ -60,7 +64,8 @@ static EVP_MD_CTX *hmac_state(const EVP_MD *digest, const struct aead_keying *ke
   size_t block_length = (size_t)EVP_MD_get_block_size(digest);
   EVP_MD_CTX *state = EVP_MD_CTX_new();
   memset(block, mask, sizeof block);
-  for (size_t i = 0; i < keying->integrity_key_length; i++) block[i] ^= keying->integrity_key[i];
+  for (size_t i = 0; i < keying->integrity_key_length; i++)
+    block[i] ^= keying->integrity_key[i];
   bool good = state && EVP_DigestInit_ex(state, digest, NULL) == 1 && EVP_DigestUpdate(state, block, block_length) == 1;
   OPENSSL_cleanse(block, sizeof block);
   if (good) return state;
@@ -79,7 +84,8 @@ static bool prepare_hmac(struct openssl_key *key) {
 static void openssl_key_free(void *opaque) {
   struct openssl_key *key = opaque;
   if (!key) return;
-  for (size_t i = 0; i < AEAD_THREADS; i++) EVP_CIPHER_CTX_free(key->contexts[i]);
+  for (size_t i = 0; i < AEAD_THREADS; i++)
+    EVP_CIPHER_CTX_free(key->contexts[i]);
   EVP_MD_CTX_free(key->inner);
   EVP_MD_CTX_free(key->outer);
   EVP_MD_free(key->digest);
@@ -139,32 +145,39 @@ static bool gcm_start(EVP_CIPHER_CTX *context, const struct openssl_key *key, co
   int written;
   aead_gcm_nonce(nonce, key->keying.salt, packet->esp + AEAD_FIXED_HEADER);
   int aad_length = (int)aead_gcm_aad(aad, key->keying.suite.esn, packet);
-  return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, -1) == 1 && EVP_CipherUpdate(context, NULL, &written, aad, aad_length) == 1;
+  return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, -1) == 1 &&
+         EVP_CipherUpdate(context, NULL, &written, aad, aad_length) == 1;
 }
 
 static bool gcm_one(EVP_CIPHER_CTX *context, const struct openssl_key *key, const struct aead_packet *packet) {
   uint8_t *text = packet->esp + key->keying.shape.header_length;
   uint8_t *icv = text + packet->text_length;
   int icv_length = key->keying.shape.icv_length, written;
-  if (!gcm_start(context, key, packet) || EVP_CipherUpdate(context, text, &written, text, (int)packet->text_length) != 1) return false;
+  if (!gcm_start(context, key, packet) ||
+      EVP_CipherUpdate(context, text, &written, text, (int)packet->text_length) != 1)
+    return false;
   if (key->keying.seal)
-    return EVP_CipherFinal_ex(context, icv, &written) == 1 && EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, icv_length, icv) == 1;
+    return EVP_CipherFinal_ex(context, icv, &written) == 1 &&
+           EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, icv_length, icv) == 1;
   /* The comparison inside Final is CRYPTO_memcmp. */
-  return EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, icv_length, icv) == 1 && EVP_CipherFinal_ex(context, icv, &written) == 1;
+  return EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, icv_length, icv) == 1 &&
+         EVP_CipherFinal_ex(context, icv, &written) == 1;
 }
 
 /* ---- AES-CBC with HMAC ---- */
 
 /* RFC 4303 2.8: ICV over SPI, sequence, IV and text, and over the untransmitted high sequence bits with ESN. */
-static bool hmac_one(const struct openssl_thread *thread, const struct openssl_key *key, const struct aead_packet *packet, uint8_t mac[AEAD_DIGEST_MAX]) {
+static bool hmac_one(const struct openssl_thread *thread, const struct openssl_key *key,
+                     const struct aead_packet *packet, uint8_t mac[AEAD_DIGEST_MAX]) {
   EVP_MD_CTX *scratch = thread->scratch;
   unsigned length;
   uint8_t high[4];
   aead_store32(high, (uint32_t)(packet->sequence >> 32));
   size_t covered = key->keying.shape.header_length + packet->text_length;
   return EVP_MD_CTX_copy_ex(scratch, key->inner) == 1 && EVP_DigestUpdate(scratch, packet->esp, covered) == 1 &&
-         (!key->keying.suite.esn || EVP_DigestUpdate(scratch, high, sizeof high) == 1) && EVP_DigestFinal_ex(scratch, mac, &length) == 1 &&
-         EVP_MD_CTX_copy_ex(scratch, key->outer) == 1 && EVP_DigestUpdate(scratch, mac, length) == 1 && EVP_DigestFinal_ex(scratch, mac, &length) == 1;
+         (!key->keying.suite.esn || EVP_DigestUpdate(scratch, high, sizeof high) == 1) &&
+         EVP_DigestFinal_ex(scratch, mac, &length) == 1 && EVP_MD_CTX_copy_ex(scratch, key->outer) == 1 &&
+         EVP_DigestUpdate(scratch, mac, length) == 1 && EVP_DigestFinal_ex(scratch, mac, &length) == 1;
 }
 
 static bool cbc_one(EVP_CIPHER_CTX *context, const struct openssl_key *key, const struct aead_packet *packet) {
@@ -174,14 +187,16 @@ static bool cbc_one(EVP_CIPHER_CTX *context, const struct openssl_key *key, cons
          EVP_CipherUpdate(context, text, &written, text, (int)packet->text_length) == 1;
 }
 
-static bool cbc_hmac_seal_one(const struct openssl_thread *thread, EVP_CIPHER_CTX *context, const struct openssl_key *key, const struct aead_packet *packet) {
+static bool cbc_hmac_seal_one(const struct openssl_thread *thread, EVP_CIPHER_CTX *context,
+                              const struct openssl_key *key, const struct aead_packet *packet) {
   uint8_t mac[AEAD_DIGEST_MAX];
   if (!cbc_one(context, key, packet) || !hmac_one(thread, key, packet, mac)) return false;
   memcpy(packet->esp + key->keying.shape.header_length + packet->text_length, mac, key->keying.shape.icv_length);
   return true;
 }
 
-static bool cbc_hmac_open_one(const struct openssl_thread *thread, EVP_CIPHER_CTX *context, const struct openssl_key *key, const struct aead_packet *packet) {
+static bool cbc_hmac_open_one(const struct openssl_thread *thread, EVP_CIPHER_CTX *context,
+                              const struct openssl_key *key, const struct aead_packet *packet) {
   uint8_t mac[AEAD_DIGEST_MAX];
   const uint8_t *icv = packet->esp + key->keying.shape.header_length + packet->text_length;
   if (!hmac_one(thread, key, packet, mac) || CRYPTO_memcmp(mac, icv, key->keying.shape.icv_length) != 0) return false;

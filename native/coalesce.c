@@ -48,8 +48,11 @@ static bool parse(struct candidate *candidate, uint8_t *packet, size_t length, b
   if (!inner_parse(&layout, packet, length) || layout.length != length || layout.fragment) return false;
   /* IPv4 options and IPv6 extension headers are rare, and the kernel's own GRO does not merge them either. */
   if (layout.l3_length != (layout.ipv6 ? IPV6_HEADER : IPV4_MINIMUM)) return false;
-  *candidate = (struct candidate){
-      .packet = packet, .length = length, .ipv6 = layout.ipv6, .protocol = layout.l4_protocol, .l3_length = layout.l3_length};
+  *candidate = (struct candidate){.packet = packet,
+                                  .length = length,
+                                  .ipv6 = layout.ipv6,
+                                  .protocol = layout.l4_protocol,
+                                  .l3_length = layout.l3_length};
   const uint8_t *l4 = packet + layout.l3_length;
   size_t left = length - layout.l3_length;
   if (layout.l4_protocol == PROTOCOL_TCP) return parse_tcp(candidate, l4, left);
@@ -64,7 +67,9 @@ static bool checksums_verify(const uint8_t *packet, size_t length, bool ipv6, ui
 
 /* ---- same flow ---- */
 
-static bool same(const uint8_t *a, const uint8_t *b, size_t offset, size_t count) { return memcmp(a + offset, b + offset, count) == 0; }
+static bool same(const uint8_t *a, const uint8_t *b, size_t offset, size_t count) {
+  return memcmp(a + offset, b + offset, count) == 0;
+}
 
 static bool same_l3(const uint8_t *head, const uint8_t *other, bool ipv6) {
   /* Traffic class and flow label; TOS; hop limit; DF: all but the length and the IPv4 id. */
@@ -75,11 +80,13 @@ static bool same_l3(const uint8_t *head, const uint8_t *other, bool ipv6) {
 static bool same_l4(const uint8_t *head, const uint8_t *other, uint8_t protocol, size_t l4_length) {
   if (!same(head, other, 0, 4)) return false; /* ports */
   if (protocol == PROTOCOL_UDP) return true;
-  return same(head, other, TCP_ACK, 5) && same(head, other, TCP_WINDOW, 2) && same(head, other, TCP_URGENT, l4_length - TCP_URGENT);
+  return same(head, other, TCP_ACK, 5) && same(head, other, TCP_WINDOW, 2) &&
+         same(head, other, TCP_URGENT, l4_length - TCP_URGENT);
 }
 
 static bool may_join(const struct coalescer *c, const struct candidate *next) {
-  if (next->ipv6 != c->ipv6 || next->protocol != c->l4_protocol || next->header_length != c->header_length) return false;
+  if (next->ipv6 != c->ipv6 || next->protocol != c->l4_protocol || next->header_length != c->header_length)
+    return false;
   if (next->payload > c->segment_size || c->total + next->payload > IP_PACKET_MAX) return false;
   if (!same_l3(c->head, next->packet, c->ipv6)) return false;
   const uint8_t *l4 = next->packet + c->l3_length;
@@ -107,7 +114,8 @@ bool coalescer_add(struct coalescer *c, uint8_t *packet, size_t length, bool mer
     c->l3_length = next.l3_length;
     c->header_length = next.header_length;
     c->segment_size = next.payload;
-    if (next.protocol == PROTOCOL_TCP) c->next_sequence = load32(packet + next.l3_length + TCP_SEQUENCE) + (uint32_t)next.payload;
+    if (next.protocol == PROTOCOL_TCP)
+      c->next_sequence = load32(packet + next.l3_length + TCP_SEQUENCE) + (uint32_t)next.payload;
     return true;
   }
   if (!mergeable || c->segments >= COALESCE_SEGMENTS_MAX || !may_join(c, &next)) return false;

@@ -52,21 +52,22 @@ enum esp_engine esp_engine_resolve(enum esp_engine wanted) {
   return ESP_ENGINE_LIBCRYPTO;
 }
 
-const char *esp_engine_name(enum esp_engine engine) { return engine_table(engine)->name(); }
+const char *esp_engine_name(enum esp_engine engine) {
+  return engine_table(engine)->name();
+}
 
 /* ---- keys ---- */
 
 static const struct {
   uint8_t key_length, icv_length;
 } integrity_table[] = {
-    [ESP_INTEG_NONE] = {0, 0},
-    [ESP_HMAC_SHA1_96] = {20, 12},       /* RFC 2404 */
-    [ESP_HMAC_SHA2_256_128] = {32, 16},  /* RFC 4868 2.6 */
-    [ESP_HMAC_SHA2_384_192] = {48, 24},
-    [ESP_HMAC_SHA2_512_256] = {64, 32},
+    [ESP_INTEG_NONE] = {0, 0},          [ESP_HMAC_SHA1_96] = {20, 12}, /* RFC 2404 */
+    [ESP_HMAC_SHA2_256_128] = {32, 16},                                /* RFC 4868 2.6 */
+    [ESP_HMAC_SHA2_384_192] = {48, 24}, [ESP_HMAC_SHA2_512_256] = {64, 32},
 };
 
-static const char *suite_error(const struct esp_suite *suite, size_t encryption_key_length, size_t integrity_key_length) {
+static const char *suite_error(const struct esp_suite *suite, size_t encryption_key_length,
+                               size_t integrity_key_length) {
   bool gcm = suite->encryption == ESP_AES_GCM_16;
   if (!gcm && suite->encryption != ESP_AES_CBC) return "unknown encryption algorithm";
   if ((unsigned)suite->integrity > ESP_HMAC_SHA2_512_256) return "unknown integrity algorithm";
@@ -82,15 +83,17 @@ static const char *suite_error(const struct esp_suite *suite, size_t encryption_
 
 static struct aead_shape suite_shape(const struct esp_suite *suite) {
   if (suite->encryption == ESP_AES_GCM_16)
-    return (struct aead_shape){.iv_length = 8, .icv_length = 16, .alignment = 4, .header_length = AEAD_FIXED_HEADER + 8};
+    return (struct aead_shape){
+        .iv_length = 8, .icv_length = 16, .alignment = 4, .header_length = AEAD_FIXED_HEADER + 8};
   return (struct aead_shape){.iv_length = CBC_IV_LENGTH,
                              .icv_length = integrity_table[suite->integrity].icv_length,
                              .alignment = 16,
                              .header_length = AEAD_FIXED_HEADER + CBC_IV_LENGTH};
 }
 
-struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suite, const uint8_t *encryption_key, size_t encryption_key_length,
-                            const uint8_t *integrity_key, size_t integrity_key_length, uint32_t spi, bool seal, const char **error) {
+struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suite, const uint8_t *encryption_key,
+                            size_t encryption_key_length, const uint8_t *integrity_key, size_t integrity_key_length,
+                            uint32_t spi, bool seal, const char **error) {
   *error = suite_error(suite, encryption_key_length, integrity_key_length);
   if (*error) return NULL;
   bool cbc = suite->encryption == ESP_AES_CBC;
@@ -103,7 +106,8 @@ struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suit
 
   struct esp_key *key = calloc(1, sizeof *key);
   if (key) {
-    *key = (struct esp_key){.engine = engine_table(engine), .shape = keying.shape, .spi = spi, .cbc = cbc, .esn = suite->esn};
+    *key = (struct esp_key){
+        .engine = engine_table(engine), .shape = keying.shape, .spi = spi, .cbc = cbc, .esn = suite->esn};
     key->engine_key = key->engine->key_new(&keying);
   }
   OPENSSL_cleanse(&keying, sizeof keying);
@@ -119,7 +123,9 @@ void esp_key_free(struct esp_key *key) {
   free(key);
 }
 
-size_t esp_header_length(const struct esp_key *key) { return key->shape.header_length; }
+size_t esp_header_length(const struct esp_key *key) {
+  return key->shape.header_length;
+}
 
 static size_t text_length(const struct esp_key *key, size_t payload_length) {
   size_t mask = (size_t)key->shape.alignment - 1;
@@ -187,12 +193,14 @@ static bool next_cbc_iv(struct esp_thread *thread, uint8_t *iv) {
 /* RFC 4303 2.4: padding 1, 2, 3, ... to the alignment, no more, so that equal payloads give equal packets. */
 static void write_trailer(uint8_t *text, size_t payload_length, size_t length, uint8_t next_header) {
   size_t pad_length = length - payload_length - TRAILER_LENGTH;
-  for (size_t i = 0; i < pad_length; i++) text[payload_length + i] = (uint8_t)(i + 1);
+  for (size_t i = 0; i < pad_length; i++)
+    text[payload_length + i] = (uint8_t)(i + 1);
   text[length - 2] = (uint8_t)pad_length;
   text[length - 1] = next_header;
 }
 
-static bool frame(struct esp_thread *thread, const struct esp_key *key, const struct esp_seal_item *item, struct aead_packet *packet) {
+static bool frame(struct esp_thread *thread, const struct esp_key *key, const struct esp_seal_item *item,
+                  struct aead_packet *packet) {
   /* RFC 4303 3.3.3: the counter must not cycle, and 0 is never sent. */
   if (item->sequence == 0 || (!key->esn && item->sequence > UINT32_MAX)) return false;
   uint8_t *esp = item->packet;
@@ -203,17 +211,20 @@ static bool frame(struct esp_thread *thread, const struct esp_key *key, const st
     aead_store64(esp + AEAD_FIXED_HEADER, item->sequence);
   else if (!next_cbc_iv(thread, esp + AEAD_FIXED_HEADER))
     return false;
-  *packet = (struct aead_packet){.esp = esp, .text_length = text_length(key, item->payload_length), .sequence = item->sequence};
+  *packet = (struct aead_packet){
+      .esp = esp, .text_length = text_length(key, item->payload_length), .sequence = item->sequence};
   write_trailer(esp + key->shape.header_length, item->payload_length, packet->text_length, item->next_header);
   return true;
 }
 
 /* Not even a caller that overlooks length 0 may put plaintext on the wire. */
 static void wipe_unsealed(const struct esp_key *key, const struct esp_seal_item *item) {
-  OPENSSL_cleanse(item->packet + key->shape.header_length, esp_sealed_length(key, item->payload_length) - key->shape.header_length);
+  OPENSSL_cleanse(item->packet + key->shape.header_length,
+                  esp_sealed_length(key, item->payload_length) - key->shape.header_length);
 }
 
-static void seal_burst(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items, size_t count) {
+static void seal_burst(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items,
+                       size_t count) {
   struct aead_packet packets[AEAD_BURST];
   uint8_t origin[AEAD_BURST];
   size_t framed = 0;
@@ -224,7 +235,8 @@ static void seal_burst(struct esp_thread *thread, const struct esp_key *key, str
   }
   if (framed) key->engine->seal(thread->engine_thread, key->engine_key, packets, framed);
   for (size_t i = 0; i < framed; i++)
-    if (packets[i].ok) items[origin[i]].length = key->shape.header_length + packets[i].text_length + key->shape.icv_length;
+    if (packets[i].ok)
+      items[origin[i]].length = key->shape.header_length + packets[i].text_length + key->shape.icv_length;
   for (size_t i = 0; i < count; i++)
     if (items[i].length == 0) wipe_unsealed(key, &items[i]);
 }
@@ -248,7 +260,8 @@ void esp_seal(struct esp_thread *thread, const struct esp_key *key, struct esp_s
 /* ---- open ---- */
 
 /* RFC 4303 2.4: the padding is checked, after the ICV, so a failure tells nothing to who does not hold the key. */
-static enum esp_result read_trailer(const struct esp_key *key, const struct aead_packet *packet, struct esp_open_item *item) {
+static enum esp_result read_trailer(const struct esp_key *key, const struct aead_packet *packet,
+                                    struct esp_open_item *item) {
   uint8_t *text = packet->esp + key->shape.header_length;
   size_t pad_length = text[packet->text_length - 2];
   uint8_t next_header = text[packet->text_length - 1];
@@ -256,14 +269,16 @@ static enum esp_result read_trailer(const struct esp_key *key, const struct aead
   size_t payload_length = packet->text_length - TRAILER_LENGTH - pad_length;
   for (size_t i = 0; i < pad_length; i++)
     if (text[payload_length + i] != (uint8_t)(i + 1)) return ESP_BAD_TRAILER;
-  if (next_header != NEXT_HEADER_IPV4 && next_header != NEXT_HEADER_IPV6 && next_header != NEXT_HEADER_NONE) return ESP_BAD_TRAILER;
+  if (next_header != NEXT_HEADER_IPV4 && next_header != NEXT_HEADER_IPV6 && next_header != NEXT_HEADER_NONE)
+    return ESP_BAD_TRAILER;
   item->payload = text;
   item->payload_length = payload_length;
   item->next_header = next_header;
   return ESP_OK;
 }
 
-static void open_burst(struct esp_thread *thread, const struct esp_key *key, struct esp_open_item *items, size_t count) {
+static void open_burst(struct esp_thread *thread, const struct esp_key *key, struct esp_open_item *items,
+                       size_t count) {
   struct aead_packet packets[AEAD_BURST];
   uint8_t origin[AEAD_BURST];
   size_t framed = 0;
@@ -284,7 +299,8 @@ static void open_burst(struct esp_thread *thread, const struct esp_key *key, str
 
 void esp_open(struct esp_thread *thread, const struct esp_key *key, struct esp_open_item *items, size_t count) {
   if (thread->engine != key->engine) {
-    for (size_t i = 0; i < count; i++) items[i].result = ESP_BAD_ICV;
+    for (size_t i = 0; i < count; i++)
+      items[i].result = ESP_BAD_ICV;
     return;
   }
   while (count) {

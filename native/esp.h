@@ -34,32 +34,34 @@ struct esp_thread;
 
 enum esp_result {
   ESP_OK,
-  ESP_TOO_SHORT,  /* shorter than header + IV + ICV, or not a whole number of blocks */
+  ESP_TOO_SHORT, /* shorter than header + IV + ICV, or not a whole number of blocks */
   ESP_BAD_ICV,
   ESP_BAD_TRAILER, /* pad length beyond the payload, wrong pad octets, or next header neither 4, 41 nor 59 */
 };
 
-/* One packet of a burst to seal: `packet` points at the ESP header's first octet; the inner packet of `payload_length` octets
- * already stands at packet + esp_header_length(). There must be room for esp_sealed_length(). The sequence number was
- * reserved by the caller; `sequence` is 64 bits also without ESN. After the call `length` is the whole ESP packet. */
+/* One packet of a burst to seal: `packet` points at the ESP header's first octet; the inner packet of `payload_length`
+ * octets already stands at packet + esp_header_length(). There must be room for esp_sealed_length(). The sequence
+ * number was reserved by the caller; `sequence` is 64 bits also without ESN. After the call `length` is the whole ESP
+ * packet. */
 struct esp_seal_item {
   uint8_t *packet;
   size_t payload_length;
   uint64_t sequence;
   uint8_t next_header; /* 4 IPv4, 41 IPv6 */
-  size_t length;       /* out; 0 when it could not be sealed (engine failure, sequence 0 or beyond 32 bits without ESN): never send it */
+  size_t length; /* out; 0 when it could not be sealed (engine failure, sequence 0 or beyond 32 bits without ESN): never
+                    send it */
 };
 
-/* One packet of a burst to open, in place. `sequence` is the caller's full 64-bit inference (high 32 bits matter only with ESN).
- * On ESP_OK, payload..payload_length is the inner packet and any TFC padding behind it (RFC 4303 2.7: the caller trims to the
- * inner packet's own length). On any other result the packet's text is undefined. */
+/* One packet of a burst to open, in place. `sequence` is the caller's full 64-bit inference (high 32 bits matter only
+ * with ESN). On ESP_OK, payload..payload_length is the inner packet and any TFC padding behind it (RFC 4303 2.7: the
+ * caller trims to the inner packet's own length). On any other result the packet's text is undefined. */
 struct esp_open_item {
   uint8_t *packet;
   size_t length;
   uint64_t sequence;
-  uint8_t *payload;      /* out */
-  size_t payload_length; /* out */
-  uint8_t next_header;   /* out */
+  uint8_t *payload;       /* out */
+  size_t payload_length;  /* out */
+  uint8_t next_header;    /* out */
   enum esp_result result; /* out */
 };
 
@@ -69,16 +71,18 @@ enum esp_engine { ESP_ENGINE_AUTO, ESP_ENGINE_IPSECMB, ESP_ENGINE_LIBCRYPTO };
 enum esp_engine esp_engine_resolve(enum esp_engine wanted); /* falls back to libcrypto */
 const char *esp_engine_name(enum esp_engine engine);
 
-/* NULL with *error set to a sentence when the key lengths do not fit the suite. For GCM the salt follows the AES key. */
-struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suite, const uint8_t *encryption_key, size_t encryption_key_length,
-                            const uint8_t *integrity_key, size_t integrity_key_length, uint32_t spi, bool seal, const char **error);
+/* NULL with *error set to a sentence when the key lengths do not fit the suite. For GCM the salt follows the AES key.
+ */
+struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suite, const uint8_t *encryption_key,
+                            size_t encryption_key_length, const uint8_t *integrity_key, size_t integrity_key_length,
+                            uint32_t spi, bool seal, const char **error);
 void esp_key_free(struct esp_key *key); /* wipes */
 
 /* NULL when memory is out or 64 threads have one. Thread and key of one call must be of the same engine. */
 struct esp_thread *esp_thread_new(enum esp_engine engine);
 void esp_thread_free(struct esp_thread *thread);
 
-size_t esp_header_length(const struct esp_key *key);                       /* SPI, sequence, IV */
+size_t esp_header_length(const struct esp_key *key);                        /* SPI, sequence, IV */
 size_t esp_sealed_length(const struct esp_key *key, size_t payload_length); /* the whole ESP packet */
 size_t esp_minimum_length(const struct esp_key *key);
 

@@ -1,6 +1,7 @@
 /* Inner packets as seen by segment.c and coalesce.c: field offsets, big-endian access, pseudo-header sums.
  *
- * Not a parser of everything: only what splitting, merging and MSS clamping touch (RFC 791, RFC 8200, RFC 9293, RFC 768).
+ * Not a parser of everything: only what splitting, merging and MSS clamping touch (RFC 791, RFC 8200, RFC 9293, RFC
+ * 768).
  */
 #ifndef GATEWAY_INNER_H
 #define GATEWAY_INNER_H
@@ -26,13 +27,25 @@ enum {
   IPV4_MORE_FRAGMENTS_AND_OFFSET = 0x3fff,
 };
 enum { IPV6_PAYLOAD_LENGTH = 4, IPV6_NEXT_HEADER = 6, IPV6_HOP_LIMIT = 7, IPV6_ADDRESSES = 8 };
-enum { TCP_SEQUENCE = 4, TCP_ACK = 8, TCP_DATA_OFFSET = 12, TCP_FLAGS = 13, TCP_WINDOW = 14, TCP_CHECKSUM = 16, TCP_URGENT = 18 };
+enum {
+  TCP_SEQUENCE = 4,
+  TCP_ACK = 8,
+  TCP_DATA_OFFSET = 12,
+  TCP_FLAGS = 13,
+  TCP_WINDOW = 14,
+  TCP_CHECKSUM = 16,
+  TCP_URGENT = 18
+};
 enum { TCP_FIN = 0x01, TCP_SYN = 0x02, TCP_PSH = 0x08, TCP_ACK_FLAG = 0x10, TCP_CWR = 0x80 };
 enum { UDP_LENGTH = 4, UDP_CHECKSUM = 6 };
 
-static inline uint16_t load16(const uint8_t *from) { return (uint16_t)(from[0] << 8 | from[1]); }
+static inline uint16_t load16(const uint8_t *from) {
+  return (uint16_t)(from[0] << 8 | from[1]);
+}
 
-static inline uint32_t load32(const uint8_t *from) { return (uint32_t)load16(from) << 16 | load16(from + 2); }
+static inline uint32_t load32(const uint8_t *from) {
+  return (uint32_t)load16(from) << 16 | load16(from + 2);
+}
 
 static inline void store16(uint8_t *to, uint32_t value) {
   to[0] = (uint8_t)(value >> 8);
@@ -45,7 +58,9 @@ static inline void store32(uint8_t *to, uint32_t value) {
 }
 
 /* A folded sum already has memory order. */
-static inline void store_checksum(uint8_t *to, uint16_t folded) { memcpy(to, &folded, sizeof folded); }
+static inline void store_checksum(uint8_t *to, uint16_t folded) {
+  memcpy(to, &folded, sizeof folded);
+}
 
 /* RFC 9293 3.1, RFC 8200 8.1: addresses, length of the L4 packet, protocol. */
 static inline uint32_t pseudo_header_sum(const uint8_t *packet, bool ipv6, uint8_t protocol, size_t l4_octets) {
@@ -55,7 +70,9 @@ static inline uint32_t pseudo_header_sum(const uint8_t *packet, bool ipv6, uint8
   return ipv6 ? checksum_add(sum, packet + IPV6_ADDRESSES, 32) : checksum_add(sum, packet + IPV4_ADDRESSES, 8);
 }
 
-static inline size_t l4_checksum_offset(uint8_t protocol) { return protocol == PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM; }
+static inline size_t l4_checksum_offset(uint8_t protocol) {
+  return protocol == PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM;
+}
 
 /* Where L3 and L4 begin and end, all inside the buffer. */
 struct inner_layout {

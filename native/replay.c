@@ -1,8 +1,8 @@
 /* Anti-replay window: a ring of bits indexed by sequence number modulo its size (RFC 6479 2.2).
  *
  * The ring has one 64-bit word more than the window needs, doubled up to a power of two of words, so that moving the
- * window clears whole words only. Every bit between the window's left edge and `top` tells the truth; words to the right
- * of `top` are zeroed when `top` moves into them.
+ * window clears whole words only. Every bit between the window's left edge and `top` tells the truth; words to the
+ * right of `top` are zeroed when `top` moves into them.
  */
 #include "replay.h"
 
@@ -11,14 +11,17 @@
 enum { WORD_BITS = 64, MINIMUM_SIZE = 64 };
 
 /* A power of two of words, at least one more than the window fills. */
-static uint64_t ring_words(const struct replay_window *window) { return (uint64_t)window->size / WORD_BITS * 2; }
+static uint64_t ring_words(const struct replay_window *window) {
+  return (uint64_t)window->size / WORD_BITS * 2;
+}
 
 bool replay_init(struct replay_window *window, uint32_t size, bool esn) {
   *window = (struct replay_window){.esn = esn};
   if (size > REPLAY_WINDOW_MAX) return false;
   if (size == 0) return true;
   uint32_t rounded = MINIMUM_SIZE;
-  while (rounded < size) rounded *= 2;
+  while (rounded < size)
+    rounded *= 2;
   window->size = rounded;
   window->bitmap = calloc(ring_words(window), sizeof *window->bitmap);
   return window->bitmap != NULL;
@@ -65,7 +68,8 @@ static void advance(struct replay_window *window, uint64_t sequence) {
   uint64_t old_word = window->top / WORD_BITS, new_word = sequence / WORD_BITS;
   uint64_t steps = new_word - old_word;
   if (steps > mask + 1) steps = mask + 1; /* a jump past the whole ring clears it once */
-  for (uint64_t i = 1; i <= steps; i++) window->bitmap[(old_word + i) & mask] = 0;
+  for (uint64_t i = 1; i <= steps; i++)
+    window->bitmap[(old_word + i) & mask] = 0;
   window->top = sequence;
 }
 

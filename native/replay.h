@@ -8,10 +8,10 @@
 #define REPLAY_WINDOW_MAX 65536
 
 struct replay_window {
-  uint64_t top;      /* highest sequence number authenticated; 0 none yet */
-  uint32_t size;     /* in packets, power of two >= 64; 0 switches replay protection off but ESN inference goes on */
+  uint64_t top;  /* highest sequence number authenticated; 0 none yet */
+  uint32_t size; /* in packets, power of two >= 64; 0 switches replay protection off but ESN inference goes on */
   bool esn;
-  uint64_t *bitmap;  /* size + 64 bits or more */
+  uint64_t *bitmap; /* size + 64 bits or more */
 };
 
 bool replay_init(struct replay_window *window, uint32_t size, bool esn); /* rounds size up to a power of two */

@@ -25,7 +25,8 @@ static bool parse_ipv4(struct inner_layout *layout, const uint8_t *packet, size_
 }
 
 static bool is_extension(uint8_t next_header) {
-  return next_header == IPV6_HOP_BY_HOP || next_header == IPV6_ROUTING || next_header == IPV6_FRAGMENT || next_header == IPV6_DESTINATION;
+  return next_header == IPV6_HOP_BY_HOP || next_header == IPV6_ROUTING || next_header == IPV6_FRAGMENT ||
+         next_header == IPV6_DESTINATION;
 }
 
 /* Walks the extension headers (RFC 8200 4) that may stand before TCP or UDP; stops at any other. */
@@ -54,16 +55,20 @@ bool inner_parse(struct inner_layout *layout, const uint8_t *packet, size_t leng
   *layout = (struct inner_layout){0};
   if (length == 0) return false;
   switch (packet[0] >> 4) {
-    case 4: return parse_ipv4(layout, packet, length);
-    case 6: return parse_ipv6(layout, packet, length);
-    default: return false;
+  case 4:
+    return parse_ipv4(layout, packet, length);
+  case 6:
+    return parse_ipv6(layout, packet, length);
+  default:
+    return false;
   }
 }
 
 /* ---- segmenter ---- */
 
 /* A packet that stays whole; with NEEDS_CSUM its checksum field holds only the pseudo-header sum so far. */
-static enum segment_result begin_plain(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet, const struct inner_layout *layout) {
+static enum segment_result begin_plain(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet,
+                                       const struct inner_layout *layout) {
   s->count = 1;
   s->header_length = 0;
   s->complete_checksum = (vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0;
@@ -77,9 +82,12 @@ static enum segment_result begin_plain(struct segmenter *s, const struct virtio_
 
 static bool kind_fits(uint8_t kind, const struct inner_layout *layout) {
   switch (kind) {
-    case VIRTIO_NET_HDR_GSO_TCPV4: return !layout->ipv6 && layout->l4_protocol == PROTOCOL_TCP;
-    case VIRTIO_NET_HDR_GSO_TCPV6: return layout->ipv6 && layout->l4_protocol == PROTOCOL_TCP;
-    default: return layout->l4_protocol == PROTOCOL_UDP;
+  case VIRTIO_NET_HDR_GSO_TCPV4:
+    return !layout->ipv6 && layout->l4_protocol == PROTOCOL_TCP;
+  case VIRTIO_NET_HDR_GSO_TCPV6:
+    return layout->ipv6 && layout->l4_protocol == PROTOCOL_TCP;
+  default:
+    return layout->l4_protocol == PROTOCOL_UDP;
   }
 }
 
@@ -105,7 +113,8 @@ static enum segment_result begin_super(struct segmenter *s, const struct inner_l
   return SEGMENT_OK;
 }
 
-enum segment_result segmenter_begin(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet, const uint8_t *packet, size_t length) {
+enum segment_result segmenter_begin(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet, const uint8_t *packet,
+                                    size_t length) {
   struct inner_layout layout;
   *s = (struct segmenter){0}; /* count 0: next() gives nothing after a failure */
   if (!inner_parse(&layout, packet, length)) return SEGMENT_MALFORMED;
@@ -117,15 +126,20 @@ enum segment_result segmenter_begin(struct segmenter *s, const struct virtio_net
   s->ipv6 = layout.ipv6;
   s->l4_protocol = layout.l4_protocol;
   switch (s->gso_type) {
-    case VIRTIO_NET_HDR_GSO_NONE: return begin_plain(s, vnet, &layout);
-    case VIRTIO_NET_HDR_GSO_TCPV4:
-    case VIRTIO_NET_HDR_GSO_TCPV6:
-    case VIRTIO_NET_HDR_GSO_UDP_L4: return begin_super(s, &layout, s->gso_type);
-    default: return SEGMENT_UNSUPPORTED;
+  case VIRTIO_NET_HDR_GSO_NONE:
+    return begin_plain(s, vnet, &layout);
+  case VIRTIO_NET_HDR_GSO_TCPV4:
+  case VIRTIO_NET_HDR_GSO_TCPV6:
+  case VIRTIO_NET_HDR_GSO_UDP_L4:
+    return begin_super(s, &layout, s->gso_type);
+  default:
+    return SEGMENT_UNSUPPORTED;
   }
 }
 
-uint32_t segmenter_count(const struct segmenter *s) { return s->count; }
+uint32_t segmenter_count(const struct segmenter *s) {
+  return s->count;
+}
 
 size_t segmenter_next_length(const struct segmenter *s) {
   if (s->index >= s->count) return 0;

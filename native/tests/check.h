@@ -7,18 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK(condition)                                                             \
-  do {                                                                               \
-    if (!(condition)) {                                                              \
-      fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);        \
-      exit(1);                                                                       \
-    }                                                                                \
+#define CHECK(condition)                                                                                               \
+  do {                                                                                                                 \
+    if (!(condition)) {                                                                                                \
+      fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);                                          \
+      exit(1);                                                                                                         \
+    }                                                                                                                  \
   } while (0)
 
-#define RUN(test)            \
-  do {                       \
-    test();                  \
-    printf("ok %s\n", #test); \
+#define RUN(test)                                                                                                      \
+  do {                                                                                                                 \
+    test();                                                                                                            \
+    printf("ok %s\n", #test);                                                                                          \
   } while (0)
 
 /* splitmix64: the same inputs in every run. */
@@ -31,10 +31,13 @@ static inline uint64_t random64(void) {
   return z ^ (z >> 31);
 }
 
-static inline size_t random_below(size_t bound) { return (size_t)(random64() % bound); }
+static inline size_t random_below(size_t bound) {
+  return (size_t)(random64() % bound);
+}
 
 static inline void random_fill(uint8_t *out, size_t length) {
-  for (size_t i = 0; i < length; i++) out[i] = (uint8_t)random64();
+  for (size_t i = 0; i < length; i++)
+    out[i] = (uint8_t)random64();
 }
 
 /* An exactly sized heap copy, so that AddressSanitizer sees one octet too far. */

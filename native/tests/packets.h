@@ -9,8 +9,10 @@
 enum { P_TCP = 6, P_UDP = 17 };
 
 static inline uint32_t slow_sum(uint32_t sum, const uint8_t *data, size_t length) {
-  for (size_t i = 0; i < length; i++) sum += i % 2 ? data[i] : (uint32_t)data[i] << 8;
-  while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+  for (size_t i = 0; i < length; i++)
+    sum += i % 2 ? data[i] : (uint32_t)data[i] << 8;
+  while (sum >> 16)
+    sum = (sum & 0xffff) + (sum >> 16);
   return sum;
 }
 
@@ -24,10 +26,16 @@ static inline void put32(uint8_t *to, uint32_t value) {
   put16(to + 2, value & 0xffff);
 }
 
-static inline uint16_t get16(const uint8_t *from) { return (uint16_t)(from[0] << 8 | from[1]); }
-static inline uint32_t get32(const uint8_t *from) { return (uint32_t)get16(from) << 16 | get16(from + 2); }
+static inline uint16_t get16(const uint8_t *from) {
+  return (uint16_t)(from[0] << 8 | from[1]);
+}
+static inline uint32_t get32(const uint8_t *from) {
+  return (uint32_t)get16(from) << 16 | get16(from + 2);
+}
 
-static inline size_t l3_of(const uint8_t *packet) { return packet[0] >> 4 == 4 ? (size_t)(packet[0] & 15) * 4 : 40; }
+static inline size_t l3_of(const uint8_t *packet) {
+  return packet[0] >> 4 == 4 ? (size_t)(packet[0] & 15) * 4 : 40;
+}
 
 static inline uint32_t slow_pseudo(const uint8_t *packet, uint8_t protocol, size_t l4_octets) {
   uint8_t tail[4] = {0, protocol, (uint8_t)(l4_octets >> 8), (uint8_t)l4_octets};
@@ -61,7 +69,8 @@ static inline size_t build(uint8_t *out, const struct recipe *r) {
     put16(out + 4, length - 40);
     out[6] = protocol;
     out[7] = r->ttl ? r->ttl : 64;
-    for (size_t i = 8; i < 40; i++) out[i] = (uint8_t)(i * 7);
+    for (size_t i = 8; i < 40; i++)
+      out[i] = (uint8_t)(i * 7);
   } else {
     out[0] = (uint8_t)(0x40 | l3 / 4);
     out[1] = r->tos;
@@ -88,7 +97,8 @@ static inline size_t build(uint8_t *out, const struct recipe *r) {
   } else {
     put16(t + 4, 8 + r->payload);
   }
-  for (size_t i = 0; i < r->payload; i++) t[l4 + i] = (uint8_t)(r->seed + i * 31 + (i >> 8));
+  for (size_t i = 0; i < r->payload; i++)
+    t[l4 + i] = (uint8_t)(r->seed + i * 31 + (i >> 8));
   uint16_t checksum = (uint16_t)~slow_sum(slow_pseudo(out, protocol, length - l3), t, length - l3);
   put16(t + (protocol == P_TCP ? 16 : 6), checksum ? checksum : 0xffff);
   return length;
@@ -97,7 +107,9 @@ static inline size_t build(uint8_t *out, const struct recipe *r) {
 /* Header and L4 checksums and all lengths agree. */
 static inline bool is_sound(const uint8_t *packet, size_t length, uint8_t protocol) {
   size_t l3 = l3_of(packet);
-  if (packet[0] >> 4 == 4 ? get16(packet + 2) != length || slow_sum(0, packet, l3) != 0xffff : (size_t)get16(packet + 4) + 40 != length) return false;
+  if (packet[0] >> 4 == 4 ? get16(packet + 2) != length || slow_sum(0, packet, l3) != 0xffff
+                          : (size_t)get16(packet + 4) + 40 != length)
+    return false;
   if (protocol == P_UDP && get16(packet + l3 + 4) != length - l3) return false;
   return slow_sum(slow_pseudo(packet, protocol, length - l3), packet + l3, length - l3) == 0xffff;
 }

@@ -38,7 +38,8 @@ static void saturated_data_does_not_overflow(void) {
   static uint8_t ones[65536];
   memset(ones, 0xff, sizeof ones);
   uint32_t sum = UINT32_MAX;
-  for (int i = 0; i < 10; i++) sum = checksum_add(sum, ones, sizeof ones);
+  for (int i = 0; i < 10; i++)
+    sum = checksum_add(sum, ones, sizeof ones);
   CHECK(checksum_fold(sum) == 0);
   sum = checksum_add(sum, "\x12\x34", 2);
   CHECK(checksum_fold(sum) == memory_order((uint16_t)~0x1234));

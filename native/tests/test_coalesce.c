@@ -11,7 +11,9 @@ static void prepare(size_t i, const struct recipe *r) {
   memcpy(originals[i], buffers[i], lengths[i]);
 }
 
-static bool add(struct coalescer *c, size_t i) { return coalescer_add(c, buffers[i], lengths[i], true); }
+static bool add(struct coalescer *c, size_t i) {
+  return coalescer_add(c, buffers[i], lengths[i], true);
+}
 
 /* What writev would write, without the virtio header. */
 static size_t flatten(const struct coalescer *c) {
@@ -38,14 +40,18 @@ static void check_merge(struct recipe r, size_t count, size_t taken) {
   uint8_t protocol = r.protocol ? r.protocol : P_TCP;
   size_t size = r.payload;
   coalescer_reset(&c);
-  for (size_t i = 0; i < count; i++) stream(&r, i, count);
-  for (size_t i = 0; i < taken; i++) CHECK(add(&c, i));
+  for (size_t i = 0; i < count; i++)
+    stream(&r, i, count);
+  for (size_t i = 0; i < taken; i++)
+    CHECK(add(&c, i));
   if (taken < count) CHECK(!add(&c, taken));
   coalescer_finish(&c);
   size_t length = flatten(&c);
   size_t l3 = l3_of(flat);
   CHECK(c.vnet.flags == VIRTIO_NET_HDR_F_NEEDS_CSUM && c.vnet.gso_size == size && c.vnet.csum_start == l3);
-  CHECK(c.vnet.gso_type == (protocol == P_UDP ? VIRTIO_NET_HDR_GSO_UDP_L4 : r.ipv6 ? VIRTIO_NET_HDR_GSO_TCPV6 : VIRTIO_NET_HDR_GSO_TCPV4));
+  CHECK(c.vnet.gso_type == (protocol == P_UDP ? VIRTIO_NET_HDR_GSO_UDP_L4
+                            : r.ipv6          ? VIRTIO_NET_HDR_GSO_TCPV6
+                                              : VIRTIO_NET_HDR_GSO_TCPV4));
   CHECK(c.vnet.hdr_len == l3 + (protocol == P_UDP ? 8 : 20 + r.options));
   CHECK(get16(flat + l3 + c.vnet.csum_offset) == slow_pseudo(flat, protocol, length - l3));
   struct segmenter s;
@@ -59,7 +65,12 @@ static void check_merge(struct recipe r, size_t count, size_t taken) {
 static void a_stream_becomes_one_packet_and_splits_back(void) {
   for (int ipv6 = 0; ipv6 < 2; ipv6++)
     for (int udp = 0; udp < 2; udp++) {
-      struct recipe r = {.ipv6 = ipv6, .protocol = udp ? P_UDP : P_TCP, .sequence = UINT32_MAX - 5000, .id = 65530, .options = udp ? 0 : 12, .payload = 1000};
+      struct recipe r = {.ipv6 = ipv6,
+                         .protocol = udp ? P_UDP : P_TCP,
+                         .sequence = UINT32_MAX - 5000,
+                         .id = 65530,
+                         .options = udp ? 0 : 12,
+                         .payload = 1000};
       check_merge(r, 2, 2);
       check_merge(r, 30, 30);
       r.payload = 100;
@@ -93,7 +104,8 @@ static bool joins(const struct recipe *first, const struct recipe *second, size_
   bool joined = coalescer_add(&c, buffers[1], lengths[1], merge_udp);
   if (!joined) {
     coalescer_finish(&c);
-    CHECK(c.vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE && flatten(&c) == lengths[0] && memcmp(flat, originals[0], lengths[0]) == 0);
+    CHECK(c.vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE && flatten(&c) == lengths[0] &&
+          memcmp(flat, originals[0], lengths[0]) == 0);
     coalescer_reset(&c);
     CHECK(coalescer_add(&c, buffers[1], lengths[1], merge_udp));
   }
@@ -106,11 +118,11 @@ static void every_difference_keeps_packets_apart(void) {
     next.sequence = 700;
     CHECK(joins(&first, &next, 0, true));
     CHECK(joins(&first, &next, 0, false));
-#define APART(field, value)                     \
-  do {                                          \
-    struct recipe other = next;                 \
-    other.field = value;                        \
-    CHECK(!joins(&first, &other, 0, true));     \
+#define APART(field, value)                                                                                            \
+  do {                                                                                                                 \
+    struct recipe other = next;                                                                                        \
+    other.field = value;                                                                                               \
+    CHECK(!joins(&first, &other, 0, true));                                                                            \
   } while (0)
     APART(sequence, 701);
     APART(sequence, 100);
@@ -149,7 +161,8 @@ static void resum(uint8_t *packet, uint8_t protocol, size_t l4_octets) {
 
 static void lengths_that_lie_under_good_checksums_stay_apart(void) {
   for (int kind = 0; kind < 3; kind++) {
-    struct recipe r = {.protocol = kind == 0 ? P_UDP : P_TCP, .sequence = 1, .payload = 40, .fragment = kind == 2 ? 0x2000 : 0};
+    struct recipe r = {
+        .protocol = kind == 0 ? P_UDP : P_TCP, .sequence = 1, .payload = 40, .fragment = kind == 2 ? 0x2000 : 0};
     struct coalescer c;
     for (size_t i = 0; i < 2; i++, r.sequence += 40) {
       prepare(i, &r);
@@ -171,8 +184,10 @@ static void nothing_joins_after_an_end(void) {
   struct coalescer c;
   for (int kind = 0; kind < 2; kind++) {
     struct recipe last = next, after = next;
-    if (kind) last.payload = 599;
-    else last.flags = 0x18;
+    if (kind)
+      last.payload = 599;
+    else
+      last.flags = 0x18;
     after.sequence = 700 + (uint32_t)last.payload;
     prepare(0, &small);
     prepare(1, &last);
@@ -230,13 +245,17 @@ static void random_packets_stay_in_bounds(void) {
     struct coalescer c;
     uint8_t *kept[12];
     coalescer_reset(&c);
-    struct recipe r = {.ipv6 = random_below(2), .protocol = random_below(2) ? P_TCP : P_UDP, .sequence = 1, .payload = 1 + random_below(60)};
+    struct recipe r = {.ipv6 = random_below(2),
+                       .protocol = random_below(2) ? P_TCP : P_UDP,
+                       .sequence = 1,
+                       .payload = 1 + random_below(60)};
     for (size_t n = 0; n < 12; n++) {
       uint8_t packet[256];
       size_t length = build(packet, &r);
       r.sequence += (uint32_t)r.payload;
       if (random_below(3) == 0)
-        for (size_t damage = random_below(4); damage > 0; damage--) packet[random_below(length)] = (uint8_t)random64();
+        for (size_t damage = random_below(4); damage > 0; damage--)
+          packet[random_below(length)] = (uint8_t)random64();
       if (random_below(10) == 0) length = random_below(length + 1);
       kept[n] = exact_copy(packet, length);
       if (!coalescer_add(&c, kept[n], length, random_below(8) > 0)) {
@@ -248,7 +267,8 @@ static void random_packets_stay_in_bounds(void) {
     }
     coalescer_finish(&c);
     flatten(&c);
-    for (size_t n = 0; n < 12; n++) free(kept[n]);
+    for (size_t n = 0; n < 12; n++)
+      free(kept[n]);
   }
 }
 

@@ -1,80 +1,9 @@
-/* ESP sealing and opening: published vectors, engine against engine, damage, truncation, trailers, limits, threads.
- *
- * `test_esp --measure` prints the nanoseconds per packet from which the burst minima of aead_ipsecmb.c come.
- */
+/* ESP sealing and opening: published vectors, engine against engine, one-shot libcrypto, limits, threads. */
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <pthread.h>
-#include <time.h>
 
-#include "aead.h"
-#include "check.h"
-#include "esp.h"
-
-enum { PACKET_ROOM = 66000, SPI = 0xc0ffee01, BURST = 130 };
-
-struct named_suite {
-  const char *name;
-  struct esp_suite suite;
-  size_t encryption_key_length, integrity_key_length;
-};
-
-static const struct named_suite suites[] = {
-    {"gcm-128", {ESP_AES_GCM_16, ESP_INTEG_NONE, false}, 20, 0},
-    {"gcm-192", {ESP_AES_GCM_16, ESP_INTEG_NONE, false}, 28, 0},
-    {"gcm-256", {ESP_AES_GCM_16, ESP_INTEG_NONE, false}, 36, 0},
-    {"gcm-256-esn", {ESP_AES_GCM_16, ESP_INTEG_NONE, true}, 36, 0},
-    {"cbc-128-sha1", {ESP_AES_CBC, ESP_HMAC_SHA1_96, false}, 16, 20},
-    {"cbc-192-sha256", {ESP_AES_CBC, ESP_HMAC_SHA2_256_128, false}, 24, 32},
-    {"cbc-256-sha256-esn", {ESP_AES_CBC, ESP_HMAC_SHA2_256_128, true}, 32, 32},
-    {"cbc-256-sha384", {ESP_AES_CBC, ESP_HMAC_SHA2_384_192, false}, 32, 48},
-    {"cbc-256-sha512", {ESP_AES_CBC, ESP_HMAC_SHA2_512_256, false}, 32, 64},
-    {"cbc-128-sha1-esn", {ESP_AES_CBC, ESP_HMAC_SHA1_96, true}, 16, 20},
-    {"cbc-256-sha384-esn", {ESP_AES_CBC, ESP_HMAC_SHA2_384_192, true}, 32, 48},
-    {"cbc-256-sha512-esn", {ESP_AES_CBC, ESP_HMAC_SHA2_512_256, true}, 32, 64},
-};
-enum { SUITES = sizeof suites / sizeof suites[0] };
-
-static uint8_t encryption_key[36], integrity_key[64];
-static uint8_t arena[BURST][2048];
-
-static enum esp_engine engines[2];
-static size_t engine_count;
-
-static void setup(void) {
-  random_fill(encryption_key, sizeof encryption_key);
-  random_fill(integrity_key, sizeof integrity_key);
-  engines[engine_count++] = ESP_ENGINE_LIBCRYPTO;
-  if (esp_engine_resolve(ESP_ENGINE_AUTO) == ESP_ENGINE_IPSECMB) engines[engine_count++] = ESP_ENGINE_IPSECMB;
-  for (size_t i = 0; i < engine_count; i++) printf("engine %s\n", esp_engine_name(engines[i]));
-}
-
-static struct esp_key *new_key(enum esp_engine engine, const struct named_suite *suite, bool seal) {
-  const char *error = NULL;
-  struct esp_key *key = esp_key_new(engine, &suite->suite, encryption_key, suite->encryption_key_length, integrity_key,
-                                    suite->integrity_key_length, SPI, seal, &error);
-  CHECK(key && !error);
-  return key;
-}
-
-/* Both ends of one suite. */
-struct pair {
-  struct esp_thread *seal_thread, *open_thread;
-  struct esp_key *seal, *open;
-};
-
-static struct pair new_pair(enum esp_engine sealer, enum esp_engine opener, const struct named_suite *suite) {
-  struct pair pair = {esp_thread_new(sealer), esp_thread_new(opener), new_key(sealer, suite, true), new_key(opener, suite, false)};
-  CHECK(pair.seal_thread && pair.open_thread);
-  return pair;
-}
-
-static void free_pair(struct pair *pair) {
-  esp_key_free(pair->seal);
-  esp_key_free(pair->open);
-  esp_thread_free(pair->seal_thread);
-  esp_thread_free(pair->open_thread);
-}
+#include "esp_pair.h"
 
 /* ---- published vectors (draft-mcgrew-gcm-test-01): nonce and trailer are the document's, so below esp.c ---- */
 
@@ -84,16 +13,20 @@ struct gcm_vector {
 
 static const struct gcm_vector gcm_vectors[] = {
     {"4c80cdefbb5d10da906ac73c3613a634", "2e443b684956ed7e3b244cfe", "000043218765432100000000",
-     "45000048699a000080114db7c0a80102c0a801010a9bf15638d301000001000000000000045f736970045f756470037369700963796265726369747902"
+     "45000048699a000080114db7c0a80102c0a801010a9bf15638d301000001000000000000045f736970045f756470037369700963796265726"
+     "369747902"
      "646b000021000101020201",
-     "fecf537e729d5b07dc30df528dd22b768d1b98736696a6fd348509fa13ceac34cfa2436f14a3f3cf65925bf1f4a13c5d15b21e1884f5ff6247aeabb786"
+     "fecf537e729d5b07dc30df528dd22b768d1b98736696a6fd348509fa13ceac34cfa2436f14a3f3cf65925bf1f4a13c5d15b21e1884f5ff624"
+     "7aeabb786"
      "b93bce61bc17d768fd9732459018148f6cbe722fd04796562dfdb4"},
     {"feffe9928665731c6d6a8f9467308308feffe9928665731c", "cafebabefacedbaddecaf888", "0000a5f80000000a",
      "45000028a4ad4000400678800a01038f0a010612802306b8cb712602dd6bb03e501016d075680001",
-     "a5b1f8066029aea40e598b8122de02420938b3ab33f828e687b8858b5bfbdbd0315b27452144cc7795457b9652037f5318027b5b4cd7a636"},
+     "a5b1f8066029aea40e598b8122de02420938b3ab33f828e687b8858b5bfbdbd0315b27452144cc7795457b9652037f5318027b5b4cd7a63"
+     "6"},
     {"abbccddef00112233445566778899aababbccddef00112233445566778899aab", "112233440102030405060708", "4a2cbfe300000002",
      "4500003069a6400080062690c0a801029389155e0a9e008b2dc57ee0000000007002400020bf0000020405b40101040201020201",
-     "ff425c9b724599df7a3bcd510194e00d6a78107f1b0b1cbf06efae9d65a5d763748a637985771d347f0545659f14e99def842d8eb335f4eecfdbf83182"
+     "ff425c9b724599df7a3bcd510194e00d6a78107f1b0b1cbf06efae9d65a5d763748a637985771d347f0545659f14e99def842d8eb335f4eec"
+     "fdbf83182"
      "4b4c4915956c96"},
     {"7d773d00c144c525ac619d18c84a3f47", "d966426743457e9182443bc6", "335467aeffffffff", "01020201",
      "437f866bcb3f699fe9b0822bac961c4504bef270"},
@@ -101,13 +34,15 @@ static const struct gcm_vector gcm_vectors[] = {
 
 static size_t unhex(const char *text, uint8_t *out) {
   size_t length = strlen(text) / 2;
-  for (size_t i = 0; i < length; i++) CHECK(sscanf(text + 2 * i, "%2hhx", &out[i]) == 1);
+  for (size_t i = 0; i < length; i++)
+    CHECK(sscanf(text + 2 * i, "%2hhx", &out[i]) == 1);
   return length;
 }
 
 static uint64_t load_be(const uint8_t *from, size_t octets) {
   uint64_t value = 0;
-  for (size_t i = 0; i < octets; i++) value = value << 8 | from[i];
+  for (size_t i = 0; i < octets; i++)
+    value = value << 8 | from[i];
   return value;
 }
 
@@ -116,7 +51,8 @@ static void check_gcm_vector(const struct aead_engine *engine, const struct gcm_
   struct aead_keying keying = {.suite = {ESP_AES_GCM_16, ESP_INTEG_NONE, false}, .shape = {8, 16, 4, 16}, .seal = true};
   keying.aes_key_length = unhex(vector->key, keying.aes_key);
   unhex(vector->nonce, nonce);
-  size_t aad_length = unhex(vector->aad, aad), plain_length = unhex(vector->plain, plain), sealed_length = unhex(vector->sealed, sealed);
+  size_t aad_length = unhex(vector->aad, aad), plain_length = unhex(vector->plain, plain),
+         sealed_length = unhex(vector->sealed, sealed);
   memcpy(keying.salt, nonce, 4);
   keying.suite.esn = aad_length == 12;
   memcpy(packet, aad, 4);
@@ -147,18 +83,6 @@ static void gcm_matches_published_vectors(void) {
 
 /* ---- one burst there and back ---- */
 
-/* Fills a burst with random payloads of the given lengths and remembers them. */
-static uint8_t remembered[BURST][2048];
-
-static void fill(const struct pair *pair, struct esp_seal_item *items, const size_t *lengths, size_t count, uint64_t sequence) {
-  for (size_t i = 0; i < count; i++) {
-    items[i] = (struct esp_seal_item){.packet = arena[i], .payload_length = lengths[i], .sequence = sequence + i, .next_header = 4};
-    random_fill(arena[i] + esp_header_length(pair->seal), lengths[i]);
-    memcpy(remembered[i], arena[i] + esp_header_length(pair->seal), lengths[i]);
-  }
-  esp_seal(pair->seal_thread, pair->seal, items, count);
-}
-
 static void check_round_trip(const struct pair *pair, const size_t *lengths, size_t count, uint64_t sequence) {
   struct esp_seal_item sealed[BURST];
   struct esp_open_item opened[BURST];
@@ -184,7 +108,8 @@ static void every_length_opens_with_the_other_engine(void) {
         uint64_t sequence = suites[s].suite.esn ? UINT64_C(0x1fffffff0) : 1;
         while (next < 1600) {
           size_t count = 1 + random_below(40);
-          for (size_t i = 0; i < count; i++) lengths[i] = next++;
+          for (size_t i = 0; i < count; i++)
+            lengths[i] = next++;
           check_round_trip(&pair, lengths, count, sequence);
           sequence += count;
         }
@@ -198,7 +123,8 @@ static void every_burst_size_works(void) {
       struct pair pair = new_pair(engines[e], engines[engine_count - 1 - e], &suites[s]);
       size_t lengths[BURST];
       for (size_t count = 1; count <= BURST; count += count < 12 ? 1 : 17) {
-        for (size_t i = 0; i < count; i++) lengths[i] = random_below(300);
+        for (size_t i = 0; i < count; i++)
+          lengths[i] = random_below(300);
         check_round_trip(&pair, lengths, count, 1000);
       }
       free_pair(&pair);
@@ -235,7 +161,8 @@ static void gcm_is_the_same_octets_from_both_engines(void) {
         struct esp_key *key = new_key(engines[e], &suites[s], true);
         struct esp_thread *thread = esp_thread_new(engines[e]);
         memset(packets[e], 0x5a, sizeof packets[e]);
-        struct esp_seal_item item = {.packet = packets[e], .payload_length = length, .sequence = 1 + length, .next_header = 4};
+        struct esp_seal_item item = {
+            .packet = packets[e], .payload_length = length, .sequence = 1 + length, .next_header = 4};
         esp_seal(thread, key, &item, 1);
         lengths[e] = item.length;
         /* RFC 4106 3.1: the explicit IV is the 64-bit sequence number */
@@ -251,10 +178,14 @@ static void gcm_is_the_same_octets_from_both_engines(void) {
 
 static const EVP_MD *digest_of(enum esp_integrity integrity) {
   switch (integrity) {
-    case ESP_HMAC_SHA1_96: return EVP_sha1();
-    case ESP_HMAC_SHA2_256_128: return EVP_sha256();
-    case ESP_HMAC_SHA2_384_192: return EVP_sha384();
-    default: return EVP_sha512();
+  case ESP_HMAC_SHA1_96:
+    return EVP_sha1();
+  case ESP_HMAC_SHA2_256_128:
+    return EVP_sha256();
+  case ESP_HMAC_SHA2_384_192:
+    return EVP_sha384();
+  default:
+    return EVP_sha512();
   }
 }
 
@@ -284,7 +215,8 @@ static void check_text(const struct named_suite *suite, const struct esp_seal_it
   EVP_CIPHER_CTX_free(context);
   CHECK(memcmp(text, payload, item->payload_length) == 0);
   size_t pad = text_length - item->payload_length - 2;
-  for (size_t i = 0; i < pad; i++) CHECK(text[item->payload_length + i] == i + 1);
+  for (size_t i = 0; i < pad; i++)
+    CHECK(text[item->payload_length + i] == i + 1);
   CHECK(text[text_length - 2] == pad && text[text_length - 1] == 4);
 }
 
@@ -295,7 +227,8 @@ static void cbc_and_hmac_match_one_shot_libcrypto(void) {
       struct esp_seal_item items[32];
       size_t lengths[32];
       for (size_t count = 1; count <= 32; count += 31) {
-        for (size_t i = 0; i < count; i++) lengths[i] = random_below(1500);
+        for (size_t i = 0; i < count; i++)
+          lengths[i] = random_below(1500);
         fill(&pair, items, lengths, count, suites[s].suite.esn ? UINT64_C(0x700000001) : 1);
         for (size_t i = 0; i < count; i++) {
           check_icv(&suites[s], pair.seal, &items[i]);
@@ -313,149 +246,10 @@ static void cbc_ivs_never_repeat(void) {
     struct esp_seal_item item = {.packet = arena[0], .payload_length = 20, .sequence = 1 + i, .next_header = 4};
     esp_seal(pair.seal_thread, pair.seal, &item, 1);
     memcpy(ivs[i], arena[0] + 8, 16);
-    for (size_t j = 0; j < i; j++) CHECK(memcmp(ivs[i], ivs[j], 16) != 0);
+    for (size_t j = 0; j < i; j++)
+      CHECK(memcmp(ivs[i], ivs[j], 16) != 0);
   }
   free_pair(&pair);
-}
-
-/* ---- hostile input ---- */
-
-static void any_flipped_bit_fails_alone_in_its_burst(void) {
-  enum { COUNT = 16, LENGTH = 37 };
-  size_t lengths[COUNT];
-  for (size_t i = 0; i < COUNT; i++) lengths[i] = LENGTH;
-  for (size_t s = 0; s < SUITES; s++)
-    for (size_t e = 0; e < engine_count; e++) {
-      struct pair pair = new_pair(engines[e], engines[e], &suites[s]);
-      size_t octets = esp_sealed_length(pair.seal, LENGTH);
-      for (size_t bit = 0; bit < octets * 8; bit += 5) {
-        struct esp_seal_item sealed[COUNT];
-        struct esp_open_item opened[COUNT];
-        size_t victim = bit % COUNT;
-        fill(&pair, sealed, lengths, COUNT, 50);
-        arena[victim][bit / 8] ^= (uint8_t)(1 << bit % 8);
-        for (size_t i = 0; i < COUNT; i++)
-          opened[i] = (struct esp_open_item){.packet = arena[i], .length = sealed[i].length, .sequence = 50 + i};
-        size_t count = bit % 2 ? COUNT : 1; /* a lone packet takes another path */
-        size_t first = count == 1 ? victim : 0;
-        esp_open(pair.open_thread, pair.open, opened + first, count);
-        for (size_t i = first; i < first + count; i++) CHECK(opened[i].result == (i == victim ? ESP_BAD_ICV : ESP_OK));
-      }
-      free_pair(&pair);
-    }
-}
-
-static void wrong_high_sequence_fails_with_esn_only(void) {
-  for (size_t s = 0; s < SUITES; s++)
-    for (size_t e = 0; e < engine_count; e++)
-      for (size_t count = 1; count <= 9; count += 8) {
-        struct pair pair = new_pair(engines[e], engines[e], &suites[s]);
-        struct esp_seal_item sealed[9];
-        struct esp_open_item opened[9];
-        size_t lengths[9] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
-        fill(&pair, sealed, lengths, count, 100);
-        for (size_t i = 0; i < count; i++)
-          opened[i] = (struct esp_open_item){.packet = arena[i], .length = sealed[i].length, .sequence = 100 + i + (UINT64_C(1) << 32)};
-        esp_open(pair.open_thread, pair.open, opened, count);
-        for (size_t i = 0; i < count; i++) CHECK(opened[i].result == (suites[s].suite.esn ? ESP_BAD_ICV : ESP_OK));
-        free_pair(&pair);
-      }
-}
-
-static void truncated_and_random_packets_fail_in_bounds(void) {
-  for (size_t s = 0; s < SUITES; s++)
-    for (size_t e = 0; e < engine_count; e++) {
-      struct pair pair = new_pair(engines[e], engines[e], &suites[s]);
-      struct esp_seal_item item = {.packet = arena[0], .payload_length = 60, .sequence = 9, .next_header = 4};
-      esp_seal(pair.seal_thread, pair.seal, &item, 1);
-      for (size_t length = 0; length < item.length; length++) {
-        struct esp_open_item items[8];
-        uint8_t *copies[8];
-        for (size_t i = 0; i < 8; i++) {
-          copies[i] = exact_copy(arena[0], length);
-          if (i % 2) random_fill(copies[i], length);
-          items[i] = (struct esp_open_item){.packet = copies[i], .length = length, .sequence = 9};
-        }
-        esp_open(pair.open_thread, pair.open, items, length % 2 ? 8 : 1);
-        bool whole = length >= esp_minimum_length(pair.open) &&
-                     (length - esp_minimum_length(pair.open)) % (suites[s].suite.encryption == ESP_AES_CBC ? 16 : 4) == 0;
-        for (size_t i = 0; i < (length % 2 ? 8u : 1u); i++) CHECK(items[i].result == (whole ? ESP_BAD_ICV : ESP_TOO_SHORT));
-        for (size_t i = 0; i < 8; i++) free(copies[i]);
-      }
-      free_pair(&pair);
-    }
-}
-
-/* Seals a text of the test's own making below the framing, so that the ICV is good and the trailer is not. */
-static enum esp_result open_with_trailer(const struct named_suite *suite, const uint8_t *text, size_t length, struct esp_open_item *opened) {
-  bool cbc = suite->suite.encryption == ESP_AES_CBC;
-  struct aead_keying keying = {.suite = suite->suite, .seal = true};
-  uint8_t icv_lengths[] = {16, 12, 16, 24, 32};
-  keying.shape = (struct aead_shape){cbc ? 16 : 8, icv_lengths[suite->suite.integrity], cbc ? 16 : 4, cbc ? 24 : 16};
-  keying.aes_key_length = suite->encryption_key_length - (cbc ? 0 : 4);
-  memcpy(keying.aes_key, encryption_key, keying.aes_key_length);
-  if (!cbc) memcpy(keying.salt, encryption_key + keying.aes_key_length, 4);
-  memcpy(keying.integrity_key, integrity_key, keying.integrity_key_length = suite->integrity_key_length);
-  void *thread = aead_openssl.thread_new(9), *key = aead_openssl.key_new(&keying);
-  struct aead_packet packet = {.esp = arena[0], .text_length = length, .sequence = 3};
-  aead_store32(arena[0], SPI);
-  aead_store32(arena[0] + 4, 3);
-  memset(arena[0] + 8, 1, keying.shape.iv_length);
-  memcpy(arena[0] + keying.shape.header_length, text, length);
-  aead_openssl.seal(thread, key, &packet, 1);
-  aead_openssl.key_free(key);
-  aead_openssl.thread_free(thread);
-  struct pair pair = new_pair(engines[engine_count - 1], engines[engine_count - 1], suite);
-  *opened = (struct esp_open_item){.packet = arena[0], .length = keying.shape.header_length + length + keying.shape.icv_length, .sequence = 3};
-  esp_open(pair.open_thread, pair.open, opened, 1);
-  free_pair(&pair);
-  return opened->result;
-}
-
-static void trailers_are_checked_after_the_icv(void) {
-  static const struct {
-    uint8_t tail[4];
-    enum esp_result result;
-    size_t payload_length;
-  } cases[] = {
-      {{9, 9, 0, 4}, ESP_OK, 14},           {{9, 1, 1, 41}, ESP_OK, 13},          {{1, 2, 2, 59}, ESP_OK, 12},
-      {{9, 9, 1, 4}, ESP_BAD_TRAILER, 0},   {{1, 1, 2, 4}, ESP_BAD_TRAILER, 0},   {{1, 2, 3, 4}, ESP_BAD_TRAILER, 0},
-      {{9, 9, 15, 4}, ESP_BAD_TRAILER, 0},  {{9, 9, 255, 4}, ESP_BAD_TRAILER, 0}, {{9, 9, 0, 6}, ESP_BAD_TRAILER, 0},
-      {{9, 9, 0, 0}, ESP_BAD_TRAILER, 0},   {{9, 9, 0, 255}, ESP_BAD_TRAILER, 0}, {{9, 9, 0, 17}, ESP_BAD_TRAILER, 0},
-  };
-  for (size_t s = 0; s < SUITES; s++)
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-      uint8_t text[16];
-      struct esp_open_item opened;
-      memset(text, 0xee, sizeof text);
-      memcpy(text + 12, cases[i].tail, 4);
-      CHECK(open_with_trailer(&suites[s], text, sizeof text, &opened) == cases[i].result);
-      if (cases[i].result == ESP_OK) CHECK(opened.payload_length == cases[i].payload_length && opened.next_header == cases[i].tail[3]);
-    }
-}
-
-static void padding_of_255_octets_is_read_in_full(void) {
-  uint8_t text[272];
-  struct esp_open_item opened;
-  memset(text, 0xee, sizeof text);
-  for (size_t i = 0; i < 255; i++) text[15 + i] = (uint8_t)(i + 1);
-  text[270] = 255;
-  text[271] = 4;
-  CHECK(open_with_trailer(&suites[6], text, sizeof text, &opened) == ESP_OK && opened.payload_length == 15);
-  text[15 + 200] ^= 1;
-  CHECK(open_with_trailer(&suites[6], text, sizeof text, &opened) == ESP_BAD_TRAILER);
-}
-
-/* The padding would begin in the IV, whose last octet is the 1 it ought to begin with. */
-static void padding_that_reaches_before_the_text_is_refused(void) {
-  for (size_t s = 0; s < SUITES; s++) {
-    uint8_t text[16];
-    struct esp_open_item opened;
-    for (size_t i = 0; i < 14; i++) text[i] = (uint8_t)(i + 2);
-    text[14] = 15;
-    text[15] = 4;
-    CHECK(open_with_trailer(&suites[s], text, sizeof text, &opened) == ESP_BAD_TRAILER);
-  }
 }
 
 /* ---- limits and misuse ---- */
@@ -466,11 +260,13 @@ static void sequence_numbers_outside_their_range_are_not_sealed(void) {
     uint64_t sequences[] = {0, UINT64_C(1) << 32, 1, UINT32_MAX};
     struct esp_seal_item items[4];
     for (size_t i = 0; i < 4; i++) {
-      items[i] = (struct esp_seal_item){.packet = arena[i], .payload_length = 20, .sequence = sequences[i], .next_header = 4};
+      items[i] =
+          (struct esp_seal_item){.packet = arena[i], .payload_length = 20, .sequence = sequences[i], .next_header = 4};
       memset(arena[i] + esp_header_length(pair.seal), 0xaa, 20);
     }
     esp_seal(pair.seal_thread, pair.seal, items, 4);
-    for (size_t i = 0; i < 20; i++) CHECK(arena[0][esp_header_length(pair.seal) + i] == 0); /* no plaintext is left to send */
+    for (size_t i = 0; i < 20; i++)
+      CHECK(arena[0][esp_header_length(pair.seal) + i] == 0); /* no plaintext is left to send */
     CHECK(items[0].length == 0 && items[2].length > 0 && items[3].length > 0);
     CHECK((items[1].length > 0) == suites[s].suite.esn);
     free_pair(&pair);
@@ -482,10 +278,12 @@ static void key_lengths_that_do_not_fit_are_named(void) {
     const char *error = NULL;
     const struct named_suite *suite = &suites[s];
     CHECK(!esp_key_new(ESP_ENGINE_AUTO, &suite->suite, encryption_key, suite->encryption_key_length - 1, integrity_key,
-                       suite->integrity_key_length, SPI, true, &error) && error);
+                       suite->integrity_key_length, SPI, true, &error) &&
+          error);
     error = NULL;
     CHECK(!esp_key_new(ESP_ENGINE_AUTO, &suite->suite, encryption_key, suite->encryption_key_length, integrity_key,
-                       suite->integrity_key_length + 1, SPI, true, &error) && error);
+                       suite->integrity_key_length + 1, SPI, true, &error) &&
+          error);
   }
   const char *error = NULL;
   struct esp_suite bare = {ESP_AES_CBC, ESP_INTEG_NONE, false}, odd = {(enum esp_encryption)9, ESP_INTEG_NONE, false};
@@ -509,9 +307,11 @@ static void a_key_of_another_engine_is_refused(void) {
 
 static void threads_are_limited_and_reusable(void) {
   struct esp_thread *threads[AEAD_THREADS];
-  for (size_t i = 0; i < AEAD_THREADS; i++) CHECK((threads[i] = esp_thread_new(ESP_ENGINE_LIBCRYPTO)));
+  for (size_t i = 0; i < AEAD_THREADS; i++)
+    CHECK((threads[i] = esp_thread_new(ESP_ENGINE_LIBCRYPTO)));
   CHECK(!esp_thread_new(ESP_ENGINE_LIBCRYPTO));
-  for (size_t i = 0; i < AEAD_THREADS; i++) esp_thread_free(threads[i]);
+  for (size_t i = 0; i < AEAD_THREADS; i++)
+    esp_thread_free(threads[i]);
   struct esp_thread *again = esp_thread_new(ESP_ENGINE_LIBCRYPTO);
   CHECK(again);
   esp_thread_free(again);
@@ -534,12 +334,15 @@ static void *hammer(void *opaque) {
     struct esp_open_item back[12];
     for (size_t i = 0; i < count; i++) {
       memset(packets[i] + esp_header_length(keys->seal), (int)(round + i), 300);
-      items[i] = (struct esp_seal_item){.packet = packets[i], .payload_length = 300, .sequence = 1 + round, .next_header = 4};
+      items[i] =
+          (struct esp_seal_item){.packet = packets[i], .payload_length = 300, .sequence = 1 + round, .next_header = 4};
     }
     esp_seal(thread, keys->seal, items, count);
-    for (size_t i = 0; i < count; i++) back[i] = (struct esp_open_item){.packet = packets[i], .length = items[i].length, .sequence = 1 + round};
+    for (size_t i = 0; i < count; i++)
+      back[i] = (struct esp_open_item){.packet = packets[i], .length = items[i].length, .sequence = 1 + round};
     esp_open(thread, keys->open, back, count);
-    for (size_t i = 0; i < count; i++) CHECK(back[i].result == ESP_OK && back[i].payload[299] == (uint8_t)(round + i));
+    for (size_t i = 0; i < count; i++)
+      CHECK(back[i].result == ESP_OK && back[i].payload[299] == (uint8_t)(round + i));
   }
   esp_thread_free(thread);
   return NULL;
@@ -548,68 +351,20 @@ static void *hammer(void *opaque) {
 static void threads_share_a_key(void) {
   for (size_t e = 0; e < engine_count; e++)
     for (size_t s = 0; s < SUITES; s += 3) {
-      struct shared_keys keys = {new_key(engines[e], &suites[s], true), new_key(engines[e], &suites[s], false), engines[e]};
+      struct shared_keys keys = {new_key(engines[e], &suites[s], true), new_key(engines[e], &suites[s], false),
+                                 engines[e]};
       pthread_t threads[4];
-      for (size_t i = 0; i < 4; i++) CHECK(pthread_create(&threads[i], NULL, hammer, &keys) == 0);
-      for (size_t i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+      for (size_t i = 0; i < 4; i++)
+        CHECK(pthread_create(&threads[i], NULL, hammer, &keys) == 0);
+      for (size_t i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
       esp_key_free(keys.seal);
       esp_key_free(keys.open);
     }
 }
 
-/* ---- measuring ---- */
-
-static double nanoseconds(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
-
-static double measure_one(const struct pair *pair, size_t length, size_t burst, bool open) {
-  struct esp_seal_item items[BURST];
-  struct esp_open_item back[BURST];
-  uint64_t rounds = 60000 / burst;
-  double best = 1e18;
-  for (int repeat = 0; repeat < 5; repeat++) {
-    double spent = 0;
-    for (uint64_t r = 0; r < rounds / 5; r++) {
-      for (size_t i = 0; i < burst; i++)
-        items[i] = (struct esp_seal_item){.packet = arena[i], .payload_length = length, .sequence = 1 + i, .next_header = 4};
-      double start = nanoseconds();
-      esp_seal(pair->seal_thread, pair->seal, items, burst);
-      if (!open) spent += nanoseconds() - start;
-      if (!open) continue;
-      for (size_t i = 0; i < burst; i++) back[i] = (struct esp_open_item){.packet = arena[i], .length = items[i].length, .sequence = 1 + i};
-      start = nanoseconds();
-      esp_open(pair->open_thread, pair->open, back, burst);
-      spent += nanoseconds() - start;
-    }
-    double mean = spent / (double)(rounds / 5) / (double)burst;
-    if (mean < best) best = mean;
-  }
-  return best;
-}
-
-static void measure(void) {
-  static const size_t bursts[] = {1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 44, 128}, which[] = {0, 2, 6, 8};
-  for (size_t w = 0; w < 4; w++)
-    for (size_t e = 0; e < engine_count; e++)
-      for (int open = 0; open < 2; open++)
-        for (size_t length = 64; length <= 1400; length += 1336) {
-          struct pair pair = new_pair(engines[e], engines[e], &suites[which[w]]);
-          printf("%-20s %-26s %-4s %4zu:", suites[which[w]].name, esp_engine_name(engines[e]), open ? "open" : "seal", length);
-          for (size_t b = 0; b < sizeof bursts / sizeof bursts[0]; b++) printf(" %zu=%.0f", bursts[b], measure_one(&pair, length, bursts[b], open));
-          printf("\n");
-          free_pair(&pair);
-        }
-}
-
-int main(int argc, char **argv) {
+int main(void) {
   setup();
-  if (argc > 1 && strcmp(argv[1], "--measure") == 0) {
-    measure();
-    return 0;
-  }
   RUN(gcm_matches_published_vectors);
   RUN(every_length_opens_with_the_other_engine);
   RUN(every_burst_size_works);
@@ -617,12 +372,6 @@ int main(int argc, char **argv) {
   RUN(gcm_is_the_same_octets_from_both_engines);
   RUN(cbc_and_hmac_match_one_shot_libcrypto);
   RUN(cbc_ivs_never_repeat);
-  RUN(any_flipped_bit_fails_alone_in_its_burst);
-  RUN(wrong_high_sequence_fails_with_esn_only);
-  RUN(truncated_and_random_packets_fail_in_bounds);
-  RUN(trailers_are_checked_after_the_icv);
-  RUN(padding_of_255_octets_is_read_in_full);
-  RUN(padding_that_reaches_before_the_text_is_refused);
   RUN(sequence_numbers_outside_their_range_are_not_sealed);
   RUN(key_lengths_that_do_not_fit_are_named);
   RUN(a_key_of_another_engine_is_refused);

@@ -42,7 +42,8 @@ static void number_zero_and_wide_numbers_without_esn_are_refused(void) {
 static void checking_changes_nothing(void) {
   struct replay_window window;
   CHECK(replay_init(&window, 64, false));
-  for (int i = 0; i < 3; i++) CHECK(replay_check(&window, 500));
+  for (int i = 0; i < 3; i++)
+    CHECK(replay_check(&window, 500));
   CHECK(window.top == 0 && replay_accept(&window, 1) && replay_check(&window, 500));
   replay_free(&window);
 }
@@ -52,10 +53,12 @@ static void jumps_leave_no_stale_marks(void) {
   for (size_t j = 0; j < sizeof jumps / sizeof jumps[0]; j++) {
     struct replay_window window;
     CHECK(replay_init(&window, 128, true));
-    for (uint64_t n = 1; n <= 300; n++) CHECK(replay_accept(&window, n));
+    for (uint64_t n = 1; n <= 300; n++)
+      CHECK(replay_accept(&window, n));
     uint64_t top = 300 + jumps[j];
     CHECK(replay_accept(&window, top));
-    for (uint64_t n = top - 127; n < top; n++) CHECK(replay_check(&window, n) == (n > 300));
+    for (uint64_t n = top - 127; n < top; n++)
+      CHECK(replay_check(&window, n) == (n > 300));
     replay_free(&window);
   }
 }
@@ -75,8 +78,9 @@ static void without_a_window_esn_is_still_inferred(void) {
 static void inference_follows_appendix_a2(void) {
   struct replay_window window;
   CHECK(replay_init(&window, 64, true));
-  CHECK(replay_infer(&window, 1) == 1 && replay_infer(&window, UINT32_MAX) == UINT32_MAX); /* nothing seen: first subspace */
-  window.top = 3 * TWO32 + 1000; /* case A */
+  CHECK(replay_infer(&window, 1) == 1 &&
+        replay_infer(&window, UINT32_MAX) == UINT32_MAX); /* nothing seen: first subspace */
+  window.top = 3 * TWO32 + 1000;                          /* case A */
   CHECK(replay_infer(&window, 1000 - 63) == 3 * TWO32 + 937);
   CHECK(replay_infer(&window, 1000 - 64) == 4 * TWO32 + 936);
   CHECK(replay_infer(&window, UINT32_MAX) == 3 * TWO32 + UINT32_MAX);

@@ -60,8 +60,14 @@ static void super_packets_are_split_and_rebuilt(void) {
       for (size_t i = 0; i < 6; i++)
         for (size_t j = 0; j < 7; j++) {
           if (sizes[i] == 1 && payloads[j] > 2000) continue;
-          struct recipe r = {.ipv6 = ipv6, .protocol = udp ? P_UDP : P_TCP, .flags = 0x19 | 0x80, .id = 65530, .sequence = UINT32_MAX - 3000,
-                             .ack = 77, .options = udp ? 0 : 12, .payload = payloads[j]};
+          struct recipe r = {.ipv6 = ipv6,
+                             .protocol = udp ? P_UDP : P_TCP,
+                             .flags = 0x19 | 0x80,
+                             .id = 65530,
+                             .sequence = UINT32_MAX - 3000,
+                             .ack = 77,
+                             .options = udp ? 0 : 12,
+                             .payload = payloads[j]};
           check_split(&r, sizes[i], 0);
           if (!udp) check_split(&r, sizes[i], VIRTIO_NET_HDR_GSO_ECN);
         }
@@ -82,10 +88,12 @@ static void a_segment_never_has_checksum_zero(void) {
   put16(super + 28, 0xffff - rest);
   struct virtio_net_hdr_v1 vnet = vnet_of(VIRTIO_NET_HDR_GSO_UDP_L4, 100, super, P_UDP);
   struct segmenter s;
-  CHECK(segmenter_begin(&s, &vnet, super, length) == SEGMENT_OK && segmenter_next(&s, out) == length && get16(out + 26) == 0xffff);
+  CHECK(segmenter_begin(&s, &vnet, super, length) == SEGMENT_OK && segmenter_next(&s, out) == length &&
+        get16(out + 26) == 0xffff);
   vnet.gso_type = VIRTIO_NET_HDR_GSO_NONE;
   make_partial(super, length, P_UDP);
-  CHECK(segmenter_begin(&s, &vnet, super, length) == SEGMENT_OK && segmenter_next(&s, out) == length && get16(out + 26) == 0xffff);
+  CHECK(segmenter_begin(&s, &vnet, super, length) == SEGMENT_OK && segmenter_next(&s, out) == length &&
+        get16(out + 26) == 0xffff);
 }
 
 /* ---- plain packets ---- */
@@ -110,7 +118,8 @@ static void a_finished_packet_is_copied_as_it_is(void) {
   super[36] ^= 0xff; /* even a wrong checksum is the sender's own */
   struct virtio_net_hdr_v1 vnet = {0};
   struct segmenter s;
-  CHECK(segmenter_begin(&s, &vnet, super, length) == SEGMENT_OK && segmenter_next(&s, out) == length && memcmp(out, super, length) == 0);
+  CHECK(segmenter_begin(&s, &vnet, super, length) == SEGMENT_OK && segmenter_next(&s, out) == length &&
+        memcmp(out, super, length) == 0);
   memset(super + length, 0xaa, 20); /* octets behind the IP packet are left out */
   CHECK(segmenter_begin(&s, &vnet, super, length + 20) == SEGMENT_OK && segmenter_next(&s, out) == length);
 }
@@ -140,17 +149,24 @@ static void ipv6_extension_headers_are_tolerated(void) {
     /* As a super-packet: hop-by-hop and destination options ride along; routing and fragment headers do not. */
     vnet.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
     vnet.gso_size = 100;
-    enum segment_result expected = kinds[i] == 43 ? SEGMENT_UNSUPPORTED : kinds[i] == 44 ? SEGMENT_MALFORMED : SEGMENT_OK;
+    enum segment_result expected = kinds[i] == 43   ? SEGMENT_UNSUPPORTED
+                                   : kinds[i] == 44 ? SEGMENT_MALFORMED
+                                                    : SEGMENT_OK;
     CHECK(segmenter_begin(&s, &vnet, super, length) == expected);
     if (expected != SEGMENT_OK) CHECK(segmenter_next_length(&s) == 0 || segmenter_count(&s) == 0);
-    if (expected == SEGMENT_OK) CHECK(segmenter_count(&s) == 3 && segmenter_next(&s, out) == 156 && get16(out + 4) == 116);
+    if (expected == SEGMENT_OK)
+      CHECK(segmenter_count(&s) == 3 && segmenter_next(&s, out) == 156 && get16(out + 4) == 116);
   }
 }
 
 /* ---- hostile ---- */
 
 static enum segment_result begin(size_t length, uint8_t gso, uint16_t size, uint16_t start, uint16_t offset) {
-  struct virtio_net_hdr_v1 vnet = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = gso, .gso_size = size, .csum_start = start, .csum_offset = offset};
+  struct virtio_net_hdr_v1 vnet = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+                                   .gso_type = gso,
+                                   .gso_size = size,
+                                   .csum_start = start,
+                                   .csum_offset = offset};
   struct segmenter s;
   return segmenter_begin(&s, &vnet, super, length);
 }
@@ -183,13 +199,20 @@ static void random_input_stays_in_bounds(void) {
   static const uint8_t kinds[] = {0, 1, 3, 4, 5, 0x81, 0x84, 0x7f};
   for (int i = 0; i < 60000; i++) {
     uint8_t packet[256];
-    struct recipe r = {.ipv6 = random_below(2), .protocol = random_below(2) ? P_TCP : P_UDP, .options = 4 * random_below(6), .payload = random_below(80)};
+    struct recipe r = {.ipv6 = random_below(2),
+                       .protocol = random_below(2) ? P_TCP : P_UDP,
+                       .options = 4 * random_below(6),
+                       .payload = random_below(80)};
     size_t length = build(packet, &r);
-    for (size_t damage = random_below(5); damage > 0; damage--) packet[random_below(random_below(2) ? 60 : length) % length] = (uint8_t)random64();
+    for (size_t damage = random_below(5); damage > 0; damage--)
+      packet[random_below(random_below(2) ? 60 : length) % length] = (uint8_t)random64();
     if (random_below(4) == 0) length = random_below(length + 1);
     uint8_t *exact = exact_copy(packet, length);
-    struct virtio_net_hdr_v1 vnet = {.flags = (uint8_t)random_below(2), .gso_type = kinds[random_below(8)], .gso_size = (uint16_t)random_below(60),
-                                     .csum_start = (uint16_t)random_below(80), .csum_offset = (uint16_t)random_below(90)};
+    struct virtio_net_hdr_v1 vnet = {.flags = (uint8_t)random_below(2),
+                                     .gso_type = kinds[random_below(8)],
+                                     .gso_size = (uint16_t)random_below(60),
+                                     .csum_start = (uint16_t)random_below(80),
+                                     .csum_offset = (uint16_t)random_below(90)};
     struct segmenter s;
     if (segmenter_begin(&s, &vnet, exact, length) == SEGMENT_OK) {
       size_t next;
@@ -215,7 +238,8 @@ static size_t build_syn(uint8_t *packet, bool ipv6, uint8_t flags, uint16_t mss,
   options[nops + 1] = 4;
   put16(options + nops + 2, mss);
   put16(options - 4, 0);
-  put16(options - 4, (uint16_t)~slow_sum(slow_pseudo(packet, P_TCP, length - l3_of(packet)), packet + l3_of(packet), length - l3_of(packet)));
+  put16(options - 4, (uint16_t)~slow_sum(slow_pseudo(packet, P_TCP, length - l3_of(packet)), packet + l3_of(packet),
+                                         length - l3_of(packet)));
   return length;
 }
 
@@ -227,7 +251,8 @@ static void an_mss_is_clamped_with_its_checksum(void) {
         size_t length = build_syn(packet, ipv6, nops % 2 ? 0x02 : 0x12, mss, nops);
         segment_clamp_mss(packet, length, 1398, 1378, false);
         uint16_t clamp = ipv6 ? 1378 : 1398;
-        CHECK(get16(packet + l3_of(packet) + 22 + nops) == (mss < clamp ? mss : clamp) && is_sound(packet, length, P_TCP));
+        CHECK(get16(packet + l3_of(packet) + 22 + nops) == (mss < clamp ? mss : clamp) &&
+              is_sound(packet, length, P_TCP));
       }
 }
 

@@ -192,8 +192,10 @@ def test_limits_expire_softly_once_and_then_stop_the_sa(direction: Direction) ->
 def test_octet_limits_count_inner_octets() -> None:
     size = len(PACKET)
     plane = sender(limits=Limits(soft_octets=size + 1, hard_octets=3 * size - 1))
-    assert one(plane) and plane.drain_events() == []
-    assert one(plane) and [event.kind for event in plane.drain_events()] == ["expire-soft"]
+    assert one(plane)
+    assert plane.drain_events() == []
+    assert one(plane)
+    assert [event.kind for event in plane.drain_events()] == ["expire-soft"]
     assert plane.outbound(1, PACKET, 1.0) == []
     assert [event.kind for event in plane.drain_events()] == ["expire-hard"]
     assert plane.sa_counters()[OUT, 1, SPI].octets == 2 * size

@@ -37,15 +37,18 @@ def test_an_ipv6_flow_is_read_behind_extension_headers() -> None:
 
 def test_a_later_fragment_shows_no_ports() -> None:
     flow = parse_flow(PLAIN[:6] + b"\x00\x05" + PLAIN[8:])
-    assert flow is not None and flow.ports is None
+    assert flow is not None
+    assert flow.ports is None
     first = parse_flow(PLAIN[:6] + b"\x20\x00" + PLAIN[8:])
-    assert first is not None and first.ports == (1000, 2000)
+    assert first is not None
+    assert first.ports == (1000, 2000)
     plain = udp6("fd00::1", "fd01::1")
     for offset, ports in ((0, (1000, 2000)), (8, None)):
         fragment = b"\x11\x00" + (offset | 1).to_bytes(2, "big") + bytes(4)
         packet = plain[:4] + (len(plain) - 32).to_bytes(2, "big") + b"\x2c" + plain[7:40] + fragment + plain[40:]
         flow = parse_flow(packet)
-        assert flow is not None and flow.ports == ports
+        assert flow is not None
+        assert flow.ports == ports
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,8 @@ def test_a_later_fragment_shows_no_ports() -> None:
 )
 def test_ports_are_what_rfc_4301_says(protocol: int, transport: bytes, ports: tuple[int, int] | None) -> None:
     flow = parse_flow(with_protocol(PLAIN, protocol, transport))
-    assert flow is not None and flow.ports == ports
+    assert flow is not None
+    assert flow.ports == ports
 
 
 @pytest.mark.parametrize(
