@@ -248,7 +248,7 @@ def _operate(verb: str, target: str, wait: float, failure: int = DOWN) -> None:
     if Session.style.form == "json":
         output.show_json({"ok": ok, "text": text})
     elif ok:
-        output.show([text], Session.style)
+        output.show(text.splitlines(), Session.style)
     else:
         output.complain(text)
     raise typer.Exit(0 if ok else failure)

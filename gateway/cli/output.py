@@ -65,7 +65,9 @@ def show_json(document: Any) -> None:
 
 
 def complain(text: str) -> None:
-    print(f"gatewayctl: {printable(text)}", file=sys.stderr)
+    """A refused configuration comes with several lines."""
+    for line in text.splitlines():
+        print(f"gatewayctl: {printable(line)}", file=sys.stderr)
 
 
 def _lines(block: Block, style: Style) -> Iterable[str]:

@@ -5,7 +5,7 @@ table. A clause whose values are unknown is left out; nothing is guessed. Values
 control characters are escaped and long ones cut.
 
 Context keys: tunnel, peer (address or address:port), ours, theirs, tries, port, seconds, expected, got, reason,
-notify; `protocol` ("IKE" or "ESP") and `direction` ("sent" or "received") choose between variants.
+detail; `protocol` ("IKE" or "ESP") and `direction` ("sent" or "received") choose between variants.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from gateway.observe.text import printable
 _LIMIT = 200
 
 # A failure whose sentence depends on one more word: failure -> context key; the table has "FAILURE/word".
-_VARIANTS = {"NO_PROPOSAL_CHOSEN": "protocol", "AUTHENTICATION_FAILED": "direction", "INVALID_KE_PAYLOAD": "protocol"}
+_VARIANTS = {
+    "AUTHENTICATION_FAILED": "direction",
+    "INVALID_KE_PAYLOAD": "protocol",
+    "INVALID_SYNTAX": "direction",
+    "NO_PROPOSAL_CHOSEN": "protocol",
+    "TS_UNACCEPTABLE": "direction",
+}
 
 # Each sentence is a list of clauses. The first needs no value but the ones defaulted below; the others are dropped
 # when a value they name is unknown.
@@ -71,6 +77,12 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "{peer} refused our traffic selectors (TS_UNACCEPTABLE)",
         ", we proposed {ours}",
         ", it accepts {theirs}",
+        "; `local_ts` and `remote_ts` of connection {tunnel} must mirror the peer's networks (ours local = its remote)",
+    ),
+    "TS_UNACCEPTABLE/sent": (
+        "we refused the traffic selectors of {peer}",
+        ", it proposed {theirs}",
+        ", we accept {ours}",
         "; `local_ts` and `remote_ts` of connection {tunnel} must mirror the peer's networks (ours local = its remote)",
     ),
     "INVALID_KE_PAYLOAD": (
@@ -127,6 +139,32 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "INVALID_SYNTAX": (
         "{peer} could not parse or decrypt our message (INVALID_SYNTAX)",
         "; with pre-shared keys this often means that the keys differ, so compare `psk` of connection {tunnel} first",
+    ),
+    "INVALID_SYNTAX/sent": (
+        "we could not make sense of a message of {peer}",
+        " ({detail})",
+        "; this is a defect of one of the two implementations: report it with a trace of connection {tunnel}",
+    ),
+    "PROTOCOL_VIOLATION": (
+        "{peer} broke the protocol",
+        " ({detail})",
+        "; this is a defect of one of the two implementations: report it with a trace of connection {tunnel}",
+    ),
+    "BAD_KEY_EXCHANGE": (
+        "the key exchange value of {peer} is not valid",
+        " ({detail})",
+        "; this is a defect of the peer or an attack: try another group in `proposals` of connection {tunnel}",
+    ),
+    "NO_CHILD_SA": (
+        "{peer} set up the IKE_SA but no CHILD_SA, and gave no reason; compare `esp_proposals`, `local_ts` and `remote_ts` with its log",
+        " for connection {tunnel}",
+    ),
+    "HALF_OPEN_TIMEOUT": (
+        "{peer} began IKE_SA_INIT and never came back with IKE_AUTH",
+        "; a firewall passes UDP 500 but not 4500 on the way to us, or the peer refused our answer: see its log for connection {tunnel}",
+    ),
+    "REMOVED_FROM_CONFIGURATION": (
+        "connection {tunnel} was removed from the configuration, or changed so that it starts anew",
     ),
     "INVALID_MAJOR_VERSION": (
         "{peer} does not speak IKEv2 (INVALID_MAJOR_VERSION); switch the peer from IKEv1 to IKEv2",

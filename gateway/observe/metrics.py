@@ -10,6 +10,7 @@ is down is a series with value 0, not an absent one. docs/metrics.md is generate
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -385,4 +386,4 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 
 if __name__ == "__main__":
-    print(documentation(), end="")
+    sys.stdout.write(documentation())

@@ -117,8 +117,12 @@ def _operations(operations: Operations) -> Handler:
         try:
             async with asyncio.timeout(wanted.wait + _GRACE):
                 ok, text = await operations.operate(wanted.verb, wanted.target, wanted.wait)
-        except TimeoutError:
-            return _answer(False, f"{wanted.verb} {wanted.target} did not finish in {wanted.wait:g} s and goes on", 504)
+        except TimeoutError as error:
+            return _answer(
+                False,
+                str(error) or f"{wanted.verb} {wanted.target} did not finish in {wanted.wait:g} s and goes on",
+                504,
+            )
         return _answer(ok, text, 200)
 
     return operate

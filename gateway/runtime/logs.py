@@ -85,7 +85,7 @@ class HumanFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts = _facts(record)
         where = "/".join(facts.pop(name) for name in ("tunnel", "child") if name in facts)
-        at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        at = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         parts = [
             f"{at}.{int(record.msecs):03d}",
             record.levelname,

@@ -32,9 +32,12 @@ def test_both_sides_come_up_within_one_interval_and_measure_the_round_trip():
     assert world.said("a") == world.said("b") == ["up"]
     world.run(2.0)
     status = world.nodes["a"].status(world.now)
-    assert status.peer_up and status.peer_name == "gw-b" and status.peer_address == "10.0.0.5:4780"
+    assert status.peer_up
+    assert status.peer_name == "gw-b"
+    assert status.peer_address == "10.0.0.5:4780"
     assert status.round_trip == pytest.approx(0.001, abs=1e-5)
-    assert status.last_heartbeat_at is not None and world.now - status.last_heartbeat_at < 0.25
+    assert status.last_heartbeat_at is not None
+    assert world.now - status.last_heartbeat_at < 0.25
 
 
 def test_silence_brings_the_peer_down_after_the_dead_time_and_not_before():
@@ -121,7 +124,8 @@ def test_a_peer_can_join_while_recordings_are_replayed():
         for data in recorded[:4]:
             world.inject("a", data)
         world.run(0.05)
-    assert world.nodes["a"].status(world.now).peer_up and world.nodes["b"].status(world.now).peer_up
+    assert world.nodes["a"].status(world.now).peer_up
+    assert world.nodes["b"].status(world.now).peer_up
 
 
 def test_replaying_recordings_does_not_make_us_a_source_of_traffic():
@@ -208,6 +212,32 @@ def test_a_stall_of_our_own_is_not_the_death_of_the_peer():
     assert world.said("a") == ["up"], "the datagrams waiting in the socket were read first"
 
 
+def test_a_loop_that_is_always_late_still_notices_a_death():
+    world = pair()
+    world.run(2.0)
+    node = world.nodes["a"]
+    for _ in range(20):
+        world.now += 0.5  # more than an interval late, every time
+        node.handle_deadline(world.now)
+        world._drain("a")
+    assert world.said("a") == ["up", "silence"]
+
+
+def test_a_datagram_that_was_overtaken_does_not_bring_old_news():
+    world = pair()
+    world.run(1.0)
+    held: list[bytes] = []
+    world.passes = lambda sender, data: sender != "b" or bool(held.append(data))
+    world.nodes["b"].command(Advertised(Role.STANDBY, epoch=1), world.now)
+    world.nodes["b"].command(Advertised(Role.ACTIVE, epoch=2), world.now)
+    world._drain("b")
+    for data in reversed(held):
+        world.inject("a", data)
+    told = world.nodes["a"].peer_advertised
+    assert told is not None
+    assert (told.role, told.epoch) == (Role.ACTIVE, 2)
+
+
 def test_what_a_gateway_says_of_itself_reaches_the_other_at_once():
     world = pair()
     world.run(1.05)
@@ -216,7 +246,8 @@ def test_what_a_gateway_says_of_itself_reaches_the_other_at_once():
     world._drain("b")
     world.run(0.01)
     assert world.nodes["a"].peer_advertised == told
-    assert isinstance(world.events[0][2], PeerUp) and world.events[0][2].advertised == Advertised()
+    assert isinstance(world.events[0][2], PeerUp)
+    assert world.events[0][2].advertised == Advertised()
 
 
 def test_the_status_has_the_fields_and_reasons_of_the_snapshot():

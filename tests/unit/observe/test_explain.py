@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from gateway.node.failures import named
 from gateway.observe.explain import SENTENCES, explain
 
 ALL = {
     "tunnel": "azure-b", "peer": "198.51.100.7", "ours": "OUR-VALUE", "theirs": "THEIR-VALUE", "tries": 6,
-    "seconds": 31, "expected": "onprem", "got": "router.example", "reason": "WHY", "notify": "N",
+    "seconds": 31, "expected": "onprem", "got": "router.example", "reason": "WHY", "detail": "WHAT",
 }  # fmt: skip
 
 
@@ -24,14 +28,19 @@ def test_no_proposal_chosen_tells_ike_from_esp():
         "198.51.100.7 accepted none of our IKE proposals (NO_PROPOSAL_CHOSEN), we offered aes256gcm16-prfsha384-ecp384;"
     )
     assert "`proposals` of connection azure-b" in ike
-    assert "`esp_proposals` of connection azure-b" in esp and "PFS" in esp
+    assert "`esp_proposals` of connection azure-b" in esp
+    assert "PFS" in esp
 
 
 def test_authentication_failed_tells_who_refused():
     received = explain("AUTHENTICATION_FAILED", {"direction": "received", "tunnel": "a", "ours": "gw-a"})
     sent = explain("AUTHENTICATION_FAILED", {"direction": "sent", "tunnel": "a", "theirs": "onprem"})
-    assert "refused our authentication" in received and "we said we are gw-a" in received and "local_id" in received
-    assert "we refused" in sent and "it said it is onprem" in sent and "pre-shared keys differ" in sent
+    assert "refused our authentication" in received
+    assert "we said we are gw-a" in received
+    assert "local_id" in received
+    assert "we refused" in sent
+    assert "it said it is onprem" in sent
+    assert "pre-shared keys differ" in sent
 
 
 @pytest.mark.parametrize(
@@ -57,9 +66,33 @@ def test_every_sentence_is_one_line_without_holes(failure: str):
     key = {"protocol": variant, "direction": variant}
     for context in ({**ALL, **key}, {**key, "tunnel": "azure-b"}):
         sentence = explain(name, context)
-        assert "{" not in sentence and "None" not in sentence and "\n" not in sentence
-        assert ". " not in sentence and not sentence.endswith("."), "one sentence"
+        assert "{" not in sentence
+        assert "None" not in sentence
+        assert "\n" not in sentence
+        assert ". " not in f"{sentence} ", "one sentence, its end left to the caller"
         assert "no explanation" not in sentence
+
+
+def test_refusing_and_being_refused_are_told_apart():
+    for failure, sent, received in (
+        ("TS_UNACCEPTABLE", "we refused the traffic selectors of the peer", "the peer refused our traffic selectors"),
+        ("INVALID_SYNTAX", "we could not make sense", "the peer could not parse"),
+    ):
+        assert explain(failure, {"direction": "sent", "tunnel": "a"}).startswith(sent)
+        assert explain(failure, {"direction": "received", "tunnel": "a"}).startswith(received)
+
+
+def test_every_reason_of_the_protocol_code_has_a_sentence():
+    """Reasons are written in ike/ and node/ as words; node/failures.py turns them into the names of the table."""
+    root = Path(__file__).parents[3] / "gateway"
+    text = "".join(
+        path.read_text()
+        for path in [*root.glob("ike/exchanges/*.py"), root / "ike" / "sa.py", root / "ike" / "endpoint.py"]
+    )
+    reasons = set(re.findall(r'(?:destroy|close)\([^)"]*"([A-Z][A-Z_]+)"', text))
+    assert len(reasons) >= 5
+    for reason in reasons:
+        assert "no explanation" not in explain(*named(reason, {"tunnel": "a"})), reason
 
 
 def test_a_clause_with_an_unknown_value_is_left_out():
@@ -77,6 +110,8 @@ def test_peer_supplied_values_cannot_break_the_line():
     sentence = explain(
         "WRONG_PEER_IDENTITY", {"tunnel": "a", "got": "evil\n\x1b[2Jroot " + "x" * 5000, "expected": "{tunnel}"}
     )
-    assert "\n" not in sentence and "\x1b" not in sentence and "evil\\n\\x1b[2Jroot" in sentence
+    assert "\n" not in sentence
+    assert "\x1b" not in sentence
+    assert "evil\\n\\x1b[2Jroot" in sentence
     assert "expected {tunnel}" in sentence, "values are not templates"
     assert len(sentence) < 800

@@ -35,7 +35,8 @@ def fetch(snapshot: Snapshot, url: str, **headers: str) -> tuple[int, str, str]:
 
 def test_metrics_are_of_this_moment_and_include_the_process():
     status, content_type, text = fetch(HEALTHY, "/metrics")
-    assert status == 200 and content_type.startswith("text/plain")
+    assert status == 200
+    assert content_type.startswith("text/plain")
     names = {family.name for family in text_string_to_metric_families(text)}
     assert {"gateway_tunnel_up", "process_cpu_seconds", "python_gc_collections"} <= names
     assert 'gateway_tunnel_up{tunnel="azure-a"} 1.0' in text
@@ -43,7 +44,8 @@ def test_metrics_are_of_this_moment_and_include_the_process():
 
 def test_openmetrics_is_served_to_who_asks():
     _, content_type, text = fetch(HEALTHY, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
-    assert content_type.startswith("application/openmetrics-text") and text.endswith("# EOF\n")
+    assert content_type.startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
 
 
 def test_ready_is_what_the_snapshot_says():
@@ -89,10 +91,12 @@ class Tags(HTMLParser):
 @pytest.mark.parametrize("snapshot", [FRESH, HEALTHY, TROUBLED])
 def test_the_page_shows_every_tunnel_and_why_it_is_down(snapshot: Snapshot):
     status, content_type, text = fetch(snapshot, "/")
-    assert status == 200 and content_type.startswith("text/html")
+    assert status == 200
+    assert content_type.startswith("text/html")
     shown = " ".join(parsed(text).words)
     for tunnel in snapshot.tunnels:
-        assert tunnel.name in shown and tunnel.explanation in shown
+        assert tunnel.name in shown
+        assert tunnel.explanation in shown
 
 
 def test_what_a_peer_says_cannot_become_markup():

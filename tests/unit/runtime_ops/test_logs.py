@@ -65,7 +65,9 @@ def test_json_lines():
 @pytest.mark.parametrize("log_format", ["human", "json"])
 def test_a_peer_cannot_forge_a_line(log_format: logs.Format):
     text = written(log_format, "identity %s", EVIL, peer=EVIL, reason=EVIL)
-    assert text.count("\n") == 1 and "\x1b" not in text and "\u202e" not in text
+    assert text.count("\n") == 1
+    assert "\x1b" not in text
+    assert "\u202e" not in text
 
 
 @pytest.mark.parametrize("log_format", ["human", "json"])
@@ -80,7 +82,8 @@ def test_octets_and_unlisted_facts_never_appear(log_format: logs.Format):
         psk="the-secret-key-of-the-pair",
         reason=key,
     )
-    assert "secret-key" not in text and text.count("<26 octets>") == 4
+    assert "secret-key" not in text
+    assert text.count("<26 octets>") == 4
 
 
 def test_a_traceback_stays_with_its_record():
@@ -164,7 +167,8 @@ def test_a_traceback_is_one_field_of_several_lines(journald: tuple[socket.socket
     except ValueError:
         logger.exception("failed")
     fields = journal_entry(listener.recv(65536))
-    assert fields["MESSAGE"].startswith("failed\nTraceback") and fields["MESSAGE"].endswith("ValueError: broken")
+    assert fields["MESSAGE"].startswith("failed\nTraceback")
+    assert fields["MESSAGE"].endswith("ValueError: broken")
 
 
 def test_a_message_too_large_for_a_datagram_comes_as_a_sealed_file(
@@ -176,7 +180,8 @@ def test_a_message_too_large_for_a_datagram_comes_as_a_sealed_file(
     monkeypatch.setattr(logs, "_LONGEST", 10**6)
     logger.warning("x" * 900_000)
     data, descriptors, _, _ = socket.recv_fds(listener, 65536, 1)
-    assert data == b"" and len(descriptors) == 1
+    assert data == b""
+    assert len(descriptors) == 1
     try:
         assert fcntl.fcntl(descriptors[0], fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
         os.lseek(descriptors[0], 0, os.SEEK_SET)

@@ -89,14 +89,13 @@ def service() -> dict[str, str]:
 
 
 def test_what_the_daemon_relies_on(service: dict[str, str]):
-    assert (
-        service["Type"] == "notify"
-        and service["RestartPreventExitStatus"] == "78"
-        and service["Restart"] == "on-failure"
-    )
+    assert service["Type"] == "notify"
+    assert service["RestartPreventExitStatus"] == "78"
+    assert service["Restart"] == "on-failure"
     assert "AF_PACKET" not in service["RestrictAddressFamilies"].split()
     assert set(service["RestrictAddressFamilies"].split()) == {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"}
-    assert service["DeviceAllow"] == "/dev/net/tun rw" and "PrivateDevices" not in service
+    assert service["DeviceAllow"] == "/dev/net/tun rw"
+    assert "PrivateDevices" not in service
     assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"]
     assert service["LimitCORE"] == "0"
 
@@ -143,5 +142,5 @@ def test_the_kernel_settings_the_daemon_checks_are_shipped_and_exist(key: str):
     )
     assert key in shipped
     for name in shipped:
-        if name.startswith("net.ipv4.") or name.startswith("net.ipv6."):
+        if name.startswith(("net.ipv4.", "net.ipv6.")):
             assert Path("/proc/sys", *name.split(".")).exists(), name
