@@ -49,7 +49,8 @@ class LinkGone:
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """A device is up and has carrier. Also said of devices that were up before: compare."""
+    """A device is up and has carrier: for a connection's TUN, tell the FIB `ConnectionAdded`, also if it was up before
+    (a LinkGone of its creation may have come late)."""
 
     index: int
     name: str
@@ -149,6 +150,7 @@ class Netlink:
 
     def _readable(self, watch: socket.socket, callback: Callable[[Change], None]) -> None:
         changes: dict[Change, None] = {}
+        links: dict[int, Change] = {}  # where a link changed twice, what it is now
         while True:
             try:
                 datagram = watch.recv(1 << 18)
@@ -165,9 +167,11 @@ class Netlink:
                 continue
             for message in rtnetlink.decode(datagram):
                 change = self._change(message)
-                if change is not None:
+                if isinstance(change, LinkGone | LinkUp):
+                    links[change.index] = change
+                elif change is not None:
                     changes[change] = None
-        for change in changes:
+        for change in (*links.values(), *changes):
             callback(change)
 
     def _change(self, message: rtnetlink.Message) -> Change | None:

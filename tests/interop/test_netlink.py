@@ -296,6 +296,23 @@ def test_links_and_underlay_changes_are_reported(lab: RouteLab) -> None:
     lab.run(main)
 
 
+def test_a_link_that_flaps_between_two_wake_ups_is_reported_as_what_it_is_now(lab: RouteLab) -> None:
+    async def main() -> None:
+        async with Netlink(SETTINGS) as netlink:
+            changes: list[Change] = []
+            netlink.monitor(changes.append)
+            lab.batch(lab.gw, *(f"link set va {state}" for state in ("down", "up", "down")))  # blocks this loop
+            await until(lambda: bool(changes))
+            assert [c for c in changes if isinstance(c, LinkGone | LinkUp)] == [LinkGone(await index(netlink), "va")]
+
+    async def index(netlink: Netlink) -> int:
+        found = await netlink.link_index("va")
+        assert found is not None
+        return found
+
+    lab.run(main)
+
+
 def test_a_flood_of_notifications_ends_in_one_request_to_read_again(
     lab: RouteLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
