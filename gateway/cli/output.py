@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _COLOURS = {
     "green": ("ESTABLISHED", "INSTALLED", "Established", "READY", "UP"),
-    "yellow": ("CONNECTING", "REKEYING", "REKEYED", "DELETING", "OpenSent", "OpenConfirm", "warning"),
+    "yellow": ("CONNECTING", "REKEYING", "REKEYED", "DELETING", "CREATED", "OpenSent", "OpenConfirm", "warning"),
     "red": ("DOWN", "NOT READY", "PROBLEM", "Idle", "Active", "Connect", "error"),
 }
 # A state word fills its cell, or stands between two blanks on each side of a line.

@@ -21,6 +21,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+_CARRYING = ("INSTALLED", "REKEYING")  # states of a CHILD_SA that passes traffic
 Block = Table | str  # a string is one line
 
 
@@ -146,7 +147,7 @@ def _tunnels(snapshot: Json, wide: bool) -> Table:
 def _tunnel(now: float, tunnel: Json, wide: bool) -> tuple[str, ...]:
     children = tunnel.get("children", ())
     names = {child["name"] for child in children}
-    installed = {child["name"] for child in children if child["state"] == "INSTALLED"}
+    installed = {child["name"] for child in children if child["state"] in _CARRYING}
     last_in = max((child["last_in"] for child in children if child.get("last_in") is not None), default=None)
     row = [
         tunnel["name"],
@@ -215,7 +216,7 @@ def _why(snapshot: Json, tunnel: Json) -> str:
 
 def _between(tunnel: Json) -> str:
     """No failure is known: it is on its way, or a child is missing."""
-    missing = [child["name"] for child in tunnel.get("children", ()) if child["state"] != "INSTALLED"]
+    missing = [child["name"] for child in tunnel.get("children", ()) if child["state"] not in _CARRYING]
     if tunnel["ike_state"] == "ESTABLISHED" and missing:
         return f"the IKE_SA is established, but not the CHILD_SA {', '.join(dict.fromkeys(missing))}"
     return "no failure is known yet"

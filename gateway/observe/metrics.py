@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from gateway.ike.errors import Violation
 from gateway.ike.registry import NotifyType
+from gateway.ike.states import IkeState
 from gateway.observe.snapshot import ChildStatus, Snapshot
 
 Sample = tuple[tuple[str, ...], float]
@@ -45,7 +46,8 @@ DROP_REASONS = {
     "punt_full": "in",
     "keepalive": "in",
 }
-IKE_STATES = ("DOWN", "CONNECTING", "ESTABLISHED", "REKEYING", "DELETING")
+IKE_STATES = ("DOWN", *(state.value for state in IkeState))
+CARRYING = ("INSTALLED", "REKEYING")  # states of a CHILD_SA that passes traffic
 BGP_STATES = ("Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established")
 RIBS = ("adj_in", "accepted", "best", "adj_out", "stale")
 ROUTE_STATES = ("desired", "installed", "failed", "guard")
@@ -213,7 +215,7 @@ def _children(snapshot: Snapshot) -> Iterator[tuple[str, str, list[ChildStatus]]
 
 def _child_up(snapshot: Snapshot) -> Iterator[Sample]:
     for tunnel, name, children in _children(snapshot):
-        yield (tunnel, name), any(child.state == "INSTALLED" for child in children)
+        yield (tunnel, name), any(child.state in CARRYING for child in children)
 
 
 def _child_installed(snapshot: Snapshot) -> Iterator[Sample]:

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.snapshots import CHILD, FRESH, HEALTHY, NOW, TROUBLED, UP
 
+from gateway.ike.states import IkeState
 from gateway.observe import metrics
 from gateway.observe.snapshot import Snapshot
 
@@ -62,7 +63,13 @@ def test_the_ike_state_is_a_stateset():
                 for (name, labels), v in series(snapshot).items()
                 if name == "gateway_ike_sa_state" and ("tunnel", tunnel.name) in labels
             ]
-            assert sorted(states) == [0, 0, 0, 0, 1]
+            assert sorted(states) == [0] * len(IkeState) + [1]
+
+
+def test_a_child_being_rekeyed_still_carries_traffic():
+    rekeying = replace(HEALTHY, tunnels=(replace(UP, children=(replace(CHILD, state="REKEYING"),)),))
+    assert value(rekeying, "gateway_child_sa_up", tunnel="azure-a", child="net") == 1
+    assert value(FRESH, "gateway_child_sa_up", tunnel="onprem-b", child="net") == 0
 
 
 def test_counters_carry_the_totals_that_survive_rekeys():
