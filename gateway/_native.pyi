@@ -42,6 +42,7 @@ class DataPlane:
     def remove_socket(self, fd: int) -> None:
         """No worker touches the fd any more when this returns. Outbound SAs that sent on it drop (`send_failed`) until
         they are installed anew. Unknown fds are ignored."""
+
     def add_connection(self, connection: int, tun_fds: list[int], mtu: int) -> None:
         """One queue fd per worker (or a single fd: worker 0 serves it). Caller opened them with
         IFF_TUN|IFF_NO_PI|IFF_VNET_HDR[|IFF_MULTI_QUEUE]; this sets TUNSETVNETHDRSZ and the offloads. Caller owns fds."""
