@@ -68,14 +68,17 @@ class GatewaySettings:
         return next((tunnel for tunnel in self.tunnels if tunnel.name == name), None)
 
 
-def build(config: Config, secrets: Secrets, ids: Mapping[str, int] | None = None) -> GatewaySettings:
-    """The node's settings. `ids`: connection numbers to keep over a reload; new names get fresh ones."""
+def build(
+    config: Config, secrets: Secrets, ids: Mapping[str, int] | None = None, sources: Mapping[str, Address] | None = None
+) -> GatewaySettings:
+    """The node's settings. `ids`: connection numbers to keep over a reload; new names get fresh ones.
+    `sources`: by neighbor name, the address this host would use towards it, for neighbors outside of tunnels."""
     known = dict(ids or {})
     tunnels = []
     for name, connection in config.connection.items():
         number = known.setdefault(name, max(known.values(), default=0) + 1)
         tunnels.append(_tunnel(number, name, connection, secrets.psks[name]))
-    return GatewaySettings(config.gateway.name, tuple(tunnels), _bgp(config, secrets), _heartbeat(config, secrets))
+    return GatewaySettings(config.gateway.name, tuple(tunnels), _bgp(config, secrets, sources or {}), _heartbeat(config, secrets))
 
 
 def _tunnel(number: int, name: str, connection: Connection, psk: bytes) -> TunnelSettings:
@@ -145,7 +148,7 @@ def _child(name: str, child: Child) -> ChildSettings:
     )
 
 
-def _bgp(config: Config, secrets: Secrets) -> SpeakerSettings | None:
+def _bgp(config: Config, secrets: Secrets, sources: Mapping[str, Address]) -> SpeakerSettings | None:
     bgp = config.bgp
     if bgp is None:
         return None
@@ -158,15 +161,16 @@ def _bgp(config: Config, secrets: Secrets) -> SpeakerSettings | None:
         advertise=bgp.advertise,
         stale_time=bgp.stale_time,
         never=_never(config),
-        neighbors=tuple(_neighbors(config, bgp, secrets)),
+        neighbors=tuple(_neighbors(config, bgp, secrets, sources)),
         listen_port=bgp.listen_port,
     )
 
 
-def _neighbors(config: Config, bgp: Bgp, secrets: Secrets) -> list[NeighborSettings]:
+def _neighbors(config: Config, bgp: Bgp, secrets: Secrets, sources: Mapping[str, Address]) -> list[NeighborSettings]:
     neighbors = []
     for name, neighbor in bgp.neighbor.items():
-        local = derive.session_address(config, neighbor)
+        configured = neighbor.local_address is not None or neighbor.connection is not None
+        local = derive.session_address(config, neighbor) if configured else sources.get(name) or derive.session_address(config, neighbor)
         if local is None:
             raise ValueError(f"bgp.neighbor.{name}: no local address of the family of {neighbor.address}; set local_address")
         neighbors.append(

@@ -75,6 +75,7 @@ class Daemon:
     async def run(self) -> None:
         """Serves until told to stop. OSError with a sentence when it cannot begin."""
         config = self.loaded.config
+        Path(config.gateway.run_directory).mkdir(mode=0o755, parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             stack.callback(self.driver.close)
             await stack.enter_async_context(self.netlink)
