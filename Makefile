@@ -7,7 +7,7 @@ PACKAGES := bird2 charon-systemd gcc git iperf3 iproute2 iputils-ping libc6-dev 
 	libssl-dev libstrongswan-extra-plugins libstrongswan-standard-plugins nftables pkg-config procps python3-dev \
 	python3-venv strace strongswan-swanctl systemd tcpdump util-linux
 
-.PHONY: help demo test test-all lint build install-system native bench clean
+.PHONY: help demo test test-all lint build lock clean
 help:
 	@echo "make demo      build, then show a whole site-gateway-VNet scene in network namespaces"
 	@echo "make test      build, then run the test suite (at most 15 minutes)"
@@ -52,6 +52,10 @@ lint: $(VENV)/.packages
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/clang-format --dry-run -Werror native/*.c native/*.h native/tests/*.c
+
+lock:
+	$(VENV)/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --group dev pyproject.toml -o requirements.lock
+	$(VENV)/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o runtime.lock
 
 clean:
 	rm -rf build $(VENV) gateway/*.so

@@ -9,8 +9,7 @@ _EXACT: dict[str, tuple[str, dict[str, str]]] = {
     "CHILD_LIMIT_REACHED": ("LIFETIME_EXPIRED", {"reason": "octets, packets or sequence numbers"}),
     "NO_PROPOSAL_CHOSEN_SENT": ("NO_PROPOSAL_ACCEPTABLE", {}),
     "NO_PROPOSAL": ("NO_PROPOSAL_ACCEPTABLE", {}),
-    "TRAFFIC_SELECTORS": ("TS_UNACCEPTABLE", {}),
-    "TS_UNACCEPTABLE_SENT": ("TS_UNACCEPTABLE", {}),
+    "TRAFFIC_SELECTORS": ("TS_UNACCEPTABLE", {"direction": "sent"}),
 }
 _SUFFIXES: dict[str, dict[str, str]] = {
     "_IKE": {"protocol": "IKE"},

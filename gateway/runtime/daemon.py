@@ -26,7 +26,7 @@ from gateway.node.settings import GatewaySettings
 from gateway.observe.build import ShellFacts, build
 from gateway.observe.explain import explain
 from gateway.observe.journal import Journal
-from gateway.observe.snapshot import Snapshot
+from gateway.observe.snapshot import JournalEntry, Snapshot
 from gateway.routing import model as routing
 from gateway.runtime import systemd
 from gateway.runtime.control import ControlServer
@@ -121,6 +121,7 @@ class Daemon:
     async def _read_counters(self) -> None:
         while True:
             self.read_counters()
+            self._write(self.journal.flush(time.monotonic()))
             await asyncio.sleep(COUNTER_INTERVAL)
 
     def read_counters(self) -> None:
@@ -215,7 +216,10 @@ class Daemon:
             self._journal("error", "exabgp-failed", "", f"ExaBGP cannot be started: {error}")
 
     def _journal(self, level: str, event: str, tunnel: str, text: str) -> None:
-        for entry in self.journal.record(event, text, time.monotonic(), tunnel, level):
+        self._write(self.journal.record(event, text, time.monotonic(), tunnel, level))
+
+    def _write(self, entries: list[JournalEntry]) -> None:
+        for entry in entries:
             log.log(LEVELS[entry.level], "%s", entry.text, extra={"event": entry.event, "tunnel": entry.tunnel})
 
     # --- views --------------------------------------------------------------------------------------------------
