@@ -1,10 +1,10 @@
-"""Control calls while packets flow: nothing is lost needlessly or used after it is gone, and the GIL does not matter."""
+"""Control calls while packets flow: nothing is lost needlessly or used after it is gone, and no packet needs the GIL."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from support.dataplane_pair import CONNECTION, MTU, TUN, Gateway, linked_pair, open_tun
@@ -207,17 +207,20 @@ class Nobody:
     outer, number = "192.0.2.9", 2
 
 
-@pytest.mark.parametrize("call", ["sockets", "connections", "workers"])
-def test_bad_descriptors_are_refused(lab: Lab, call: str) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda plane, pipe: plane.add_socket(0, pipe),
+        lambda plane, pipe: plane.add_connection(1, [pipe], MTU),
+        lambda plane, pipe: plane.add_socket(1, pipe),
+    ],
+    ids=["a pipe as socket", "a pipe as TUN", "no such worker"],
+)
+def test_bad_descriptors_are_refused(call: Callable[[_native.DataPlane, int], None]) -> None:
     plane = _native.DataPlane(1)
     read_end, write_end = os.pipe()
     with pytest.raises((OSError, ValueError)):
-        if call == "sockets":
-            plane.add_socket(0, read_end)
-        elif call == "connections":
-            plane.add_connection(1, [read_end], MTU)
-        else:
-            plane.add_socket(1, read_end)
+        call(plane, read_end)
     assert plane.drops()[0] == (0, "no_sa", 0)
     os.close(read_end)
     os.close(write_end)

@@ -1,4 +1,4 @@
-"""The native data plane against the reference: the same datagrams, good and broken, leave the same packets and counters."""
+"""The native data plane against the reference: equal datagrams, good and broken, give equal packets and counters."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
+from support.dataplane_pair import CONNECTION, PORT, TUN, Gateway, checksum, inside, linked_pair, selector, udp_socket
+from support.netns import Lab
+from support.process import wait_until
 
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, Encryption, Integrity, SaParameters, Selector, Suite
 from gateway.esp.packet import EspKeys, seal
 from gateway.esp.reference import ReferenceDataPlane
-from support.dataplane_pair import CONNECTION, PORT, TUN, Gateway, checksum, inside, linked_pair, selector, udp_socket
-from support.netns import Lab
-from support.process import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")
 
