@@ -77,7 +77,10 @@ class Resynchronized:
 
 @dataclass(frozen=True, slots=True)
 class AnswersMissing:
-    """ExaBGP stopped answering; the speaker starts over with a full synchronisation."""
+    """ExaBGP does not answer. The shell drops the link, so that a full synchronisation follows; and from the second time in a
+    row it ends ExaBGP itself."""
+
+    times: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The command channel to ExaBGP: a credit window, and which answer belongs to which command.
 
 ExaBGP answers every command with one `done` or `error`, in order, without a name. More than about 50
-unanswered commands make it slow (its queue is scanned as a whole each turn). After a reconnection, answers to
-commands of the link before may still arrive: the first command of a link is therefore one whose answer has a
-body (`show neighbor json`), and answers before that body are nobody's.
+unanswered commands make it slow (its queue is scanned as a whole each turn). The relay makes a new link only when the
+answers to the one before are through. A new relay does not know of them: the first command of a link is therefore
+one whose answer has a body (`show neighbor json`), and answers before that body are nobody's.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Link:
         self._waiting: deque[Command] = deque()
         self._unanswered: deque[Command] = deque()
         self._progress_at = 0.0
+        self._missed = 0
 
     def open(self, generation: int) -> None:
         self.close()
@@ -85,6 +86,7 @@ class Link:
     def body(self, now: float) -> None:
         """A line of an answer's body was read."""
         self._progress_at = now
+        self._missed = 0
         self._body_seen = True
 
     def answered(self, now: float) -> Command | None:
@@ -92,8 +94,15 @@ class Link:
         if not self._unanswered or (self.answering is Kind.NEIGHBORS and not self._body_seen):
             return None
         self._progress_at = now
+        self._missed = 0
         self._body_seen = False
         return self._unanswered.popleft()
+
+    def missed(self, now: float) -> int:
+        """The deadline passed without an answer: how often in a row, over all links. The next one is as far away."""
+        self._progress_at = now
+        self._missed += 1
+        return self._missed
 
     def deadline(self) -> float | None:
         return self._progress_at + ANSWER_TIMEOUT if self._unanswered else None

@@ -117,9 +117,8 @@ class Speaker:
                 self._sweep(peer)
         answer_deadline = self._link.deadline() if self._link.up else None
         if answer_deadline is not None and answer_deadline <= now:
-            self._effects.append(AnswersMissing())
-            self._synchronize(self._link.generation, now)
-        elif self._link.synced and self._status_at <= now:
+            self._effects.append(AnswersMissing(self._link.missed(now)))
+        if self._link.synced and self._status_at <= now:
             self._status_at = now + STATUS_INTERVAL
             if not self._link.asking(Kind.NEIGHBORS):
                 self._link.ask(LinkCommand(Kind.NEIGHBORS, messages.SHOW_NEIGHBORS))

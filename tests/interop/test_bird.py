@@ -47,8 +47,6 @@ SITE = ip_network("172.16.0.0/16")
 SITE6 = ip_network("2001:db8:16::/48")
 VNET = ip_network("10.1.0.0/16")
 OWN = ip_network("10.200.0.0/16")
-PASSWORD = b's3cret "quoted" \xff'  # what BIRD's configuration cannot spell is tested in the unit tests
-
 
 def edge_config(*prefixes: str, extra: str = "", password: str = "s3cret pass") -> str:
     return bird_config(0, 65010, prefixes, extra, f'password "{password}";')
@@ -330,9 +328,7 @@ def test_a_lost_socket_is_reconnected_with_a_new_generation(tmp_path: Path, lab:
     async def main() -> None:
         async with running(tmp_path / "run", lab) as daemon:
             await converged(daemon, edge, fabric)
-            link = daemon.process._link
-            assert link is not None
-            link.abort()
+            daemon.process.unresponsive(1)
             await eventually("resynchronised", lambda: daemon.count(Resynchronized) == 2)
             assert [e.generation for e in daemon.effects if isinstance(e, Resynchronized)] == [1, 2]
             await eventually("nothing stale", lambda: not daemon.stale(), 70)
@@ -378,5 +374,51 @@ def test_a_configuration_exabgp_refuses_leaves_the_old_one_in_force(tmp_path: Pa
                 await daemon.process.reload(bad)
             assert (tmp_path / "run" / "exabgp.conf").read_bytes() == before
             assert daemon.count(PeerDown) == 0
+
+    run(main())
+
+
+def test_a_passive_neighbor_connects_to_us_and_generalised_ttl_security_holds(tmp_path: Path, lab: Lab) -> None:
+    edge, fabric = lab.birds
+
+    async def main() -> None:
+        passive = replace(SETTINGS.neighbors[0], passive=True)
+        secured = replace(SETTINGS.neighbors[2], multihop=1, ttl_security=True)
+        settings = replace(SETTINGS, neighbors=(passive, secured))
+        async with running(tmp_path / "run", lab, settings) as daemon:
+            await eventually("the passive session", lambda: daemon.state("edge") == "Established", 40)
+            assert daemon.state("fabric") != "Established", "BIRD sends TTL 1 without ttl security"
+            fabric.reconfigure(bird_config(1, 65515, (str(VNET),), "", "ttl security on;"))
+            await eventually("the secured session", lambda: daemon.state("fabric") == "Established", 40)
+            await eventually("routes", lambda: edge.has(str(VNET)) and fabric.has(str(SITE)))
+
+    run(main())
+
+
+def test_a_thousand_routes_and_their_quick_changes_of_mind_end_right(tmp_path: Path, lab: Lab) -> None:
+    """Announce, withdraw and announce again in one burst: what ExaBGP's own queue does not keep in order."""
+    edge, fabric = lab.birds
+    many = [f"172.30.{number // 4}.{number % 4 * 64}/26" for number in range(1000)]
+
+    async def main() -> None:
+        async with running(tmp_path / "run", lab) as daemon:
+            await converged(daemon, edge, fabric)
+            begun = time.monotonic()
+            edge.reconfigure(edge_config(str(SITE6), *many))
+            await eventually("learned", lambda: len(daemon.best) == 1002)
+            await eventually("announced", lambda: fabric.has(many[-1]) and not fabric.has(str(SITE)))
+            assert time.monotonic() - begun < 15
+            for keep in (many[::2], many[1::2], many[::3], many[:10]):
+                edge.reconfigure(edge_config(str(SITE6), *keep))
+            await eventually("learned again", lambda: len(daemon.best) == 12)
+
+            def told() -> set[str]:
+                table = fabric.ask("show", "route", "table", "master4", "protocol", "b4")
+                return {line.split()[0] for line in table.splitlines() if line.startswith("172.30.")}
+
+            await eventually("exactly those at the fabric", lambda: told() == set(many[:10]))
+            await asyncio.sleep(1)
+            assert told() == set(many[:10])
+            assert daemon.speaker.counters["errors"] == 0
 
     run(main())

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 
 def available() -> str:
@@ -56,8 +57,8 @@ class Bird:
         assert "Reconfig" in self.ask("configure")
 
     def ask(self, *words: str) -> str:
-        done = subprocess.run(["birdc", "-s", str(self.control), *words], capture_output=True, text=True, timeout=10)
-        return done.stdout
+        command = ["birdc", "-s", str(self.control), *words]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=10).stdout
 
     def route(self, prefix: str) -> str:
         """What the gateway announced for `prefix`, "" if nothing."""
@@ -94,7 +95,7 @@ class Lab:
         self.birds = [Bird(directory / f"bird{number}", f"gwbgp-{tag}-{number}") for number in range(count)]
         self._tag = tag
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         try:
             _ip("netns", "add", self.gateway)
             _ip("-n", self.gateway, "link", "set", "lo", "up")
