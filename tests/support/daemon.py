@@ -36,6 +36,9 @@ class GatewayDaemon:
         self.process: Process | None = None
         self.directory = machine.directory / "etc"
         self.directory.mkdir(exist_ok=True)
+        # as RuntimeDirectory= and StateDirectory= of the unit
+        for name in ("gatewayd", "gatewayd-state"):
+            (machine.run_directory / name).mkdir(mode=0o700, exist_ok=True)
         self.config = self.directory / "gateway.toml"
         self.config.write_text(configuration)
         for name, secret in secrets.items():
@@ -177,7 +180,7 @@ def configuration(
     text = f"""[gateway]
 name = "gateway"
 state_directory = "/run/gatewayd-state"
-log_level = "debug"
+log_level = "info"
 {gateway}
 [connection.site]
 local_addrs = "{edge.remote}"
@@ -208,6 +211,7 @@ connection = "site"
 
 [bgp.neighbor.vnet]
 address = "10.1.0.1"
+local_address = "10.1.0.4"
 remote_as = 65515
 multihop = 2
 """

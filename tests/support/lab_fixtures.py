@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-
 from support.netns import Lab
 from support.scene import Scene
 

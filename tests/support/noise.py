@@ -70,7 +70,11 @@ def _sa_init(chance: random.Random, _spis: list[bytes]) -> bytes:
 def _esp(chance: random.Random, spis: list[bytes]) -> bytes:
     """ESP in UDP with a known SPI when there is one; the ICV is rubbish."""
     four = [spi for spi in spis if len(spi) == 4] or [chance.randbytes(4)]
-    return chance.choice(four) + struct.pack("!I", chance.randrange(1, 1 << 32)) + chance.randbytes(chance.randrange(0, 200))
+    return (
+        chance.choice(four)
+        + struct.pack("!I", chance.randrange(1, 1 << 32))
+        + chance.randbytes(chance.randrange(0, 200))
+    )
 
 
 def _keepalive(_chance: random.Random, _spis: list[bytes]) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from support.capture import Capture
 from support.daemon import GatewayDaemon, configuration
-from support.scene import EDGE_CONNECTION, PSK, ROUTER_LAN, SITE_HOST, VNET_HOST, Scene
+from support.scene import EDGE_CONNECTION, PSK, SITE_HOST, VNET_HOST, Scene
 from support.strongswan import Connection, Strongswan
 from support.traffic import Loss, Streams
 
@@ -60,9 +60,10 @@ class Pair:
         assert seen.counts["esp-50"] == 0
 
 
-def make_pair(scene: Scene, edge: Connection = EDGE, *, initiator: str = "gateway", gateway_sees: str = "", connection: str = "") -> Pair:
+def make_pair(
+    scene: Scene, edge: Connection = EDGE, *, initiator: str = "gateway", gateway_sees: str = "", connection: str = ""
+) -> Pair:
     """Configure both ends; `gateway_sees` is the edge's address as the gateway knows it, when a NAT is between."""
-    scene.gateway.batch(f"route add 10.1.1.0/24 via {ROUTER_LAN}")
     charon = Strongswan(scene.edge, [edge], tunnel_routes=[VNET])
     mirrored = edge.with_(local=gateway_sees) if gateway_sees else edge
     text = configuration(mirrored, start_action="start" if initiator == "gateway" else "none", connection=connection)

@@ -99,7 +99,8 @@ class Scene:
         self.site.batch("route add default via 172.16.1.1")
         self.host.batch("route add default via 10.1.1.1")
         self.router.batch(f"route add default via {GATEWAY_LAN}")
-        self.gateway.batch(f"route add default via {NAT_OUTER}")
+        # as a cloud's fabric gives it: the VNet's address space, and everything else towards the circuit
+        self.gateway.batch(f"route add default via {NAT_OUTER}", f"route add 10.1.0.0/16 via {ROUTER_LAN}")
         self.wan.batch(f"route add 172.16.0.0/16 via {EDGE_OUTER}", f"route add 10.1.0.0/16 via {GATEWAY_OUTER}")
         self.edge.batch(
             "route add default via 203.0.113.1",

@@ -14,8 +14,10 @@ import pytest
 from support.daemon import EX_CONFIG, GatewayDaemon, binary, configuration
 from support.pair import EDGE, Pair, make_pair
 from support.process import holds_for, wait_until
-from support.scene import EDGE_CONNECTION, GATEWAY_OUTER, PSK, SITE_HOST, VNET_HOST, Scene
+from support.scene import EDGE_CONNECTION, GATEWAY_OUTER, PSK, SESSION_GATEWAY, SITE_HOST, VNET_HOST, Scene
 from support.traffic import Stream
+
+pytestmark = pytest.mark.system
 
 TABLE = "221"
 
@@ -57,9 +59,9 @@ def test_a_bad_configuration_exits_78_and_points_to_the_place(daemon: GatewayDae
 
 
 def test_check_finds_the_same_and_accepts_a_good_file(daemon: GatewayDaemon) -> None:
-    assert _run(daemon, "--check", str(daemon.config)).returncode == 0
+    assert _run(daemon, "--check", "--config", str(daemon.config)).returncode == 0
     daemon.config.write_text(daemon.config.read_text().replace('"203.0.113.2"', '"not-an-address"'))
-    done = _run(daemon, "--check", str(daemon.config))
+    done = _run(daemon, "--check", "--config", str(daemon.config))
     assert done.returncode == EX_CONFIG
     assert re.search(r"gateway\.toml:\d+:\d+: .*remote_addrs", done.stdout + done.stderr)
 
@@ -164,6 +166,18 @@ def test_a_graceful_stop_ends_the_peers_sa_and_keeps_the_guard(pair: Pair) -> No
     wait_until(lambda: pair.charon.sas() == [], 5, "the edge was told to delete the IKE_SA")
     _guarded(pair)
     pair.no_clear_text()
+
+
+def test_a_graceful_stop_closes_the_bgp_session_inside_the_tunnel(scene: Scene) -> None:
+    """Otherwise the edge sends into the tunnel until its hold time is over."""
+    charon, bird = scene.edge_charon(), scene.edge_bird()
+    charon.start()
+    bird.start()
+    daemon = GatewayDaemon(scene.gateway, configuration(EDGE_CONNECTION, bgp=True), {"site.psk": PSK})
+    daemon.start()
+    bird.wait_established(SESSION_GATEWAY, 30, logs=[daemon.process])
+    assert daemon.stop() == 0
+    wait_until(lambda: not bird.established(SESSION_GATEWAY), 3, "the edge's session is closed", logs=[daemon.process])
 
 
 def test_kill_9_leaves_the_guard_and_a_restart_recovers(pair: Pair) -> None:

@@ -26,6 +26,8 @@ from support.scene import (
 from support.traffic import Iperf, Stream, Streams, ping
 from support.vici_text import parse_events
 
+pytestmark = pytest.mark.system
+
 
 def test_a_leak_arrives_and_the_capture_sees_it(scene: Scene) -> None:
     capture = Capture(scene.wan, "gateway")
