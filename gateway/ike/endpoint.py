@@ -271,10 +271,29 @@ class IkeEndpoint:
             if settings is None:
                 timers.close(sa, "REMOVED_FROM_CONFIGURATION", now)
             else:
-                sa.settings = settings
+                self._apply(sa, settings, now)
+
+    def _apply(self, sa: IkeSa, settings: ConnectionSettings, now: float) -> None:
+        """What changed decides: other ends or identities need a new IKE_SA, other algorithms or selectors a rekey."""
+        before, sa.settings = sa.settings, settings
+        if not sa.established or before == settings:
+            return
+        ends = [(one.local, one.remote, one.local_id, one.remote_id, one.encap) for one in (before, settings)]
+        if ends[0] != ends[1]:
+            timers.close(sa, "CONFIGURATION_CHANGED", now)
+            return
+        for child in list(sa.children.values()):
+            wanted = settings.child(child.name)
+            if wanted is None:
+                sa.enqueue(DeleteChild(child, "REMOVED_FROM_CONFIGURATION"), now)
+            elif wanted != before.child(child.name) and child.usable:
+                timers.rekey_child(sa, child, now)
+        if before.offers != settings.offers and not sa.has_exchange(RekeyIke):
+            sa.enqueue(RekeyIke(), now)
 
     def _initiate(self, settings: ConnectionSettings, now: float) -> None:
-        if self.sas(settings.name):
+        # A half-open one that somebody else started does not count: nobody has authenticated it
+        if any(sa.is_initiator or sa.established for sa in self.sas(settings.name)):
             return
         sa = IkeSa(
             self, settings, is_initiator=True, initiator_spi=self.new_ike_spi(), responder_spi=0,

@@ -21,12 +21,14 @@ class IkeUp:
 
 @dataclass(frozen=True, slots=True)
 class IkeDown:
-    """An IKE_SA is gone, with its CHILD_SAs. `reason` is a name explain.py knows; "" on a replaced one."""
+    """An IKE_SA is gone, with its CHILD_SAs. `reason` is a name explain.py knows; "" on a replaced one.
+    `initiated`: this side had started it."""
 
     connection: str
     initiator_spi: int
     reason: str
     context: dict[str, str] = field(default_factory=dict)
+    initiated: bool = True
 
 
 @dataclass(frozen=True, slots=True)

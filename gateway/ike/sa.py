@@ -339,7 +339,7 @@ class IkeSa:
         replaced = self.state is IkeState.REKEYED
         self.advance(IkeInput.CLOSE)
         self.services.destroyed(self)
-        self.services.emit(IkeDown(self.name, self.initiator_spi, "" if replaced else reason, context or {}))
+        self.services.emit(IkeDown(self.name, self.initiator_spi, "" if replaced else reason, context or {}, self.is_initiator))
 
     def notice(self, level: str, event: str, text: str) -> None:
         self.services.emit(Notice(level, event, self.name, text))

@@ -31,8 +31,8 @@ from gateway.routing.fib import Fib
 
 INITIAL_MTU = 1400
 """Of a TUN before a suite is negotiated."""
-STALE_SWEEP = 60.0
-"""Seconds after a start at which routes an earlier process left, and nobody asked for since, are removed."""
+STALE_SWEEP = 30.0
+"""Seconds after a start at which routes an earlier process left, and nobody asked for since, are removed; with BGP its stale_time."""
 
 
 class Gateway:
@@ -130,7 +130,7 @@ class Gateway:
 
     def _start(self, now: float) -> None:
         self.started = True
-        self._sweep_at = now + STALE_SWEEP
+        self._sweep_at = now + (self.settings.bgp.stale_time if self.settings.bgp is not None else STALE_SWEEP)
         self._adopt_tunnels(now)
         self._set_throws(now)
         self._set_protected(now)
@@ -171,9 +171,14 @@ class Gateway:
             if known is None:
                 known = self.tunnels[settings.name] = Tunnel(settings, self._random)
             known.settings = settings
-            self.fib.command(routing.ConnectionDown(settings.name) if not known.usable else routing.ConnectionUp(settings.name), now)
+            self._connection_state(known, now)
             for prefix in settings.routes:
                 self.fib.command(routing.SetRoute(prefix, routing.ViaConnection(settings.name), "static", 10), now)
+
+    def _connection_state(self, tunnel: Tunnel, now: float) -> None:
+        """A tunnel that starts with the first packet must get that packet: the data plane drops it and says `acquire`."""
+        up = tunnel.usable or tunnel.settings.start_action == "trap"
+        self.fib.command(routing.ConnectionUp(tunnel.name) if up else routing.ConnectionDown(tunnel.name), now)
 
     def _configure_ike(self, now: float) -> None:
         self.ike.command(ike.Configure(tuple(tunnel.ike for tunnel in self.settings.tunnels)), now)
@@ -184,8 +189,7 @@ class Gateway:
 
     def _set_throws(self, now: float) -> None:
         endpoints = frozenset(tunnel.remote for tunnel in self.settings.tunnels)
-        networks = frozenset(network for tunnel in self.settings.tunnels for network in tunnel.tunnel_networks)
-        self.fib.command(routing.SetThrows(self._connected | networks, endpoints), now)
+        self.fib.command(routing.SetThrows(self._connected, endpoints), now)
 
     def _open_tunnels(self) -> None:
         for tunnel in self.tunnels.values():
@@ -271,18 +275,22 @@ class Gateway:
     def _retries(self, tunnel: Tunnel) -> Iterator[float]:
         primary = self.ike.primary(tunnel.name)
         if primary is None:
-            if tunnel.wanted and not self.ike.sas(tunnel.name) and tunnel.back_off.at is not None:
+            if self._may_initiate(tunnel) and tunnel.back_off.at is not None:
                 yield tunnel.back_off.at
             return
         for child in primary.settings.children:
             if primary.usable_child(child.name) is None and primary.exchange is None:
                 yield max(tunnel.back_off_of(child.name).at or 0.0, (primary.established_at or 0.0) + CHILD_GRACE)
 
+    def _may_initiate(self, tunnel: Tunnel) -> bool:
+        """Wanted, and nothing of ours under way. What a stranger half opened from the peer's address does not hold us back."""
+        return tunnel.wanted and not any(sa.is_initiator or sa.established for sa in self.ike.sas(tunnel.name))
+
     def _supervise(self, tunnel: Tunnel, now: float) -> None:
         """Level-triggered: whatever happened, what is wanted and missing is asked for."""
         primary = self.ike.primary(tunnel.name)
         if primary is None:
-            if tunnel.wanted and not self.ike.sas(tunnel.name) and tunnel.back_off.due(now):
+            if self._may_initiate(tunnel) and tunnel.back_off.due(now):
                 tunnel.attempts += 1
                 self.ike.command(ike.Initiate(tunnel.name), now)
             return
@@ -337,12 +345,11 @@ class Gateway:
                 self._emit_all(tunnel.install(event, now))
             case ike_events.ChildActivate():
                 self._emit_all(tunnel.activate(event))
-                self.fib.command(routing.ConnectionUp(tunnel.name), now)
+                self._connection_state(tunnel, now)
                 self._event("info", "child-installed", tunnel.name, f"CHILD_SA {event.child} sends on {event.spi_out:08x}")
             case ike_events.ChildRemove():
                 self._emit_all(tunnel.remove(event))
-                if not tunnel.usable:
-                    self.fib.command(routing.ConnectionDown(tunnel.name), now)
+                self._connection_state(tunnel, now)
             case ike_events.ChildMoved(_, spi, remote):
                 self._emit(effects.MoveSa(tunnel.settings.id, spi, remote))
             case ike_events.ExchangeFailed(_, child, reason, context):
@@ -360,7 +367,10 @@ class Gateway:
         if not event.reason or self.ike.primary(tunnel.name) is not None:
             return
         name, context = failures.named(event.reason, self._context(tunnel, event.context, now))
-        tunnel.failed(name, context, now)
+        if event.initiated or tunnel.established_at is not None:
+            tunnel.failed(name, context, now)
+        else:
+            tunnel.note(name, context, now)
         level = "info" if event.reason in ("TERMINATED", "STOPPING") else "warning"
         self._event(level, "ike-down", tunnel.name, f"IKE_SA is down: {name}", name, context)
 

@@ -11,6 +11,7 @@ from gateway.ike.events import ChildInstall
 from gateway.ike.payloads import TrafficSelector
 from gateway.ike.proposal import Choice
 from gateway.ike.registry import EncryptionId, IntegrityId
+from gateway.ike.settings import IKE_PORT, NATT_PORT
 
 ENCRYPTION = {EncryptionId.AES_GCM_16: Encryption.AES_GCM_16, EncryptionId.AES_CBC: Encryption.AES_CBC}
 INTEGRITY = {
@@ -56,6 +57,7 @@ def _pairs(local: tuple[TrafficSelector, ...], remote: tuple[TrafficSelector, ..
 
 def parameters(event: ChildInstall, connection: int, limits: Limits, replay_window: int) -> tuple[SaParameters, SaParameters]:
     """Inbound first: it must stand before the peer may send."""
+    local, remote = (_natt(event.local), _natt(event.remote)) if event.encapsulate else (event.local, event.remote)
     inbound = SaParameters(
         direction=Direction.INBOUND,
         spi=event.spi_in,
@@ -63,8 +65,8 @@ def parameters(event: ChildInstall, connection: int, limits: Limits, replay_wind
         suite=suite(event.choice),
         encryption_key=event.encryption_key_in,
         integrity_key=event.integrity_key_in,
-        local=event.local,
-        remote=event.remote,
+        local=local,
+        remote=remote,
         selectors=selectors(event.local_ts, event.remote_ts),
         encapsulate=event.encapsulate,
         replay_window=replay_window,
@@ -76,7 +78,12 @@ def parameters(event: ChildInstall, connection: int, limits: Limits, replay_wind
         spi=event.spi_out,
         encryption_key=event.encryption_key_out,
         integrity_key=event.integrity_key_out,
-        local=event.local if event.encapsulate else Endpoint(event.local.host, 0),
-        remote=event.remote if event.encapsulate else Endpoint(event.remote.host, 0),
+        local=local if event.encapsulate else Endpoint(local.host, 0),
+        remote=remote if event.encapsulate else Endpoint(remote.host, 0),
     )
     return inbound, outbound
+
+
+def _natt(endpoint: Endpoint) -> Endpoint:
+    """RFC 3948 2: ESP in UDP goes between the ports 4500, also where IKE stayed on 500."""
+    return Endpoint(endpoint.host, NATT_PORT) if endpoint.port == IKE_PORT else endpoint

@@ -48,7 +48,6 @@ class TunnelSettings:
     ike: ConnectionSettings
     start_action: str
     addresses: tuple[str, ...]
-    tunnel_networks: tuple[Prefix, ...]
     link_mtu: int
     protected: tuple[Prefix, ...]
     routes: tuple[Prefix, ...]
@@ -84,16 +83,17 @@ def build(
 def _tunnel(number: int, name: str, connection: Connection, psk: bytes) -> TunnelSettings:
     children = derive.children_of(connection)
     remote_prefixes = derive.remote_prefixes(connection)
+    networks = tuple(address.network for address in connection.tunnel_address)
     return TunnelSettings(
         id=number,
         name=name,
         ike=_ike(name, connection, psk),
         start_action=connection.start_action,
         addresses=tuple(str(address) for address in connection.tunnel_address),
-        tunnel_networks=tuple(address.network for address in connection.tunnel_address),
         link_mtu=connection.link_mtu,
-        protected=derive.protected_prefixes(connection),
-        routes=tuple(prefix for prefix in remote_prefixes if not derive.is_everything(prefix)),
+        # The tunnel's own network too: were the TUN gone, BGP inside it would leave by the default route
+        protected=tuple(dict.fromkeys((*derive.protected_prefixes(connection), *networks))),
+        routes=tuple(dict.fromkeys((*(prefix for prefix in remote_prefixes if not derive.is_everything(prefix)), *networks))),
         limits={child_name: _limits(child) for child_name, child in children.items()},
         replay_windows={child_name: child.replay_window for child_name, child in children.items()},
         remote=connection.remote_addrs,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gateway.contract import RandomSource
-from gateway.esp.dataplane import Direction, SaCounters
+from gateway.esp.dataplane import Direction, Limits, SaCounters
 from gateway.esp.mtu import inner_mtu, tcp_mss
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove
 from gateway.node import effects, security_associations
@@ -20,6 +20,7 @@ from gateway.node.settings import TunnelSettings
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds; doubled at each failure, with jitter. Never given up."""
+DEFAULT_WINDOW = 4096
 CHILD_GRACE = 3.0
 """Seconds an established IKE_SA may be without a configured CHILD_SA before we ask for it ourselves."""
 
@@ -103,7 +104,8 @@ class Tunnel:
 
     def install(self, event: ChildInstall, now: float) -> Iterator[object]:
         settings = self.settings
-        limits, window = settings.limits[event.child], settings.replay_windows[event.child]
+        # A child that a reload removed meanwhile is deleted again by the IKE core
+        limits, window = settings.limits.get(event.child, Limits()), settings.replay_windows.get(event.child, DEFAULT_WINDOW)
         inbound, outbound = security_associations.parameters(event, settings.id, limits, window)
         self.installed[event.spi_in] = InstalledChild(event, now)
         self._names[Direction.INBOUND, event.spi_in] = event.child

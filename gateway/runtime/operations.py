@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gateway.config.diff import Impact, diff
 from gateway.node.inputs import Operate
 from gateway.observe.snapshot import ChildStatus, Snapshot, TunnelStatus
 from gateway.runtime.loading import LoadError, load_all
@@ -49,6 +50,10 @@ class DaemonOperations:
     async def _reload(self) -> tuple[bool, str]:
         try:
             loaded, warnings = await asyncio.to_thread(load_all, self._daemon.loaded.path, self._daemon.loaded.settings)
+            refused = [change for change in diff(self._daemon.loaded.config, loaded.config) if change.impact is Impact.RESTART_DAEMON]
+            if refused:
+                names = ", ".join(change.path for change in refused)
+                return False, f"configuration unchanged: {names} takes effect only at a restart (systemctl restart gatewayd)"
             self._daemon.reconfigure(loaded)
         except (LoadError, OSError) as error:
             return False, f"configuration unchanged: {error}"

@@ -64,7 +64,8 @@ def rekey_child(sa: IkeSa, child: ChildSa, now: float) -> None:
     waiting = [exchange for exchange in (sa.exchange, *sa.queue) if isinstance(exchange, CreateChild) and exchange.old is child]
     child.rekey_at = child.life_at
     if not waiting and child.successor is None:
-        sa.enqueue(CreateChild(child.settings, child), now)
+        # The configuration may have changed since the CHILD_SA was made
+        sa.enqueue(CreateChild(sa.settings.child(child.name) or child.settings, child), now)
 
 
 def _established(sa: IkeSa, now: float) -> None:
