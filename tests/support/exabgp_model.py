@@ -89,12 +89,16 @@ class ModelPeer:
 
 
 class ExabgpModel:
-    """Feeds a Speaker. `peers` is by address text. Answers wait in `answers` until `answer` delivers them."""
+    """Feeds a Speaker. `peers` is by address text. Commands wait in `unanswered` until `answer` executes them.
+
+    As in ExaBGP, a command is executed when its turn comes, and its answer is printed in order with the events. Only a
+    dump is a snapshot that may be printed while events happen: put `execute`'s lines in the command's place for that.
+    """
 
     def __init__(self, speaker: Speaker, settings: SpeakerSettings) -> None:
         self.speaker = speaker
         self.peers = {str(neighbor.address): ModelPeer() for neighbor in settings.neighbors}
-        self.answers: deque[list[str]] = deque()
+        self.unanswered: deque[str | list[str]] = deque()
         self.sent: list[str] = []
         self.effects: list[Effect] = []
         self.most_unanswered = 0
@@ -113,14 +117,15 @@ class ExabgpModel:
             self.effects.append(effect)
             if isinstance(effect, SendLine):
                 self.sent.append(effect.text)
-                self.answers.append(self._execute(effect.text))
-        self.most_unanswered = max(self.most_unanswered, len(self.answers))
+                self.unanswered.append(effect.text)
+        self.most_unanswered = max(self.most_unanswered, len(self.unanswered))
 
     def answer(self, count: int = 10**9) -> None:
         """Deliver up to `count` answers, and those to what is sent meanwhile."""
-        while self.answers and count > 0:
+        while self.unanswered and count > 0:
             count -= 1
-            for line in self.answers.popleft():
+            command = self.unanswered.popleft()
+            for line in self.execute(command) if isinstance(command, str) else command:
                 self.say(line)
 
     def advance(self, seconds: float) -> None:
@@ -163,9 +168,9 @@ class ExabgpModel:
         self.say(update(peer, withdraw=[prefix]))
 
     def lose_answers(self) -> None:
-        self.answers.clear()
+        self.unanswered.clear()
 
-    def _execute(self, text: str) -> list[str]:
+    def execute(self, text: str) -> list[str]:
         if text == "show neighbor json":
             rows = [
                 neighbor_row(address, up=peer.up, seconds=int(self.now - peer.since))

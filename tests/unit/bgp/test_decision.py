@@ -62,7 +62,9 @@ def test_med_is_compared_only_within_one_neighboring_as() -> None:
     a = candidate("a", 1, as_path=(65010, 7), med=100)
     b = candidate("b", 2, as_path=(65099, 7), med=1)
     best, reason, losers = decide([a, b])
-    assert best is a and reason == "lower BGP identifier" and losers == {"b": "higher BGP identifier than a"}
+    assert best is a
+    assert reason == "lower BGP identifier"
+    assert losers == {"b": "higher BGP identifier than a"}
 
 
 def test_med_eliminates_within_its_group_before_the_tie_break_whatever_the_order() -> None:

@@ -34,7 +34,7 @@ def test_a_plain_external_neighbor_has_ttl_1_and_the_family_of_its_address() -> 
 
 
 def test_an_internal_neighbor_is_not_limited_to_one_hop() -> None:
-    assert "outgoing-ttl" not in render(settings(neighbor(connection="x").__class__("i", ip_address("10.9.0.3"), 65001, ip_address("10.9.0.1"))), "/x")
+    assert "outgoing-ttl" not in render(settings(replace(neighbor(), remote_as=65001)), "/x")
 
 
 @pytest.mark.parametrize(

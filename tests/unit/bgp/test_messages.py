@@ -51,7 +51,8 @@ def test_a_row_of_a_dump_has_the_same_attributes_as_the_event() -> None:
 def test_well_known_communities_by_name_and_by_number_are_the_same() -> None:
     by_name = m.parse_line(row("10.9.0.2", "10.0.0.0/8", "10.9.0.2", attribute([1], community=["no-export", "1:2"])))
     by_number = m.parse_line(row("10.9.0.2", "10.0.0.0/8", "10.9.0.2", attribute([1], community=[[65535, 65281], [1, 2]])))
-    assert isinstance(by_name, m.RibRow) and by_name == by_number
+    assert isinstance(by_name, m.RibRow)
+    assert by_name == by_number
 
 
 def test_a_captured_open() -> None:
@@ -76,7 +77,8 @@ def test_a_notification_says_who_sent_it() -> None:
 def test_a_withdrawal() -> None:
     parsed = m.parse_line(update("10.9.0.2", withdraw=["10.1.0.0/16", "10.2.0.0/16"]))
     assert isinstance(parsed, m.Update)
-    assert parsed.withdrawn == (ip_network("10.1.0.0/16"), ip_network("10.2.0.0/16")) and parsed.announced == ()
+    assert parsed.withdrawn == (ip_network("10.1.0.0/16"), ip_network("10.2.0.0/16"))
+    assert parsed.announced == ()
 
 
 @pytest.mark.parametrize("hops", [("fd09::2", "fe80::2"), ("fe80::2", "fd09::2")])
@@ -89,20 +91,24 @@ def test_of_two_ipv6_next_hops_the_global_one_is_taken_once(hops: tuple[str, str
 
 def test_a_link_local_next_hop_alone_is_kept() -> None:
     parsed = m.parse_line(update("fd09::2", {"fe80::2": ["2001:db8::/32"]}))
-    assert isinstance(parsed, m.Update) and parsed.announced[0][1] == ip_address("fe80::2")
+    assert isinstance(parsed, m.Update)
+    assert parsed.announced[0][1] == ip_address("fe80::2")
 
 
 def test_an_as_set_counts_as_one() -> None:
     parsed = m.parse_line(update("10.9.0.2", {"10.9.0.2": ["10.0.0.0/8"]}, attributes=attribute([1, 2], sets=[3, 4, 5])))
     assert isinstance(parsed, m.Update)
-    assert parsed.attributes.as_path == (1, 2, 3, 4, 5) and parsed.attributes.as_path_length == 3
+    assert parsed.attributes.as_path == (1, 2, 3, 4, 5)
+    assert parsed.attributes.as_path_length == 3
     assert parsed.attributes.has_as_set
 
 
 def test_other_families_are_ignored() -> None:
     body = {"announce": {"ipv4 multicast": {"1.1.1.1": [{"nlri": "224.0.0.0/4"}]}}, "withdraw": {"l2vpn evpn": [{"x": 1}]}}
     parsed = m.parse_line(event("update", "10.9.0.2", {"direction": "receive", "message": {"update": body}}))
-    assert isinstance(parsed, m.Update) and parsed.announced == () and parsed.withdrawn == ()
+    assert isinstance(parsed, m.Update)
+    assert parsed.announced == ()
+    assert parsed.withdrawn == ()
     assert isinstance(m.parse_line(end_of_rib("10.9.0.2", "l2vpn")), m.Ignored)
 
 
@@ -112,7 +118,8 @@ def test_the_neighbor_list_takes_established_from_the_state_machine() -> None:
     parsed = m.parse_line(json.dumps(rows))
     assert isinstance(parsed, m.NeighborList)
     assert [(one.up, one.seconds) for one in parsed.rows] == [(True, 0), (False, 0)]
-    assert parsed.rows[0].router_id == int(ip_address("192.0.2.9")) and parsed.rows[1].router_id == 0
+    assert parsed.rows[0].router_id == int(ip_address("192.0.2.9"))
+    assert parsed.rows[1].router_id == 0
 
 
 @pytest.mark.parametrize(
@@ -161,7 +168,7 @@ JSON = st.recursive(
 EVENTS = st.builds(
     lambda kind, body: {"type": kind, "neighbor": {"address": {"peer": "10.9.0.2"}, "direction": "receive", **body}},
     st.sampled_from(["update", "state", "fsm", "open", "notification", "refresh"]),
-    st.fixed_dictionaries({}, optional={key: JSON for key in ("message", "state", "open", "notification", "route-refresh")}),
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("message", "state", "open", "notification", "route-refresh"), JSON)),
 )
 
 

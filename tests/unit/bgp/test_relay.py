@@ -31,7 +31,8 @@ class Bench:
         self.process = subprocess.Popen(
             [sys.executable, "-I", str(FILE), str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
 
     def listen(self) -> socket.socket:
@@ -166,7 +167,8 @@ def test_a_full_buffer_drops_the_link(tmp_path: Path) -> None:
         relay.turn()
         if relay.link is None:
             break
-    assert relay.link is None and not relay.to_daemon
+    assert relay.link is None
+    assert not relay.to_daemon
     server.close()
 
 

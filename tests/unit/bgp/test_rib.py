@@ -29,8 +29,10 @@ def test_rejected_paths_are_remembered_up_to_a_bound_and_never_candidates() -> N
     prefixes = [ip_network((0x0A000000 + number * 256, 24)) for number in range(REJECTED_KEPT + 5)]
     kept = [rib.put(path(prefix), "martian") for prefix in prefixes]
     assert kept.count(True) == REJECTED_KEPT == len(rib.entries)
-    assert rib.accepted == 0 and rib.candidate(prefixes[0]) is None
-    assert rib.put(path(P), "") and rib.accepted == 1
+    assert rib.accepted == 0
+    assert rib.candidate(prefixes[0]) is None
+    assert rib.put(path(P), "")
+    assert rib.accepted == 1
 
 
 def test_a_fresh_path_is_not_swept_and_a_stale_one_is() -> None:
@@ -39,13 +41,17 @@ def test_a_fresh_path_is_not_swept_and_a_stale_one_is() -> None:
         rib.put(path(prefix), "")
     rib.mark_stale(lost=True)
     candidate = rib.candidate(PREFIXES[0])
-    assert candidate is not None and candidate.lost
+    assert candidate is not None
+    assert candidate.lost
     rib.put(path(PREFIXES[0]), "")
     rib.confirm(PREFIXES[1])
     fresh = rib.candidate(PREFIXES[0])
-    assert fresh is not None and not fresh.lost
+    assert fresh is not None
+    assert not fresh.lost
     assert rib.sweep() == [PREFIXES[2]]
-    assert set(rib.entries) == set(PREFIXES[:2]) and rib.accepted == 2 and not rib.lost
+    assert set(rib.entries) == set(PREFIXES[:2])
+    assert rib.accepted == 2
+    assert not rib.lost
 
 
 def test_a_stale_path_of_a_living_session_is_not_disadvantaged() -> None:
@@ -53,7 +59,8 @@ def test_a_stale_path_of_a_living_session_is_not_disadvantaged() -> None:
     rib.put(path(P), "")
     rib.mark_stale(lost=False)
     candidate = rib.candidate(P)
-    assert candidate is not None and not candidate.lost
+    assert candidate is not None
+    assert not candidate.lost
 
 
 def test_the_loc_rib_tells_a_new_path_from_a_new_reason() -> None:
@@ -62,21 +69,24 @@ def test_the_loc_rib_tells_a_new_path_from_a_new_reason() -> None:
     assert not rib.replace(P, Best(path(P), "lower MED"))
     assert rib.best[P].reason == "lower MED"
     assert rib.replace(P, Best(path(P, 1), "lower MED"))
-    assert rib.replace(P, None) and not rib.replace(P, None)
+    assert rib.replace(P, None)
+    assert not rib.replace(P, None)
 
 
 def test_only_the_latest_wish_is_sent() -> None:
     rib = AdjRibOut(0.25)
     for med in (1, 2, 3):
         rib.want(P, announcement(med))
-    assert rib.next() == (P, announcement(3)) and rib.next() is None
+    assert rib.next() == (P, announcement(3))
+    assert rib.next() is None
 
 
 def test_a_wish_taken_back_before_it_was_sent_is_never_sent() -> None:
     rib = AdjRibOut(0.25)
     rib.want(P, announcement(1))
     rib.want(P, None)
-    assert rib.next() is None and rib.settled
+    assert rib.next() is None
+    assert rib.settled
 
 
 def test_a_second_command_for_a_prefix_waits_for_the_answer_and_the_spacing() -> None:
@@ -85,7 +95,9 @@ def test_a_second_command_for_a_prefix_waits_for_the_answer_and_the_spacing() ->
     assert rib.next() == (P, announcement(1))
     rib.want(P, None)
     rib.release(100.0)
-    assert rib.next() is None and rib.next_release() is None and not rib.settled
+    assert rib.next() is None
+    assert rib.next_release() is None
+    assert not rib.settled
     rib.answered(P, 200.0)
     assert rib.next_release() == 200.25
     rib.release(200.2)
@@ -93,7 +105,8 @@ def test_a_second_command_for_a_prefix_waits_for_the_answer_and_the_spacing() ->
     rib.release(200.25)
     assert rib.next() == (P, None)
     rib.answered(P, 201.0)
-    assert rib.settled and rib.next_release() is None
+    assert rib.settled
+    assert rib.next_release() is None
 
 
 def test_what_exabgp_still_announces_and_nobody_wants_is_withdrawn() -> None:
@@ -101,7 +114,8 @@ def test_what_exabgp_still_announces_and_nobody_wants_is_withdrawn() -> None:
     rib.want(P, announcement(1))
     rib.found(P)
     rib.found(PREFIXES[1])
-    assert {rib.next(), rib.next()} == {(P, announcement(1)), (PREFIXES[1], None)} and rib.next() is None
+    assert {rib.next(), rib.next()} == {(P, announcement(1)), (PREFIXES[1], None)}
+    assert rib.next() is None
 
 
 def test_after_doubt_everything_is_said_again() -> None:
