@@ -302,9 +302,7 @@ class Speaker:
             peer.touched.update(prefixes)
         self._recompute(prefixes)
 
-    def _learn(
-        self, peer: Peer, prefix: Prefix, next_hop: Address, attributes: Attributes, now: float
-    ) -> None:
+    def _learn(self, peer: Peer, prefix: Prefix, next_hop: Address, attributes: Attributes, now: float) -> None:
         neighbor = peer.settings
         external = not self.settings.internal(neighbor)
         if external and attributes.local_preference is not None:

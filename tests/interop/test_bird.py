@@ -48,6 +48,7 @@ SITE6 = ip_network("2001:db8:16::/48")
 VNET = ip_network("10.1.0.0/16")
 OWN = ip_network("10.200.0.0/16")
 
+
 def edge_config(*prefixes: str, extra: str = "", password: str = "s3cret pass") -> str:
     return bird_config(0, 65010, prefixes, extra, f'password "{password}";')
 

@@ -47,7 +47,19 @@ class Bird:
 
     def start(self, config: str) -> None:
         self.config.write_text(config)
-        command = ["ip", "netns", "exec", self.namespace, "bird", "-c", self.config, "-s", self.control, "-P", self.pidfile]
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            self.namespace,
+            "bird",
+            "-c",
+            self.config,
+            "-s",
+            self.control,
+            "-P",
+            self.pidfile,
+        ]
         done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         wait_for("BIRD's control socket", self.control.exists)
@@ -106,13 +118,29 @@ class Lab:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._remove()
 
     def _connect(self, number: int, namespace: str) -> None:
         ours, theirs = f"gb{self._tag}g{number}", f"gb{self._tag}b{number}"
         _ip("netns", "add", namespace)
-        _ip("link", "add", "name", ours, "netns", self.gateway, "type", "veth", "peer", "name", theirs, "netns", namespace)
+        _ip(
+            "link",
+            "add",
+            "name",
+            ours,
+            "netns",
+            self.gateway,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            theirs,
+            "netns",
+            namespace,
+        )
         for space, link, host in ((self.gateway, ours, 1), (namespace, theirs, 2)):
             _ip("-n", space, "link", "set", "lo", "up")
             _ip("-n", space, "addr", "add", f"10.99.{number}.{host}/24", "dev", link)

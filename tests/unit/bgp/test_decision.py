@@ -28,11 +28,26 @@ def candidate(name: str, number: int, *, lost: bool = False, **more: Any) -> Can
 
 
 CASES = [
-    ({"lost": False}, {"lost": True, "local_preference": 500}, "its session is up", "its session is down, less preferred"),
-    ({"local_preference": 200}, {"as_path": (), "as_path_length": 0}, "higher local preference", "lower local preference"),
+    (
+        {"lost": False},
+        {"lost": True, "local_preference": 500},
+        "its session is up",
+        "its session is down, less preferred",
+    ),
+    (
+        {"local_preference": 200},
+        {"as_path": (), "as_path_length": 0},
+        "higher local preference",
+        "lower local preference",
+    ),
     ({}, {"local_preference": 99}, "higher local preference", "lower local preference"),
     ({"as_path": (1,), "as_path_length": 1, "origin": "egp"}, {}, "shorter AS path", "longer AS path"),
-    ({"as_path": (1, 2, 3), "as_path_length": 2}, {"as_path": (1, 2, 3), "as_path_length": 3}, "shorter AS path", "longer AS path"),
+    (
+        {"as_path": (1, 2, 3), "as_path_length": 2},
+        {"as_path": (1, 2, 3), "as_path_length": 3},
+        "shorter AS path",
+        "longer AS path",
+    ),
     ({"med": 9}, {"origin": "egp"}, "lower origin", "higher origin"),
     ({"origin": "egp"}, {"origin": "incomplete"}, "lower origin", "higher origin"),
     ({"med": 1, "external": False}, {"med": 2}, "lower MED", "higher MED"),
@@ -83,7 +98,12 @@ def oracle(candidates: list[Candidate]) -> Candidate:
     def degree(one: Candidate) -> tuple[object, ...]:
         attributes = one.path.attributes
         preference = 100 if attributes.local_preference is None else attributes.local_preference
-        return (one.lost, -preference, attributes.as_path_length, {"igp": 0, "egp": 1, "incomplete": 2}[attributes.origin])
+        return (
+            one.lost,
+            -preference,
+            attributes.as_path_length,
+            {"igp": 0, "egp": 1, "incomplete": 2}[attributes.origin],
+        )
 
     best = min(degree(one) for one in candidates)
     equal = [one for one in candidates if degree(one) == best]

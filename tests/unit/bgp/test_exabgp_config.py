@@ -29,7 +29,13 @@ def lines(text: str) -> set[str]:
 
 def test_a_plain_external_neighbor_has_ttl_1_and_the_family_of_its_address() -> None:
     text = lines(render(settings(neighbor()), "/usr/bin/true /tmp/x"))
-    assert {"neighbor 10.9.0.2 {", "outgoing-ttl 1;", "family { ipv4 unicast; }", "hold-time 30;", "run /usr/bin/true /tmp/x;"} <= text
+    assert {
+        "neighbor 10.9.0.2 {",
+        "outgoing-ttl 1;",
+        "family { ipv4 unicast; }",
+        "hold-time 30;",
+        "run /usr/bin/true /tmp/x;",
+    } <= text
     assert not [line for line in text if line.startswith(("md5", "passive", "listen", "incoming-ttl"))]
 
 
@@ -69,12 +75,16 @@ def test_exabgp_accepts_every_option_at_once(tmp_path: Path) -> None:
     )
     file = tmp_path / "exabgp.conf"
     file.write_text(render(many, f"{sys.executable} -I /nowhere/relay.py /tmp/bgp.sock"))
-    done = subprocess.run([sys.executable, "-m", "exabgp", "validate", str(file)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "exabgp", "validate", str(file)], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_exabgp_accepts_no_neighbors_at_all(tmp_path: Path) -> None:
     file = tmp_path / "exabgp.conf"
     file.write_text(render(settings(), f"{sys.executable} -I /nowhere/relay.py /tmp/bgp.sock"))
-    done = subprocess.run([sys.executable, "-m", "exabgp", "validate", str(file)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "exabgp", "validate", str(file)], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stdout + done.stderr

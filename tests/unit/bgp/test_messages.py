@@ -50,7 +50,9 @@ def test_a_row_of_a_dump_has_the_same_attributes_as_the_event() -> None:
 
 def test_well_known_communities_by_name_and_by_number_are_the_same() -> None:
     by_name = m.parse_line(row("10.9.0.2", "10.0.0.0/8", "10.9.0.2", attribute([1], community=["no-export", "1:2"])))
-    by_number = m.parse_line(row("10.9.0.2", "10.0.0.0/8", "10.9.0.2", attribute([1], community=[[65535, 65281], [1, 2]])))
+    by_number = m.parse_line(
+        row("10.9.0.2", "10.0.0.0/8", "10.9.0.2", attribute([1], community=[[65535, 65281], [1, 2]]))
+    )
     assert isinstance(by_name, m.RibRow)
     assert by_name == by_number
 
@@ -96,7 +98,9 @@ def test_a_link_local_next_hop_alone_is_kept() -> None:
 
 
 def test_an_as_set_counts_as_one() -> None:
-    parsed = m.parse_line(update("10.9.0.2", {"10.9.0.2": ["10.0.0.0/8"]}, attributes=attribute([1, 2], sets=[3, 4, 5])))
+    parsed = m.parse_line(
+        update("10.9.0.2", {"10.9.0.2": ["10.0.0.0/8"]}, attributes=attribute([1, 2], sets=[3, 4, 5]))
+    )
     assert isinstance(parsed, m.Update)
     assert parsed.attributes.as_path == (1, 2, 3, 4, 5)
     assert parsed.attributes.as_path_length == 3
@@ -104,7 +108,10 @@ def test_an_as_set_counts_as_one() -> None:
 
 
 def test_other_families_are_ignored() -> None:
-    body = {"announce": {"ipv4 multicast": {"1.1.1.1": [{"nlri": "224.0.0.0/4"}]}}, "withdraw": {"l2vpn evpn": [{"x": 1}]}}
+    body = {
+        "announce": {"ipv4 multicast": {"1.1.1.1": [{"nlri": "224.0.0.0/4"}]}},
+        "withdraw": {"l2vpn evpn": [{"x": 1}]},
+    }
     parsed = m.parse_line(event("update", "10.9.0.2", {"direction": "receive", "message": {"update": body}}))
     assert isinstance(parsed, m.Update)
     assert parsed.announced == ()
@@ -163,12 +170,16 @@ LEAVES = st.one_of(
     st.sampled_from(["update", "state", "open", "10.9.0.2", "10.0.0.0/8", "ipv4", "unicast", "igp", "as-set"]),
 )  # fmt: skip
 JSON = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5), max_leaves=25
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=25,
 )
 EVENTS = st.builds(
     lambda kind, body: {"type": kind, "neighbor": {"address": {"peer": "10.9.0.2"}, "direction": "receive", **body}},
     st.sampled_from(["update", "state", "fsm", "open", "notification", "refresh"]),
-    st.fixed_dictionaries({}, optional=dict.fromkeys(("message", "state", "open", "notification", "route-refresh"), JSON)),
+    st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("message", "state", "open", "notification", "route-refresh"), JSON)
+    ),
 )
 
 

@@ -40,7 +40,16 @@ def path(source: NeighborSettings, prefix: str = "172.16.0.0/16", **more: Any) -
     next_hop = ip_address(more.pop("next_hop", str(source.address)))
     attributes = Attributes(**{"origin": "igp", "as_path": as_path, "as_path_length": len(as_path), **more})
     external = source.remote_as != SETTINGS.local_as
-    return Path(ip_network(prefix), source.name, source.connection, next_hop, attributes, source.address, source.remote_as, external)
+    return Path(
+        ip_network(prefix),
+        source.name,
+        source.connection,
+        next_hop,
+        attributes,
+        source.address,
+        source.remote_as,
+        external,
+    )
 
 
 def told(target: NeighborSettings, source: NeighborSettings, **more: Any) -> Announcement | None:
@@ -135,7 +144,12 @@ def test_nobody_is_told_what_they_said() -> None:
 
 @pytest.mark.parametrize(
     ("community", "external", "internal"),
-    [(NO_ADVERTISE, False, False), (NO_EXPORT, False, True), (NO_EXPORT_SUBCONFED, False, True), ("65010:1", True, True)],
+    [
+        (NO_ADVERTISE, False, False),
+        (NO_EXPORT, False, True),
+        (NO_EXPORT_SUBCONFED, False, True),
+        ("65010:1", True, True),
+    ],
 )
 def test_well_known_communities_are_obeyed(community: str, external: bool, internal: bool) -> None:
     assert (told(FABRIC, SITE, communities=(community,)) is not None) is external

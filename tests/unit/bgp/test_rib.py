@@ -158,7 +158,8 @@ class ExabgpQueue:
 
 
 WISHES = st.lists(
-    st.tuples(st.sampled_from(PREFIXES), st.none() | st.integers(1, 2), st.sampled_from([0.0, 0.01, 0.1, 0.3])), max_size=40
+    st.tuples(st.sampled_from(PREFIXES), st.none() | st.integers(1, 2), st.sampled_from([0.0, 0.01, 0.1, 0.3])),
+    max_size=40,
 )
 
 
@@ -188,7 +189,9 @@ def converse(wishes: list[tuple[Prefix, int | None, float]], spacing: float) -> 
 
 
 @given(WISHES)
-def test_commands_through_exabgps_reordering_queue_end_as_wished(wishes: list[tuple[Prefix, int | None, float]]) -> None:
+def test_commands_through_exabgps_reordering_queue_end_as_wished(
+    wishes: list[tuple[Prefix, int | None, float]],
+) -> None:
     rib, queue = converse(wishes, 0.25)
     assert rib.settled or rib.spacing == 0
     assert queue.peer == rib.wanted

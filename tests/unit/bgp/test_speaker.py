@@ -387,7 +387,9 @@ def test_a_dumped_link_local_next_hop_confirms_a_known_path_or_asks_the_peer() -
     model.lose_answers()
     model.command(ProcessUp(3))
     model.settle()
-    assert [line for line in model.sent if "route-refresh" in line] == [f"neighbor {EDGE6} announce route-refresh ipv6 unicast"]
+    assert [line for line in model.sent if "route-refresh" in line] == [
+        f"neighbor {EDGE6} announce route-refresh ipv6 unicast"
+    ]
 
 
 def test_missing_answers_are_said_again_and_again_until_one_comes() -> None:
@@ -504,7 +506,9 @@ def test_a_changed_own_prefix_is_withdrawn_and_the_new_one_announced() -> None:
     assert all(set(model.peers[address].adj_out) == {other} for address in (EDGE, EDGE2, FABRIC))
 
 
-@pytest.mark.parametrize("line", ["{", "[", "[{}]", "{}", update("192.0.2.99", {"192.0.2.99": ["10.0.0.0/8"]}), "done", "x"])
+@pytest.mark.parametrize(
+    "line", ["{", "[", "[{}]", "{}", update("192.0.2.99", {"192.0.2.99": ["10.0.0.0/8"]}), "done", "x"]
+)
 def test_a_senseless_line_changes_nothing(line: str) -> None:
     model = connected()
     model.say(line)
