@@ -28,11 +28,9 @@ $(VENV)/.packages: requirements.lock $(VENV)/.system
 $(VENV)/.installed: $(VENV)/.packages $(SOURCES)
 	@echo "building"
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation \
-		--force-reinstall -Cbuild-dir=build/wheel -Csetup-args=-Ddebug_hooks=$(DEBUG_HOOKS) .
+		--force-reinstall -Cbuild-dir=build/wheel .
 	@touch $@
 
-# The tests hold the GIL on purpose, which only a build with test hooks can; `make build DEBUG_HOOKS=false` has none.
-DEBUG_HOOKS := true
 build: $(VENV)/.installed
 
 # --- the two commands -----------------------------------------------------------------------------------------------
@@ -41,11 +39,10 @@ demo: build
 	@$(PY) -m demo
 
 test: build
-	@$(PY) tools/run-tests -m "not slow"
+	@$(VENV)/bin/pytest -m "not slow"
 
 test-all: build
-	@$(PY) tools/run-tests
-	@bash tools/sanitizers
+	@$(VENV)/bin/pytest
 
 lint: $(VENV)/.packages
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -8,8 +8,6 @@ ENGINE: str
 DROP_REASONS: tuple[str, ...]
 """Every drop reason's label, from native/drop_reasons.h."""
 
-DEBUG_BUILD: bool
-
 class SaStatistics(TypedDict):
     direction: str
     connection: int
@@ -96,6 +94,3 @@ class DataPlane:
 
     def stop(self) -> None:
         """Stops and joins the workers, wipes every key. Idempotent."""
-
-def debug_hold_gil(seconds: float) -> None:
-    """Debug builds only: sleeps with the GIL held, to prove that no packet needs it."""

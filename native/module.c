@@ -543,32 +543,13 @@ static PyObject *drop_reasons(void) {
   return tuple;
 }
 
-#ifdef DEBUG_HOOKS
-#define DEBUG_BUILD 1
-
-static PyObject *py_debug_hold_gil(PyObject *module, PyObject *args) {
-  (void)module;
-  double seconds;
-  if (!PyArg_ParseTuple(args, "d", &seconds)) return NULL;
-  struct timespec left = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-  while (nanosleep(&left, &left) < 0 && errno == EINTR)
-    continue;
-  Py_RETURN_NONE;
-}
-
-static PyMethodDef module_methods[] = {{"debug_hold_gil", py_debug_hold_gil, METH_VARARGS, NULL},
-                                       {NULL, NULL, 0, NULL}};
-#else
-#define DEBUG_BUILD 0
 static PyMethodDef module_methods[] = {{NULL, NULL, 0, NULL}};
-#endif
 
 static int module_exec(PyObject *module) {
   const char *engine = esp_engine_name(esp_engine_resolve(ESP_ENGINE_AUTO));
   if (add_value(module, "DataPlane", PyType_FromModuleAndSpec(module, &dataplane_spec, NULL)) < 0) return -1;
   if (add_value(module, "ENGINE", PyUnicode_FromString(engine)) < 0) return -1;
-  if (add_value(module, "DROP_REASONS", drop_reasons()) < 0) return -1;
-  return add_value(module, "DEBUG_BUILD", PyBool_FromLong(DEBUG_BUILD));
+  return add_value(module, "DROP_REASONS", drop_reasons());
 }
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, (void *)module_exec}, {0, NULL}};

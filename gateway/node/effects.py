@@ -89,6 +89,13 @@ class BgpStart:
 
 
 @dataclass(frozen=True, slots=True)
+class BgpUnresponsive:
+    """ExaBGP left commands unanswered, for the `times`-th time in a row."""
+
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
 class BgpDrained:
     """Every withdrawal is out: ExaBGP may be stopped."""
 

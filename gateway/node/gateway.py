@@ -408,7 +408,8 @@ class Gateway:
                 self._event("warning", "bgp-rejected", "", f"{prefix} from {name} rejected: {reason}")
             case bgp.CommandRefused(text):
                 self._event("error", "bgp-command-refused", "", f"ExaBGP refused: {text}")
-            case bgp.AnswersMissing():
+            case bgp.AnswersMissing(times):
+                self._emit(effects.BgpUnresponsive(times))
                 self._event("warning", "bgp-answers-missing", "", "ExaBGP stopped answering; synchronising again")
             case bgp.Resynchronized(generation):
                 self._event("info", "bgp-synchronised", "", f"RIBs agree with ExaBGP (link {generation})")

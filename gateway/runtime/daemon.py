@@ -169,6 +169,9 @@ class Daemon:
                     self.exabgp.send(text)
             case effects.BgpStart(settings):
                 self._spawn(self._start_bgp(settings), "bgp-start")
+            case effects.BgpUnresponsive(times):
+                if self.exabgp is not None:
+                    self.exabgp.unresponsive(times)
             case effects.BgpDrained():
                 if self.exabgp is not None:
                     self.exabgp.drained.set()
