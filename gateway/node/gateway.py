@@ -35,6 +35,15 @@ STALE_SWEEP = 30.0
 """Seconds after a start at which routes an earlier process left, and nobody asked for since, are removed; with BGP its stale_time."""
 
 
+OWN_INTENT = {
+    "TERMINATED": "DELETED_BY_OPERATOR",
+    "STOPPING": "DELETED_BY_OPERATOR",
+    "REMOVED_FROM_CONFIGURATION": "DELETED_BY_OPERATOR",
+    "CONFIGURATION_CHANGED": "CONFIGURATION_CHANGED",
+}
+"""Ends we wanted ourselves: no failures, and no reason to back off."""
+
+
 class Gateway:
     """One gateway node. `routing`, `ike` and `speaker` are read by observe/build.py."""
 
@@ -78,6 +87,12 @@ class Gateway:
                 self._start(now)
             case inputs.Stop():
                 self._stop(now)
+            case inputs.CloseTunnels():
+                for name in self.tunnels:
+                    self.ike.command(ike.Terminate(name, reason="STOPPING"), now)
+            case inputs.RetryTunnels():
+                if self.guarded:
+                    self._open_tunnels()
             case inputs.Reconfigured(settings):
                 self._reconfigure(settings, now)
             case inputs.TunnelReady(name, interface):
@@ -138,8 +153,6 @@ class Gateway:
 
     def _stop(self, now: float) -> None:
         self.stopping = True
-        for name in self.tunnels:
-            self.ike.command(ike.Terminate(name, reason="STOPPING"), now)
         if self.speaker is not None:
             self.speaker.command(bgp.Shutdown(), now)
         else:
@@ -260,6 +273,7 @@ class Gateway:
         match verb:
             case "initiate":
                 tunnel.wanted = True
+                tunnel.failure = None
                 tunnel.back_off.reset()
                 tunnel.back_off_of(child).reset()
             case "terminate":
@@ -366,13 +380,16 @@ class Gateway:
     def _ike_down(self, tunnel: Tunnel, event: ike_events.IkeDown, now: float) -> None:
         if not event.reason or self.ike.primary(tunnel.name) is not None:
             return
+        if event.reason in OWN_INTENT:
+            tunnel.closed(OWN_INTENT[event.reason], self._context(tunnel, {}, now), now)
+            self._event("info", "ike-down", tunnel.name, f"IKE_SA is down: {OWN_INTENT[event.reason].lower().replace('_', ' ')}")
+            return
         name, context = failures.named(event.reason, self._context(tunnel, event.context, now))
         if event.initiated or tunnel.established_at is not None:
             tunnel.failed(name, context, now)
         else:
             tunnel.note(name, context, now)
-        level = "info" if event.reason in ("TERMINATED", "STOPPING") else "warning"
-        self._event(level, "ike-down", tunnel.name, f"IKE_SA is down: {name}", name, context)
+        self._event("warning", "ike-down", tunnel.name, f"IKE_SA is down: {name}", name, context)
 
     def _failure(self, tunnel: Tunnel, child: str, reason: str, context: dict[str, str], now: float) -> None:
         name, full = failures.named(reason, self._context(tunnel, context, now))

@@ -18,7 +18,17 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Withdraw BGP, delete the IKE_SAs, leave the guard. `BgpDrained` and IkeDown events tell how far it is."""
+    """First half of an orderly end: withdraw from every BGP neighbor. `BgpDrained` follows; then CloseTunnels."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTunnels:
+    """Second half: delete the IKE_SAs, after BGP inside the tunnels had its say. The guard stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryTunnels:
+    """Open TUNs again that could not be opened before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,12 @@ class Tunnel:
         self.established_at = None
         self.back_off.failed(now)
 
+    def closed(self, reason: str, context: dict[str, str], now: float) -> None:
+        """We ended it ourselves."""
+        self.failure = Failure(reason, context, now)
+        self.established_at = None
+        self.back_off.reset()
+
     def note(self, reason: str, context: dict[str, str], now: float) -> None:
         """The IKE_SA stands, but nothing can be sent: why."""
         self.failure = Failure(reason, context, now)

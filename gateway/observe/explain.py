@@ -125,6 +125,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "DELETED_BY_OPERATOR": (
         "connection {tunnel} was terminated from this side by an operator; bring it back with `gatewayctl initiate {tunnel}`",
     ),
+    "CONFIGURATION_CHANGED": ("connection {tunnel} was given other addresses or identities and is being set up anew",),
     "WAITING_FOR_PEER": (
         "connection {tunnel} only responds (`start_action` none) and {peer} has not called yet; let the peer initiate or set `start_action` to start",
     ),

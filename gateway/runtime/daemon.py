@@ -133,6 +133,7 @@ class Daemon:
             self.problems = tuple(host_problems(names))
             for problem in self.problems:
                 self._journal("warning", "host-problem", "", problem)
+            self.driver.command(inputs.RetryTunnels())
             await asyncio.sleep(HOST_CHECK_INTERVAL)
 
     # --- effects ------------------------------------------------------------------------------------------------
@@ -273,9 +274,10 @@ class Daemon:
         log.info("stopping", extra={"event": "stopping"})
         self.notifier.stopping()
         self.driver.command(inputs.Stop())
-        deadline = time.monotonic() + STOP_PATIENCE
         if self.exabgp is not None:
             await self.exabgp.stop(STOP_PATIENCE)
+        self.driver.command(inputs.CloseTunnels())
+        deadline = time.monotonic() + STOP_PATIENCE
         while time.monotonic() < deadline and any(self.node.ike.sas(tunnel.name) for tunnel in self.node.settings.tunnels):
             await asyncio.sleep(0.02)
         for task in list(self._tasks):

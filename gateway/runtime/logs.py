@@ -63,6 +63,9 @@ def setup(
         old.close()
     root.addHandler(handler)
     root.setLevel(level.upper())
+    # What these two say at debug is about themselves
+    for library in ("pyroute2", "asyncio"):
+        logging.getLogger(library).setLevel(max(logging.INFO, root.level))
 
 
 def choose(log_format: Format, stream: TextIO, environment: Mapping[str, str]) -> Literal["human", "json", "journal"]:

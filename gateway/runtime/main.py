@@ -24,6 +24,7 @@ from gateway.runtime.control import AlreadyRunning
 from gateway.runtime.daemon import Daemon
 from gateway.runtime.exabgp import end_stale
 from gateway.runtime.loading import Loaded, LoadError, load_all
+from gateway.runtime.rights import missing_rights
 from gateway.runtime.rtnetlink import NetlinkError
 
 log = logging.getLogger("gateway")
@@ -65,6 +66,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(loaded: Loaded) -> int:
+    problems = missing_rights(any(not connection.encap for connection in loaded.config.connection.values()))
+    for problem in problems:
+        log.error("cannot start: %s", problem, extra={"event": "start-failed"})
+    if problems:
+        return 1
     workers = loaded.config.gateway.workers or len(os.sched_getaffinity(0))
     try:
         uvloop.run(_serve(loaded, workers))

@@ -72,7 +72,7 @@ def _initiated(before: TunnelStatus, child: str) -> Check:
     def check(tunnel: TunnelStatus) -> Outcome:
         if tunnel.up:
             return True, f"{tunnel.name} is up: {tunnel.suite}"
-        if tunnel.last_failure and tunnel.attempts > before.attempts:
+        if tunnel.last_failure and tunnel.ike_state == "DOWN" and tunnel.attempts > before.attempts:
             return False, tunnel.explanation
         return None
 
