@@ -34,7 +34,9 @@ def identity_octets(payload: Identification) -> bytes:
     return writer.done()
 
 
-def psk_signature(keys: IkeKeys, psk: bytes, message: bytes, peer_nonce: bytes, identity: Identification, of_initiator: bool) -> Authentication:
+def psk_signature(
+    keys: IkeKeys, psk: bytes, message: bytes, peer_nonce: bytes, identity: Identification, of_initiator: bool
+) -> Authentication:
     """RFC 7296 2.15: prf(prf(Shared Secret, "Key Pad for IKEv2"), <SignedOctets>)."""
     octets = keys.signed_octets(message, peer_nonce, identity_octets(identity), of_initiator)
     method = keys.choice.prf
@@ -56,10 +58,18 @@ def verify(
         raise PeerError(Violation.AUTHENTICATION, "no identity or no AUTH", NotifyType.AUTHENTICATION_FAILED)
     if (identity.type, identity.data) != (expected.type, expected.data):
         shown = describe_identity(identity)
-        raise PeerError(Violation.IDENTITY, f"peer says it is {shown}, configured is {expected.text}", NotifyType.AUTHENTICATION_FAILED)
+        raise PeerError(
+            Violation.IDENTITY,
+            f"peer says it is {shown}, configured is {expected.text}",
+            NotifyType.AUTHENTICATION_FAILED,
+        )
     if received.method != AuthMethod.SHARED_KEY_MIC:
         name = AuthMethod(received.method).name
-        raise PeerError(Violation.AUTHENTICATION, f"peer authenticates by {name}, configured is a PSK", NotifyType.AUTHENTICATION_FAILED)
+        raise PeerError(
+            Violation.AUTHENTICATION,
+            f"peer authenticates by {name}, configured is a PSK",
+            NotifyType.AUTHENTICATION_FAILED,
+        )
     wanted = psk_signature(keys, psk, message, our_nonce, identity, of_initiator)
     if not hmac.compare_digest(wanted.data, received.data):
         raise PeerError(Violation.AUTHENTICATION, "the pre-shared keys differ", NotifyType.AUTHENTICATION_FAILED)

@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterator
 
 from gateway.contract import Compute, Endpoint, RandomSource, Transmit
 from gateway.ike import grammar
-from gateway.ike.commands import Command, Configure, CreateChildSa, Initiate, PeerMoved, Rekey, SaExpired, Terminate, TrafficSeen
+from gateway.ike.commands import (
+    Command,
+    Configure,
+    CreateChildSa,
+    Initiate,
+    PeerMoved,
+    Rekey,
+    SaExpired,
+    Terminate,
+    TrafficSeen,
+)
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ChildMoved
 from gateway.ike.exchanges import dispatch, timers
@@ -189,7 +199,11 @@ class IkeEndpoint:
     def _resolve_duplicate(self, sa: IkeSa, other: IkeSa, now: float) -> None:
         """Both ends started at once: both keep the SA with the lower initiator SPI. Else the newer one stays."""
         fresh = other.established_at is not None and now - other.established_at < SIMULTANEOUS
-        loser = max(sa, other, key=lambda one: one.initiator_spi) if fresh and sa.is_initiator != other.is_initiator else other
+        loser = (
+            max(sa, other, key=lambda one: one.initiator_spi)
+            if fresh and sa.is_initiator != other.is_initiator
+            else other
+        )
         winner = other if loser is sa else sa
         self._primary[sa.name] = winner
         loser.notice("info", "ike-duplicate", "a second IKE_SA with the same peer is closed")
@@ -200,7 +214,12 @@ class IkeEndpoint:
     def _receive(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> None:
         message = self._parse(data, local, remote)
         header = message.header
-        if header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response and header.message_id == 0 and header.from_original_initiator:
+        if (
+            header.exchange == ExchangeType.IKE_SA_INIT
+            and not header.is_response
+            and header.message_id == 0
+            and header.from_original_initiator
+        ):
             self._receive_init(message, local, remote, now)
             return
         ours = header.responder_spi if header.from_original_initiator else header.initiator_spi
@@ -213,7 +232,11 @@ class IkeEndpoint:
         try:
             return parse_message(data)
         except PeerError as error:
-            if error.notify in (NotifyType.INVALID_MAJOR_VERSION,) and len(data) >= 28 and not data[19] & Flags.RESPONSE:
+            if (
+                error.notify in (NotifyType.INVALID_MAJOR_VERSION,)
+                and len(data) >= 28
+                and not data[19] & Flags.RESPONSE
+            ):
                 # RFC 7296 2.5: answered in clear, once per request and no longer than it
                 self._answer_unprotected(_header_of(data), local, remote, Notify(error.notify or 0))
             raise
@@ -306,7 +329,11 @@ class IkeEndpoint:
         sa, settings = self._primary.get(connection), self._settings(connection).child(child)
         if sa is None or settings is None:
             return
-        waiting = [exchange for exchange in (sa.exchange, *sa.queue) if isinstance(exchange, CreateChild) and exchange.settings.name == child]
+        waiting = [
+            exchange
+            for exchange in (sa.exchange, *sa.queue)
+            if isinstance(exchange, CreateChild) and exchange.settings.name == child
+        ]
         if not waiting:
             sa.enqueue(CreateChild(settings), now)
 
@@ -362,5 +389,9 @@ def _spis_match(sa: IkeSa, header: Header) -> bool:
 
 def _header_of(data: bytes) -> Header:
     return Header(
-        int.from_bytes(data[:8], "big"), int.from_bytes(data[8:16], "big"), ExchangeType(data[18]), Flags(data[19] & 0x38), int.from_bytes(data[20:24], "big")
+        int.from_bytes(data[:8], "big"),
+        int.from_bytes(data[8:16], "big"),
+        ExchangeType(data[18]),
+        Flags(data[19] & 0x38),
+        int.from_bytes(data[20:24], "big"),
     )

@@ -50,8 +50,21 @@ GRAMMAR: dict[tuple[ExchangeType, bool], dict[type[Payload], Rule]] = {
     (ExchangeType.IKE_SA_INIT, REQUEST): {SecurityAssociation: ONE, KeyExchange: ONE, Nonce: ONE},
     # RFC 7296 2.6, 2.7: a COOKIE or INVALID_KE_PAYLOAD response carries nothing else
     (ExchangeType.IKE_SA_INIT, RESPONSE): {SecurityAssociation: OPTIONAL, KeyExchange: OPTIONAL, Nonce: OPTIONAL},
-    (ExchangeType.IKE_AUTH, REQUEST): {IdI: ONE, IdR: OPTIONAL, Auth: ONE, SecurityAssociation: OPTIONAL, TsI: OPTIONAL, TsR: OPTIONAL},
-    (ExchangeType.IKE_AUTH, RESPONSE): {IdR: ONE, Auth: ONE, SecurityAssociation: OPTIONAL, TsI: OPTIONAL, TsR: OPTIONAL},
+    (ExchangeType.IKE_AUTH, REQUEST): {
+        IdI: ONE,
+        IdR: OPTIONAL,
+        Auth: ONE,
+        SecurityAssociation: OPTIONAL,
+        TsI: OPTIONAL,
+        TsR: OPTIONAL,
+    },
+    (ExchangeType.IKE_AUTH, RESPONSE): {
+        IdR: ONE,
+        Auth: ONE,
+        SecurityAssociation: OPTIONAL,
+        TsI: OPTIONAL,
+        TsR: OPTIONAL,
+    },
     (ExchangeType.CREATE_CHILD_SA, REQUEST): {
         SecurityAssociation: ONE,
         Nonce: ONE,

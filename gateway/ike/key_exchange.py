@@ -54,7 +54,9 @@ class KeyExchanges(Protocol):
 def check_public(method: int, data: bytes) -> None:
     """RFC 7296 3.4: a KE payload whose length is not the group's is INVALID_SYNTAX."""
     if len(data) != PUBLIC_OCTETS.get(method, -1):
-        raise PeerError(Violation.BAD_KEY_EXCHANGE, f"KE data of {len(data)} octets for method {method}", NotifyType.INVALID_SYNTAX)
+        raise PeerError(
+            Violation.BAD_KEY_EXCHANGE, f"KE data of {len(data)} octets for method {method}", NotifyType.INVALID_SYNTAX
+        )
 
 
 class Libcrypto:
@@ -74,7 +76,9 @@ class Libcrypto:
         try:
             return _agree(pair, peer_public)
         except (ValueError, InvalidKey) as invalid:
-            raise PeerError(Violation.BAD_KEY_EXCHANGE, str(invalid) or "invalid public value", NotifyType.INVALID_SYNTAX) from None
+            raise PeerError(
+                Violation.BAD_KEY_EXCHANGE, str(invalid) or "invalid public value", NotifyType.INVALID_SYNTAX
+            ) from None
 
 
 def _generate_ecp(method: int, seed: bytes) -> KeyPair:
@@ -119,5 +123,7 @@ _ORDERS: dict[int, int] = {
     # FIPS 186-5, SP 800-186 3.2.1
     KeyExchangeId.ECP_256: 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
     KeyExchangeId.ECP_384: 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
-    KeyExchangeId.ECP_521: int("01" + "F" * 65 + "A51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409", 16),
+    KeyExchangeId.ECP_521: int(
+        "01" + "F" * 65 + "A51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409", 16
+    ),
 }

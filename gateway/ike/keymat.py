@@ -1,9 +1,9 @@
 """The only holder of SK_*: key derivation (RFC 7296 2.13, 2.14, 2.17, 2.18) and the SK envelope (3.14).
 
-    SKEYSEED = prf(Ni | Nr, g^ir)                        first IKE_SA
-    SKEYSEED = prf(SK_d (old), g^ir | Ni | Nr)           rekeyed IKE_SA
-    {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
-    KEYMAT = prf+(SK_d, [g^ir |] Ni | Nr)                CHILD_SA
+SKEYSEED = prf(Ni | Nr, g^ir)                        first IKE_SA
+SKEYSEED = prf(SK_d (old), g^ir | Ni | Nr)           rekeyed IKE_SA
+{SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
+KEYMAT = prf+(SK_d, [g^ir |] Ni | Nr)                CHILD_SA
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from gateway.ike.payloads import Payload
 from gateway.ike.proposal import Choice
 from gateway.ike.registry import EncryptionId, IntegrityId, PrfId
 
-PRF_HASH = {PrfId.HMAC_SHA1: "sha1", PrfId.HMAC_SHA2_256: "sha256", PrfId.HMAC_SHA2_384: "sha384", PrfId.HMAC_SHA2_512: "sha512"}
+PRF_HASH = {
+    PrfId.HMAC_SHA1: "sha1",
+    PrfId.HMAC_SHA2_256: "sha256",
+    PrfId.HMAC_SHA2_384: "sha384",
+    PrfId.HMAC_SHA2_512: "sha512",
+}
 PRF_OCTETS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
 # (hash, key octets, ICV octets): RFC 2404, RFC 4868
 INTEGRITY = {
@@ -208,5 +213,3 @@ def open_message(keys: IkeKeys, message: Message) -> Message:
     prefix = message.octets[: len(message.octets) - len(envelope.data)]
     plaintext = keys.opening.open(prefix, envelope.data)
     return Message(message.header, parse_chain(plaintext, envelope.first_inner), message.octets)
-
-

@@ -127,7 +127,9 @@ def _parse_fields(cls: Any, reader: Reader) -> tuple[dict[str, Any], int | None]
             case Items(name, item):
                 values[name] = _parse_items(item, source, counts.get(name))
             case Chunks(name):
-                values[name] = tuple(source.take(lengths[name]) for _ in range(_sane_count(counts[name], lengths[name], source)))
+                values[name] = tuple(
+                    source.take(lengths[name]) for _ in range(_sane_count(counts[name], lengths[name], source))
+                )
     if bounded is not None:
         bounded.expect_end()
     return values, more

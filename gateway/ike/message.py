@@ -1,7 +1,7 @@
 """An IKE message on the wire (RFC 7296 3.1, 3.2): header, payload chain, the SK payload's envelope.
 
-     UDP 4500: non-ESP marker (stripped before) | header | payloads...          plain
-                                                | header | SK { payloads... }   sealed by keymat.py
+UDP 4500: non-ESP marker (stripped before) | header | payloads...          plain
+                                           | header | SK { payloads... }   sealed by keymat.py
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def parse_header(data: bytes) -> tuple[Header, int]:
     header = Header(initiator_spi, responder_spi, ExchangeType(exchange), Flags(flags & 0x38), message_id)
     # RFC 7296 2.5: a higher minor version is accepted, a higher major one is not
     if version >> 4 != VERSION >> 4:
-        raise PeerError(Violation.MAJOR_VERSION, f"version {version >> 4}.{version & 15}", NotifyType.INVALID_MAJOR_VERSION)
+        raise PeerError(
+            Violation.MAJOR_VERSION, f"version {version >> 4}.{version & 15}", NotifyType.INVALID_MAJOR_VERSION
+        )
     if length != len(data) or initiator_spi == 0:
         raise PeerError(Violation.MALFORMED, f"length {length} in a datagram of {len(data)}")
     return header, first
@@ -131,7 +133,10 @@ def _parse_payload(kind: int, critical: bool, body: Reader, following: int) -> P
         # RFC 7296 2.5: unknown payloads are skipped unless critical; the critical bit of known ones is ignored
         if critical and kind not in KNOWN_TYPES:
             raise PeerError(
-                Violation.CRITICAL_PAYLOAD, f"payload type {kind}", NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, bytes([kind & 0xFF])
+                Violation.CRITICAL_PAYLOAD,
+                f"payload type {kind}",
+                NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD,
+                bytes([kind & 0xFF]),
             )
         return Unknown(body.rest(), kind)
     if codec is Encrypted:

@@ -35,7 +35,9 @@ def detection_hash(initiator_spi: int, responder_spi: int, endpoint: Endpoint) -
     return hashlib.sha1(octets, usedforsecurity=False).digest()
 
 
-def notifications(initiator_spi: int, responder_spi: int, local: Endpoint, remote: Endpoint, pretend: bytes | None) -> tuple[Notify, Notify]:
+def notifications(
+    initiator_spi: int, responder_spi: int, local: Endpoint, remote: Endpoint, pretend: bytes | None
+) -> tuple[Notify, Notify]:
     """Our two notifications. `pretend`: octets sent in place of the source hash, so that the peer sees a NAT and encapsulates."""
     source = pretend or detection_hash(initiator_spi, responder_spi, local)
     return (

@@ -313,6 +313,11 @@ PAYLOADS: dict[int, type[Payload]] = {
 PAYLOAD_TYPES: dict[type[Payload], PayloadType] = {codec: PayloadType(number) for number, codec in PAYLOADS.items()}
 
 TS_ADDRESS_OCTETS = {TsType.IPV4_ADDR_RANGE: 4, TsType.IPV6_ADDR_RANGE: 16}
-KNOWN_TYPES = frozenset(PAYLOADS) | {PayloadType.CERT, PayloadType.CERTREQ, PayloadType.CP, PayloadType.EAP, PayloadType.SKF}
+KNOWN_TYPES = frozenset(PAYLOADS) | {
+    PayloadType.CERT,
+    PayloadType.CERTREQ,
+    PayloadType.CP,
+    PayloadType.EAP,
+    PayloadType.SKF,
+}
 """Payloads whose meaning we know, with or without a codec: the critical bit does not matter for them (RFC 7296 2.5)."""
-

@@ -139,12 +139,21 @@ def _match(ours: Offer, theirs: Proposal, preferred_method: int | None) -> tuple
             if offered or _with_implied(ours.transforms, kind):
                 return None
             continue
-        first = next((transform for transform in common if kind == TransformType.KEY_EXCHANGE and transform.id == preferred_method), common[0])
+        first = next(
+            (
+                transform
+                for transform in common
+                if kind == TransformType.KEY_EXCHANGE and transform.id == preferred_method
+            ),
+            common[0],
+        )
         chosen.append(first)
     return tuple(chosen)
 
 
-def select(offers: Iterable[Offer], received: SecurityAssociation, protocol: Protocol, preferred_method: int | None = None) -> Proposal:
+def select(
+    offers: Iterable[Offer], received: SecurityAssociation, protocol: Protocol, preferred_method: int | None = None
+) -> Proposal:
     """The responder's choice: our order decides, the initiator's KE method is kept where it fits.
 
     Returns the proposal for the reply, with the initiator's number and SPI and one transform of each type.
@@ -168,7 +177,9 @@ def select(offers: Iterable[Offer], received: SecurityAssociation, protocol: Pro
 def accept(sent: SecurityAssociation, received: SecurityAssociation) -> Proposal:
     """The initiator's check: exactly one proposal, inside what we sent (RFC 7296 2.7, 3.3)."""
     if len(received.proposals) != 1:
-        raise PeerError(Violation.NO_PROPOSAL, f"{len(received.proposals)} proposals in the answer", NotifyType.NO_PROPOSAL_CHOSEN)
+        raise PeerError(
+            Violation.NO_PROPOSAL, f"{len(received.proposals)} proposals in the answer", NotifyType.NO_PROPOSAL_CHOSEN
+        )
     answer = received.proposals[0]
     kinds = [transform.type for transform in answer.transforms]
     for proposal in sent.proposals:
@@ -178,7 +189,9 @@ def accept(sent: SecurityAssociation, received: SecurityAssociation) -> Proposal
         inside = all(transform in proposal.transforms or _is_implied(transform) for transform in answer.transforms)
         if inside and len(kinds) == len(set(kinds)) and mandatory <= set(kinds):
             return answer
-    raise PeerError(Violation.NO_PROPOSAL, f"peer chose {answer}, which we did not offer", NotifyType.NO_PROPOSAL_CHOSEN)
+    raise PeerError(
+        Violation.NO_PROPOSAL, f"peer chose {answer}, which we did not offer", NotifyType.NO_PROPOSAL_CHOSEN
+    )
 
 
 def _is_implied(transform: Transform) -> bool:

@@ -108,7 +108,9 @@ class IkeSa:
             raise LocalError(f"{kind.name} before there are keys")
         return seal_message(self.keys, header, payloads, self.services.random)
 
-    def request(self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float, repeat_id: int | None = None) -> bytes:
+    def request(
+        self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float, repeat_id: int | None = None
+    ) -> bytes:
         """Sends a request of the current exchange and arms its retransmission; returns its octets."""
         message_id = self.window.next_request if repeat_id is None else repeat_id
         octets = self._encode(kind, message_id, payloads, response=False)
@@ -339,7 +341,9 @@ class IkeSa:
         replaced = self.state is IkeState.REKEYED
         self.advance(IkeInput.CLOSE)
         self.services.destroyed(self)
-        self.services.emit(IkeDown(self.name, self.initiator_spi, "" if replaced else reason, context or {}, self.is_initiator))
+        self.services.emit(
+            IkeDown(self.name, self.initiator_spi, "" if replaced else reason, context or {}, self.is_initiator)
+        )
 
     def notice(self, level: str, event: str, text: str) -> None:
         self.services.emit(Notice(level, event, self.name, text))
@@ -355,5 +359,3 @@ class IkeSa:
     def _count_exchange(self, kind: ExchangeType, role: str, payloads: tuple[Payload, ...]) -> None:
         failed = any(isinstance(payload, Notify) and NotifyType(payload.type).is_error for payload in payloads)
         self.services.counts(self.name).exchanges[f"{kind.name} {role} {'failed' if failed else 'ok'}"] += 1
-
-

@@ -32,7 +32,14 @@ class IkeInput(Enum):
     CLOSE = "close"
 
 
-_ALL_LIVE = (IkeState.CREATED, IkeState.CONNECTING, IkeState.ESTABLISHED, IkeState.REKEYING, IkeState.REKEYED, IkeState.DELETING)
+_ALL_LIVE = (
+    IkeState.CREATED,
+    IkeState.CONNECTING,
+    IkeState.ESTABLISHED,
+    IkeState.REKEYING,
+    IkeState.REKEYED,
+    IkeState.DELETING,
+)
 
 IKE_TRANSITIONS: dict[tuple[IkeState, IkeInput], IkeState] = {
     (IkeState.CREATED, IkeInput.START): IkeState.CONNECTING,

@@ -209,7 +209,15 @@ class Gateway:
             if not tunnel.interface:
                 tunnel.mtu = tunnel.mtu or INITIAL_MTU
                 self._emit(effects.OpenTunnel(tunnel.settings.id, tunnel.name, tunnel.mtu, tunnel.settings.addresses))
-                self._emit(effects.SetTunnelMtu(tunnel.settings.id, tunnel.name, tunnel.mtu, tcp_mss(tunnel.mtu, False), tcp_mss(tunnel.mtu, True)))
+                self._emit(
+                    effects.SetTunnelMtu(
+                        tunnel.settings.id,
+                        tunnel.name,
+                        tunnel.mtu,
+                        tcp_mss(tunnel.mtu, False),
+                        tcp_mss(tunnel.mtu, True),
+                    )
+                )
 
     def _check_guard(self) -> None:
         """Nothing is tried before every protected prefix has its blackhole in the kernel."""
@@ -255,14 +263,25 @@ class Gateway:
                 if event.remote is not None:
                     self.ike.command(ike.PeerMoved(tunnel.name, event.spi, event.remote), now)
             case "integrity-burst":
-                self._event("warning", "esp-integrity", tunnel.name, f"ESP with SPI {event.spi:08x} does not verify: keys differ or somebody forges")
+                self._event(
+                    "warning",
+                    "esp-integrity",
+                    tunnel.name,
+                    f"ESP with SPI {event.spi:08x} does not verify: keys differ or somebody forges",
+                )
             case _:
                 return
 
-    def _read_counters(self, sas: dict[tuple[Direction, int, int], SaCounters], drops: dict[tuple[int, str], int], now: float) -> None:
+    def _read_counters(
+        self, sas: dict[tuple[Direction, int, int], SaCounters], drops: dict[tuple[int, str], int], now: float
+    ) -> None:
         self.drops = drops
         for tunnel in self.tunnels.values():
-            mine = {(direction, spi): value for (direction, number, spi), value in sas.items() if number == tunnel.settings.id}
+            mine = {
+                (direction, spi): value
+                for (direction, number, spi), value in sas.items()
+                if number == tunnel.settings.id
+            }
             if tunnel.read(mine):
                 self.ike.command(ike.TrafficSeen(tunnel.name), now)
 
@@ -360,7 +379,9 @@ class Gateway:
             case ike_events.ChildActivate():
                 self._emit_all(tunnel.activate(event))
                 self._connection_state(tunnel, now)
-                self._event("info", "child-installed", tunnel.name, f"CHILD_SA {event.child} sends on {event.spi_out:08x}")
+                self._event(
+                    "info", "child-installed", tunnel.name, f"CHILD_SA {event.child} sends on {event.spi_out:08x}"
+                )
             case ike_events.ChildRemove():
                 self._emit_all(tunnel.remove(event))
                 self._connection_state(tunnel, now)
@@ -382,7 +403,9 @@ class Gateway:
             return
         if event.reason in OWN_INTENT:
             tunnel.closed(OWN_INTENT[event.reason], self._context(tunnel, {}, now), now)
-            self._event("info", "ike-down", tunnel.name, f"IKE_SA is down: {OWN_INTENT[event.reason].lower().replace('_', ' ')}")
+            self._event(
+                "info", "ike-down", tunnel.name, f"IKE_SA is down: {OWN_INTENT[event.reason].lower().replace('_', ' ')}"
+            )
             return
         name, context = failures.named(event.reason, self._context(tunnel, event.context, now))
         if event.initiated or tunnel.established_at is not None:
@@ -415,7 +438,9 @@ class Gateway:
             case bgp.BestChanged(prefix, None):
                 self.fib.command(routing.RemoveRoute(prefix, "bgp"), now)
             case bgp.BestChanged(prefix, path) if path is not None:
-                target = routing.ViaConnection(path.connection) if path.connection else routing.ViaNextHop(path.next_hop)
+                target = (
+                    routing.ViaConnection(path.connection) if path.connection else routing.ViaNextHop(path.next_hop)
+                )
                 self.fib.command(routing.SetRoute(prefix, target, "bgp", 20), now)
             case bgp.PeerUp(name):
                 self._event("info", "bgp-up", "", f"BGP session with {name} is up")
@@ -442,7 +467,9 @@ class Gateway:
             case ha.PeerDown(reason):
                 self._event("warning", "ha-peer-down", "", f"heartbeat of the other gateway is down: {reason.value}")
 
-    def _event(self, level: str, event: str, tunnel: str, text: str, failure: str = "", context: dict[str, str] | None = None) -> None:
+    def _event(
+        self, level: str, event: str, tunnel: str, text: str, failure: str = "", context: dict[str, str] | None = None
+    ) -> None:
         self._emit(effects.Event(level, event, tunnel, text, failure, context or {}))
 
     def _emit(self, effect: object) -> None:

@@ -26,7 +26,12 @@ ESN_SEQUENCE_MAX = 2**64 - 1
 
 
 def suite(choice: Choice) -> Suite:
-    return Suite(ENCRYPTION[EncryptionId(choice.encryption)], choice.key_bits // 8, INTEGRITY[IntegrityId(choice.integrity)], bool(choice.esn))
+    return Suite(
+        ENCRYPTION[EncryptionId(choice.encryption)],
+        choice.key_bits // 8,
+        INTEGRITY[IntegrityId(choice.integrity)],
+        bool(choice.esn),
+    )
 
 
 def suite_text(choice: Choice) -> str:
@@ -55,7 +60,9 @@ def _pairs(local: tuple[TrafficSelector, ...], remote: tuple[TrafficSelector, ..
                 )  # fmt: skip
 
 
-def parameters(event: ChildInstall, connection: int, limits: Limits, replay_window: int) -> tuple[SaParameters, SaParameters]:
+def parameters(
+    event: ChildInstall, connection: int, limits: Limits, replay_window: int
+) -> tuple[SaParameters, SaParameters]:
     """Inbound first: it must stand before the peer may send."""
     local, remote = (_natt(event.local), _natt(event.remote)) if event.encapsulate else (event.local, event.remote)
     inbound = SaParameters(

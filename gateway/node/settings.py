@@ -77,7 +77,9 @@ def build(
     for name, connection in config.connection.items():
         number = known.setdefault(name, max(known.values(), default=0) + 1)
         tunnels.append(_tunnel(number, name, connection, secrets.psks[name]))
-    return GatewaySettings(config.gateway.name, tuple(tunnels), _bgp(config, secrets, sources or {}), _heartbeat(config, secrets))
+    return GatewaySettings(
+        config.gateway.name, tuple(tunnels), _bgp(config, secrets, sources or {}), _heartbeat(config, secrets)
+    )
 
 
 def _tunnel(number: int, name: str, connection: Connection, psk: bytes) -> TunnelSettings:
@@ -93,7 +95,9 @@ def _tunnel(number: int, name: str, connection: Connection, psk: bytes) -> Tunne
         link_mtu=connection.link_mtu,
         # The tunnel's own network too: were the TUN gone, BGP inside it would leave by the default route
         protected=tuple(dict.fromkeys((*derive.protected_prefixes(connection), *networks))),
-        routes=tuple(dict.fromkeys((*(prefix for prefix in remote_prefixes if not derive.is_everything(prefix)), *networks))),
+        routes=tuple(
+            dict.fromkeys((*(prefix for prefix in remote_prefixes if not derive.is_everything(prefix)), *networks))
+        ),
         limits={child_name: _limits(child) for child_name, child in children.items()},
         replay_windows={child_name: child.replay_window for child_name, child in children.items()},
         remote=connection.remote_addrs,
@@ -170,9 +174,15 @@ def _neighbors(config: Config, bgp: Bgp, secrets: Secrets, sources: Mapping[str,
     neighbors = []
     for name, neighbor in bgp.neighbor.items():
         configured = neighbor.local_address is not None or neighbor.connection is not None
-        local = derive.session_address(config, neighbor) if configured else sources.get(name) or derive.session_address(config, neighbor)
+        local = (
+            derive.session_address(config, neighbor)
+            if configured
+            else sources.get(name) or derive.session_address(config, neighbor)
+        )
         if local is None:
-            raise ValueError(f"bgp.neighbor.{name}: no local address of the family of {neighbor.address}; set local_address")
+            raise ValueError(
+                f"bgp.neighbor.{name}: no local address of the family of {neighbor.address}; set local_address"
+            )
         neighbors.append(
             NeighborSettings(
                 name=name,
@@ -194,7 +204,11 @@ def _neighbors(config: Config, bgp: Bgp, secrets: Secrets, sources: Mapping[str,
 
 def _never(config: Config) -> tuple[Prefix, ...]:
     """Never learnable: the outer ends of our tunnels, and the cloud platforms' own addresses."""
-    ends = [address for connection in config.connection.values() for address in (connection.remote_addrs, connection.local_addrs)]
+    ends = [
+        address
+        for connection in config.connection.values()
+        for address in (connection.remote_addrs, connection.local_addrs)
+    ]
     platform = ("169.254.169.254/32", "168.63.129.16/32")
     return tuple(dict.fromkeys([ip_network(address) for address in ends] + [ip_network(text) for text in platform]))
 

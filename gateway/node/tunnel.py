@@ -105,7 +105,10 @@ class Tunnel:
     def install(self, event: ChildInstall, now: float) -> Iterator[object]:
         settings = self.settings
         # A child that a reload removed meanwhile is deleted again by the IKE core
-        limits, window = settings.limits.get(event.child, Limits()), settings.replay_windows.get(event.child, DEFAULT_WINDOW)
+        limits, window = (
+            settings.limits.get(event.child, Limits()),
+            settings.replay_windows.get(event.child, DEFAULT_WINDOW),
+        )
         inbound, outbound = security_associations.parameters(event, settings.id, limits, window)
         self.installed[event.spi_in] = InstalledChild(event, now)
         self._names[Direction.INBOUND, event.spi_in] = event.child
@@ -138,7 +141,13 @@ class Tunnel:
         """The inner MTU is the smallest any active suite allows (peers.md, "MTU and MSS by suite")."""
         active = [child.event for child in self.installed.values() if child.event.spi_out in self.active]
         sizes = [
-            inner_mtu(security_associations.suite(event.choice), self.settings.link_mtu, ":" in event.local.host, event.encapsulate) for event in active
+            inner_mtu(
+                security_associations.suite(event.choice),
+                self.settings.link_mtu,
+                ":" in event.local.host,
+                event.encapsulate,
+            )
+            for event in active
         ]
         mtu = min(sizes, default=self.mtu)
         if mtu != self.mtu:
@@ -170,7 +179,11 @@ class Tunnel:
     def totals(self, child: str, direction: Direction) -> Totals:
         """Everything this child ever carried in one direction."""
         past = self.gone.get((child, direction), Totals())
-        live = [self.counters[key] for key, name in self._names.items() if name == child and key[0] is direction and key in self.counters]
+        live = [
+            self.counters[key]
+            for key, name in self._names.items()
+            if name == child and key[0] is direction and key in self.counters
+        ]
         return Totals(past.packets + sum(one.packets for one in live), past.octets + sum(one.octets for one in live))
 
     # --- retries ------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The composition root: the whole wiring of the running gateway.
 
-    configuration -> settings -> node (gateway/node) <-> driver
-                                   |
-        UdpSockets   NativeDataPlane   KernelRoutes   ExabgpProcess   HaLink   ControlServer   HttpServer   Notifier
+configuration -> settings -> node (gateway/node) <-> driver
+                               |
+    UdpSockets   NativeDataPlane   KernelRoutes   ExabgpProcess   HaLink   ControlServer   HttpServer   Notifier
 """
 
 from __future__ import annotations
@@ -278,7 +278,9 @@ class Daemon:
             await self.exabgp.stop(STOP_PATIENCE)
         self.driver.command(inputs.CloseTunnels())
         deadline = time.monotonic() + STOP_PATIENCE
-        while time.monotonic() < deadline and any(self.node.ike.sas(tunnel.name) for tunnel in self.node.settings.tunnels):
+        while time.monotonic() < deadline and any(
+            self.node.ike.sas(tunnel.name) for tunnel in self.node.settings.tunnels
+        ):
             await asyncio.sleep(0.02)
         for task in list(self._tasks):
             task.cancel()

@@ -1,7 +1,7 @@
 r"""Runs the node: feeds it, carries out what it says, keeps its one timer.
 
-    socket, netlink, relay, operator -> feed -> node -> poll -> perform
-                                                     \-> Compute -> thread pool -> computed
+socket, netlink, relay, operator -> feed -> node -> poll -> perform
+                                                 \-> Compute -> thread pool -> computed
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ class KernelRoutes:
         """The TUN exists already (the data plane made it); addresses, MTU, up, and the node learns its index."""
 
         async def job() -> None:
-            index = await self._netlink.configure_link(interface_name(effect.name), effect.mtu, _interfaces(effect.addresses), True)
+            index = await self._netlink.configure_link(
+                interface_name(effect.name), effect.mtu, _interfaces(effect.addresses), True
+            )
             self._links[index] = effect.name
             self._command(TunnelReady(effect.name, index))
 

@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="check the configuration and exit (0 or 78)")
     parser.add_argument("--strict", action="store_true", help="with --check: warnings are errors")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="with --check")
-    parser.add_argument("--cleanup", action="store_true", help="remove what a killed daemon left; keeps the clear-text guard")
+    parser.add_argument(
+        "--cleanup", action="store_true", help="remove what a killed daemon left; keeps the clear-text guard"
+    )
     parser.add_argument("--all", action="store_true", help="with --cleanup: remove the clear-text guard too")
     parser.add_argument("--log-format", choices=("auto", "human", "json"), default="auto")
     parser.add_argument("--version", action="version", version=f"gatewayd {__version__}")

@@ -42,7 +42,9 @@ class DaemonOperations:
             if outcome is not None:
                 return outcome
             await asyncio.sleep(POLL)
-        raise TimeoutError(f"{verb} of {target} is still going on after {wait:g} s; {self._tunnel(name).explanation or 'no failure so far'}")
+        raise TimeoutError(
+            f"{verb} of {target} is still going on after {wait:g} s; {self._tunnel(name).explanation or 'no failure so far'}"
+        )
 
     def _tunnel(self, name: str) -> TunnelStatus:
         return next(tunnel for tunnel in self._daemon.snapshot().tunnels if tunnel.name == name)
@@ -50,10 +52,17 @@ class DaemonOperations:
     async def _reload(self) -> tuple[bool, str]:
         try:
             loaded, warnings = await asyncio.to_thread(load_all, self._daemon.loaded.path, self._daemon.loaded.settings)
-            refused = [change for change in diff(self._daemon.loaded.config, loaded.config) if change.impact is Impact.RESTART_DAEMON]
+            refused = [
+                change
+                for change in diff(self._daemon.loaded.config, loaded.config)
+                if change.impact is Impact.RESTART_DAEMON
+            ]
             if refused:
                 names = ", ".join(change.path for change in refused)
-                return False, f"configuration unchanged: {names} takes effect only at a restart (systemctl restart gatewayd)"
+                return (
+                    False,
+                    f"configuration unchanged: {names} takes effect only at a restart (systemctl restart gatewayd)",
+                )
             self._daemon.reconfigure(loaded)
         except (LoadError, OSError) as error:
             return False, f"configuration unchanged: {error}"
@@ -82,7 +91,11 @@ def _initiated(before: TunnelStatus, child: str) -> Check:
 def _terminated(before: TunnelStatus, child: str) -> Check:
     def check(tunnel: TunnelStatus) -> Outcome:
         found = _child(tunnel, child)
-        down = tunnel.ike_state == "DOWN" if not child else found is None or found.spi_in != (_child(before, child) or found).spi_in or found.state == "DOWN"
+        down = (
+            tunnel.ike_state == "DOWN"
+            if not child
+            else found is None or found.spi_in != (_child(before, child) or found).spi_in or found.state == "DOWN"
+        )
         return (True, f"{tunnel.name}{'/' + child if child else ''} is terminated") if down else None
 
     return check
@@ -91,7 +104,11 @@ def _terminated(before: TunnelStatus, child: str) -> Check:
 def _rekeyed(before: TunnelStatus, child: str) -> Check:
     def counts(tunnel: TunnelStatus) -> tuple[int, int]:
         found = _child(tunnel, child)
-        return (found.rekeys_ok, found.rekeys_failed) if found is not None else (tunnel.ike_rekeys_ok, tunnel.ike_rekeys_failed)
+        return (
+            (found.rekeys_ok, found.rekeys_failed)
+            if found is not None
+            else (tunnel.ike_rekeys_ok, tunnel.ike_rekeys_failed)
+        )
 
     def check(tunnel: TunnelStatus) -> Outcome:
         if before.ike_state == "DOWN":
@@ -100,9 +117,17 @@ def _rekeyed(before: TunnelStatus, child: str) -> Check:
         what = f"CHILD_SA {child}" if child else "IKE_SA"
         if ok > ok_before:
             return True, f"{what} of {tunnel.name} is rekeyed"
-        return (False, f"rekey of the {what} of {tunnel.name} failed: {tunnel.explanation or tunnel.last_failure}") if failed > failed_before else None
+        return (
+            (False, f"rekey of the {what} of {tunnel.name} failed: {tunnel.explanation or tunnel.last_failure}")
+            if failed > failed_before
+            else None
+        )
 
     return check
 
 
-_OUTCOMES: dict[str, Callable[[TunnelStatus, str], Check]] = {"initiate": _initiated, "terminate": _terminated, "rekey": _rekeyed}
+_OUTCOMES: dict[str, Callable[[TunnelStatus, str], Check]] = {
+    "initiate": _initiated,
+    "terminate": _terminated,
+    "rekey": _rekeyed,
+}

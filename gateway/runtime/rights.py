@@ -22,9 +22,13 @@ def missing_rights(raw_esp: bool, status: Path = Path("/proc/self/status"), devi
     wanted = [CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, *([CAP_NET_RAW] if raw_esp else [])]
     problems = [NEEDS[capability] + FIX for capability in wanted if not held >> capability & 1]
     if not device.exists():
-        problems.append(f"{device} does not exist: load the tun module (modprobe tun), or pass the device into the container (--device {device})")
+        problems.append(
+            f"{device} does not exist: load the tun module (modprobe tun), or pass the device into the container (--device {device})"
+        )
     elif not os.access(device, os.R_OK | os.W_OK):
-        problems.append(f"{device} may not be opened: allow the device (systemd DeviceAllow={device} rw) or correct its mode")
+        problems.append(
+            f"{device} may not be opened: allow the device (systemd DeviceAllow={device} rw) or correct its mode"
+        )
     return problems
 
 

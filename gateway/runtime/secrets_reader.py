@@ -21,7 +21,10 @@ class SecretProblems(Exception):
 def read_secrets(config: Config, directory: Path) -> tuple[Secrets, list[str]]:
     """The secrets and warnings about them. `directory`: of the configuration file, for relative paths."""
     reader = _Reader(config, directory)
-    psks = {name: reader.read(f"connection.{name}.psk", connection.psk, PSK) for name, connection in config.connection.items()}
+    psks = {
+        name: reader.read(f"connection.{name}.psk", connection.psk, PSK)
+        for name, connection in config.connection.items()
+    }
     neighbors = config.bgp.neighbor if config.bgp is not None else {}
     passwords = {
         name: reader.read(f"bgp.neighbor.{name}.password", neighbor.password, BGP_PASSWORD)
@@ -45,7 +48,9 @@ class _Reader:
 
     def read(self, path: str, source: SecretSource, purpose: Purpose) -> bytes:
         try:
-            found = read_secret(source, self._directory, self._credentials, self._inline, uid=os.getuid(), purpose=purpose)
+            found = read_secret(
+                source, self._directory, self._credentials, self._inline, uid=os.getuid(), purpose=purpose
+            )
         except SecretError as error:
             self.problems.append(f"{path}: {error}")
             return b""

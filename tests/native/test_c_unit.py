@@ -22,7 +22,15 @@ BUILDS = {
 def test_c_unit_tests_pass(options: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UBSAN_OPTIONS": "halt_on_error=1"}
     build = tmp_path / "build"
-    subprocess.run([BIN / "meson", "setup", build, "-Dwerror=true", *options], cwd=ROOT, env=environment, check=True, capture_output=True)
-    done = subprocess.run([BIN / "meson", "test", "-C", build, "--print-errorlogs"], env=environment, capture_output=True, text=True)
+    subprocess.run(
+        [BIN / "meson", "setup", build, "-Dwerror=true", *options],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    done = subprocess.run(
+        [BIN / "meson", "test", "-C", build, "--print-errorlogs"], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Fail:              0" in done.stdout or "Fail: 0" in " ".join(done.stdout.split())

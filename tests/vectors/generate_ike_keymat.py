@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ["LAB_CHARON_LEVEL"] = "4"
 
 from support.netns import End, Lab  # noqa: E402: the level is read when charon's settings are written
-from support.strongswan import Connection, Strongswan, log_of  # noqa: E402
+from support.strongswan import Connection, Strongswan, log_of
 
 TARGET = Path(__file__).parent / "ike_keymat"
 LEFT, RIGHT = "198.51.100.1", "198.51.100.2"
@@ -210,7 +210,10 @@ class Transcript:
             case ["shared", "Diffie", "Hellman", "secret"] | ["DH", "secret"]:
                 self.shared = octets
             case ["SKEYSEED"]:
-                self.current = self._terms() | {"initiator_spi": self.our_spi.hex(), "responder_spi": self.peer_spi.hex()}
+                self.current = self._terms() | {
+                    "initiator_spi": self.our_spi.hex(),
+                    "responder_spi": self.peer_spi.hex(),
+                }
                 self.current |= {"skeyseed": octets.hex(), "messages": [], "auth": []}
                 self.record["ike_sas"].append(self.current)
             case [name, "secret"] if name.startswith("Sk_"):

@@ -1,7 +1,7 @@
 """IKE_AUTH with a pre-shared key, and the first CHILD_SA (RFC 7296 1.2, 2.15, 2.21.2).
 
-    HDR, SK {IDi, [IDr], AUTH, [N(INITIAL_CONTACT)], SAi2, TSi, TSr}  -->
-                                  <--  HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
+HDR, SK {IDi, [IDr], AUTH, [N(INITIAL_CONTACT)], SAi2, TSi, TSr}  -->
+                              <--  HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from gateway.ike.exchanges.base import Exchange
 from gateway.ike.exchanges.child_negotiation import ChildOffer
 from gateway.ike.exchanges.delete import DeleteIke
 from gateway.ike.message import Message
-from gateway.ike.payloads import Authentication, Identification, IdentificationInitiator, IdentificationResponder, Notify, Payload, SecurityAssociation
+from gateway.ike.payloads import (
+    Authentication,
+    Identification,
+    IdentificationInitiator,
+    IdentificationResponder,
+    Notify,
+    Payload,
+    SecurityAssociation,
+)
 from gateway.ike.registry import ExchangeType, NotifyType
 from gateway.ike.settings import ChildSettings
 from gateway.ike.states import IkeInput, IkeState
@@ -78,7 +86,14 @@ class Authenticate(Exchange):
         settings = self.offer.settings
         if error is not None or message.first(SecurityAssociation) is None:
             name = error.name if error is not None else "NO_CHILD_SA"
-            sa.services.emit(ExchangeFailed(sa.name, settings.name, f"{name}_ESP" if name == "NO_PROPOSAL_CHOSEN" else name, child_context(settings)))
+            sa.services.emit(
+                ExchangeFailed(
+                    sa.name,
+                    settings.name,
+                    f"{name}_ESP" if name == "NO_PROPOSAL_CHOSEN" else name,
+                    child_context(settings),
+                )
+            )
             return
         try:
             terms = child_negotiation.accept(self.offer, message)

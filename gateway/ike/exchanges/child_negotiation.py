@@ -98,18 +98,26 @@ def choose(sa: IkeSa, candidates: tuple[ChildSettings, ...], message: Message, m
         try:
             remote = traffic_selector.narrow(initiator, settings.remote_ts)
             local = traffic_selector.narrow(responder, settings.local_ts)
-            offers = settings.offers if message.header.exchange == ExchangeType.CREATE_CHILD_SA else distinct_without_ke(settings)
+            offers = (
+                settings.offers
+                if message.header.exchange == ExchangeType.CREATE_CHILD_SA
+                else distinct_without_ke(settings)
+            )
             chosen = proposal.select(offers, received, Protocol.ESP, method)
         except PeerError as error:
             failure = failure or error
             continue
-        return ChildTerms(settings, chosen, sa.services.new_child_spi(), int.from_bytes(chosen.spi, "big"), local, remote)
+        return ChildTerms(
+            settings, chosen, sa.services.new_child_spi(), int.from_bytes(chosen.spi, "big"), local, remote
+        )
     raise failure or PeerError(Violation.TRAFFIC_SELECTORS, "no CHILD_SA is configured", NotifyType.TS_UNACCEPTABLE)
 
 
 def answer_payloads(terms: ChildTerms) -> tuple[Payload, Payload, Payload]:
     """SAr2, TSi, TSr of a responder: TSi is the peer's side."""
-    reply = Proposal(terms.proposal.number, terms.proposal.protocol, terms.spi_in.to_bytes(4, "big"), terms.proposal.transforms)
+    reply = Proposal(
+        terms.proposal.number, terms.proposal.protocol, terms.spi_in.to_bytes(4, "big"), terms.proposal.transforms
+    )
     return (
         SecurityAssociation((reply,)),
         TrafficSelectorsInitiator(terms.remote_ts),
@@ -117,7 +125,9 @@ def answer_payloads(terms: ChildTerms) -> tuple[Payload, Payload, Payload]:
     )
 
 
-def install(sa: IkeSa, terms: ChildTerms, shared: bytes, nonces: tuple[bytes, bytes], we_initiated: bool, now: float) -> ChildSa:
+def install(
+    sa: IkeSa, terms: ChildTerms, shared: bytes, nonces: tuple[bytes, bytes], we_initiated: bool, now: float
+) -> ChildSa:
     """Derives KEYMAT and hands both directions to the data plane. Nothing is sent on it yet: see `IkeSa.activate`."""
     if sa.keys is None:
         raise LocalError("a CHILD_SA before there are keys")
@@ -148,7 +158,9 @@ def install(sa: IkeSa, terms: ChildTerms, shared: bytes, nonces: tuple[bytes, by
     return child
 
 
-def install_deferred(sa: IkeSa, terms: ChildTerms, shared: bytes, nonces: tuple[bytes, bytes], old: ChildSa, now: float) -> ChildSa:
+def install_deferred(
+    sa: IkeSa, terms: ChildTerms, shared: bytes, nonces: tuple[bytes, bytes], old: ChildSa, now: float
+) -> ChildSa:
     """A rekey's responder: the peer must install first, so we send on the new SA only when it deletes the old one."""
     child = install(sa, terms, shared, nonces, False, now)
     child.activate_at = now + ACTIVATION_WAIT

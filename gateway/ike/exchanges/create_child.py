@@ -109,7 +109,11 @@ class CreateChild(Exchange):
         if not method:
             self._install(sa, terms, b"", nonce.data, now)
             return True
-        if not isinstance(exchange, KeyExchange) or self.pair is None or not exchange.method == method == self.pair.method:
+        if (
+            not isinstance(exchange, KeyExchange)
+            or self.pair is None
+            or not exchange.method == method == self.pair.method
+        ):
             raise PeerError(Violation.WRONG_KE_GROUP, f"peer chose KE {method}")
         check_public(method, exchange.data)
         pair, public = self.pair, exchange.data
@@ -221,7 +225,10 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         return
     if method != wanted or not isinstance(exchange, KeyExchange):
         raise PeerError(
-            Violation.WRONG_KE_GROUP, f"KE {method}, wanted {wanted}", NotifyType.INVALID_KE_PAYLOAD, wanted.to_bytes(2, "big")
+            Violation.WRONG_KE_GROUP,
+            f"KE {method}, wanted {wanted}",
+            NotifyType.INVALID_KE_PAYLOAD,
+            wanted.to_bytes(2, "big"),
         )
     check_public(wanted, exchange.data)
     key_exchanges, seed, peer_public = sa.services.key_exchanges, sa.services.random.octets(SEED_OCTETS), exchange.data
@@ -241,7 +248,11 @@ def _find_old(sa: IkeSa, message: Message) -> ChildSa | None:
     notify = rekey_target(message)
     if notify is None:
         return None
-    old = sa.child_by_spi_out(int.from_bytes(notify.spi, "big")) if len(notify.spi) == 4 and notify.protocol == Protocol.ESP else None
+    old = (
+        sa.child_by_spi_out(int.from_bytes(notify.spi, "big"))
+        if len(notify.spi) == 4 and notify.protocol == Protocol.ESP
+        else None
+    )
     if old is None:
         # RFC 7296 2.25.1
         raise PeerError(Violation.CHILD_NOT_FOUND, f"REKEY_SA for {notify.spi.hex()}", NotifyType.CHILD_SA_NOT_FOUND)
@@ -252,7 +263,13 @@ def _find_old(sa: IkeSa, message: Message) -> ChildSa | None:
 
 
 def _answer(
-    sa: IkeSa, terms: ChildTerms, old: ChildSa | None, nonces: tuple[bytes, bytes], shared: bytes, exchange: KeyExchange | None, now: float
+    sa: IkeSa,
+    terms: ChildTerms,
+    old: ChildSa | None,
+    nonces: tuple[bytes, bytes],
+    shared: bytes,
+    exchange: KeyExchange | None,
+    now: float,
 ) -> None:
     reply_sa, tsi, tsr = child_negotiation.answer_payloads(terms)
     if old is None or old.spi_in not in sa.children:

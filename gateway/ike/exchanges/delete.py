@@ -56,9 +56,14 @@ class DeleteChild(Exchange):
         self.reason = reason
 
     def still_wanted(self, sa: IkeSa) -> bool:
-        return self.child.spi_in in sa.children and self.child.state not in (ChildState.DELETING, ChildState.DELETED) and sa.state in (
-            IkeState.ESTABLISHED,
-            IkeState.REKEYING,
+        return (
+            self.child.spi_in in sa.children
+            and self.child.state not in (ChildState.DELETING, ChildState.DELETED)
+            and sa.state
+            in (
+                IkeState.ESTABLISHED,
+                IkeState.REKEYING,
+            )
         )
 
     def start(self, sa: IkeSa, now: float) -> None:
@@ -85,7 +90,11 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     if error is not None and error.name == "AUTHENTICATION_FAILED":
         # RFC 7296 2.21.2: the initiator found that our AUTH does not verify
         sa.respond(ExchangeType.INFORMATIONAL, (), now)
-        sa.destroy(now, "AUTHENTICATION_FAILED_RECEIVED", {"ours": sa.settings.local_id.text, "remote_id": sa.settings.remote_id.text})
+        sa.destroy(
+            now,
+            "AUTHENTICATION_FAILED_RECEIVED",
+            {"ours": sa.settings.local_id.text, "remote_id": sa.settings.remote_id.text},
+        )
         return
     gone = [child for delete in deletes if delete.protocol == Protocol.ESP for child in _children(sa, delete)]
     # RFC 7296 1.4.1: we answer with the other halves, except of those we are deleting ourselves
@@ -107,5 +116,3 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
 def _children(sa: IkeSa, delete: Delete) -> list[ChildSa]:
     found = (sa.child_by_spi_out(int.from_bytes(spi, "big")) for spi in delete.spis)
     return [child for child in found if child is not None]
-
-

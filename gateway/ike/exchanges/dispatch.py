@@ -22,7 +22,7 @@ def _create_child_sa(sa: IkeSa, message: Message, now: float) -> None:
     (rekey_ike if rekeys_ike else create_child).respond(sa, message, now)
 
 
-RESPONDERS: dict[ExchangeType, Callable[["IkeSa", Message, float], None]] = {
+RESPONDERS: dict[ExchangeType, Callable[[IkeSa, Message, float], None]] = {
     ExchangeType.IKE_SA_INIT: sa_init.respond,
     ExchangeType.IKE_AUTH: auth.respond,
     ExchangeType.CREATE_CHILD_SA: _create_child_sa,

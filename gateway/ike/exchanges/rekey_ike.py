@@ -74,7 +74,12 @@ class RekeyIke(Exchange):
             self._on_refusal(sa, error, now)
             return True
         answer, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
-        assert isinstance(answer, SecurityAssociation) and isinstance(nonce, Nonce) and self.sent is not None and self.pair is not None
+        assert (
+            isinstance(answer, SecurityAssociation)
+            and isinstance(nonce, Nonce)
+            and self.sent is not None
+            and self.pair is not None
+        )
         chosen = proposal.accept(self.sent, answer)
         choice = choice_of(chosen)
         if not isinstance(exchange, KeyExchange) or not exchange.method == choice.key_exchange == self.pair.method:
@@ -162,7 +167,13 @@ def _peer_spi(chosen: Proposal) -> int:
 
 
 def make_successor(
-    sa: IkeSa, choice: Choice, shared: bytes, nonces: tuple[bytes, bytes], spis: tuple[int, int], we_initiated: bool, now: float
+    sa: IkeSa,
+    choice: Choice,
+    shared: bytes,
+    nonces: tuple[bytes, bytes],
+    spis: tuple[int, int],
+    we_initiated: bool,
+    now: float,
 ) -> IkeSa:
     """The new IKE_SA, established by inheritance (RFC 7296 2.18): both ends already hold SK_d of the old one."""
     if sa.keys is None or not sa.established:
@@ -198,7 +209,9 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     """Our side of a peer's rekey of the IKE_SA."""
     if not sa.established:
         raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)
-    if isinstance(sa.exchange, CreateChild) or any(child.state is ChildState.DELETING for child in sa.children.values()):
+    if isinstance(sa.exchange, CreateChild) or any(
+        child.state is ChildState.DELETING for child in sa.children.values()
+    ):
         # RFC 7296 2.25.2: our own CREATE_CHILD_SA or DELETE for a CHILD_SA is under way
         raise PeerError(Violation.TEMPORARY, "a CHILD_SA exchange is under way", NotifyType.TEMPORARY_FAILURE)
     received, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
@@ -224,7 +237,9 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     sa.compute(work, then, sa.refuse_pending(ExchangeType.CREATE_CHILD_SA))
 
 
-def _answer(sa: IkeSa, chosen: Proposal, choice: Choice, peer_spi: int, result: tuple[bytes, bytes], ni: bytes, now: float) -> None:
+def _answer(
+    sa: IkeSa, chosen: Proposal, choice: Choice, peer_spi: int, result: tuple[bytes, bytes], ni: bytes, now: float
+) -> None:
     public, shared = result
     if not sa.established:
         raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)

@@ -1,8 +1,8 @@
 """IKE_SA_INIT (RFC 7296 1.2, 2.6, 2.7): nothing in it is authenticated yet.
 
-    HDR(SPIi,0), [N(COOKIE)], SAi1, KEi, Ni, N(NATD_S), N(NATD_D)   -->
-                                  <--  HDR, SAr1, KEr, Nr, N(NATD_S), N(NATD_D)
-                                  <--  HDR, N(COOKIE) | N(INVALID_KE_PAYLOAD) | error
+HDR(SPIi,0), [N(COOKIE)], SAi1, KEi, Ni, N(NATD_S), N(NATD_D)   -->
+                              <--  HDR, SAr1, KEr, Nr, N(NATD_S), N(NATD_D)
+                              <--  HDR, N(COOKIE) | N(INVALID_KE_PAYLOAD) | error
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ class InitiateSa(Exchange):
     def _generate(self, sa: IkeSa, method: int) -> None:
         self.tried.append(method)
         seed = sa.services.random.octets(SEED_OCTETS)
-        sa.compute(lambda: sa.services.key_exchanges.generate(method, seed), lambda pair, now: self._send(sa, pair, now), self._failed(sa))
+        sa.compute(
+            lambda: sa.services.key_exchanges.generate(method, seed),
+            lambda pair, now: self._send(sa, pair, now),
+            self._failed(sa),
+        )
 
     def _failed(self, sa: IkeSa) -> Failed:
         return lambda error, now: self.on_error(sa, error, now)
@@ -84,7 +88,9 @@ class InitiateSa(Exchange):
         if error is not None:
             return self._on_unauthenticated_error(sa, error, now)
         answer, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
-        if not (isinstance(answer, SecurityAssociation) and isinstance(exchange, KeyExchange) and isinstance(nonce, Nonce)):
+        if not (
+            isinstance(answer, SecurityAssociation) and isinstance(exchange, KeyExchange) and isinstance(nonce, Nonce)
+        ):
             return False
         if message.header.responder_spi == 0:
             return False
@@ -102,7 +108,10 @@ class InitiateSa(Exchange):
             raise LocalError("a response before the request")
         choice = choice_of(proposal.accept(self.sent, answer))
         if not choice.key_exchange == exchange.method == self.pair.method:
-            raise PeerError(Violation.WRONG_KE_GROUP, f"chose {choice.key_exchange}, sent {exchange.method}, ours {self.pair.method}")
+            raise PeerError(
+                Violation.WRONG_KE_GROUP,
+                f"chose {choice.key_exchange}, sent {exchange.method}, ours {self.pair.method}",
+            )
         check_public(exchange.method, exchange.data)
         return choice
 
@@ -117,7 +126,11 @@ class InitiateSa(Exchange):
     def _on_other_group(self, sa: IkeSa, notify: Notify, now: float) -> bool:
         """RFC 7296 1.2: again with the group the responder wants, if it is one we offered and not yet tried."""
         method = int.from_bytes(notify.data, "big") if len(notify.data) == 2 else -1
-        if method not in proposal.key_exchange_methods(sa.settings.offers) or len(self.tried) >= GROUPS_MAX or method in self.tried:
+        if (
+            method not in proposal.key_exchange_methods(sa.settings.offers)
+            or len(self.tried) >= GROUPS_MAX
+            or method in self.tried
+        ):
             return self._on_unauthenticated_error(sa, notify, now)
         self._generate(sa, method)
         return True
@@ -156,7 +169,9 @@ class InitiateSa(Exchange):
 def give_up(sa: IkeSa, now: float) -> None:
     """The attempt ends without a usable answer: by the hint if there was one."""
     if sa.hint is not None:
-        sa.destroy(now, f"{sa.hint.name}_IKE", {"ours": "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)})
+        sa.destroy(
+            now, f"{sa.hint.name}_IKE", {"ours": "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)}
+        )
     else:
         sa.destroy(now, "PEER_UNREACHABLE", {"remote": str(sa.remote)})
 
@@ -182,7 +197,12 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     if choice.key_exchange != exchange.method:
         # RFC 7296 1.2: tell the group we want; nothing of this attempt is kept
         wanted = choice.key_exchange.to_bytes(2, "big")
-        raise PeerError(Violation.WRONG_KE_GROUP, f"KE {exchange.method}, wanted {choice.key_exchange}", NotifyType.INVALID_KE_PAYLOAD, wanted)
+        raise PeerError(
+            Violation.WRONG_KE_GROUP,
+            f"KE {exchange.method}, wanted {choice.key_exchange}",
+            NotifyType.INVALID_KE_PAYLOAD,
+            wanted,
+        )
     check_public(exchange.method, exchange.data)
     sa.ni, sa.nr = nonce.data, sa.services.random.octets(NONCE_OCTETS)
     sa.init_request = message.octets

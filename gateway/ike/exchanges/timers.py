@@ -61,7 +61,9 @@ def _child(sa: IkeSa, child: ChildSa, now: float) -> None:
 
 def rekey_child(sa: IkeSa, child: ChildSa, now: float) -> None:
     """Queues the rekey of a CHILD_SA once."""
-    waiting = [exchange for exchange in (sa.exchange, *sa.queue) if isinstance(exchange, CreateChild) and exchange.old is child]
+    waiting = [
+        exchange for exchange in (sa.exchange, *sa.queue) if isinstance(exchange, CreateChild) and exchange.old is child
+    ]
     child.rekey_at = child.life_at
     if not waiting and child.successor is None:
         # The configuration may have changed since the CHILD_SA was made

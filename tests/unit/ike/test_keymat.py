@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from gateway.ike import authentication, keymat
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.keymat import Envelope, IkeKeys, open_message, seal_message
@@ -87,7 +88,9 @@ def test_skeyseed_of_the_first_ike_sa(record: dict[str, Any]) -> None:
 
 @SUITES
 @pytest.mark.parametrize("is_initiator", [True, False])
-def test_child_keys_of_ike_auth_of_a_rekey_and_under_the_rekeyed_ike_sa(record: dict[str, Any], is_initiator: bool) -> None:
+def test_child_keys_of_ike_auth_of_a_rekey_and_under_the_rekeyed_ike_sa(
+    record: dict[str, Any], is_initiator: bool
+) -> None:
     sas = all_keys(record, is_initiator)
     choice = choice_of(record["esp"])
     assert [entry["ike_sa"] for entry in record["child_sas"]] == [0, 0, 1]
@@ -165,7 +168,9 @@ def test_prf_plus_is_a_prefix_of_itself() -> None:
     """RFC 7296 2.13; 255 blocks are its end, more than anything here needs."""
     whole = keymat.prf_plus(PRF_NAMES["sha1"], b"key", b"seed", 700)
     assert whole[:20] == hmac.digest(b"key", b"seed\x01", hashlib.sha1)
-    assert all(keymat.prf_plus(PRF_NAMES["sha1"], b"key", b"seed", count) == whole[:count] for count in (0, 1, 19, 20, 21, 699))
+    assert all(
+        keymat.prf_plus(PRF_NAMES["sha1"], b"key", b"seed", count) == whole[:count] for count in (0, 1, 19, 20, 21, 699)
+    )
 
 
 # --- the envelope ---------------------------------------------------------------------------------------------------
@@ -180,14 +185,16 @@ HEADER = Header(0x1122334455667788, 0x99AABBCCDDEEFF00, ExchangeType.INFORMATION
 def pair(choice: Choice) -> tuple[IkeKeys, IkeKeys]:
     """Initiator's and responder's keys of one IKE_SA."""
     full = Choice(choice.encryption, choice.key_bits, choice.integrity, PRF_NAMES["sha256"])
-    made = [IkeKeys.initial(full, b"secret" * 8, b"i" * 32, b"r" * 32, bytes(range(16)), side) for side in (True, False)]
+    made = [
+        IkeKeys.initial(full, b"secret" * 8, b"i" * 32, b"r" * 32, bytes(range(16)), side) for side in (True, False)
+    ]
     return made[0], made[1]
 
 
 @EVERY_CHOICE
 def test_sealed_messages_of_every_length_open(choice: Choice) -> None:
     initiator, responder = pair(choice)
-    for length in range(0, 50):
+    for length in range(50):
         payloads = (Notify(16384, bytes(length)),)
         sealed = seal_message(initiator, HEADER, payloads, Octets())
         assert open_message(responder, parse_message(sealed)).payloads == payloads

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.layout import emit, parse
-from gateway.ike.message import HEADER_OCTETS, PAYLOADS_MAX, Header, Message, emit_chain, emit_message, parse_chain, parse_message
+from gateway.ike.message import (
+    HEADER_OCTETS,
+    PAYLOADS_MAX,
+    Header,
+    Message,
+    emit_chain,
+    emit_message,
+    parse_chain,
+    parse_message,
+)
 from gateway.ike.payloads import (
     KNOWN_TYPES,
     PAYLOADS,
@@ -112,8 +121,18 @@ def test_an_empty_message_is_only_a_header() -> None:
 
 SAMPLE_SA = SecurityAssociation(
     (
-        Proposal(1, Protocol.IKE, bytes(8), (Transform.make(TransformType.ENCRYPTION, 20, 256), Transform.make(TransformType.PRF, 5))),
-        Proposal(2, Protocol.ESP, b"\1\2\3\4", (Transform.make(TransformType.ENCRYPTION, 12, 128), Transform(200, 65000, b"\0\1\0\0"))),
+        Proposal(
+            1,
+            Protocol.IKE,
+            bytes(8),
+            (Transform.make(TransformType.ENCRYPTION, 20, 256), Transform.make(TransformType.PRF, 5)),
+        ),
+        Proposal(
+            2,
+            Protocol.ESP,
+            b"\1\2\3\4",
+            (Transform.make(TransformType.ENCRYPTION, 12, 128), Transform(200, 65000, b"\0\1\0\0")),
+        ),
     )
 )
 SAMPLES: tuple[Any, ...] = (
@@ -125,7 +144,9 @@ SAMPLES: tuple[Any, ...] = (
     Notify(NotifyType.REKEY_SA, b"data", 3, b"\1\2\3\4"),
     Delete(Protocol.ESP, (b"\1\2\3\4", b"\5\6\7\x08")),
     VendorId(b"vendor"),
-    TrafficSelectorsInitiator((TrafficSelector(7, 0, 0, 65535, bytes(4) + b"\xff" * 4), TrafficSelector(8, 6, 1, 2, bytes(32)))),
+    TrafficSelectorsInitiator(
+        (TrafficSelector(7, 0, 0, 65535, bytes(4) + b"\xff" * 4), TrafficSelector(8, 6, 1, 2, bytes(32)))
+    ),
     TrafficSelectorsResponder((TrafficSelector(9, 1, 2, 3, b""),)),
     Unknown(b"later", 99),
 )
@@ -266,7 +287,13 @@ def test_a_number_of_traffic_selectors_that_lies(count: int) -> None:
         chain_of(44, bytes([count]) + b"\0\0\0" + TS + TS)
 
 
-def security_association(proposal_last: int = 0, transform_last: int = 0, count: int = 2, proposal_length: int = 24, lengths: tuple[int, int] = (8, 8)) -> bytes:
+def security_association(
+    proposal_last: int = 0,
+    transform_last: int = 0,
+    count: int = 2,
+    proposal_length: int = 24,
+    lengths: tuple[int, int] = (8, 8),
+) -> bytes:
     first = b"\3\0" + lengths[0].to_bytes(2, "big") + b"\1\0\0\x0c"
     second = bytes([transform_last]) + b"\0" + lengths[1].to_bytes(2, "big") + b"\2\0\0\5"
     return bytes([proposal_last, 0]) + proposal_length.to_bytes(2, "big") + bytes([1, 1, 0, count]) + first + second
@@ -339,7 +366,15 @@ def test_the_critical_bit_of_known_payloads_is_ignored(number: int) -> None:
 def test_every_payload_type_once_plain_and_critical() -> None:
     for number in range(256):
         for flags in (b"\0", b"\x80"):
-            result = outcome(emit_message(HEADER, ())[:16] + bytes([number]) + SAMPLE[17:24] + (32).to_bytes(4, "big") + b"\0" + flags + b"\0\4")
+            result = outcome(
+                emit_message(HEADER, ())[:16]
+                + bytes([number])
+                + SAMPLE[17:24]
+                + (32).to_bytes(4, "big")
+                + b"\0"
+                + flags
+                + b"\0\4"
+            )
             if number and number not in KNOWN_TYPES:
                 assert isinstance(result, PeerError) == (flags == b"\x80")
 
