@@ -28,7 +28,7 @@ $(VENV)/.packages: requirements.lock $(VENV)/.system
 $(VENV)/.installed: $(VENV)/.packages $(SOURCES)
 	@echo "building"
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation \
-		--force-reinstall -Cbuild-dir=build/wheel .
+		--force-reinstall --config-settings=build-dir=build/wheel .
 	@touch $@
 
 build: $(VENV)/.installed
