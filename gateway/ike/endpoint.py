@@ -41,6 +41,8 @@ from gateway.ike.states import IkeState
 
 HALF_OPEN_MAX = 1000
 """Half-open IKE_SAs as responder; beyond it new ones are dropped (cookies are a later step)."""
+DUPLICATE_LINGER = 5.0
+"""Seconds a duplicate IKE_SA lives on, so that both ends hold the one that stays before it goes."""
 SIMULTANEOUS = 30.0
 """Two IKE_SAs of one connection this close in age came from both ends starting at once."""
 
@@ -207,7 +209,8 @@ class IkeEndpoint:
         winner = other if loser is sa else sa
         self._primary[sa.name] = winner
         loser.notice("info", "ike-duplicate", "a second IKE_SA with the same peer is closed")
-        timers.close(loser, "", now)
+        # Not at once: the peer may not know the other IKE_SA yet, and its traffic needs one that both have
+        loser.close_at = now + DUPLICATE_LINGER
 
     # --- receiving ----------------------------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ class IkeSa:
         self.established_at: float | None = None
         self.rekey_at: float | None = None
         self.give_up_at: float | None = None
+        self.close_at: float | None = None
         self.init_request = self.init_response = b""
         self.ni = self.nr = b""
         self.hint: Notify | None = None
@@ -292,6 +293,8 @@ class IkeSa:
             yield self.window.pending.deadline
         if self.give_up_at is not None:
             yield self.give_up_at
+        if self.close_at is not None:
+            yield self.close_at
         for lingering in self.lingering:
             yield lingering.at
         for child in self.children.values():

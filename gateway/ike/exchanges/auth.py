@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.ike.authentication import AuthenticatedPeer, psk_signature, verify
+from gateway.ike.child import ChildSa
 from gateway.ike.errors import LocalError, PeerError
 from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import child_negotiation
@@ -32,6 +33,10 @@ from gateway.ike.traffic_selector import describe_all
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
+
+
+ANSWER_TRAVEL = 2.0
+"""Seconds for our IKE_AUTH response, with a repetition, to reach the initiator."""
 
 
 class Authenticate(Exchange):
@@ -100,7 +105,7 @@ class Authenticate(Exchange):
         except PeerError as refused:
             sa.services.emit(ExchangeFailed(sa.name, settings.name, refused.why.name, {"detail": refused.detail}))
             return
-        sa.activate(child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), True, now))
+        _begin(sa, child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), True, now), False, now)
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         """The responder did not prove itself: say so and end (RFC 7296 2.21.2)."""
@@ -170,4 +175,14 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     child = child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), False, now) if terms is not None else None
     sa.respond(ExchangeType.IKE_AUTH, tuple(reply), now)
     if child is not None:
+        _begin(sa, child, sa.services.has_other_sa(sa), now)
+
+
+def _begin(sa: IkeSa, child: ChildSa, wait: bool, now: float) -> None:
+    """Sends on a first CHILD_SA: at once, or after `wait` where the peer may not have it yet and another carries the traffic."""
+    if sa.close_at is not None:
+        return  # a duplicate that is about to go
+    if wait:
+        child.activate_at = now + ANSWER_TRAVEL
+    else:
         sa.activate(child)

@@ -28,6 +28,9 @@ def run(sa: IkeSa, now: float) -> None:
     if sa.give_up_at is not None and now >= sa.give_up_at:
         sa.give_up_at = None
         _give_up(sa, now)
+    if sa.close_at is not None and now >= sa.close_at:
+        sa.close_at = None
+        close(sa, "", now)
     for child in list(sa.children.values()):
         _child(sa, child, now)
     if sa.established:
