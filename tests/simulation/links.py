@@ -1,0 +1,174 @@
+"""What must hold between the two ends of a connection, asked after every step.
+
+A link is *up* once both ends send on SAs that the other can open, and from then on it has to stay up until somebody
+names an excuse: a crash, a partition longer than the peers' patience, an operator. An excuse ends with the next up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from simulation.shell import Shell
+from simulation.trace import Broken
+
+from gateway.config.model import Prefix
+from gateway.esp.dataplane import Direction, SaParameters
+from gateway.ike.states import IkeState
+from gateway.node.tunnel import Tunnel
+
+MANY_CHILDREN = 5
+"""CHILD_SAs of one name that may be usable at once: the old one, two rivals, and what a lost DELETE leaves for a while."""
+MANY_IKE_SAS = 12
+
+
+@dataclass(slots=True)
+class End:
+    """One node's side of a connection."""
+
+    shell: Shell
+    connection: str
+
+    @property
+    def tunnel(self) -> Tunnel | None:
+        return self.shell.node.tunnels.get(self.connection) if self.shell.running else None
+
+    @property
+    def number(self) -> int:
+        settings = self.shell.settings.tunnel(self.connection)
+        assert settings is not None
+        return settings.id
+
+    @property
+    def prefixes(self) -> tuple[Prefix, ...]:
+        """What the connection protects."""
+        settings = self.shell.settings.tunnel(self.connection)
+        assert settings is not None
+        return settings.protected
+
+    def sending(self, child: str) -> SaParameters | None:
+        """The SA the child's packets leave on."""
+        tunnel = self.tunnel
+        if tunnel is None:
+            return None
+        mine = {one.event.spi_out for one in tunnel.installed.values() if one.event.child == child}
+        for spi in self.shell.policies.get(self.number, ()):
+            if spi in mine:
+                return self.shell.sad.get((Direction.OUTBOUND, self.number, spi))
+        return None
+
+    def routed(self) -> bool:
+        """Every protected prefix leads into the TUN."""
+        index = self.shell.interfaces.get(self.connection, -1)
+        return all(self.shell.kernel.lookup(prefix) == index for prefix in self.prefixes)
+
+
+@dataclass(slots=True)
+class Link:
+    """The two ends of one connection."""
+
+    ends: tuple[End, End]
+    children: tuple[str, ...]
+    up: bool = False
+    epoch: int = 0
+    up_at: float = 0.0
+    excuses: list[tuple[float, str]] = field(default_factory=list)
+
+    def excuse(self, now: float, why: str) -> None:
+        """From now on it may be down."""
+        self.excuses.append((now, why))
+        self.up = False
+        self.epoch += 1
+
+    def check(self, now: float) -> bool:
+        """Broken when it is down without an excuse; True when it just came up."""
+        wrong = next(self._wrong(), "")
+        if not self.up:
+            self.up = not wrong
+            self.up_at = now if self.up else self.up_at
+            return self.up
+        if wrong:
+            raise Broken(f"the connection is down without an excuse: {wrong}")
+        return False
+
+    def _wrong(self) -> Iterator[str]:
+        for here, there in (self.ends, self.ends[::-1]):
+            if not here.shell.running:
+                yield f"{here.shell.name} does not run"
+                return
+            for child in self.children:
+                yield from _unopenable(here, there, child)
+            if not here.routed():
+                yield f"{here.shell.name} has no route into its TUN"
+
+
+def _unopenable(here: End, there: End, child: str) -> Iterator[str]:
+    """Why `there` could not open what `here` sends."""
+    name = here.shell.name
+    sa = here.sending(child)
+    if sa is None:
+        yield f"{name} has no SA to send {child} on"
+        return
+    peer = there.shell.sad.get((Direction.INBOUND, there.number, sa.spi))
+    if peer is None:
+        yield f"{name} sends {child} on {sa.spi:08x}, which {there.shell.name} does not hold inbound"
+        return
+    if (peer.encryption_key, peer.integrity_key, peer.suite) != (sa.encryption_key, sa.integrity_key, sa.suite):
+        raise Broken(f"the two ends of ESP SA {sa.spi:08x} hold different keys or suites")
+    mirrored = [(one.remote_first, one.remote_last, one.local_first, one.local_last) for one in peer.selectors]
+    if [(one.local_first, one.local_last, one.remote_first, one.remote_last) for one in sa.selectors] != mirrored:
+        raise Broken(f"the two ends of ESP SA {sa.spi:08x} hold different selectors")
+
+
+def check_counts(end: End) -> None:
+    """Nothing piles up, not even for a moment."""
+    sas = end.shell.node.ike.sas(end.connection)
+    if len(sas) > MANY_IKE_SAS:
+        raise Broken(f"{end.shell.name} holds {len(sas)} IKE_SAs of one connection")
+    usable: dict[str, int] = {}
+    for sa in sas:
+        for child in sa.children.values():
+            usable[child.name] = usable.get(child.name, 0) + child.usable
+    for name, count in usable.items():
+        if count > MANY_CHILDREN:
+            raise Broken(f"{end.shell.name} holds {count} usable CHILD_SAs {name}")
+    primary = end.shell.node.ike.primary(end.connection)
+    if primary is not None and primary not in sas:
+        raise Broken(f"{end.shell.name} relies on an IKE_SA that is gone")
+
+
+def unrest(link: Link) -> str:
+    """Why the link is not at rest: exactly one IKE_SA, one pair of SAs per child, nothing under way. "" when it is."""
+    return next(_unrest(link), "")
+
+
+def _unrest(link: Link) -> Iterator[str]:
+    spis = set()
+    for end in link.ends:
+        name, node = end.shell.name, end.shell.node
+        sas = node.ike.sas(end.connection)
+        if [sa.state for sa in sas] != [IkeState.ESTABLISHED]:
+            yield f"{name} has IKE_SAs {[sa.state.value for sa in sas]}"
+            return
+        sa = sas[0]
+        spis.add(sa.spis)
+        if sa is not node.ike.primary(end.connection) or node.ike.half_open:
+            yield f"{name}: the IKE_SA is not the primary one, or something is half open"
+        if sa.exchange is not None or sa.queue or sa.lingering or sa.window.answering or sa.window.pending is not None:
+            yield f"{name}: something is under way on its IKE_SA"
+        names = sorted(child.name for child in sa.children.values())
+        if names != sorted(link.children):
+            yield f"{name} has CHILD_SAs {names}"
+        expected = {(Direction.INBOUND, child.spi_in) for child in sa.children.values()}
+        expected |= {(Direction.OUTBOUND, child.spi_out) for child in sa.children.values()}
+        held = {(direction, spi) for direction, number, spi in end.shell.sad if number == end.number}
+        if held != expected:
+            yield f"{name}: the data plane holds {len(held)} SAs, the IKE_SA has {len(expected)}"
+        tunnel = end.tunnel
+        assert tunnel is not None
+        if set(tunnel.active) != {child.spi_out for child in sa.children.values()} or len(tunnel.installed) != len(
+            sa.children
+        ):
+            yield f"{name}: the tunnel sends on {len(tunnel.active)} SAs"
+    if len(spis) != 1:
+        yield "the two ends have different IKE_SAs"

@@ -1,0 +1,70 @@
+"""Two sites and one connection between them, from configuration texts as an operator writes them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from gateway.config.load import load_text
+from gateway.node.settings import GatewaySettings, Secrets, build
+
+PSK = b"thirty-two octets of a shared key"
+CONNECTION = "site"
+HOSTS = {"a": "192.0.2.1", "b": "198.51.100.1"}
+CONNECTED = {"a": "192.0.2.0/24", "b": "198.51.100.0/24"}
+NETWORKS = {"a": "10.1.0.0/16", "b": "172.16.0.0/16"}
+NAT_HOST = "203.0.113.1"
+"""Where `b` sees `a` when a NAT is between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a schedule varies. `starters`: the nodes with start_action start; the others only respond."""
+
+    starters: str = "a"
+    children: tuple[str, ...] = ("net",)
+    pfs: bool = True
+    nat: bool = False
+    options: tuple[str, ...] = field(default=())
+    """Further lines of [connection.site], the same on both nodes."""
+
+    def settings(self, name: str) -> GatewaySettings:
+        loaded = load_text(self.text(name), f"{name}.toml")
+        assert loaded.config is not None, loaded.diagnostics
+        return build(loaded.config, Secrets({CONNECTION: PSK}))
+
+    def text(self, name: str) -> str:
+        other = "b" if name == "a" else "a"
+        remote = NAT_HOST if self.nat and other == "a" else HOSTS[other]
+        lines = [
+            f'[gateway]\nname = "{name}"',
+            f"[connection.{CONNECTION}]",
+            f'local_addrs = "{HOSTS[name]}"',
+            f'remote_addrs = "{remote}"',
+            f'local_id = "{name}.example"',
+            f'remote_id = "{other}.example"',
+            'psk = { file = "site.psk" }',
+            'proposals = ["aes256gcm16-prfsha256-ecp256"]',
+            f'start_action = "{"start" if name in self.starters else "none"}"',
+            *self.options,
+        ]
+        for number, child in enumerate(self.children):
+            lines += [
+                f"[connection.{CONNECTION}.child.{child}]",
+                f'local_ts = ["{_part(NETWORKS[name], number)}"]',
+                f'remote_ts = ["{_part(NETWORKS[other], number)}"]',
+                f'esp_proposals = ["{"aes128gcm16-ecp256" if self.pfs else "aes128gcm16"}"]',
+            ]
+        return "\n".join(lines)
+
+
+def _part(network: str, number: int) -> str:
+    """The `number`th /24 of a site's network."""
+    first, second = network.split(".")[:2]
+    return f"{first}.{second}.{number}.0/24"
+
+
+def seeds(count: int, first: int = 0) -> range:
+    """The seeds of a test: `count` of them, or the one of SIM_SEED."""
+    only = os.environ.get("SIM_SEED")
+    return range(int(only), int(only) + 1) if only else range(first, first + count)
