@@ -256,10 +256,14 @@ def _find_old(sa: IkeSa, message: Message) -> ChildSa | None:
     if old is None:
         # RFC 7296 2.25.1
         raise PeerError(Violation.CHILD_NOT_FOUND, f"REKEY_SA for {notify.spi.hex()}", NotifyType.CHILD_SA_NOT_FOUND)
+    _check_replaceable(old)
+    return old
+
+
+def _check_replaceable(old: ChildSa) -> None:
     if not old.usable or old.successor is not None:
         # RFC 7296 2.25.1: being deleted or already replaced
         raise PeerError(Violation.TEMPORARY, f"CHILD_SA is {old.state.value}", NotifyType.TEMPORARY_FAILURE)
-    return old
 
 
 def _answer(
@@ -271,8 +275,11 @@ def _answer(
     exchange: KeyExchange | None,
     now: float,
 ) -> None:
+    if old is not None:
+        # Our own rekey or DELETE of it may have gone through while the public-key work was done
+        _check_replaceable(old)
     reply_sa, tsi, tsr = child_negotiation.answer_payloads(terms)
-    if old is None or old.spi_in not in sa.children:
+    if old is None:
         child = child_negotiation.install(sa, terms, shared, nonces, False, now)
     else:
         child = child_negotiation.install_deferred(sa, terms, shared, nonces, old, now)
