@@ -15,12 +15,17 @@ from gateway.esp.dataplane import Direction, SaParameters
 
 @dataclass(frozen=True, slots=True)
 class OpenTunnel:
-    """Make the connection's TUN, with its addresses, and give it to the data plane. Answer: TunnelReady."""
+    """Make the connection's TUN, with its addresses, and give it to the data plane. Answer: TunnelReady.
+
+    What comes out of it may go where our table or the host's own routes lead, but by the host's default route only to
+    `local_destinations`.
+    """
 
     connection: int
     name: str
     mtu: int
     addresses: tuple[str, ...]
+    local_destinations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +36,14 @@ class CloseTunnel:
 
 @dataclass(frozen=True, slots=True)
 class SetTunnelMtu:
-    """Inner MTU and MSS clamps, from the negotiated suites."""
+    """Inner MTU and MSS clamps, from the negotiated suites. `local_destinations` only where a reload changed them."""
 
     connection: int
     name: str
     mtu: int
     tcp_mss4: int
     tcp_mss6: int
+    local_destinations: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

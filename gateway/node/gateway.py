@@ -183,7 +183,9 @@ class Gateway:
             known = self.tunnels.get(settings.name)
             if known is None:
                 known = self.tunnels[settings.name] = Tunnel(settings, self._random)
-            known.settings = settings
+            before, known.settings = known.settings, settings
+            if known.interface and before.local_destinations != settings.local_destinations:
+                self._set_link(known, settings.local_destinations)
             self._connection_state(known, now)
             for prefix in settings.routes:
                 self.fib.command(routing.SetRoute(prefix, routing.ViaConnection(settings.name), "static", 10), now)
@@ -208,16 +210,17 @@ class Gateway:
         for tunnel in self.tunnels.values():
             if not tunnel.interface:
                 tunnel.mtu = tunnel.mtu or INITIAL_MTU
-                self._emit(effects.OpenTunnel(tunnel.settings.id, tunnel.name, tunnel.mtu, tunnel.settings.addresses))
+                settings = tunnel.settings
                 self._emit(
-                    effects.SetTunnelMtu(
-                        tunnel.settings.id,
-                        tunnel.name,
-                        tunnel.mtu,
-                        tcp_mss(tunnel.mtu, False),
-                        tcp_mss(tunnel.mtu, True),
+                    effects.OpenTunnel(
+                        settings.id, tunnel.name, tunnel.mtu, settings.addresses, settings.local_destinations
                     )
                 )
+                self._set_link(tunnel)
+
+    def _set_link(self, tunnel: Tunnel, local_destinations: tuple[str, ...] | None = None) -> None:
+        mss4, mss6 = tcp_mss(tunnel.mtu, False), tcp_mss(tunnel.mtu, True)
+        self._emit(effects.SetTunnelMtu(tunnel.settings.id, tunnel.name, tunnel.mtu, mss4, mss6, local_destinations))
 
     def _check_guard(self) -> None:
         """Nothing is tried before every protected prefix has its blackhole in the kernel."""

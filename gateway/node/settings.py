@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from gateway.bgp.settings import NeighborSettings, SpeakerSettings
 from gateway.config import derive
@@ -41,7 +41,8 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSettings:
-    """One connection as the node sees it. `routes` go into its TUN; `protected` never leave in clear."""
+    """One connection as the node sees it. `routes` go into its TUN; `protected` never leave in clear;
+    `local_destinations` are ours, so that what comes out of the TUN may follow the host's default route to them."""
 
     id: int
     name: str
@@ -51,6 +52,7 @@ class TunnelSettings:
     link_mtu: int
     protected: tuple[Prefix, ...]
     routes: tuple[Prefix, ...]
+    local_destinations: tuple[str, ...]
     limits: Mapping[str, Limits]
     replay_windows: Mapping[str, int]
     remote: Address
@@ -76,13 +78,15 @@ def build(
     tunnels = []
     for name, connection in config.connection.items():
         number = known.setdefault(name, max(known.values(), default=0) + 1)
-        tunnels.append(_tunnel(number, name, connection, secrets.psks[name]))
+        tunnels.append(_tunnel(number, name, connection, secrets.psks[name], _local_destinations(config, name)))
     return GatewaySettings(
         config.gateway.name, tuple(tunnels), _bgp(config, secrets, sources or {}), _heartbeat(config, secrets)
     )
 
 
-def _tunnel(number: int, name: str, connection: Connection, psk: bytes) -> TunnelSettings:
+def _tunnel(
+    number: int, name: str, connection: Connection, psk: bytes, local_destinations: tuple[str, ...]
+) -> TunnelSettings:
     children = derive.children_of(connection)
     remote_prefixes = derive.remote_prefixes(connection)
     networks = tuple(address.network for address in connection.tunnel_address)
@@ -98,10 +102,25 @@ def _tunnel(number: int, name: str, connection: Connection, psk: bytes) -> Tunne
         routes=tuple(
             dict.fromkeys((*(prefix for prefix in remote_prefixes if not derive.is_everything(prefix)), *networks))
         ),
+        local_destinations=local_destinations,
         limits={child_name: _limits(child) for child_name, child in children.items()},
         replay_windows={child_name: child.replay_window for child_name, child in children.items()},
         remote=connection.remote_addrs,
     )
+
+
+def _local_destinations(config: Config, name: str) -> tuple[str, ...]:
+    """What the configuration names as lying on our side, in as few prefixes as it takes: local_ts, and what we announce
+    to everybody and into this tunnel. Announcements to other neighbors name what lies behind tunnels. A default route
+    names nothing."""
+    named = {prefix for child in derive.children_of(config.connection[name]).values() for prefix in child.local_ts}
+    if config.bgp is not None:
+        into_tunnel = [neighbor for neighbor in config.bgp.neighbor.values() if neighbor.connection == name]
+        named.update(config.bgp.advertise, *(neighbor.advertise or () for neighbor in into_tunnel))
+    collapsed: list[Prefix] = [*collapse_addresses(prefix for prefix in named if isinstance(prefix, IPv4Network))]
+    collapsed += collapse_addresses(prefix for prefix in named if isinstance(prefix, IPv6Network))
+    # Two halves are a default route too
+    return tuple(str(prefix) for prefix in collapsed if not derive.is_everything(prefix))
 
 
 def _limits(child: Child) -> Limits:

@@ -66,9 +66,13 @@ def _rules(kernel: Kernel, settings: Gateway) -> Iterable[str]:
     guarded = {
         e.prefix.version for e in kernel.dump().entries if isinstance(e, Route) and e.kind is RouteKind.BLACKHOLE
     }
+    # A TUN that lives needs its entry guard, whoever runs this; without the TUN the rules are pointless.
+    alive = {device.name for device in kernel.tuns() if device.in_use}
     for rule in kernel.rules():
         version = 4 if rule.family == 2 else 6
         if rule.table == settings.route_table and version in guarded:
             yield f"kept {rule}: the guard needs it"
+        elif rule.interface in alive:
+            yield f"kept {rule}: a running process holds {rule.interface}"
         else:
             yield from kernel.remove_rules([rule])

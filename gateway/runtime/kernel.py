@@ -21,10 +21,10 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
 
 from gateway.config.model import Gateway
-from gateway.routing.guard import PLATFORM
 from gateway.routing.model import Address, Dump, Op, OpError, Prefix, Resolution, RouteKind
 from gateway.runtime import tun
 from gateway.runtime.rtnetlink import RT_TABLE_MAIN, KernelRoute, NetlinkError, RouteSocket, our_entries
+from gateway.runtime.rules import Entries, Rule, difference, rule_of, wanted_rules
 
 # rtm_protocol of routes that mean "this prefix is on this link": kernel, router advertisement, DHCP.
 _CONNECTED_ORIGINS = (2, 9, 16)
@@ -36,24 +36,6 @@ _IPV6_MINIMUM_MTU = 1280  # RFC 8200 5: below it the kernel takes IPv6 off the d
 _NO_GENERATED_ADDRESS = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", 1]]}]]}
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Rule:
-    """One ip rule of ours: `fwmark` and `destination` select, unset means all."""
-
-    family: int  # AF_INET or AF_INET6
-    priority: int
-    table: int
-    fwmark: int = 0
-    destination: str = ""  # without its length, which is always a host's
-
-    def __str__(self) -> str:
-        selector = (
-            f"fwmark {self.fwmark:#x}" if self.fwmark else f"to {self.destination}" if self.destination else "from all"
-        )
-        version = 4 if self.family == socket.AF_INET else 6
-        return f"IPv{version} rule {self.priority}: {selector} lookup {self.table}"
-
-
 @dataclass(frozen=True, slots=True)
 class Device:
     """A leftover candidate: one TUN with our name prefix."""
@@ -61,19 +43,6 @@ class Device:
     index: int
     name: str
     in_use: bool  # some process has its fd open
-
-
-def wanted_rules(settings: Gateway, ipv6: bool) -> list[Rule]:
-    """In their order: our own marked traffic and the platform addresses to main, then our table."""
-    first = settings.rule_priority
-    rules = []
-    for family in (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,):
-        rules.append(Rule(family, first, RT_TABLE_MAIN, fwmark=settings.mark))
-        if family == socket.AF_INET:
-            platform = enumerate(PLATFORM, first + 1)
-            rules += [Rule(family, at, RT_TABLE_MAIN, destination=str(p.network_address)) for at, p in platform]
-        rules.append(Rule(family, first + 3, settings.route_table))
-    return rules
 
 
 class Kernel:
@@ -109,18 +78,14 @@ class Kernel:
         routes = self._routes.routes(self._settings.route_table, protocol)
         return Dump(tuple(our_entries(routes, nexthops, protocol)), frozenset(nexthop.id for nexthop in nexthops))
 
-    def ensure_rules(self) -> list[str]:
+    def ensure_rules(self, entries: Entries) -> list[str]:
         """Adds what is missing, then removes rules of ours that are no longer wanted; says what it did."""
-        wanted = wanted_rules(self._settings, self.ipv6)
-        present = self.rules()
+        missing, surplus = difference(wanted_rules(self._settings, self.ipv6, entries), self.rules())
         done = []
-        for rule in wanted:
-            if rule not in present:
-                self._rule("add", rule)
-                done.append(f"added {rule}")
-        unwanted = [rule for rule in present if rule not in wanted]
-        unwanted += [rule for rule in wanted for _ in range(present.count(rule) - 1)]
-        return done + self.remove_rules(unwanted)
+        for rule in missing:
+            self._rule("add", rule)
+            done.append(f"added {rule}")
+        return done + self.remove_rules(surplus)
 
     def rules(self) -> list[Rule]:
         """The rules with our protocol, last first: a rule that leads into our table goes before its exceptions."""
@@ -128,7 +93,7 @@ class Kernel:
         for family in (socket.AF_INET, socket.AF_INET6) if self.ipv6 else (socket.AF_INET,):
             for message in self._ip.get_rules(family=family):
                 if message.get_attr("FRA_PROTOCOL") == self._settings.route_protocol:
-                    found.append(_rule_of(family, message))
+                    found.append(rule_of(message))
         return sorted(found, reverse=True)
 
     def remove_rules(self, rules: Iterable[Rule]) -> list[str]:
@@ -195,18 +160,8 @@ class Kernel:
         return Resolution(route.gateway or next_hop, route.interface)
 
     def _rule(self, verb: str, rule: Rule) -> None:
-        request: dict[str, Any] = {
-            "family": rule.family,
-            "priority": rule.priority,
-            "table": rule.table,
-            "protocol": self._settings.route_protocol,
-        }
-        if rule.fwmark:
-            request["fwmark"] = rule.fwmark
-        if rule.destination:
-            request |= {"dst": rule.destination, "dst_len": ipaddress.ip_address(rule.destination).max_prefixlen}
         with _named(str(rule)):
-            self._ip.rule(verb, **request)
+            self._ip.rule(verb, **rule.request(), protocol=self._settings.route_protocol)
 
     def _addresses(self, index: int, wanted: frozenset[ipaddress.IPv4Interface | ipaddress.IPv6Interface]) -> None:
         present = set()
@@ -235,16 +190,6 @@ def _named(what: str) -> Iterator[None]:
         yield
     except PyrouteError as error:
         raise NetlinkError(error.code, f"{what}: {os.strerror(error.code)}") from error
-
-
-def _rule_of(family: int, message: Any) -> Rule:
-    return Rule(
-        family,
-        message.get_attr("FRA_PRIORITY") or 0,
-        message.get_attr("FRA_TABLE") or message["table"],
-        message.get_attr("FRA_FWMARK") or 0,
-        message.get_attr("FRA_DST") or "",
-    )
 
 
 def _kind(link: Any) -> str:

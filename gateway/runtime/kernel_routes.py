@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Coroutine
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from typing import Any
 
 from gateway.node.effects import OpenTunnel, SetTunnelMtu
@@ -29,11 +29,12 @@ class KernelRoutes:
         self._jobs: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue()
         self._worker = asyncio.create_task(self._work(), name="kernel-routes")
         self._links: dict[int, str] = {}
+        self._entries: dict[str, tuple[routing.Prefix, ...]] = {}
+        self._ensured: dict[str, tuple[routing.Prefix, ...]] | None = None
 
     async def prepare(self) -> None:
         """Rules and underlay, before the node starts."""
-        for change in await self._netlink.ensure_rules():
-            log.info("%s", change, extra={"event": "ip-rule"})
+        await self._follow_entries()
         await self._report_underlay()
         self._netlink.monitor(self._changed)
 
@@ -79,28 +80,54 @@ class KernelRoutes:
         self._jobs.put_nowait(job)
 
     def open_tunnel(self, effect: OpenTunnel) -> None:
-        """The TUN exists already (the data plane made it); addresses, MTU, up, and the node learns its index."""
+        """The TUN exists already (the data plane made it); rules, addresses, MTU, up, and the node learns its index."""
+        interface = interface_name(effect.name)
+        self._entries[interface] = _prefixes(effect.local_destinations)
+        # The device has a new index; news of its predecessor's end may still be on the way.
+        self._links = {index: name for index, name in self._links.items() if name != effect.name}
 
         async def job() -> None:
-            index = await self._netlink.configure_link(
-                interface_name(effect.name), effect.mtu, _interfaces(effect.addresses), True
-            )
+            index = await self._configure(interface, effect.mtu, effect.addresses)
             self._links[index] = effect.name
             self._command(TunnelReady(effect.name, index))
 
         self._jobs.put_nowait(job)
 
     def set_mtu(self, effect: SetTunnelMtu, addresses: tuple[str, ...]) -> None:
+        interface = interface_name(effect.name)
+        if effect.local_destinations is not None:
+            self._entries[interface] = _prefixes(effect.local_destinations)
+
         async def job() -> None:
-            await self._netlink.configure_link(interface_name(effect.name), effect.mtu, _interfaces(addresses), True)
+            await self._configure(interface, effect.mtu, addresses)
 
         self._jobs.put_nowait(job)
+
+    async def _configure(self, interface: str, mtu: int, addresses: tuple[str, ...]) -> int:
+        """Nothing may come out of a TUN before its entry guard stands: without the rules it stays down."""
+        await self._follow_entries()
+        return await self._netlink.configure_link(interface, mtu, _interfaces(addresses), True)
+
+    async def _follow_entries(self) -> None:
+        """Rules for the TUNs there are now; at a start one call covers them all."""
+        if self._ensured != self._entries:
+            await self._ensure_rules(logging.INFO, "ip-rule")
+
+    async def _ensure_rules(self, level: int, event: str) -> None:
+        wanted, self._ensured = dict(self._entries), None
+        for change in await self._netlink.ensure_rules(wanted):
+            log.log(level, "%s", change, extra={"event": event})
+        self._ensured = wanted
 
     # --- the kernel's news --------------------------------------------------------------------------------------
 
     def _changed(self, change: Change) -> None:
         match change:
-            case LinkGone(index=index):
+            case LinkGone(index=index, deleted=deleted):
+                if deleted and index in self._links:
+                    # Before the node hears of it: it may make the TUN again at once.
+                    self._entries.pop(interface_name(self._links.pop(index)), None)
+                    self._jobs.put_nowait(self._follow_entries)
                 self._command(routing.InterfaceGone(index))
             case LinkUp(index=index) if index in self._links:
                 self._command(routing.ConnectionAdded(self._links[index], index))
@@ -115,8 +142,7 @@ class KernelRoutes:
         self._command(Underlay(frozenset(await self._netlink.connected_prefixes())))
 
     async def _restore_rules(self) -> None:
-        for change in await self._netlink.ensure_rules():
-            log.warning("%s", change, extra={"event": "ip-rule-restored"})
+        await self._ensure_rules(logging.WARNING, "ip-rule-restored")
 
     async def _work(self) -> None:
         while True:
@@ -127,6 +153,10 @@ class KernelRoutes:
                 log.error("netlink: %s", error, extra={"event": "netlink-failed"})
             finally:
                 self._jobs.task_done()
+
+
+def _prefixes(texts: tuple[str, ...]) -> tuple[routing.Prefix, ...]:
+    return tuple(ip_network(text) for text in texts)
 
 
 def _interfaces(texts: tuple[str, ...]) -> list[Any]:

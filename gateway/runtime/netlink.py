@@ -24,6 +24,7 @@ from gateway.config.model import Gateway
 from gateway.routing.model import Address, Dump, Op, OpError, Prefix, Resolution
 from gateway.runtime import rtnetlink
 from gateway.runtime.kernel import Kernel
+from gateway.runtime.rules import Entries
 
 Value = TypeVar("Value")
 
@@ -45,6 +46,7 @@ class LinkGone:
 
     index: int
     name: str
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,9 @@ class Netlink:
         """Our routes and nexthops, for `Reconcile`."""
         return await self._call(Kernel.dump)
 
-    async def ensure_rules(self) -> list[str]:
-        """Our ip rules, both families; idempotent. Says what it changed."""
-        return await self._call(Kernel.ensure_rules)
+    async def ensure_rules(self, entries: Entries | None = None) -> list[str]:
+        """Our ip rules, both families, and the entry guard of these TUNs and no others; idempotent. Says what it changed."""
+        return await self._call(lambda kernel: kernel.ensure_rules(entries or {}))
 
     async def configure_link(
         self, name: str, mtu: int, addresses: Sequence[IPv4Interface | IPv6Interface], up: bool = True
@@ -213,4 +215,4 @@ def _link_change(message: rtnetlink.Message) -> Change:
         rtnetlink.attributes(message.body, _IFINFO.size).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
     )
     working = message.type == _RTM_NEWLINK and flags & _IFF_UP and flags & _IFF_LOWER_UP
-    return LinkUp(index, name) if working else LinkGone(index, name)
+    return LinkUp(index, name) if working else LinkGone(index, name, message.type == _RTM_DELLINK)

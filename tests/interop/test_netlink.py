@@ -288,7 +288,7 @@ def test_links_and_underlay_changes_are_reported(lab: RouteLab) -> None:
             index = await tunnel.open()
             await until(lambda: LinkUp(index, "gw-edge") in changes)
             tunnel.close()
-            await until(lambda: LinkGone(index, "gw-edge") in changes)
+            await until(lambda: LinkGone(index, "gw-edge", deleted=True) in changes)
             changes.clear()
             lab.batch(lab.gw, "route add 198.51.100.0/24 via 10.0.1.1")
             await until(lambda: UnderlayChanged() in changes)
