@@ -64,6 +64,8 @@ class IkeSa:
         self.rekey_at: float | None = None
         self.give_up_at: float | None = None
         self.close_at: float | None = None
+        # True while its end would be nobody's news: replaced by a rekey, or not yet in its predecessor's place
+        self.quiet = False
         self.init_request = self.init_response = b""
         self.ni = self.nr = b""
         self.hint: Notify | None = None
@@ -341,11 +343,10 @@ class IkeSa:
         self.queue.clear()
         self.exchange = None
         self.window.pending = None
-        replaced = self.state is IkeState.REKEYED
         self.advance(IkeInput.CLOSE)
         self.services.destroyed(self)
         self.services.emit(
-            IkeDown(self.name, self.initiator_spi, "" if replaced else reason, context or {}, self.is_initiator)
+            IkeDown(self.name, self.initiator_spi, "" if self.quiet else reason, context or {}, self.is_initiator)
         )
 
     def notice(self, level: str, event: str, text: str) -> None:

@@ -36,3 +36,6 @@ class Exchange:
     def on_timeout(self, sa: IkeSa, now: float) -> None:
         """RFC 7296 2.4: retransmissions exhausted, the peer is dead to us."""
         sa.destroy(now, "DPD_TIMEOUT", {"exchange": self.kind.name})
+
+    def on_deleted(self, sa: IkeSa, now: float) -> None:
+        """The peer deleted the IKE_SA before it answered; `sa` is about to be destroyed."""

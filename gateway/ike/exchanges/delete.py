@@ -84,6 +84,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     deletes = [payload for payload in message.payloads if isinstance(payload, Delete)]
     if any(delete.protocol == Protocol.IKE for delete in deletes):
         sa.respond(ExchangeType.INFORMATIONAL, (), now)
+        if sa.exchange is not None:
+            sa.exchange.on_deleted(sa, now)
         sa.destroy(now, "" if sa.state is IkeState.REKEYED else "DELETED_BY_PEER")
         return
     error = message.error()

@@ -97,18 +97,23 @@ class RekeyIke(Exchange):
     def _complete(self, sa: IkeSa, choice: Choice, peer_spi: int, shared: bytes, nr: bytes, now: float) -> None:
         new = make_successor(sa, choice, shared, (self.ni, nr), (self.spi, peer_spi), True, now)
         sa.services.counts(sa.name).ike_rekeys_ok += 1
-        if self.rival is not None and min(self.ni, nr) < min(self.rival[1:]):
+        rival = self._standing_rival()
+        if self.rival is not None and rival is not None and min(self.ni, nr) < min(self.rival[1:]):
             # RFC 7296 2.8.1: ours holds the lowest nonce, so we delete it; the peer deletes the old IKE_SA
-            hand_over(sa, self.rival[0], now)
+            hand_over(sa, rival, now)
             sa.finish(now)
             new.enqueue(DeleteIke(""), now)
             return
-        if self.rival is not None:
+        if rival is not None:
             # The peer made the lowest nonce and deletes its own; nothing was ever moved to it
-            _supersede(self.rival[0], now)
+            _supersede(rival, now)
         hand_over(sa, new, now)
         sa.finish(now)
         sa.enqueue(DeleteIke(""), now)
+
+    def _standing_rival(self) -> IkeSa | None:
+        """The peer's new IKE_SA, unless the peer has deleted it already."""
+        return self.rival[0] if self.rival is not None and self.rival[0].established else None
 
     def _on_refusal(self, sa: IkeSa, error: Notify, now: float) -> None:
         method = int.from_bytes(error.data, "big")
@@ -124,16 +129,24 @@ class RekeyIke(Exchange):
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         self._failed(sa, error.why.name, {"detail": error.detail}, now)
 
+    def on_deleted(self, sa: IkeSa, now: float) -> None:
+        rival = self._standing_rival()
+        if rival is not None:
+            # RFC 7296 2.8.1: the peer's rekey won, and its DELETE of the old IKE_SA overtook its answer to ours
+            hand_over(sa, rival, now)
+
     def on_timeout(self, sa: IkeSa, now: float) -> None:
-        if self.rival is not None:
+        rival = self._standing_rival()
+        if rival is not None:
             # Its own liveness check decides about the peer
-            hand_over(sa, self.rival[0], now)
+            hand_over(sa, rival, now)
         sa.destroy(now, "DPD_TIMEOUT", {"exchange": "IKE_SA rekey"})
 
     def _failed(self, sa: IkeSa, reason: str, context: dict[str, str], now: float) -> None:
-        if self.rival is not None:
+        rival = self._standing_rival()
+        if rival is not None:
             # The peer's own rekey stands
-            hand_over(sa, self.rival[0], now)
+            hand_over(sa, rival, now)
         else:
             sa.advance(IkeInput.REKEY_FAILED)
             temporary = reason == NotifyType.TEMPORARY_FAILURE.name
@@ -146,6 +159,7 @@ class RekeyIke(Exchange):
 
 
 def _supersede(sa: IkeSa, now: float) -> None:
+    sa.quiet = True
     if sa.established:
         sa.advance(IkeInput.REPLACED)
         sa.give_up_at = now + REPLACED_LIFE
@@ -185,6 +199,7 @@ def make_successor(
     new.nat = sa.nat
     new.keys = sa.keys.rekeyed(choice, shared, *nonces, new.spis, we_initiated)
     new.advance(IkeInput.AUTHENTICATED)
+    new.quiet = True
     new.established_at = now
     new.rekey_at = new.jittered(now, sa.settings.rekey_time)
     sa.services.adopt(new)
@@ -199,6 +214,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     deleting = [exchange for exchange in old.queue if isinstance(exchange, DeleteChild)]
     old.queue.clear()
     _supersede(old, now)
+    new.quiet = False
     new.services.set_primary(new)
     new.services.emit(IkeUp(new.name, new.initiator_spi, new.responder_spi, rekeyed=True))
     for exchange in (*deleting, *waiting):

@@ -1,0 +1,130 @@
+"""Simultaneous rekeys and deletes (RFC 7296 2.8, 2.25): every order in which their messages can arrive, with one lost.
+
+The schedules are enumerated, not sampled: at each step any datagram in flight may be the next to arrive, or be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from support.ike_pair import CHILD, NAME, Host, Pair, every_schedule
+
+from gateway.ike.commands import Command, Rekey, Terminate
+from gateway.ike.events import IkeDown
+
+Choose = Callable[[int], int]
+
+
+def collide(choose: Choose, left: Command, right: Command, losses: int, defer: bool = False, seed: int = 1) -> Pair:
+    """Both commands at once, then any order of arrival, then two minutes of a good network."""
+    pair = Pair(seed=seed)
+    pair.establish()
+    pair.defer = defer
+    pair.left.command(left)
+    pair.right.command(right)
+    while pair.in_flight:
+        waiting = len(pair.in_flight)
+        pick = choose(2 * waiting if losses else waiting)
+        if pick >= waiting:
+            losses -= 1
+            if pair.in_flight[pick - waiting].run is not None:
+                pair.deliver(pick - waiting)  # work is not lost
+            else:
+                pair.drop(pick - waiting)
+        else:
+            pair.deliver(pick)
+        if not any(isinstance(command, Terminate) for command in (left, right)):
+            pair.assert_flowing()
+    pair.defer = False
+    pair.run(120)
+    return pair
+
+
+def steadily(pair: Pair) -> None:
+    """The tunnel never went down: every IKE_SA that ended was replaced."""
+    pair.assert_agreed()
+    for host in pair.hosts:
+        assert [event.reason for event in host.seen(IkeDown) if event.reason] == []
+
+
+@pytest.mark.parametrize("seed", [1, 2], ids=["left has the lowest nonce", "right has"])
+@pytest.mark.parametrize("losses", [0, 1])
+def test_child_rekeys_at_once(losses: int, seed: int) -> None:
+    def play(choose: Choose) -> None:
+        pair = collide(choose, Rekey(NAME, CHILD), Rekey(NAME, CHILD), losses, seed=seed)
+        steadily(pair)
+
+    runs, complete = every_schedule(play, 4000)
+    assert complete
+    assert runs > 20
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("losses", [0, 1])
+def test_ike_rekeys_at_once(losses: int, seed: int) -> None:
+    def play(choose: Choose) -> None:
+        steadily(collide(choose, Rekey(NAME), Rekey(NAME), losses, seed=seed))
+
+    runs, complete = every_schedule(play, 4000)
+    assert complete
+    assert runs > 20
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+def test_an_ike_rekey_and_a_child_rekey_at_once(losses: int) -> None:
+    def play(choose: Choose) -> None:
+        steadily(collide(choose, Rekey(NAME), Rekey(NAME, CHILD), losses))
+
+    assert every_schedule(play, 4000)[1]
+
+
+@pytest.mark.parametrize("command", [Rekey(NAME, CHILD), Rekey(NAME)], ids=["CHILD_SA", "IKE_SA"])
+def test_rekeys_at_once_with_public_key_work_that_takes_its_time(command: Command) -> None:
+    def play(choose: Choose) -> None:
+        steadily(collide(choose, command, command, 0, defer=True))
+
+    every_schedule(play, 700)
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+def test_the_child_sa_deleted_by_one_side_while_the_other_rekeys_it(losses: int) -> None:
+    def play(choose: Choose) -> None:
+        pair = collide(choose, Rekey(NAME, CHILD), Terminate(NAME, CHILD), losses)
+        counts = {len(host.sa.children) for host in pair.hosts}
+        assert counts <= {0, 1}
+        assert len(counts) == 1
+        assert {len(host.data_plane.outbound) for host in pair.hosts} == counts
+        for host in pair.hosts:
+            assert host.sa.state.name == "ESTABLISHED"
+            assert host.seen(IkeDown) == []
+
+    assert every_schedule(play, 4000)[1]
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("other", [Terminate(NAME), Rekey(NAME), Rekey(NAME, CHILD), Terminate(NAME, CHILD)], ids=str)
+def test_the_ike_sa_deleted_by_one_side_whatever_the_other_does(other: Command, losses: int) -> None:
+    def play(choose: Choose) -> None:
+        pair = collide(choose, Terminate(NAME), other, losses)
+        for host in pair.hosts:
+            assert gone(host)
+
+    assert every_schedule(play, 4000)[1]
+
+
+@pytest.mark.parametrize("losses", [0, 1])
+def test_both_delete_the_child_sa(losses: int) -> None:
+    def play(choose: Choose) -> None:
+        pair = collide(choose, Terminate(NAME, CHILD), Terminate(NAME, CHILD), losses)
+        for host in pair.hosts:
+            assert host.sa.state.name == "ESTABLISHED"
+            assert host.sa.children == {}
+            assert (host.data_plane.inbound, host.data_plane.outbound) == ({}, {})
+
+    assert every_schedule(play, 4000)[1]
+
+
+def gone(host: Host) -> bool:
+    """No IKE_SA, no CHILD_SA, nothing armed."""
+    return (host.sas, host.data_plane.inbound, host.data_plane.outbound, host.core.next_deadline()) == ([], {}, {}, None)
