@@ -46,6 +46,10 @@ class DataPlane:
         IFF_TUN|IFF_NO_PI|IFF_VNET_HDR[|IFF_MULTI_QUEUE]; this sets TUNSETVNETHDRSZ and the offloads. Caller owns fds."""
 
     def update_connection(self, connection: int, mtu: int, tcp_mss4: int, tcp_mss6: int) -> None: ...
+    def reopen_connection(self, connection: int) -> None:
+        """The caller attached the connection's queue fds to a new device (the old one was deleted): they are polled again. Its
+        SAs, policies and counters stay."""
+
     def remove_connection(self, connection: int) -> None: ...
     def add_sa(
         self,

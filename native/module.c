@@ -222,6 +222,14 @@ static PyObject *py_update_connection(PyObject *self, PyObject *args, PyObject *
   CONTROL(connection_update(plane, connection, mtu, mss4, mss6));
 }
 
+static PyObject *py_reopen_connection(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", NULL};
+  struct dataplane *plane = plane_of(self);
+  unsigned connection;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "I", keywords, &connection)) return NULL;
+  CONTROL(connection_reopen(plane, connection));
+}
+
 static PyObject *py_remove_connection(PyObject *self, PyObject *args, PyObject *kwargs) {
   static char *keywords[] = {"connection", NULL};
   struct dataplane *plane = plane_of(self);
@@ -502,6 +510,7 @@ static PyMethodDef dataplane_methods[] = {METHOD(event_fd),
                                           METHOD_KEYWORDS(remove_socket),
                                           METHOD_KEYWORDS(add_connection),
                                           METHOD_KEYWORDS(update_connection),
+                                          METHOD_KEYWORDS(reopen_connection),
                                           METHOD_KEYWORDS(remove_connection),
                                           METHOD_KEYWORDS(add_sa),
                                           METHOD_KEYWORDS(remove_sa),

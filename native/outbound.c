@@ -3,8 +3,8 @@
  *    read()            one (super-)packet with its virtio header into `read`
  *    flow, policy      the first outbound SA that carries it
  *    segmenter         each segment straight to its place in `buffer`, behind room for the ESP header
- *    runs              neighbours of equal size become one UDP_SEGMENT send; what is left over waits for the next
- * packet flush             sequence numbers reserved for all, sealed in place in one burst, one sendmmsg
+ *    flush             sequence numbers reserved for all, sealed in place in one burst
+ *    runs              sealed neighbours of equal size become one UDP_SEGMENT send; one sendmmsg for all
  *
  * The buffers belong to the worker. Nothing stays in them between two turns, so no SA is remembered across a quiescent
  * point.
@@ -13,6 +13,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -31,10 +32,12 @@
 
 #define IPV4_DONT_FRAGMENT  0x4000
 #define IPV4_MORE_FRAGMENTS 0x2000
+#define IPV4_OFFSET         0x1fff
+#define IPV4_PAYLOAD_MAX    (65535 - 20)
 
 struct outbound {
   struct sa *sa; /* of what is buffered; NULL: nothing is */
-  size_t used, item_count, run_count;
+  size_t used, item_count;
   struct esp_seal_item items[ITEMS_MAX];
   struct run runs[ITEMS_MAX];
   alignas(CACHE_LINE) uint8_t buffer[BUFFER_OCTETS];
@@ -101,17 +104,6 @@ static void commit(struct worker *worker, size_t length) {
   out->items[out->item_count++] =
       (struct esp_seal_item){.packet = packet, .payload_length = length, .next_header = ipv6 ? 41 : 4};
   out->used += sealed;
-
-  struct run *run = out->run_count ? &out->runs[out->run_count - 1] : NULL;
-  uint32_t most = atomic_load_explicit(&worker->plane->gso_segments, memory_order_relaxed);
-  if (run && !run->closed && sealed <= run->segment_size && run->count < most &&
-      run->length + sealed <= GSO_OCTETS_MAX) {
-    run->length += sealed;
-    run->count++;
-    run->closed = sealed < run->segment_size;
-  } else {
-    out->runs[out->run_count++] = (struct run){packet, sealed, (uint32_t)sealed, 1, false};
-  }
 }
 
 static void put_copy(struct worker *worker, struct sa *sa, const uint8_t *packet, size_t length) {
@@ -141,6 +133,11 @@ static void put_fragments(struct worker *worker, struct sa *sa, uint8_t *packet,
     drop_count(worker, sa->connection, DROP_TOO_BIG, 1);
     return;
   }
+  /* RFC 791 3.2: no whole packet is that long. Split, its offsets would wrap and its tail pose as a first fragment. */
+  if ((field & IPV4_OFFSET) * (size_t)8 + payload > IPV4_PAYLOAD_MAX) {
+    drop_count(worker, sa->connection, DROP_INNER_MALFORMED, 1);
+    return;
+  }
   for (size_t offset = 0; offset < payload; offset += piece) {
     size_t octets = payload - offset < piece ? payload - offset : piece;
     bool more = offset + octets < payload || (field & IPV4_MORE_FRAGMENTS);
@@ -150,7 +147,7 @@ static void put_fragments(struct worker *worker, struct sa *sa, uint8_t *packet,
     memcpy(place + header, packet + header + offset, octets);
     store16(place + IPV4_TOTAL_LENGTH, (uint32_t)(header + octets));
     store16(place + IPV4_FRAGMENT,
-            (((field & 0x1fff) + (uint32_t)offset / 8) & 0x1fff) | (more ? IPV4_MORE_FRAGMENTS : 0));
+            ((field & IPV4_OFFSET) + (uint32_t)offset / 8) | (more ? IPV4_MORE_FRAGMENTS : 0));
     store16(place + IPV4_CHECKSUM, 0);
     store_checksum(place + IPV4_CHECKSUM, checksum_fold(checksum_add(0, place, header)));
     commit(worker, header + octets);
@@ -163,6 +160,14 @@ static void put_segments(struct worker *worker, struct sa *sa, struct segmenter 
     segmenter_next(segmenter, reserve(worker, sa, length));
     commit(worker, length);
   }
+}
+
+/* The SA's own ESP, routed into its tunnel by mistake: sealed again it would come back for ever. */
+static bool is_own_esp(const struct sa *sa, const struct flow *flow) {
+  const struct outer *outer = atomic_load_explicit(&sa->outer, memory_order_acquire);
+  if (flow->ipv6 != outer->ipv6 || !address_equal(flow->destination, outer->remote)) return false;
+  if (!sa->encapsulate) return flow->protocol == IPPROTO_ESP;
+  return flow->protocol == IPPROTO_UDP && (!flow->ports_known || flow->destination_port == outer->port);
 }
 
 static void forward(struct worker *worker, struct connection *connection, const struct virtio_net_hdr_v1 *vnet,
@@ -188,6 +193,10 @@ static void forward(struct worker *worker, struct connection *connection, const 
     no_sa(worker, connection, packet, total, count);
     return;
   }
+  if (is_own_esp(sa, &flow)) {
+    drop_count(worker, connection, DROP_LOOP, count);
+    return;
+  }
   uint32_t mtu = atomic_load_explicit(&connection->mtu, memory_order_relaxed);
   /* RFC 8200 5: every IPv6 link carries 1280 octets; below that it is the outer packet that gets fragmented. */
   if (flow.ipv6 && mtu < IPV6_MTU_MIN) mtu = IPV6_MTU_MIN;
@@ -209,18 +218,30 @@ static void forward(struct worker *worker, struct connection *connection, const 
 
 /* ---- what is buffered ---- */
 
-/* Forgets the runs' packets beyond the first `count`. */
-static void truncate_runs(struct outbound *out, size_t count) {
-  size_t runs = 0;
-  while (runs < out->run_count && count > 0) {
-    struct run *run = &out->runs[runs++];
-    if (run->count > count) {
-      run->count = (uint32_t)count;
-      run->length = run->segment_size * count; /* a shorter one can only have been the last */
+/* Keeps what was sealed, in order; the rest was wiped by esp_seal and its sequence numbers stay used. */
+static size_t keep_sealed(struct worker *worker, const struct sa *sa, struct esp_seal_item *items, size_t count) {
+  size_t kept = 0;
+  for (size_t i = 0; i < count; i++)
+    if (items[i].length > 0) items[kept++] = items[i];
+  if (kept < count) drop_count(worker, sa->connection, DROP_SEAL_FAILED, count - kept);
+  return kept;
+}
+
+static size_t gather_runs(struct run *runs, const struct esp_seal_item *items, size_t count, uint32_t most) {
+  size_t runs_made = 0;
+  for (size_t i = 0; i < count; i++) {
+    const struct esp_seal_item *item = &items[i];
+    struct run *run = runs_made ? &runs[runs_made - 1] : NULL;
+    if (run && !run->closed && run->data + run->length == item->packet && item->length <= run->segment_size &&
+        run->count < most && run->length + item->length <= GSO_OCTETS_MAX) {
+      run->length += item->length;
+      run->count++;
+      run->closed = item->length < run->segment_size;
+    } else {
+      runs[runs_made++] = (struct run){item->packet, item->length, (uint32_t)item->length, 1, false};
     }
-    count -= run->count;
   }
-  out->run_count = runs;
+  return runs_made;
 }
 
 static void flush(struct worker *worker) {
@@ -229,17 +250,17 @@ static void flush(struct worker *worker) {
   if (!sa) return;
   enum drop_reason reason = DROP_SEQUENCE_EXHAUSTED;
   size_t count = sa_take(worker->plane, sa, out->items, out->item_count, &reason);
-  if (count < out->item_count) {
-    drop_count(worker, sa->connection, reason, out->item_count - count);
-    truncate_runs(out, count);
-  }
+  if (count < out->item_count) drop_count(worker, sa->connection, reason, out->item_count - count);
   if (count > 0) {
     esp_seal(worker->esp, sa->key, out->items, count);
-    if (sa->encapsulate)
-      udp_send_runs(worker, sa, out->runs, out->run_count);
-    else
-      raw_send_items(worker, sa, out->items, count);
+    count = keep_sealed(worker, sa, out->items, count);
+  }
+  if (!sa->encapsulate) {
+    raw_send_items(worker, sa, out->items, count);
+  } else {
+    uint32_t most = atomic_load_explicit(&worker->plane->gso_segments, memory_order_relaxed);
+    udp_send_runs(worker, sa, out->runs, gather_runs(out->runs, out->items, count, most));
   }
   out->sa = NULL;
-  out->used = out->item_count = out->run_count = 0;
+  out->used = out->item_count = 0;
 }

@@ -132,6 +132,23 @@ struct fault connection_update(struct dataplane *plane, uint32_t id, uint32_t mt
   return fault;
 }
 
+struct fault connection_reopen(struct dataplane *plane, uint32_t id) {
+  struct fault fault = control_enter(plane);
+  if (fault.sentence) return fault;
+  struct connection *connection = connection_find(plane, id);
+  if (connection)
+    queues_unpoll(plane, connection);
+  else
+    fault.sentence = "unknown connection";
+  for (size_t i = 0; connection && i < connection->queue_count && !fault.sentence; i++) {
+    bool merge_udp; /* the kernel's answer was the same when the connection was added */
+    fault = queue_prepare(connection->queues[i].fd, &merge_udp);
+    if (!fault.sentence) fault = worker_poll(&plane->workers[i], &connection->queues[i]);
+  }
+  control_leave(plane);
+  return fault;
+}
+
 struct fault connection_remove(struct dataplane *plane, uint32_t id) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;

@@ -187,7 +187,6 @@ class Daemon:
     def _open_tunnel(self, effect: effects.OpenTunnel) -> None:
         assert self.routes is not None
         try:
-            self.dataplane.remove_connection(effect.connection)
             self.dataplane.add_connection(effect.connection, effect.name, effect.mtu)
         except TunError as error:
             self._journal("error", "tun-failed", effect.name, str(error))

@@ -14,7 +14,7 @@ from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaCounters, SaParameters
 from gateway.node.inputs import DataPlaneEvent
 from gateway.observe.snapshot import WorkerStatus
-from gateway.runtime.tun import interface_name, open_tun
+from gateway.runtime.tun import interface_name, open_tun, reattach_tun
 from gateway.runtime.udp import Received, UdpSockets
 
 NANOSECOND = 1e-9
@@ -35,7 +35,11 @@ class NativeDataPlane:
     # --- the protocol -------------------------------------------------------------------------------------------
 
     def add_connection(self, connection: int, name: str, mtu: int) -> None:
-        if connection in self._tuns:
+        """For an existing connection whose device was deleted: a new device under the same fds, so its SAs live on."""
+        known = self._tuns.get(connection)
+        if known is not None:
+            if reattach_tun(interface_name(name), known):
+                self._native.reopen_connection(connection)
             return
         fds = open_tun(interface_name(name), self._workers)
         self._native.add_connection(connection, fds, mtu)

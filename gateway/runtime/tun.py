@@ -18,7 +18,7 @@ PREFIX = "gw-"
 DEVICE = "/dev/net/tun"
 NAME_LENGTH = 15  # IFNAMSIZ - 1
 
-_TUNSETIFF = 0x400454CA
+_TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
 _IFF_TUN, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x0001, 0x0100, 0x1000, 0x4000, 0x8000
 _FLAGS = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_MULTI_QUEUE
 _REQUEST = struct.Struct("=16sH22x")  # struct ifreq: ifr_name, ifr_flags
@@ -28,7 +28,8 @@ _REASONS = {
     errno.ENODEV: f"{DEVICE} has no driver: load the tun module (modprobe tun)",
     errno.EACCES: f"{DEVICE} may not be opened: allow the device (systemd DeviceAllow={DEVICE} rw) or correct its mode",
     errno.EPERM: "no permission to create a TUN device: the daemon needs CAP_NET_ADMIN",
-    errno.EBUSY: "the device exists already: another process holds it, or `gatewayctl cleanup` has to remove a leftover",
+    errno.EBUSY: "the device exists already: another process holds it, or `gatewayd --cleanup` has to remove a leftover",
+    errno.ENOTTY: f"{DEVICE} is not the TUN driver: the file was made by hand or mounted over",
     errno.EINVAL: "the kernel refuses the name or the flags: a device of another kind has this name",
 }
 
@@ -53,13 +54,41 @@ def open_tun(name: str, queues: int) -> list[int]:
     """Non-blocking fds of a new device, one per queue; TunError leaves nothing open."""
     fds: list[int] = []
     try:
-        for queue in range(queues):
+        for _ in range(queues):
             fds.append(os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-            flags = _FLAGS | (_IFF_TUN_EXCL if queue == 0 else 0)
-            fcntl.ioctl(fds[-1], _TUNSETIFF, _REQUEST.pack(name.encode(), flags))
+            _attach(fds[-1], name, first=len(fds) == 1)
     except OSError as error:
         for fd in fds:
             os.close(fd)
-        reason = _REASONS.get(error.errno or 0, os.strerror(error.errno or errno.EIO))
-        raise TunError(error.errno, f"TUN device {name}: {reason}") from error
+        raise _explained(error, name) from error
     return fds
+
+
+def reattach_tun(name: str, fds: list[int]) -> bool:
+    """Gives the fds of a deleted device a new one; False if the device is there (it only went down)."""
+    try:
+        detached = [fd for fd in fds if not _attached(fd)]
+        for fd in detached:
+            _attach(fd, name, first=detached == fds and fd == fds[0])
+    except OSError as error:
+        raise _explained(error, name) from error
+    return bool(detached)
+
+
+def _attach(fd: int, name: str, first: bool) -> None:
+    fcntl.ioctl(fd, _TUNSETIFF, _REQUEST.pack(name.encode(), _FLAGS | (_IFF_TUN_EXCL if first else 0)))
+
+
+def _attached(fd: int) -> bool:
+    try:
+        fcntl.ioctl(fd, _TUNGETIFF, bytes(_REQUEST.size))
+    except OSError as error:
+        if error.errno == errno.EBADFD:
+            return False
+        raise
+    return True
+
+
+def _explained(error: OSError, name: str) -> TunError:
+    reason = _REASONS.get(error.errno or 0, os.strerror(error.errno or errno.EIO))
+    return TunError(error.errno, f"TUN device {name}: {reason}")
