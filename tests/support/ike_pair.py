@@ -359,7 +359,9 @@ class Pair:
         number = sa.window.next_request if message_id is None else message_id
         return seal_message(used, header(sa, kind, number, response), payloads, sender.random)
 
-    def request(self, sender: Host, kind: ExchangeType, payloads: tuple[Payload, ...], sa: IkeSa | None = None) -> Message | None:
+    def request(
+        self, sender: Host, kind: ExchangeType, payloads: tuple[Payload, ...], sa: IkeSa | None = None
+    ) -> Message | None:
         """Plays a request of `sender`'s own making and gives the opened answer; keeps the sender's window in step."""
         sa = sa or sender.sas[-1]
         octets = self.sealed(sender, kind, payloads, sa=sa)
@@ -376,14 +378,18 @@ def header(sa: IkeSa, kind: ExchangeType, message_id: int, response: bool = Fals
     return Header(sa.initiator_spi, sa.responder_spi, kind, flags, message_id)
 
 
-def in_clear(sa: IkeSa, kind: ExchangeType, payloads: tuple[Payload, ...], message_id: int, response: bool = False) -> bytes:
+def in_clear(
+    sa: IkeSa, kind: ExchangeType, payloads: tuple[Payload, ...], message_id: int, response: bool = False
+) -> bytes:
     """What a stranger who saw the SPIs could send in `sa`'s owner's name."""
     return emit_message(header(sa, kind, message_id, response), payloads)
 
 
 def snapshot(core: IkeEndpoint) -> object:
     """Everything a core knows except what it counts as rejected, as values that compare."""
-    return _freeze({name: value for name, value in vars(core).items() if name not in ("rejected", "random", "key_exchanges")}, {})
+    return _freeze(
+        {name: value for name, value in vars(core).items() if name not in ("rejected", "random", "key_exchanges")}, {}
+    )
 
 
 def _freeze(value: object, known: dict[int, int]) -> object:
@@ -393,12 +399,17 @@ def _freeze(value: object, known: dict[int, int]) -> object:
         return ("again", known[id(value)])
     known[id(value)] = len(known)
     if isinstance(value, dict):
-        return {_freeze(key, {}) if not isinstance(key, tuple) else key: _freeze(item, known) for key, item in value.items()}
+        return {
+            _freeze(key, {}) if not isinstance(key, tuple) else key: _freeze(item, known) for key, item in value.items()
+        }
     if isinstance(value, (set, frozenset)):
         return frozenset(value)
     if isinstance(value, (list, tuple)) or type(value).__name__ == "deque":
         return [_freeze(item, known) for item in value]  # type: ignore[attr-defined]
-    return (type(value).__name__, {name: _freeze(item, known) for name, item in _fields(value) if name not in ("services", "random")})
+    return (
+        type(value).__name__,
+        {name: _freeze(item, known) for name, item in _fields(value) if name not in ("services", "random")},
+    )
 
 
 def _fields(value: object) -> Iterator[tuple[str, object]]:
@@ -439,5 +450,3 @@ def every_schedule(play: Callable[[Callable[[int], int]], None], limit: int) -> 
         if runs == limit:
             return runs, False
         script[-1] += 1
-
-

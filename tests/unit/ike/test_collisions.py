@@ -127,4 +127,9 @@ def test_both_delete_the_child_sa(losses: int) -> None:
 
 def gone(host: Host) -> bool:
     """No IKE_SA, no CHILD_SA, nothing armed."""
-    return (host.sas, host.data_plane.inbound, host.data_plane.outbound, host.core.next_deadline()) == ([], {}, {}, None)
+    return (host.sas, host.data_plane.inbound, host.data_plane.outbound, host.core.next_deadline()) == (
+        [],
+        {},
+        {},
+        None,
+    )
