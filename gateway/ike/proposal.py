@@ -181,21 +181,28 @@ def accept(sent: SecurityAssociation, received: SecurityAssociation) -> Proposal
             Violation.NO_PROPOSAL, f"{len(received.proposals)} proposals in the answer", NotifyType.NO_PROPOSAL_CHOSEN
         )
     answer = received.proposals[0]
-    kinds = [transform.type for transform in answer.transforms]
     for proposal in sent.proposals:
         if proposal.protocol != answer.protocol or (proposal.number != answer.number and len(sent.proposals) > 1):
             continue
-        mandatory = {transform.type for transform in proposal.transforms if transform.type not in IMPLIED}
-        inside = all(transform in proposal.transforms or _is_implied(transform) for transform in answer.transforms)
-        if inside and len(kinds) == len(set(kinds)) and mandatory <= set(kinds):
+        if _lies_within(proposal.transforms, answer.transforms):
             return answer
     raise PeerError(
         Violation.NO_PROPOSAL, f"peer chose {answer}, which we did not offer", NotifyType.NO_PROPOSAL_CHOSEN
     )
 
 
-def _is_implied(transform: Transform) -> bool:
-    return IMPLIED.get(TransformType(transform.type)) == transform.id
+def _lies_within(offered: tuple[Transform, ...], answered: tuple[Transform, ...]) -> bool:
+    """One transform of each type that was offered, an absent one counting as what it implies; nothing else."""
+    if any(transform.type not in tuple(TransformType) for transform in answered):
+        return False
+    for kind in TransformType:
+        inside, chosen = _with_implied(offered, kind), _with_implied(answered, kind)
+        # Interop: OpenIKED 7.2 answers a rekey that has KE transforms without one, hence without PFS
+        if kind == TransformType.KEY_EXCHANGE:
+            inside += _with_implied((), kind)
+        if len(chosen) > 1 or not set(chosen) <= set(inside) or (inside and not chosen):
+            return False
+    return True
 
 
 def choice_of(proposal: Proposal) -> Choice:

@@ -11,6 +11,8 @@ from gateway.ike.registry import NotifyType, TsType
 
 ANY_PROTOCOL = 0
 LAST_PORT = 65535
+SELECTORS_MAX = 255
+"""What one octet counts on the wire (RFC 7296 3.13)."""
 
 
 def from_range(first: bytes, last: bytes) -> TrafficSelector:
@@ -53,7 +55,7 @@ def narrow(received: Iterable[TrafficSelector], allowed: Iterable[TrafficSelecto
             f"peer asks for {describe_all(received)}, we allow {describe_all(allowed)}",
             NotifyType.TS_UNACCEPTABLE,
         )
-    return tuple(found)
+    return tuple(found[:SELECTORS_MAX])
 
 
 def check_narrowed(sent: Iterable[TrafficSelector], received: Iterable[TrafficSelector]) -> tuple[TrafficSelector, ...]:
