@@ -51,14 +51,26 @@ static IMB_MGR *shared;
 static char library_name[64];
 static pthread_once_t shared_once = PTHREAD_ONCE_INIT;
 
+/* A manager's lanes hold digest states derived from keys, and the library's own free does not wipe them. */
+static void manager_free(IMB_MGR *manager) {
+  OPENSSL_cleanse(manager, imb_get_mb_mgr_size());
+  free(manager);
+}
+
 static IMB_MGR *manager_new(IMB_ARCH *arch) {
-  IMB_MGR *manager = alloc_mb_mgr(0);
-  if (!manager) return NULL;
+  void *memory = aligned_alloc(CACHE_LINE, (imb_get_mb_mgr_size() + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+  if (!memory) return NULL;
+  memset(memory, 0, imb_get_mb_mgr_size());
+  IMB_MGR *manager = imb_set_pointers_mb_mgr(memory, 0, 1);
+  if (!manager) {
+    free(memory);
+    return NULL;
+  }
   init_mb_mgr_auto(manager, arch);
   bool tested = !(manager->features & IMB_FEATURE_SELF_TEST) || (manager->features & IMB_FEATURE_SELF_TEST_PASS);
   /* Below SSE with AES-NI the library emulates AES in software, slower than libcrypto. */
   if (imb_get_errno(manager) == 0 && tested && *arch > IMB_ARCH_NOAESNI) return manager;
-  free_mb_mgr(manager);
+  manager_free(manager);
   return NULL;
 }
 
@@ -170,7 +182,7 @@ static void *ipsecmb_key_new(const struct aead_keying *keying) {
 static void ipsecmb_thread_free(void *opaque) {
   struct ipsecmb_thread *thread = opaque;
   if (thread->lone) aead_openssl.thread_free(thread->lone);
-  if (thread->manager) free_mb_mgr(thread->manager);
+  if (thread->manager) manager_free(thread->manager);
   OPENSSL_cleanse(thread, sizeof *thread);
   free(thread);
 }

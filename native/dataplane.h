@@ -190,7 +190,8 @@ struct connection {
 
 struct fault connection_add(struct dataplane *plane, uint32_t id, const int *fds, size_t count, uint32_t mtu);
 struct fault connection_update(struct dataplane *plane, uint32_t id, uint32_t mtu, uint16_t mss4, uint16_t mss6);
-/* Its queue fds were attached to a new device by their owner: they are prepared and polled again. SAs are not touched. */
+/* Its queue fds were attached to a new device by their owner: they are prepared and polled again. SAs are not touched.
+ */
 struct fault connection_reopen(struct dataplane *plane, uint32_t id);
 struct fault connection_remove(struct dataplane *plane, uint32_t id);
 struct connection *connection_find(struct dataplane *plane, uint32_t id);
@@ -221,7 +222,7 @@ struct sa {
   uint64_t packets, octets;
   uint64_t replay_drops, integrity_failures, selector_drops;
   uint64_t last_used_ns;
-  uint64_t integrity_second;
+  uint64_t integrity_second, moved_second;
   struct endpoint peer; /* inbound: where the highest authenticated packet came from */
 };
 

@@ -9,6 +9,8 @@
   _(HARD_LIMIT, "hard_limit", "the SA reached its hard limit of octets or packets")                                    \
   _(TOO_BIG, "too_big", "outbound: larger than the inner MTU; ICMP sent where allowed")                                \
   _(INNER_MALFORMED, "inner_malformed", "not an IP packet the data plane can carry (either direction)")                \
+  _(SEAL_FAILED, "seal_failed", "outbound: the cipher or the random generator failed; wiped, never sent")              \
+  _(LOOP, "loop", "outbound: the tunnel's own ESP was routed into the tunnel")                                         \
   _(SEND_FAILED, "send_failed", "outbound: the socket refused the datagram")                                           \
   _(UNKNOWN_SPI, "unknown_spi", "inbound: no SA with this SPI")                                                        \
   _(TOO_SHORT, "too_short", "inbound: shorter than its suite allows")                                                  \
@@ -16,6 +18,7 @@
   _(INTEGRITY, "integrity", "inbound: ICV did not verify")                                                             \
   _(BAD_TRAILER, "bad_trailer", "inbound: ESP trailer inconsistent after a good ICV")                                  \
   _(SELECTOR, "selector", "inbound: inner packet outside the SA's selectors")                                          \
+  _(ECN, "ecn", "inbound: marked congested on the way, though its sender knows no ECN (RFC 6040 4.2)")                 \
   _(DUMMY, "dummy", "inbound: dummy packet (next header 59, RFC 4303 2.6)")                                            \
   _(TUN_WRITE_FAILED, "tun_write_failed", "inbound: the TUN refused the packet")                                       \
   _(PUNT_FULL, "punt_full", "inbound: IKE datagrams faster than the control plane reads")                              \

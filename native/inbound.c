@@ -29,6 +29,7 @@ struct inbound {
   struct sa *sa;
   struct endpoint remote;
   bool raw;
+  uint8_t ecn; /* of the outer headers */
   size_t count;
   struct esp_open_item items[BURST_MAX];
   /* What is about to be written to a TUN. */
@@ -68,7 +69,7 @@ void inbound_turn(struct worker *worker, struct source *source) {
     count = udp_receive(worker, source, &in->slots);
     for (int i = 0; i < count; i++) {
       struct received from;
-      if (!udp_received(&in->slots, source, i, &from)) {
+      if (!udp_received(&in->slots, source, i, &from) || from.length == 0) {
         drop_count(worker, NULL, DROP_TOO_SHORT, 1);
         continue;
       }
@@ -113,7 +114,7 @@ static void classify(struct worker *worker, struct source *source, const struct 
     return;
   }
   uint32_t spi = load32(packet);
-  bool same = in->count > 0 && in->sa->spi == spi && endpoint_equal(&in->remote, &from->remote);
+  bool same = in->count > 0 && in->sa->spi == spi && in->ecn == from->ecn && endpoint_equal(&in->remote, &from->remote);
   if (!same || in->count == BURST_MAX) {
     open_burst(worker);
     struct sa *sa = sa_lookup(worker->plane, spi);
@@ -123,6 +124,7 @@ static void classify(struct worker *worker, struct source *source, const struct 
     }
     in->sa = sa;
     in->remote = from->remote;
+    in->ecn = from->ecn;
     in->raw = source->kind == SOURCE_RAW;
   }
   in->items[in->count++] = (struct esp_open_item){.packet = packet, .length = length};
@@ -171,7 +173,7 @@ struct verdict {
 };
 
 /* Another worker may have opened the same packet meanwhile: replay_accept decides. */
-static bool accept_item(struct inbound *in, const struct esp_open_item *item, struct verdict *verdict) {
+static bool accept_item(struct inbound *in, const struct esp_open_item *item, uint64_t now, struct verdict *verdict) {
   struct sa *sa = in->sa;
   if (item->result == ESP_TOO_SHORT || item->result == ESP_BAD_ICV) {
     verdict->drops[drop_of_result[item->result]]++;
@@ -182,7 +184,10 @@ static bool accept_item(struct inbound *in, const struct esp_open_item *item, st
     verdict->drops[DROP_REPLAY]++;
     return false;
   }
-  if (item->sequence > top && came_from_elsewhere(in)) {
+  /* Once a second and SA: who bounces a peer between addresses must not push others' events out of the ring. A move
+   * passed over now is seen with the next packet. */
+  if (item->sequence > top && sa->moved_second != now / 1000000000u + 1 && came_from_elsewhere(in)) {
+    sa->moved_second = now / 1000000000u + 1;
     sa->peer = in->remote;
     verdict->moved = true;
   }
@@ -204,7 +209,7 @@ static void accept_burst(struct inbound *in, struct verdict *verdict) {
   size_t kept = 0;
   spin_lock(&sa->lock);
   for (size_t i = 0; i < in->count; i++)
-    if (accept_item(in, &in->items[i], verdict)) in->items[kept++] = in->items[i];
+    if (accept_item(in, &in->items[i], now, verdict)) in->items[kept++] = in->items[i];
   if (kept > 0) sa->last_used_ns = now;
   sa->replay_drops += verdict->drops[DROP_REPLAY];
   sa->integrity_failures += verdict->drops[DROP_INTEGRITY];
@@ -228,6 +233,24 @@ static void tell(struct worker *worker, const struct inbound *in, const struct v
 
 /* ---- inner packets ---- */
 
+/* RFC 6040 4.2: the inner ECN field after decapsulation; false when the packet has to be dropped. */
+static bool carry_ecn(uint8_t outer, const struct flow *flow, uint8_t *packet) {
+  uint8_t *octet = flow->ipv6 ? packet + 1 : packet + IPV4_TOS;
+  unsigned shift = flow->ipv6 ? 4 : 0; /* RFC 8200 3: the traffic class lies across two octets */
+  uint8_t inner = *octet >> shift & ECN_MASK, carried = inner;
+  if (outer == ECN_CE) {
+    if (inner == ECN_NOT_ECT) return false;
+    carried = ECN_CE;
+  } else if (outer == ECN_ECT_1 && inner == ECN_ECT_0) {
+    carried = ECN_ECT_1;
+  }
+  if (carried == inner) return true;
+  uint16_t before = load16(packet);
+  *octet = (uint8_t)(*octet ^ (inner ^ carried) << shift);
+  if (!flow->ipv6) checksum_update(packet + IPV4_CHECKSUM, before, load16(packet));
+  return true;
+}
+
 static void deliver(struct worker *worker, struct sa *sa, const struct esp_open_item *item) {
   struct inbound *in = worker->inbound;
   struct connection *connection = sa->connection;
@@ -248,6 +271,10 @@ static void deliver(struct worker *worker, struct sa *sa, const struct esp_open_
     spin_lock(&sa->lock);
     sa->selector_drops++;
     spin_unlock(&sa->lock);
+    return;
+  }
+  if (in->ecn != ECN_NOT_ECT && !carry_ecn(in->ecn, &flow, item->payload)) {
+    drop_count(worker, connection, DROP_ECN, 1);
     return;
   }
   uint16_t mss4 = atomic_load_explicit(&connection->mss4, memory_order_relaxed);

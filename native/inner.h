@@ -15,8 +15,10 @@
 
 enum { IPV4_MINIMUM = 20, IPV6_HEADER = 40, TCP_MINIMUM = 20, UDP_HEADER = 8 };
 enum { PROTOCOL_TCP = 6, PROTOCOL_UDP = 17 };
+enum { ECN_MASK = 3, ECN_NOT_ECT = 0, ECN_ECT_1 = 1, ECN_ECT_0 = 2, ECN_CE = 3 }; /* RFC 3168 5 */
 
 enum {
+  IPV4_TOS = 1,
   IPV4_TOTAL_LENGTH = 2,
   IPV4_ID = 4,
   IPV4_FRAGMENT = 6,
@@ -60,6 +62,13 @@ static inline void store32(uint8_t *to, uint32_t value) {
 /* A folded sum already has memory order. */
 static inline void store_checksum(uint8_t *to, uint16_t folded) {
   memcpy(to, &folded, sizeof folded);
+}
+
+/* RFC 1624 3: HC' = ~(~HC + ~m + m'), for a word at an even offset. */
+static inline void checksum_update(uint8_t *field, uint16_t before, uint16_t after) {
+  uint32_t sum = (uint32_t)(uint16_t)~load16(field) + (uint16_t)~before + after;
+  sum = (sum & 0xffff) + (sum >> 16);
+  store16(field, (uint16_t)~((sum & 0xffff) + (sum >> 16)));
 }
 
 /* RFC 9293 3.1, RFC 8200 8.1: addresses, length of the L4 packet, protocol. */

@@ -59,17 +59,10 @@ static bool parse_endpoint(const char *host, unsigned port, struct endpoint *out
     PyErr_Format(PyExc_ValueError, "not an IP address: %s", host);
     return false;
   }
-  out->family = (uint16_t)found->ai_family;
+  bool known = endpoint_from_sockaddr(found->ai_addr, out);
   out->port = (uint16_t)port;
-  if (found->ai_family == AF_INET) {
-    memcpy(out->address, &((struct sockaddr_in *)(void *)found->ai_addr)->sin_addr, 4);
-  } else {
-    const struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)found->ai_addr;
-    memcpy(out->address, &in6->sin6_addr, 16);
-    out->scope = in6->sin6_scope_id;
-  }
   freeaddrinfo(found);
-  return true;
+  return known;
 }
 
 static PyObject *endpoint_object(const struct endpoint *endpoint) {

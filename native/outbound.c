@@ -146,8 +146,7 @@ static void put_fragments(struct worker *worker, struct sa *sa, uint8_t *packet,
     if (offset > 0) blank_uncopied_options(place, header);
     memcpy(place + header, packet + header + offset, octets);
     store16(place + IPV4_TOTAL_LENGTH, (uint32_t)(header + octets));
-    store16(place + IPV4_FRAGMENT,
-            ((field & IPV4_OFFSET) + (uint32_t)offset / 8) | (more ? IPV4_MORE_FRAGMENTS : 0));
+    store16(place + IPV4_FRAGMENT, ((field & IPV4_OFFSET) + (uint32_t)offset / 8) | (more ? IPV4_MORE_FRAGMENTS : 0));
     store16(place + IPV4_CHECKSUM, 0);
     store_checksum(place + IPV4_CHECKSUM, checksum_fold(checksum_add(0, place, header)));
     commit(worker, header + octets);
@@ -162,11 +161,16 @@ static void put_segments(struct worker *worker, struct sa *sa, struct segmenter 
   }
 }
 
+static bool same_address(struct address a, struct address b) {
+  return a.high == b.high && a.low == b.low;
+}
+
 /* The SA's own ESP, routed into its tunnel by mistake: sealed again it would come back for ever. */
 static bool is_own_esp(const struct sa *sa, const struct flow *flow) {
   const struct outer *outer = atomic_load_explicit(&sa->outer, memory_order_acquire);
-  if (flow->ipv6 != outer->ipv6 || !address_equal(flow->destination, outer->remote)) return false;
-  if (!sa->encapsulate) return flow->protocol == IPPROTO_ESP;
+  if (flow->ipv6 != outer->ipv6 || !same_address(flow->destination, outer->remote)) return false;
+  if (!outer->any_local && !same_address(flow->source, outer->local)) return false;
+  if (outer->raw) return flow->protocol == IPPROTO_ESP;
   return flow->protocol == IPPROTO_UDP && (!flow->ports_known || flow->destination_port == outer->port);
 }
 

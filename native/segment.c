@@ -219,16 +219,13 @@ static size_t find_mss(const uint8_t *tcp, size_t tcp_length) {
   return 0;
 }
 
-/* RFC 1624 3: HC' = ~(~HC + ~m + m'). At an odd offset the two octets belong to different words, which one's complement
- * arithmetic takes swapped. */
+/* At an odd offset the two octets belong to different words, which one's complement arithmetic takes swapped. */
 static void update_checksum(uint8_t *field, uint16_t before, uint16_t after, bool odd) {
   if (odd) {
     before = (uint16_t)(before << 8 | before >> 8);
     after = (uint16_t)(after << 8 | after >> 8);
   }
-  uint32_t sum = (uint32_t)(uint16_t)~load16(field) + (uint16_t)~before + after;
-  sum = (sum & 0xffff) + (sum >> 16);
-  store16(field, (uint16_t)~((sum & 0xffff) + (sum >> 16)));
+  checksum_update(field, before, after);
 }
 
 void segment_clamp_mss(uint8_t *packet, size_t length, uint16_t mss4, uint16_t mss6, bool partial) {

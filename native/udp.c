@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "inner.h"
+
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
 #endif
@@ -113,6 +115,9 @@ static struct fault socket_describe(int fd, struct source *source) {
     if (family == AF_INET6) socket_set(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
     socket_set(fd, IPPROTO_IP, IP_PKTINFO, 1);
   }
+  /* RFC 6040 4.2 wants the outer ECN field. */
+  socket_set(fd, IPPROTO_IP, IP_RECVTOS, 1);
+  if (family == AF_INET6) socket_set(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1);
   /* RFC 3948 2.2: a receiver must accept zero UDP checksums, over IPv6 too. */
   if (source->kind == SOURCE_UDP && family == AF_INET6) socket_set(fd, IPPROTO_UDP, UDP_NO_CHECK6_RX, 1);
   socket_set(fd, SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER_OCTETS);
@@ -162,6 +167,12 @@ struct fault socket_remove(struct dataplane *plane, int fd) {
 }
 
 /* ---- where an SA sends ---- */
+
+static struct address endpoint_address(const struct endpoint *endpoint) {
+  const uint8_t *p = endpoint->address;
+  if (endpoint->family == AF_INET) return (struct address){0, load32(p)};
+  return (struct address){(uint64_t)load32(p) << 32 | load32(p + 4), (uint64_t)load32(p + 8) << 32 | load32(p + 12)};
+}
 
 static void outer_name4(struct outer *outer, const struct endpoint *remote, uint16_t port) {
   struct sockaddr_in *in = (struct sockaddr_in *)&outer->name;
@@ -217,7 +228,11 @@ struct fault outer_new(int fd, bool encapsulate, const struct endpoint *local, c
   struct outer *outer = calloc(1, sizeof *outer);
   if (!outer) return (struct fault){"out of memory", 0};
   outer->raw = !encapsulate;
-  uint16_t port = encapsulate ? remote->port : 0;
+  outer->ipv6 = remote->family == AF_INET6;
+  outer->any_local = endpoint_is_wildcard(local);
+  outer->local = endpoint_address(local);
+  outer->remote = endpoint_address(remote);
+  uint16_t port = outer->port = encapsulate ? remote->port : 0;
   if (family == AF_INET)
     outer_name4(outer, remote, port);
   else
@@ -319,8 +334,8 @@ static void send_batch(struct worker *worker, const struct sa *sa, int fd, const
       done += (size_t)sent;
       tries = 0;
     } else if (errno != EINTR && (++tries >= SEND_TRIES || !wait_writable(fd, errno))) {
+      /* Only success earns a new wait: behind a socket that stays full the rest of the batch gets one try each. */
       run_refused(worker, sa, fd, outer, &runs[done++], errno);
-      tries = 0;
     }
   }
 }
@@ -368,12 +383,23 @@ int udp_receive(struct worker *worker, struct source *source, struct receive_slo
   return count > 0 ? count : 0;
 }
 
+/* The kernel writes one octet for IPv4 and an int for IPv6. */
+static uint8_t ecn_of(const struct cmsghdr *control) {
+  int word;
+  if (control->cmsg_len < CMSG_LEN(sizeof word)) return *CMSG_DATA(control) & ECN_MASK;
+  memcpy(&word, CMSG_DATA(control), sizeof word);
+  return (uint8_t)(word & ECN_MASK);
+}
+
 static void read_control(struct msghdr *message, struct received *out) {
   for (struct cmsghdr *control = CMSG_FIRSTHDR(message); control; control = CMSG_NXTHDR(message, control)) {
     if (control->cmsg_level == IPPROTO_UDP && control->cmsg_type == UDP_GRO) {
       int size;
       memcpy(&size, CMSG_DATA(control), sizeof size);
       if (size > 0) out->segment_size = (size_t)size;
+    } else if ((control->cmsg_level == IPPROTO_IP && control->cmsg_type == IP_TOS) ||
+               (control->cmsg_level == IPPROTO_IPV6 && control->cmsg_type == IPV6_TCLASS)) {
+      out->ecn = ecn_of(control);
     } else if (control->cmsg_level == IPPROTO_IP && control->cmsg_type == IP_PKTINFO) {
       struct in_pktinfo info;
       memcpy(&info, CMSG_DATA(control), sizeof info);
@@ -393,6 +419,7 @@ bool udp_received(const struct receive_slots *slots, const struct source *source
   struct msghdr message = slots->messages[i].msg_hdr;
   out->data = slots->iov[i].iov_base;
   out->length = out->segment_size = slots->messages[i].msg_len;
+  out->ecn = 0;
   out->local = source->local;
   if (message.msg_flags & MSG_TRUNC || !endpoint_from_sockaddr(message.msg_name, &out->remote)) return false;
   read_control(&message, out);

@@ -30,12 +30,17 @@ struct outer {
   size_t pktinfo_length; /* 0: the socket is bound to the source address */
   alignas(struct cmsghdr) uint8_t pktinfo[CMSG_SPACE(32)];
   bool raw;
+  /* The same for comparing with inner packets. */
+  bool ipv6, any_local;
+  uint16_t port;
+  struct address local, remote;
 };
 
 /* One received datagram, or several of equal size that the kernel merged. */
 struct received {
   uint8_t *data;
   size_t length, segment_size;
+  uint8_t ecn; /* of all of them: the kernel merges no datagrams that differ in it */
   struct endpoint local, remote;
 };
 

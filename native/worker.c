@@ -34,9 +34,10 @@ static void *worker_main(void *argument) {
   struct epoll_event ready[READY_MAX];
   while (!atomic_load_explicit(&worker->plane->stopping, memory_order_relaxed)) {
     int count = epoll_wait(worker->epoll, ready, READY_MAX, IDLE_TIMEOUT_MS);
-    /* From here to the next even turn this worker may hold pointers into the tables. Sequentially consistent: the
-     * tables are loaded after the turn is seen as odd. */
+    /* From here to the next even turn this worker may hold pointers into the tables. The fence pairs with the one in
+     * workers_quiesce: either that sees the odd turn, or this worker sees the new tables. */
     atomic_fetch_add(&worker->turn, 1);
+    atomic_thread_fence(memory_order_seq_cst);
     counter_add(&worker->counters.ticks, 1);
     for (int i = 0; i < count; i++) {
       if (ready[i].data.ptr) {

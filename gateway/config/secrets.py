@@ -106,7 +106,12 @@ def read_secret(
     else:
         octets = (source.inline or "").encode()
         warnings.append(INLINE_WARNING)
-    octets = _decoded(_without_newline(octets), purpose)
+    octets = _without_newline(octets)
+    if octets.strip() and octets != octets.strip():
+        warnings.append(
+            f"the {purpose.name} begins or ends with white space, which counts; remove it if it is not meant"
+        )
+    octets = _decoded(octets, purpose)
     _check_length(octets, purpose)
     if len(octets) < purpose.recommended:
         warnings.append(f"the {purpose.name} has {len(octets)} octets; use {purpose.recommended} or more random ones")

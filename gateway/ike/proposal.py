@@ -184,21 +184,21 @@ def accept(sent: SecurityAssociation, received: SecurityAssociation) -> Proposal
     for proposal in sent.proposals:
         if proposal.protocol != answer.protocol or (proposal.number != answer.number and len(sent.proposals) > 1):
             continue
-        if _lies_within(proposal.transforms, answer.transforms):
+        if _lies_within(proposal, answer):
             return answer
     raise PeerError(
         Violation.NO_PROPOSAL, f"peer chose {answer}, which we did not offer", NotifyType.NO_PROPOSAL_CHOSEN
     )
 
 
-def _lies_within(offered: tuple[Transform, ...], answered: tuple[Transform, ...]) -> bool:
+def _lies_within(offered: Proposal, answered: Proposal) -> bool:
     """One transform of each type that was offered, an absent one counting as what it implies; nothing else."""
-    if any(transform.type not in tuple(TransformType) for transform in answered):
+    if any(transform.type not in tuple(TransformType) for transform in answered.transforms):
         return False
     for kind in TransformType:
-        inside, chosen = _with_implied(offered, kind), _with_implied(answered, kind)
-        # Interop: OpenIKED 7.2 answers a rekey that has KE transforms without one, hence without PFS
-        if kind == TransformType.KEY_EXCHANGE:
+        inside, chosen = _with_implied(offered.transforms, kind), _with_implied(answered.transforms, kind)
+        # Interop: OpenIKED 7.2 answers a CHILD_SA rekey that has KE transforms without one, hence without PFS
+        if kind == TransformType.KEY_EXCHANGE and offered.protocol != Protocol.IKE:
             inside += _with_implied((), kind)
         if len(chosen) > 1 or not set(chosen) <= set(inside) or (inside and not chosen):
             return False

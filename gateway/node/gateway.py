@@ -43,6 +43,9 @@ OWN_INTENT = {
 }
 """Ends we wanted ourselves: no failures, and no reason to back off."""
 
+REOPEN_DELAY = 5.0
+"""Seconds until a TUN that could not be made is tried again."""
+
 
 class Gateway:
     """One gateway node. `routing`, `ike` and `speaker` are read by observe/build.py."""
@@ -59,6 +62,7 @@ class Gateway:
         self._random = random
         self._effects: deque[object] = deque()
         self._sweep_at: float | None = None
+        self._reopen_at: float | None = None
         self._connected: frozenset[routing.Prefix] = frozenset()
 
     # --- the contract -------------------------------------------------------------------------------------------
@@ -97,6 +101,8 @@ class Gateway:
                 self._reconfigure(settings, now)
             case inputs.TunnelReady(name, interface):
                 self._tunnel_ready(name, interface, now)
+            case inputs.TunnelFailed():
+                self._reopen_at = now + REOPEN_DELAY
             case inputs.Underlay(connected):
                 self._connected = connected
                 self._set_throws(now)
@@ -124,7 +130,7 @@ class Gateway:
             yield self._effects.popleft()
 
     def next_deadline(self) -> float | None:
-        deadlines = [self.ike.next_deadline(), self.fib.next_deadline(), self._sweep_at]
+        deadlines = [self.ike.next_deadline(), self.fib.next_deadline(), self._sweep_at, self._reopen_at]
         deadlines += [core.next_deadline() for core in (self.speaker, self.heartbeat) if core is not None]
         if self.guarded and not self.stopping:
             deadlines += [when for tunnel in self.tunnels.values() for when in self._retries(tunnel)]
@@ -139,6 +145,9 @@ class Gateway:
         if self._sweep_at is not None and now >= self._sweep_at:
             self._sweep_at = None
             self.fib.command(routing.Sweep(), now)
+        if self._reopen_at is not None and now >= self._reopen_at:
+            self._reopen_at = None
+            self._open_tunnels()
         self._settle(now)
 
     # --- start, stop, reload ------------------------------------------------------------------------------------
@@ -159,32 +168,43 @@ class Gateway:
             self._emit(effects.BgpDrained())
 
     def _reconfigure(self, settings: GatewaySettings, now: float) -> None:
-        gone = [name for name in self.tunnels if settings.tunnel(name) is None]
         self.settings = settings
-        for name in gone:
-            tunnel = self.tunnels.pop(name)
-            self.ike.command(ike.Terminate(name, reason="REMOVED_FROM_CONFIGURATION"), now)
+        for name, tunnel in list(self.tunnels.items()):
+            wanted = settings.tunnel(name)
             for prefix in tunnel.settings.routes:
-                self.fib.command(routing.RemoveRoute(prefix, "static"), now)
-            self.fib.command(routing.ConnectionGone(name), now)
-            self._emit(effects.CloseTunnel(tunnel.settings.id, name))
+                if wanted is None or prefix not in wanted.routes:
+                    self.fib.command(routing.RemoveRoute(prefix, "static"), now)
+            if wanted is None:
+                del self.tunnels[name]
+                self.ike.command(ike.Terminate(name, reason="REMOVED_FROM_CONFIGURATION"), now)
+                self.fib.command(routing.ConnectionGone(name), now)
+                self._emit(effects.CloseTunnel(tunnel.settings.id, name))
         self._adopt_tunnels(now)
         self._set_throws(now)
         self._set_protected(now)
         self._configure_ike(now)
         if self.guarded:
             self._open_tunnels()
-        if self.speaker is not None and settings.bgp is not None:
-            self.speaker.command(bgp.Reconfigure(settings.bgp), now)
-            self._emit(effects.BgpStart(settings.bgp))
+        self._reconfigure_bgp(now)
+
+    def _reconfigure_bgp(self, now: float) -> None:
+        """A `bgp` section that goes needs a restart of the daemon (config/diff.py); one that comes does not."""
+        settings = self.settings.bgp
+        if settings is None:
+            return
+        if self.speaker is None:
+            self.speaker = Speaker(settings)
+        else:
+            self.speaker.command(bgp.Reconfigure(settings), now)
+        if self.guarded:
+            self._emit(effects.BgpStart(settings))
 
     def _adopt_tunnels(self, now: float) -> None:
         for settings in self.settings.tunnels:
             known = self.tunnels.get(settings.name)
             if known is None:
                 known = self.tunnels[settings.name] = Tunnel(settings, self._random)
-            before, known.settings = known.settings, settings
-            if known.interface and before.local_destinations != settings.local_destinations:
+            if known.adopt(settings) and known.interface:
                 self._set_link(known, settings.local_destinations)
             self._connection_state(known, now)
             for prefix in settings.routes:
@@ -246,7 +266,12 @@ class Gateway:
         for tunnel in self.tunnels.values():
             if tunnel.interface == interface:
                 tunnel.interface = 0
-                self._event("warning", "tun-lost", tunnel.name, "its TUN was removed by somebody else; making it again")
+                self._event(
+                    "warning",
+                    "tun-lost",
+                    tunnel.name,
+                    "its TUN was removed or taken down by somebody else; restoring it",
+                )
                 self._open_tunnels()
 
     def _by_id(self, connection: int) -> Tunnel | None:
@@ -298,8 +323,10 @@ class Gateway:
                 tunnel.failure = None
                 tunnel.back_off.reset()
                 tunnel.back_off_of(child).reset()
+                tunnel.held -= {child} if child else tunnel.held
             case "terminate":
                 tunnel.wanted = tunnel.wanted and bool(child)
+                tunnel.held |= {child} - {""}
                 self.ike.command(ike.Terminate(connection, child), now)
             case "rekey":
                 self.ike.command(ike.Rekey(connection, child), now)
@@ -314,9 +341,9 @@ class Gateway:
             if self._may_initiate(tunnel) and tunnel.back_off.at is not None:
                 yield tunnel.back_off.at
             return
-        for child in primary.settings.children:
-            if primary.usable_child(child.name) is None and primary.exchange is None:
-                yield max(tunnel.back_off_of(child.name).at or 0.0, (primary.established_at or 0.0) + CHILD_GRACE)
+        for child in tunnel.missing(primary):
+            if primary.exchange is None:
+                yield max(tunnel.back_off_of(child).at or 0.0, (primary.established_at or 0.0) + CHILD_GRACE)
 
     def _may_initiate(self, tunnel: Tunnel) -> bool:
         """Wanted, and nothing of ours under way. What a stranger half opened from the peer's address does not hold us back."""
@@ -332,11 +359,11 @@ class Gateway:
             return
         if primary.established_at is None or now < primary.established_at + CHILD_GRACE or primary.exchange is not None:
             return
-        for child in primary.settings.children:
-            back_off = tunnel.back_off_of(child.name)
-            if primary.usable_child(child.name) is None and back_off.due(now):
+        for child in tunnel.missing(primary):
+            back_off = tunnel.back_off_of(child)
+            if back_off.due(now):
                 back_off.failed(now)
-                self.ike.command(ike.CreateChildSa(tunnel.name, child.name), now)
+                self.ike.command(ike.CreateChildSa(tunnel.name, child), now)
 
     # --- carrying events between the cores ----------------------------------------------------------------------
 
@@ -398,6 +425,8 @@ class Gateway:
     def _ike_up(self, tunnel: Tunnel, event: ike_events.IkeUp, now: float) -> None:
         spis = f"{event.initiator_spi:016x}_i {event.responder_spi:016x}_r"
         tunnel.established(tunnel.established_at if event.rekeyed and tunnel.established_at is not None else now)
+        if not event.rekeyed:
+            tunnel.held.clear()
         name = "ike-rekeyed" if event.rekeyed else "ike-established"
         self._event("info", name, tunnel.name, f"IKE_SA {'rekeyed' if event.rekeyed else 'established'}: {spis}")
 
@@ -418,7 +447,12 @@ class Gateway:
         self._event("warning", "ike-down", tunnel.name, f"IKE_SA is down: {name}", name, context)
 
     def _failure(self, tunnel: Tunnel, child: str, reason: str, context: dict[str, str], now: float) -> None:
-        name, full = failures.named(reason, self._context(tunnel, context, now))
+        name, full = failures.named(reason, self._context(tunnel, {"child": child, **context}, now))
+        if reason in OWN_INTENT:
+            if not tunnel.usable:
+                tunnel.note("CHILD_DELETED_BY_OPERATOR", full, now)
+            self._event("info", "child-down", tunnel.name, f"CHILD_SA {child} is down: deleted by operator")
+            return
         back_off = tunnel.back_off_of(child)
         if back_off.due(now):
             back_off.failed(now)

@@ -47,6 +47,13 @@ class TunnelReady:
 
 
 @dataclass(frozen=True, slots=True)
+class TunnelFailed:
+    """The TUN of a connection could not be made or configured: try again later."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Underlay:
     """Connected prefixes of the host, our TUNs excepted."""
 

@@ -117,8 +117,9 @@ def _local_destinations(config: Config, name: str) -> tuple[str, ...]:
     if config.bgp is not None:
         into_tunnel = [neighbor for neighbor in config.bgp.neighbor.values() if neighbor.connection == name]
         named.update(config.bgp.advertise, *(neighbor.advertise or () for neighbor in into_tunnel))
-    collapsed: list[Prefix] = [*collapse_addresses(prefix for prefix in named if isinstance(prefix, IPv4Network))]
-    collapsed += collapse_addresses(prefix for prefix in named if isinstance(prefix, IPv6Network))
+    ours = [prefix for prefix in named if not derive.is_everything(prefix)]
+    collapsed: list[Prefix] = [*collapse_addresses(prefix for prefix in ours if isinstance(prefix, IPv4Network))]
+    collapsed += collapse_addresses(prefix for prefix in ours if isinstance(prefix, IPv6Network))
     # Two halves are a default route too
     return tuple(str(prefix) for prefix in collapsed if not derive.is_everything(prefix))
 

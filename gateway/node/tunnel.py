@@ -15,6 +15,7 @@ from gateway.contract import RandomSource
 from gateway.esp.dataplane import Direction, Limits, SaCounters
 from gateway.esp.mtu import inner_mtu, tcp_mss
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove
+from gateway.ike.sa import IkeSa
 from gateway.node import effects, security_associations
 from gateway.node.settings import TunnelSettings
 
@@ -78,6 +79,7 @@ class Tunnel:
         self.wanted = settings.start_action == "start"
         self.back_off = BackOff(random)
         self.child_back_off: dict[str, BackOff] = {}
+        self.held: set[str] = set()  # children an operator took down; they wait for his word
         self.attempts = 0
         self.failure: Failure | None = None
         self.interface = 0
@@ -99,6 +101,22 @@ class Tunnel:
     def usable(self) -> bool:
         """Whether packets can leave encrypted."""
         return bool(self.active)
+
+    def adopt(self, settings: TunnelSettings) -> bool:
+        """The settings of a reload; True if the device itself has to change."""
+        before, mtu, self.settings = self.settings, self.mtu, settings
+        if before.start_action != settings.start_action:
+            self.wanted = settings.start_action == "start"
+        self.held &= settings.limits.keys()
+        self.mtu = self._inner_mtu()
+        destinations = before.local_destinations != settings.local_destinations
+        return destinations or before.addresses != settings.addresses or mtu != self.mtu
+
+    def missing(self, sa: IkeSa) -> Iterator[str]:
+        """Configured children that have no CHILD_SA and should."""
+        for child in sa.settings.children:
+            if child.name not in self.held and sa.usable_child(child.name) is None:
+                yield child.name
 
     # --- SAs ----------------------------------------------------------------------------------------------------
 
@@ -138,6 +156,12 @@ class Tunnel:
             yield effects.RemoveSa(Direction.INBOUND, self.settings.id, event.spi_in)
 
     def _fit_mtu(self) -> Iterator[object]:
+        mtu = self._inner_mtu()
+        if mtu != self.mtu:
+            self.mtu = mtu
+            yield effects.SetTunnelMtu(self.settings.id, self.name, mtu, tcp_mss(mtu, False), tcp_mss(mtu, True))
+
+    def _inner_mtu(self) -> int:
         """The inner MTU is the smallest any active suite allows (peers.md, "MTU and MSS by suite")."""
         active = [child.event for child in self.installed.values() if child.event.spi_out in self.active]
         sizes = [
@@ -149,10 +173,7 @@ class Tunnel:
             )
             for event in active
         ]
-        mtu = min(sizes, default=self.mtu)
-        if mtu != self.mtu:
-            self.mtu = mtu
-            yield effects.SetTunnelMtu(self.settings.id, self.name, mtu, tcp_mss(mtu, False), tcp_mss(mtu, True))
+        return min(sizes, default=self.mtu)
 
     # --- counters -----------------------------------------------------------------------------------------------
 

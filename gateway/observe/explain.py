@@ -126,6 +126,9 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "connection {tunnel} was terminated from this side by an operator; bring it back with `gatewayctl initiate {tunnel}`",
     ),
     "CONFIGURATION_CHANGED": ("connection {tunnel} was given other addresses or identities and is being set up anew",),
+    "CHILD_DELETED_BY_OPERATOR": (
+        "CHILD_SA {child} of connection {tunnel} was terminated from this side by an operator; bring it back with `gatewayctl initiate {tunnel}/{child}`",
+    ),
     "WAITING_FOR_PEER": (
         "connection {tunnel} only responds (`start_action` none) and {peer} has not called yet; let the peer initiate or set `start_action` to start",
     ),

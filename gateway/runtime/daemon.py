@@ -190,6 +190,7 @@ class Daemon:
             self.dataplane.add_connection(effect.connection, effect.name, effect.mtu)
         except TunError as error:
             self._journal("error", "tun-failed", effect.name, str(error))
+            self.driver.command(inputs.TunnelFailed(effect.name))
             return
         self.routes.open_tunnel(effect)
 

@@ -10,7 +10,7 @@ from ipaddress import ip_interface, ip_network
 from typing import Any
 
 from gateway.node.effects import OpenTunnel, SetTunnelMtu
-from gateway.node.inputs import TunnelReady, Underlay
+from gateway.node.inputs import TunnelFailed, TunnelReady, Underlay
 from gateway.routing import model as routing
 from gateway.runtime.netlink import Change, LinkGone, LinkUp, Netlink, OursRemoved, UnderlayChanged
 from gateway.runtime.rtnetlink import NetlinkError
@@ -87,7 +87,11 @@ class KernelRoutes:
         self._links = {index: name for index, name in self._links.items() if name != effect.name}
 
         async def job() -> None:
-            index = await self._configure(interface, effect.mtu, effect.addresses)
+            try:
+                index = await self._configure(interface, effect.mtu, effect.addresses)
+            except (NetlinkError, OSError):
+                self._command(TunnelFailed(effect.name))
+                raise
             self._links[index] = effect.name
             self._command(TunnelReady(effect.name, index))
 

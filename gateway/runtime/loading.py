@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from gateway.config.diagnostics import has_errors, render
+from gateway.config.diagnostics import Diagnostic, KeyPath, Severity, in_order, render, spelled
 from gateway.config.load import load
 from gateway.config.model import Address, Config
+from gateway.config.positions import index
 from gateway.node.settings import GatewaySettings, build
 from gateway.runtime.secrets_reader import SecretProblems, read_secrets
 
@@ -24,24 +26,40 @@ class Loaded:
 
 
 class LoadError(Exception):
-    """The configuration cannot be used; str() has every reason, one per line."""
+    """The configuration cannot be used; str() has every reason, one per line as FILE:LINE:COL."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic], source: str) -> None:
+        super().__init__("\n".join(str(one) for one in diagnostics))
+        self.diagnostics = tuple(diagnostics)
+        self.source = source
+
+    def rendered(self, color: bool = False) -> str:
+        """For a terminal: each reason with its line and a caret."""
+        return render(self.diagnostics, self.source, color)
 
 
-def load_all(path: Path, current: GatewaySettings | None = None, color: bool = False) -> tuple[Loaded, list[str]]:
+def load_all(path: Path, current: GatewaySettings | None = None) -> tuple[Loaded, list[str]]:
     """The loaded configuration and its warnings. `current`: settings whose connection numbers stay."""
     found = load(path)
-    text = render(found.diagnostics, found.source, color)
-    if found.config is None or has_errors(found.diagnostics):
-        raise LoadError(text)
+    if found.config is None:
+        raise LoadError(found.diagnostics, found.source)
+    positions = index(found.source)
+
+    def placed(severity: Severity, where: KeyPath, message: str) -> Diagnostic:
+        place = positions.at(where)
+        return Diagnostic(severity, str(path), place.line, place.column, spelled(where), message)
+
     try:
         secrets, warnings = read_secrets(found.config, path.parent)
         ids = {tunnel.name: tunnel.id for tunnel in current.tunnels} if current is not None else None
         settings = build(found.config, secrets, ids, _sources(found.config))
     except SecretProblems as error:
-        raise LoadError("\n".join(f"{path}: {problem}" for problem in error.problems)) from error
+        problems = [placed("error", where, message) for where, message in error.problems]
+        raise LoadError(in_order((*found.diagnostics, *problems)), found.source) from error
     except ValueError as error:
-        raise LoadError(f"{path}: {error}") from error
-    return Loaded(path, found.config, settings), [line for line in (*text.splitlines(), *warnings) if line]
+        raise LoadError((placed("error", ("bgp",), str(error)),), found.source) from error
+    questionable = [placed("warning", where, message) for where, message in warnings]
+    return Loaded(path, found.config, settings), [str(one) for one in in_order((*found.diagnostics, *questionable))]
 
 
 def _sources(config: Config) -> dict[str, Address]:

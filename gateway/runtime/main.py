@@ -42,9 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     # A crash must not write keys to disk
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        loaded, warnings = load_all(path, color=sys.stderr.isatty())
+        loaded, warnings = load_all(path)
     except LoadError as error:
-        print(error, file=sys.stderr)
+        print(error.rendered(sys.stderr.isatty()), end="", file=sys.stderr)
         return EX_CONFIG
     logs.setup(loaded.config.gateway.log_level, options.log_format)
     for warning in warnings:

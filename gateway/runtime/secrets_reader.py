@@ -5,33 +5,34 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gateway.config.diagnostics import KeyPath
 from gateway.config.model import Config, SecretSource
 from gateway.config.secrets import BGP_PASSWORD, HA_SECRET, PSK, Purpose, SecretError, read_secret
 from gateway.node.settings import Secrets
 
 
 class SecretProblems(Exception):
-    """One sentence per secret that cannot be used."""
+    """One sentence per secret that cannot be used, with the key that names it."""
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
+    def __init__(self, problems: list[tuple[KeyPath, str]]) -> None:
+        super().__init__("\n".join(message for _, message in problems))
         self.problems = problems
 
 
-def read_secrets(config: Config, directory: Path) -> tuple[Secrets, list[str]]:
-    """The secrets and warnings about them. `directory`: of the configuration file, for relative paths."""
+def read_secrets(config: Config, directory: Path) -> tuple[Secrets, list[tuple[KeyPath, str]]]:
+    """The secrets and warnings about them, with the key. `directory`: of the configuration file, for relative paths."""
     reader = _Reader(config, directory)
     psks = {
-        name: reader.read(f"connection.{name}.psk", connection.psk, PSK)
+        name: reader.read(("connection", name, "psk"), connection.psk, PSK)
         for name, connection in config.connection.items()
     }
     neighbors = config.bgp.neighbor if config.bgp is not None else {}
     passwords = {
-        name: reader.read(f"bgp.neighbor.{name}.password", neighbor.password, BGP_PASSWORD)
+        name: reader.read(("bgp", "neighbor", name, "password"), neighbor.password, BGP_PASSWORD)
         for name, neighbor in neighbors.items()
         if neighbor.password is not None
     }
-    heartbeat = reader.read("ha.secret", config.ha.secret, HA_SECRET) if config.ha is not None else b""
+    heartbeat = reader.read(("ha", "secret"), config.ha.secret, HA_SECRET) if config.ha is not None else b""
     if reader.problems:
         raise SecretProblems(reader.problems)
     return Secrets(psks, passwords, heartbeat), reader.warnings
@@ -43,16 +44,16 @@ class _Reader:
         self._directory = directory
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
         self._credentials = Path(credentials) if credentials else None
-        self.problems: list[str] = []
-        self.warnings: list[str] = []
+        self.problems: list[tuple[KeyPath, str]] = []
+        self.warnings: list[tuple[KeyPath, str]] = []
 
-    def read(self, path: str, source: SecretSource, purpose: Purpose) -> bytes:
+    def read(self, path: KeyPath, source: SecretSource, purpose: Purpose) -> bytes:
         try:
             found = read_secret(
                 source, self._directory, self._credentials, self._inline, uid=os.getuid(), purpose=purpose
             )
         except SecretError as error:
-            self.problems.append(f"{path}: {error}")
+            self.problems.append((path, str(error)))
             return b""
-        self.warnings += [f"{path}: {warning}" for warning in found.warnings]
+        self.warnings += [(path, warning) for warning in found.warnings]
         return found.secret.reveal()

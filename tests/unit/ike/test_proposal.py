@@ -41,8 +41,7 @@ def refused(offers: list[Offer], *proposals: Proposal, protocol: Protocol = Prot
     try:
         chosen(offers, *proposals, protocol=protocol)
     except PeerError as error:
-        assert (error.why, error.notify) == (Violation.NO_PROPOSAL, NotifyType.NO_PROPOSAL_CHOSEN)
-        return True
+        return (error.why, error.notify) == (Violation.NO_PROPOSAL, NotifyType.NO_PROPOSAL_CHOSEN)
     return False
 
 
@@ -251,8 +250,7 @@ def _common(one: Offer, other: Offer) -> bool:
     return all(
         {t.id for t in one.of(kind)} & {t.id for t in other.of(kind)}
         or not (one.of(kind) or other.of(kind))
-        or (0 in {t.id for t in (*one.of(kind), *other.of(kind))}
-        and not (one.of(kind) and other.of(kind)))
+        or (0 in {t.id for t in (*one.of(kind), *other.of(kind))} and not (one.of(kind) and other.of(kind)))
         for kind in TransformType
     )
 

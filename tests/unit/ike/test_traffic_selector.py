@@ -61,12 +61,12 @@ def test_narrowing_gives_exactly_what_both_select(
     received: list[TrafficSelector], allowed: list[TrafficSelector]
 ) -> None:
     common = packets(received) & packets(allowed)
-    try:
-        found = narrow(received, allowed)
-    except PeerError as refused:
-        assert (refused.why, refused.notify) == (Violation.TRAFFIC_SELECTORS, NotifyType.TS_UNACCEPTABLE)
-        assert not common
+    if not common:
+        with pytest.raises(PeerError) as refused:
+            narrow(received, allowed)
+        assert (refused.value.why, refused.value.notify) == (Violation.TRAFFIC_SELECTORS, NotifyType.TS_UNACCEPTABLE)
         return
+    found = narrow(received, allowed)
     assert packets(found) == common
     assert check_narrowed(received, found) == found
     # None of them is superfluous
@@ -86,11 +86,11 @@ def test_intersection_and_containment_agree_with_the_model(left: TrafficSelector
 @given(lists, lists)
 def test_an_answer_may_only_narrow(sent: list[TrafficSelector], received: list[TrafficSelector]) -> None:
     try:
-        assert check_narrowed(sent, received) == tuple(received)
-    except PeerError as refused:
-        assert refused.notify is NotifyType.TS_UNACCEPTABLE
-        return
-    assert packets(received) <= packets(sent)
+        accepted = check_narrowed(sent, received)
+    except PeerError:
+        accepted = ()
+    assert accepted in ((), tuple(received))
+    assert packets(accepted) <= packets(sent)
 
 
 def test_an_empty_answer_is_refused() -> None:
@@ -115,7 +115,7 @@ def test_opaque_and_reversed_ports_select_nothing() -> None:
     opaque = TrafficSelector(7, 0, 65535, 0, bytes(4) + b"\xff" * 4)
     assert intersection(everything, opaque) is None
     assert not contains(everything, opaque)
-    with pytest.raises(PeerError, match="proto|peer asks"):
+    with pytest.raises(PeerError, match=r"proto|peer asks"):
         narrow([opaque], [everything])
 
 

@@ -1,0 +1,152 @@
+"""The entry guard's life: rules before the TUN is up, changed by a reload, gone with the TUN."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from gateway.node.effects import OpenTunnel, SetTunnelMtu
+from gateway.node.inputs import TunnelReady
+from gateway.routing.model import Prefix
+from gateway.runtime.kernel_routes import KernelRoutes
+from gateway.runtime.netlink import Change, LinkGone, LinkUp, OursRemoved
+from gateway.runtime.rtnetlink import NetlinkError
+
+VNET, OTHER = ip_network("10.1.0.0/16"), ip_network("10.2.0.0/16")
+
+
+class FakeNetlink:
+    """Remembers what was asked, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, Any]] = []
+        self.rules_fail = False
+        self.index = 6
+        self.notify: Callable[[Change], None] = lambda _: None
+
+    async def ensure_rules(self, entries: dict[str, tuple[Prefix, ...]]) -> list[str]:
+        if self.rules_fail:
+            raise NetlinkError(errno.ENOMEM, "no room for a rule")
+        self.said.append(("rules", dict(entries)))
+        return []
+
+    async def configure_link(self, name: str, mtu: int, addresses: object, up: bool) -> int:
+        self.said.append(("up", name))
+        return self.index
+
+    async def connected_prefixes(self) -> list[Prefix]:
+        return []
+
+    def monitor(self, callback: Callable[[Change], None]) -> None:
+        self.notify = callback
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.netlink = FakeNetlink()
+        self.commands: list[object] = []
+        self.routes = KernelRoutes(self.netlink, self.commands.append)  # type: ignore[arg-type]
+
+    def open(self, name: str = "a", *destinations: Prefix) -> None:
+        self.routes.open_tunnel(OpenTunnel(1, name, 1400, (), tuple(map(str, destinations))))
+
+    async def said(self) -> list[tuple[str, Any]]:
+        """Since last asked."""
+        await self.routes.idle()
+        said, self.netlink.said = self.netlink.said, []
+        return said
+
+
+def play(scenario: Callable[[Stage], Awaitable[None]]) -> None:
+    async def main() -> None:
+        stage = Stage()
+        await stage.routes.prepare()
+        assert await stage.said() == [("rules", {})]
+        await scenario(stage)
+        await stage.routes.close()
+
+    asyncio.run(main())
+
+
+def test_the_rules_of_all_tuns_are_there_before_the_first_is_up() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.open("a", VNET)
+        stage.open("b")
+        assert await stage.said() == [("rules", {"gw-a": (VNET,), "gw-b": ()}), ("up", "gw-a"), ("up", "gw-b")]
+
+    play(scenario)
+
+
+def test_a_tun_without_rules_stays_down_until_there_are_rules() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.netlink.rules_fail = True
+        stage.open("a", VNET)
+        stage.routes.set_mtu(SetTunnelMtu(1, "a", 1380, 1340, 1320), ())
+        assert await stage.said() == []
+        assert not any(isinstance(command, TunnelReady) for command in stage.commands)
+        stage.netlink.rules_fail = False
+        stage.open("a", VNET)
+        assert await stage.said() == [("rules", {"gw-a": (VNET,)}), ("up", "gw-a")]
+        assert TunnelReady("a", 6) in stage.commands
+
+    play(scenario)
+
+
+def test_a_new_mtu_leaves_the_rules_alone_and_other_destinations_replace_them() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.open("a", VNET)
+        await stage.said()
+        stage.routes.set_mtu(SetTunnelMtu(1, "a", 1380, 1340, 1320), ())
+        assert await stage.said() == [("up", "gw-a")]
+        stage.routes.set_mtu(SetTunnelMtu(1, "a", 1380, 1340, 1320, (str(OTHER),)), ())
+        assert await stage.said() == [("rules", {"gw-a": (OTHER,)}), ("up", "gw-a")]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("deleted", "said"), [(True, [("rules", {})]), (False, [])], ids=["deleted", "down"])
+def test_the_rules_go_with_the_tun_but_not_when_it_is_only_down(deleted: bool, said: list[Any]) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.open("a", VNET)
+        await stage.said()
+        stage.netlink.notify(LinkGone(6, "gw-a", deleted=deleted))
+        assert await stage.said() == said
+
+    play(scenario)
+
+
+def test_late_news_of_the_old_tun_does_not_take_the_rules_of_the_new_one() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.open("a", VNET)
+        await stage.said()
+        stage.open("a", VNET)
+        stage.netlink.index = 7
+        stage.netlink.notify(LinkGone(6, "gw-a", deleted=True))
+        stage.netlink.notify(LinkUp(7, "gw-a"))
+        assert ("up", "gw-a") in (said := await stage.said())
+        assert not [entries for kind, entries in said if kind == "rules" and "gw-a" not in entries]
+        stage.netlink.notify(OursRemoved())
+        assert await stage.said() == [("rules", {"gw-a": (VNET,)})]
+
+    play(scenario)
+
+
+def test_a_tun_made_again_at_once_keeps_its_rules() -> None:
+    """The node answers the loss of a TUN by opening it again, within the same notification."""
+
+    async def scenario(stage: Stage) -> None:
+        stage.open("a", VNET)
+        await stage.said()
+        stage.netlink.index = 7
+        stage.routes._command = lambda command: stage.open("a", VNET) if "Gone" in repr(command) else None
+        stage.netlink.notify(LinkGone(6, "gw-a", deleted=True))
+        said = await stage.said()
+        assert said[-1] == ("up", "gw-a")
+        assert all(entries == {"gw-a": (VNET,)} for kind, entries in said if kind == "rules")
+
+    play(scenario)
