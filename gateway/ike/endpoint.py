@@ -38,13 +38,10 @@ from gateway.ike.sa import NON_ESP_MARKER, IkeSa
 from gateway.ike.services import Counts, Failed, Then
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
 from gateway.ike.states import IkeState
+from gateway.ike.uniqueness import elect
 
 HALF_OPEN_MAX = 1000
 """Half-open IKE_SAs as responder; beyond it new ones are dropped (cookies are a later step)."""
-DUPLICATE_LINGER = 5.0
-"""Seconds a duplicate IKE_SA lives on, so that both ends hold the one that stays before it goes."""
-SIMULTANEOUS = 30.0
-"""Two IKE_SAs of one connection this close in age came from both ends starting at once."""
 
 
 class IkeEndpoint:
@@ -173,44 +170,41 @@ class IkeEndpoint:
     def adopt(self, sa: IkeSa) -> None:
         self._sas[_our_spi(sa)] = sa
 
-    def set_primary(self, sa: IkeSa) -> None:
-        self._half_open.pop((sa.remote, sa.initiator_spi), None)
-        self._half_open = {key: other for key, other in self._half_open.items() if other is not sa}
-        self._primary[sa.name] = sa
-
-    def destroyed(self, sa: IkeSa) -> None:
-        self._sas.pop(_our_spi(sa), None)
-        self._half_open = {key: other for key, other in self._half_open.items() if other is not sa}
-        if self._primary.get(sa.name) is sa:
-            del self._primary[sa.name]
-
     def has_other_sa(self, sa: IkeSa) -> bool:
         return any(other.established and other is not sa for other in self.sas(sa.name))
 
     def established(self, sa: IkeSa, initial_contact: bool, now: float) -> None:
-        """Uniqueness: one IKE_SA per connection, whoever started it."""
-        for other in self.sas(sa.name):
-            if other is sa or not other.established:
-                continue
-            if initial_contact and other.established_at is not None and other.established_at <= sa.created_at:
+        self._forget_half_open(sa)
+        for other in self.sas(sa.name) if initial_contact else ():
+            if other is not sa and other.established_at is not None and other.established_at <= sa.created_at:
                 # RFC 7296 2.4: the peer asserts that it holds no older IKE_SA with us
                 other.destroy(now, "", {})
-            else:
-                self._resolve_duplicate(sa, other, now)
+        self._elect(sa.name, now)
 
-    def _resolve_duplicate(self, sa: IkeSa, other: IkeSa, now: float) -> None:
-        """Both ends started at once: both keep the SA with the lower initiator SPI. Else the newer one stays."""
-        fresh = other.established_at is not None and now - other.established_at < SIMULTANEOUS
-        loser = (
-            max(sa, other, key=lambda one: one.initiator_spi)
-            if fresh and sa.is_initiator != other.is_initiator
-            else other
-        )
-        winner = other if loser is sa else sa
-        self._primary[sa.name] = winner
-        loser.notice("info", "ike-duplicate", "a second IKE_SA with the same peer is closed")
-        # Not at once: the peer may not know the other IKE_SA yet, and its traffic needs one that both have
-        loser.close_at = now + DUPLICATE_LINGER
+    def proven(self, sa: IkeSa, now: float) -> None:
+        self._elect(sa.name, now)
+
+    def replaced(self, old: IkeSa, new: IkeSa) -> None:
+        new.close_at, old.close_at = old.close_at, None
+        if self._primary.get(new.name) in (None, old):
+            self._primary[new.name] = new
+
+    def destroyed(self, sa: IkeSa, now: float) -> None:
+        self._sas.pop(_our_spi(sa), None)
+        self._forget_half_open(sa)
+        self._elect(sa.name, now)
+
+    def _forget_half_open(self, sa: IkeSa) -> None:
+        self._half_open = {key: other for key, other in self._half_open.items() if other is not sa}
+
+    def _elect(self, connection: str, now: float) -> None:
+        before = self._primary.pop(connection, None)
+        primary = elect(self.sas(connection), before, self.random, now)
+        if primary is None:
+            return
+        self._primary[connection] = primary
+        if primary is not before:
+            primary.activate_all()
 
     # --- receiving ----------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from gateway.ike.payloads import Notify, Payload
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
 from gateway.ike.services import Failed, Services, Then
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
-from gateway.ike.states import IKE_REQUESTS, ChildInput, IkeInput, IkeState, next_ike_state
+from gateway.ike.states import IKE_REQUESTS, ChildInput, IkeInput, IkeState, Standing, next_ike_state
 from gateway.ike.window import Window
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948 2.2
@@ -52,6 +52,7 @@ class IkeSa:
         self.is_initiator, self.initiator_spi, self.responder_spi = is_initiator, initiator_spi, responder_spi
         self.local, self.remote = local, remote
         self.state = IkeState.CREATED
+        self.standing = Standing.HELD if is_initiator else Standing.ANSWERED
         self.window = Window()
         self.keys: IkeKeys | None = None
         self.nat = NatResult()
@@ -251,11 +252,19 @@ class IkeSa:
         if message.header.exchange == ExchangeType.IKE_SA_INIT:
             return
         self.last_heard = now
+        if self.established and (message.header.is_response or not self.is_initiator):
+            self._prove(now)
         # RFC 7296 2.23: a side that is not behind a NAT follows its peer's address; IKE_AUTH floats to 4500
         if (local, remote) != (self.local, self.remote) and not (self.nat.local and self.is_initiator):
             self.local, self.remote = local, remote
             for child in self.children.values():
                 self.services.emit(ChildMoved(self.name, child.spi_out, remote))
+
+    def _prove(self, now: float) -> None:
+        """Something after IKE_AUTH came that only a peer can send which knows of us."""
+        if self.standing is not Standing.PROVEN:
+            self.standing = Standing.PROVEN
+            self.services.proven(self, now)
 
     # --- CHILD_SAs ----------------------------------------------------------------------------------------------
 
@@ -268,11 +277,20 @@ class IkeSa:
         return next((child for child in self.children.values() if child.spi_out == spi), None)
 
     def activate(self, child: ChildSa) -> None:
-        """Its traffic leaves on this SA from now on."""
+        """Its traffic leaves on this SA from now on, or as soon as this IKE_SA carries the connection."""
         child.activate_at = None
         if not child.active:
             child.active = True
-            self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
+            if self.services.primary(self.name) is self:
+                self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
+
+    def activate_all(self) -> None:
+        """This IKE_SA carries the connection from now on. What a rekey holds back stays held back."""
+        successors = [child.successor for child in self.children.values()]
+        for child in self.children.values():
+            if child.active or (child.usable and not any(child is successor for successor in successors)):
+                child.active = True
+                self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
 
     def retire(self, child: ChildSa, now: float, linger: bool) -> None:
         """Removes a CHILD_SA: outbound at once, inbound after LINGER so that nothing on its way is lost."""
@@ -335,16 +353,17 @@ class IkeSa:
         """Forgets the IKE_SA and its CHILD_SAs. `reason` "" when a successor took over."""
         if self.state is IkeState.DESTROYING:
             return
+        self.queue.clear()
+        self.exchange = None
+        self.window.pending = None
+        self.advance(IkeInput.CLOSE)
+        # Another IKE_SA, if there is one, carries the traffic before the CHILD_SAs of this one go
+        self.services.destroyed(self, now)
         for child in list(self.children.values()):
             self.retire(child, now, linger=False)
         for lingering in self.lingering:
             self.services.emit(ChildRemove(self.name, lingering.child, lingering.spi_in, 0))
         self.lingering.clear()
-        self.queue.clear()
-        self.exchange = None
-        self.window.pending = None
-        self.advance(IkeInput.CLOSE)
-        self.services.destroyed(self)
         self.services.emit(
             IkeDown(self.name, self.initiator_spi, "" if self.quiet else reason, context or {}, self.is_initiator)
         )

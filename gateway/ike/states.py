@@ -22,6 +22,14 @@ class IkeState(Enum):
     DESTROYING = "DESTROYING"
 
 
+class Standing(Enum):
+    """What we know of the peer's end of an established IKE_SA."""
+
+    ANSWERED = "we answered its IKE_AUTH, and the answer may be lost"
+    HELD = "the peer holds it"
+    PROVEN = "the peer holds it and knows that we do"
+
+
 class IkeInput(Enum):
     START = "start"  # IKE_SA_INIT sent or received
     AUTHENTICATED = "authenticated"  # both AUTH payloads verified, or keys inherited by a rekey

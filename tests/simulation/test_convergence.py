@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from simulation.network import ROUGH
 from simulation.scenario import Plan, seeds
 from simulation.world import World
@@ -9,9 +10,10 @@ from simulation.world import World
 REKEYS = (("a", "net"), ("b", "net"), ("a", ""), ("b", ""))
 
 
-def test_two_nodes_always_converge_and_rekey() -> None:
+@pytest.mark.parametrize("starters", ["a", "ab"])
+def test_two_nodes_always_converge_and_rekey(starters: str) -> None:
     for seed in seeds(200):
-        world = World(seed, Plan(), ROUGH).start()
+        world = World(seed, Plan(starters=starters), ROUGH).start()
         world.converge(120)
         for name, child in REKEYS:
             world.operate(name, "rekey", child)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.ike.authentication import AuthenticatedPeer, psk_signature, verify
-from gateway.ike.child import ChildSa
 from gateway.ike.errors import LocalError, PeerError
 from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import child_negotiation
 from gateway.ike.exchanges.base import Exchange
 from gateway.ike.exchanges.child_negotiation import ChildOffer
 from gateway.ike.exchanges.delete import DeleteIke
+from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.message import Message
 from gateway.ike.payloads import (
     Authentication,
@@ -33,10 +33,6 @@ from gateway.ike.traffic_selector import describe_all
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
-
-
-ANSWER_TRAVEL = 2.0
-"""Seconds for our IKE_AUTH response, with a repetition, to reach the initiator."""
 
 
 class Authenticate(Exchange):
@@ -80,6 +76,7 @@ class Authenticate(Exchange):
         )  # fmt: skip
         establish(sa, proof, initial_contact=False, now=now)
         self._first_child(sa, message, now)
+        _begin(sa, now)
         sa.finish(now)
         return True
 
@@ -105,7 +102,7 @@ class Authenticate(Exchange):
         except PeerError as refused:
             sa.services.emit(ExchangeFailed(sa.name, settings.name, refused.why.name, {"detail": refused.detail}))
             return
-        _begin(sa, child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), True, now), False, now)
+        child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), True, now)
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         """The responder did not prove itself: say so and end (RFC 7296 2.21.2)."""
@@ -143,7 +140,6 @@ def establish(sa: IkeSa, proof: AuthenticatedPeer, initial_contact: bool, now: f
     sa.established_at = now
     sa.rekey_at = sa.jittered(now, sa.settings.rekey_time)
     sa.give_up_at = None
-    sa.services.set_primary(sa)
     sa.services.emit(IkeUp(sa.name, sa.initiator_spi, sa.responder_spi, rekeyed=False))
     sa.services.established(sa, initial_contact, now)
 
@@ -172,17 +168,15 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
             sa.services.emit(ExchangeFailed(sa.name, "", name, {"detail": refused.detail}))
     establish(sa, proof, message.notify(NotifyType.INITIAL_CONTACT) is not None, now)
     # RFC 7296 2.8: inbound stands before the answer leaves, so nothing the peer sends at once is lost
-    child = child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), False, now) if terms is not None else None
+    if terms is not None:
+        child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), False, now)
     sa.respond(ExchangeType.IKE_AUTH, tuple(reply), now)
-    if child is not None:
-        _begin(sa, child, sa.services.has_other_sa(sa), now)
+    _begin(sa, now)
 
 
-def _begin(sa: IkeSa, child: ChildSa, wait: bool, now: float) -> None:
-    """Sends on a first CHILD_SA: at once, or after `wait` where the peer may not have it yet and another carries the traffic."""
-    if sa.close_at is not None:
-        return  # a duplicate that is about to go
-    if wait:
-        child.activate_at = now + ANSWER_TRAVEL
-    else:
-        sa.activate(child)
+def _begin(sa: IkeSa, now: float) -> None:
+    """Sends on the first CHILD_SA if this IKE_SA carries the connection; beside another one, asks the peer for proof first."""
+    if sa.services.primary(sa.name) is sa:
+        sa.activate_all()
+    if sa.services.has_other_sa(sa):
+        sa.enqueue(Liveness(), now)

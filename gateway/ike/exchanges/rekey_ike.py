@@ -22,7 +22,7 @@ from gateway.ike.message import Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, Proposal, SecurityAssociation
 from gateway.ike.proposal import Choice, choice_of
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
-from gateway.ike.states import ChildState, IkeInput, IkeState
+from gateway.ike.states import ChildState, IkeInput, IkeState, Standing
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
@@ -200,6 +200,7 @@ def make_successor(
     new.keys = sa.keys.rekeyed(choice, shared, *nonces, new.spis, we_initiated)
     new.advance(IkeInput.AUTHENTICATED)
     new.quiet = True
+    new.standing = Standing.PROVEN
     new.established_at = now
     new.rekey_at = new.jittered(now, sa.settings.rekey_time)
     sa.services.adopt(new)
@@ -215,7 +216,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     old.queue.clear()
     _supersede(old, now)
     new.quiet = False
-    new.services.set_primary(new)
+    new.services.replaced(old, new)
     new.services.emit(IkeUp(new.name, new.initiator_spi, new.responder_spi, rekeyed=True))
     for exchange in (*deleting, *waiting):
         new.enqueue(exchange, now)
