@@ -11,7 +11,6 @@ from benchmarks.rounds import Case, MemoryCase, NetworkCase, Probe, Round, Row
 from benchmarks.sides import (
     CBC,
     GCM,
-    INNER_MTU,
     BusyGatewayd,
     Gatewayd,
     NullCipherGatewayd,
@@ -36,7 +35,6 @@ def _added(quantity: str, ours: str = "ours") -> Callable[[Round], tuple[float, 
 
 
 _GATEWAYD, _STRONGSWAN = partial(Gatewayd, esp=GCM), partial(StrongswanPair, esp=GCM)
-_PLAIN = partial(Plain, mtu=INNER_MTU[GCM])
 
 
 def _tcp(name: str, about: str, ours: Probe, peer: Probe, goal: float) -> NetworkCase:
@@ -45,7 +43,7 @@ def _tcp(name: str, about: str, ours: Probe, peer: Probe, goal: float) -> Networ
 
 
 _LATENCY = {
-    "plain": Probe(_PLAIN, latency),
+    "plain": Probe(Plain, latency),
     "ours": Probe(_GATEWAYD, latency),
     "peer": Probe(_STRONGSWAN, latency),
 }
@@ -89,7 +87,7 @@ CASES: tuple[Case, ...] = (
         "tcp-1-gcm-vs-plain",
         "TCP, 1 flow, AES-128-GCM, against the plain path",
         Probe(_GATEWAYD, tcp),
-        Probe(_PLAIN, tcp),
+        Probe(Plain, tcp),
         0.60,
     ),
     NetworkCase(

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +39,8 @@ def tcp(side: Side, seconds: float, flows: int = 1) -> Quantities:
     server = Iperf(side.right_host, RIGHT_HOST, port)
     try:
         mark = side.mark()
-        argv = [
-            "iperf3",
-            "-c",
-            RIGHT_HOST,
-            "-p",
-            str(server._port),
-            "-t",
-            str(max(1, round(seconds))),
-            "-P",
-            str(flows),
-            "-J",
-        ]
+        length = str(max(1, round(seconds)))
+        argv = ("iperf3", "-c", RIGHT_HOST, "-p", str(port), "-t", length, "-P", str(flows), "-J")
         text = side.left_host.run(*argv, "--connect-timeout", "5000", check=False, timeout=seconds + 30)
     finally:
         server.stop()
@@ -168,8 +160,8 @@ def seal_and_send(side: Side, seconds: float) -> Quantities:
     if len(cores) < 2:
         raise BenchError("this needs two cores")
     side.alive()
-    for thread in threads(sealing.pid):
-        os.sched_setaffinity(thread, {cores[0]})
+    before_pinning = {thread: os.sched_getaffinity(thread) for thread in threads(sealing.pid)}
+    _pin(dict.fromkeys(before_pinning, {cores[0]}))
     dark.signal(signal.SIGSTOP)
     try:
         before, cpu = side.packets_out(), cpu_seconds(sealing.pid)
@@ -181,6 +173,7 @@ def seal_and_send(side: Side, seconds: float) -> Quantities:
         arrived = side.wan_octets(side.right, "rx") - octets
     finally:
         dark.signal(signal.SIGCONT)
+        _pin(before_pinning)
     if packets == 0 or arrived < packets * BIG:
         raise BenchError(f"{side.label}: {packets} packets sealed, but {arrived} octets on the WAN")
     side.alive()
@@ -190,6 +183,12 @@ def seal_and_send(side: Side, seconds: float) -> Quantities:
         "us_per_packet": busy / packets * 1e6,
         "core_busy": busy / sent["seconds"],
     }
+
+
+def _pin(wanted: Mapping[int, set[int]]) -> None:
+    for thread, cores in wanted.items():
+        with suppress(ProcessLookupError):  # a thread of a pool may end at any time
+            os.sched_setaffinity(thread, cores)
 
 
 def raw_seal(_: None, seconds: float) -> Quantities:

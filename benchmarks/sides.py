@@ -14,14 +14,12 @@ from support.vici_text import parse_events
 
 from benchmarks.errors import BenchError, Unavailable
 from benchmarks.native_programs import ROOT
-from benchmarks.side import LEFT_LAN, LEFT_OUTER, RIGHT_LAN, RIGHT_OUTER, Counters, Side
+from benchmarks.side import LEFT_LAN, LEFT_OUTER, RIGHT_LAN, RIGHT_OUTER, PATH_MTU, Counters, Side
 
 PSK = "correct horse battery staple 42"
 LEFT_ID, RIGHT_ID = "left.example.net", "right.example.net"
 IKE = "aes256gcm16-prfsha384-ecp384"
 GCM, CBC = "aes128gcm16", "aes256-sha256"
-# What an outer packet of 1500 octets leaves to the inner one with ESP in UDP.
-INNER_MTU = {GCM: 1438, CBC: 1422}
 _QUIET = 3600  # seconds of silence before a liveness check: none during a benchmark
 _NULL_CIPHER_BIN = ROOT / "build" / "null" / "bin"
 
@@ -54,7 +52,7 @@ class Gatewayd(Side):
         connection: str = "",
         binaries: Path | None = None,
     ) -> None:
-        super().__init__(lab, label, INNER_MTU[esp])
+        super().__init__(lab, label)
         self._esp, self._gateway, self._connection, self._binaries = esp, gateway, connection, binaries
         ends = ((LEFT_OUTER, LEFT_ID, LEFT_LAN), (RIGHT_OUTER, RIGHT_ID, RIGHT_LAN))
         self.left_daemon = self._daemon(self.left, ends[0], ends[1], "start")
@@ -147,7 +145,7 @@ class StrongswanPair(Side):
     tunnel = ("ipsec0", "ipsec0")
 
     def __init__(self, lab: Lab, label: str, esp: str = GCM) -> None:
-        super().__init__(lab, label, INNER_MTU[esp])
+        super().__init__(lab, label)
         there = Connection(
             "site", LEFT_OUTER, RIGHT_OUTER, PSK, LEFT_ID, RIGHT_ID, IKE, esp, LEFT_LAN, RIGHT_LAN, dpd_delay=_QUIET
         )
@@ -162,9 +160,8 @@ class StrongswanPair(Side):
     def start(self) -> None:
         if shutil.which("charon-systemd") is None:
             raise Unavailable("not available: charon-systemd is not installed")
-        for charon, machine in zip(self._charons, (self.left, self.right), strict=True):
+        for charon in self._charons:
             charon.start()
-            machine.batch(f"link set ipsec0 mtu {self.mtu}")
         self._charons[0].initiate()
         for charon in self._charons:
             charon.wait_established()
@@ -188,7 +185,7 @@ class Wireguard(Side):
         missing = [name for name in ("wireguard-go", "wg") if shutil.which(name) is None]
         if missing:
             raise Unavailable(f"not available: {' and '.join(missing)} missing (apt: wireguard-go wireguard-tools)")
-        super().__init__(lab, label, INNER_MTU[GCM])
+        super().__init__(lab, label)
         self._processes: list[Process] = []
 
     def start(self) -> None:
@@ -208,7 +205,7 @@ class Wireguard(Side):
             settings.touch(mode=0o600)
             settings.write_text(text)
             machine.run("wg", "setconf", "wg0", str(settings))
-            machine.batch(f"link set wg0 mtu {self.mtu} up", f"route add {lan} dev wg0")
+            machine.batch(f"link set wg0 mtu {PATH_MTU} up", f"route add {lan} dev wg0")
 
     def daemons(self) -> tuple[Process, Process] | None:
         return (self._processes[0], self._processes[1]) if len(self._processes) == 2 else None
