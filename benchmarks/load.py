@@ -161,7 +161,7 @@ def seal_and_send(side: Side, seconds: float) -> Quantities:
         raise BenchError("this needs two cores")
     side.alive()
     before_pinning = {thread: os.sched_getaffinity(thread) for thread in threads(sealing.pid)}
-    _pin(dict.fromkeys(before_pinning, {cores[0]}))
+    _pin({thread: {cores[0]} for thread in before_pinning})
     dark.signal(signal.SIGSTOP)
     try:
         before, cpu = side.packets_out(), cpu_seconds(sealing.pid)

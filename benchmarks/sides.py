@@ -14,7 +14,7 @@ from support.vici_text import parse_events
 
 from benchmarks.errors import BenchError, Unavailable
 from benchmarks.native_programs import ROOT
-from benchmarks.side import LEFT_LAN, LEFT_OUTER, RIGHT_LAN, RIGHT_OUTER, PATH_MTU, Counters, Side
+from benchmarks.side import LEFT_LAN, LEFT_OUTER, PATH_MTU, RIGHT_LAN, RIGHT_OUTER, Counters, Side
 
 PSK = "correct horse battery staple 42"
 LEFT_ID, RIGHT_ID = "left.example.net", "right.example.net"
