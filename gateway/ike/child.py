@@ -45,7 +45,8 @@ class ChildSa:
         return self.state in (ChildState.INSTALLED, ChildState.REKEYING)
 
     def deadlines(self) -> list[float]:
-        times = [self.life_at]
+        # Once its DELETE is under way only the answer ends it
+        times = [] if self.state is ChildState.DELETING else [self.life_at]
         if self.state is ChildState.INSTALLED:
             times.append(self.rekey_at)
         if self.activate_at is not None:

@@ -40,6 +40,8 @@ from gateway.ike.settings import NATT_PORT, ConnectionSettings
 from gateway.ike.states import IkeState
 from gateway.ike.uniqueness import elect
 
+ANSWERED_MIN = 40
+"""Octets of a request below which an answer in clear would be longer than it."""
 HALF_OPEN_MAX = 1000
 """Half-open IKE_SAs as responder; beyond it new ones are dropped (cookies are a later step)."""
 
@@ -173,6 +175,17 @@ class IkeEndpoint:
     def has_other_sa(self, sa: IkeSa) -> bool:
         return any(other.established and other is not sa for other in self.sas(sa.name))
 
+    def carries(self, sa: IkeSa, child: str) -> bool:
+        primary = self._primary.get(sa.name)
+        return primary is None or primary is sa or not primary.sends(child)
+
+    def carried(self, connection: str, child: str) -> bool:
+        return any(sa.sends(child) for sa in self.sas(connection))
+
+    def covered(self, sa: IkeSa) -> bool:
+        primary = self._primary.get(sa.name)
+        return primary is None or all(primary.sends(child.name) for child in sa.children.values() if child.active)
+
     def established(self, sa: IkeSa, initial_contact: bool, now: float) -> None:
         self._forget_half_open(sa)
         for other in self.sas(sa.name) if initial_contact else ():
@@ -229,13 +242,9 @@ class IkeEndpoint:
         try:
             return parse_message(data)
         except PeerError as error:
-            if (
-                error.notify in (NotifyType.INVALID_MAJOR_VERSION,)
-                and len(data) >= 28
-                and not data[19] & Flags.RESPONSE
-            ):
+            if len(data) >= ANSWERED_MIN and _answered_in_clear(_header_of(data), error.notify):
                 # RFC 7296 2.5: answered in clear, once per request and no longer than it
-                self._answer_unprotected(_header_of(data), local, remote, Notify(error.notify or 0))
+                self._answer_unprotected(_header_of(data), local, remote, Notify(error.notify or 0, error.data))
             raise
 
     def _receive_init(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
@@ -244,6 +253,9 @@ class IkeEndpoint:
             known.receive(message, local, remote, now)
             return
         grammar.check_envelope(message)
+        if message.header.responder_spi:
+            # RFC 7296 3.1: zero in the first message
+            raise PeerError(Violation.UNKNOWN_SPI, f"IKE_SA_INIT for {message.header.responder_spi:016x}")
         settings = self._match_peer(local, remote)
         if len(self._half_open) >= HALF_OPEN_MAX:
             raise PeerError(Violation.HALF_OPEN_LIMIT, str(remote))
@@ -382,6 +394,13 @@ def _spis_match(sa: IkeSa, header: Header) -> bool:
     if sa.is_initiator and sa.responder_spi == 0:
         return header.initiator_spi == sa.initiator_spi and header.exchange == ExchangeType.IKE_SA_INIT
     return (header.initiator_spi, header.responder_spi) == (sa.initiator_spi, sa.responder_spi)
+
+
+def _answered_in_clear(header: Header, notify: NotifyType | None) -> bool:
+    """RFC 7296 2.5: what may be told to somebody who shares no keys with us."""
+    if notify == NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD:
+        return header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response
+    return notify == NotifyType.INVALID_MAJOR_VERSION and not header.is_response
 
 
 def _header_of(data: bytes) -> Header:

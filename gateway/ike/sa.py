@@ -24,7 +24,8 @@ from gateway.ike.payloads import Notify, Payload
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
 from gateway.ike.services import Failed, Services, Then
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
-from gateway.ike.states import IKE_REQUESTS, ChildInput, IkeInput, IkeState, Standing, next_ike_state
+from gateway.ike.states import ChildInput, IkeInput, IkeState, Standing, admits, next_ike_state
+from gateway.ike.uniqueness import Origin
 from gateway.ike.window import Window
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948 2.2
@@ -60,11 +61,15 @@ class IkeSa:
         self.lingering: list[Lingering] = []
         self.exchange: Exchange | None = None
         self.queue: deque[Exchange] = deque()
+        # Of the first IKE_SA of a chain of rekeys: what both ends agree on for ever
+        self.origin = Origin(initiator_spi, is_initiator)
         self.created_at = self.last_heard = self.last_sent = now
         self.established_at: float | None = None
         self.rekey_at: float | None = None
         self.give_up_at: float | None = None
         self.close_at: float | None = None
+        # While it is the rival in a collision: the IKE_SA whose place it may take
+        self.predecessor: IkeSa | None = None
         # True while its end would be nobody's news: replaced by a rekey, or not yet in its predecessor's place
         self.quiet = False
         self.init_request = self.init_response = b""
@@ -181,6 +186,7 @@ class IkeSa:
             if error.notify is None or self.keys is None:
                 raise
             # Authentic but malformed inside (RFC 7296 2.21.3)
+            self.services.rejected[error.why.value] += 1
             self.window.pending = None
             exchange.on_error(self, error, now)
             return
@@ -190,6 +196,11 @@ class IkeSa:
             grammar.check(opened)
             consumed = exchange.on_response(self, opened, now)
         except PeerError as error:
+            if opened.header.exchange == ExchangeType.IKE_SA_INIT:
+                # RFC 7296 2.21.1: nobody authenticated it, so it must not end the attempt
+                self.window.pending = pending
+                raise
+            self.services.rejected[error.why.value] += 1
             exchange.on_error(self, error, now)
             return
         if not consumed:
@@ -201,11 +212,14 @@ class IkeSa:
             # Answered only when it verifies: a spoofed repeat must not make us an amplifier
             if header.exchange != ExchangeType.IKE_SA_INIT:
                 self._open(message)
+            elif message.octets != self.init_request:
+                # RFC 7296 2.1: a repeat is the same octets; here nothing else tells it from a stranger's message
+                raise PeerError(Violation.MESSAGE_ID, "another IKE_SA_INIT under the same SPI")
             assert self.window.cached_response is not None
             self.transmit(self.window.cached_response, now)
             return
         self.window.check_request(header.message_id)
-        if header.exchange not in IKE_REQUESTS[self.state]:
+        if not admits(self.state, header.exchange, self.is_initiator):
             raise PeerError(Violation.OUT_OF_STATE, f"{header.exchange.name} in {self.state.value}")
         try:
             opened = self._open(message)
@@ -213,14 +227,17 @@ class IkeSa:
             if error.notify is None or self.keys is None:
                 raise
             self.window.answering = True
+            self.services.rejected[error.why.value] += 1
             self._refuse(header.exchange, error, now)
             return
         self._heard(opened, local, remote, now)
+        self.confirm_children()
         self.window.answering = True
         try:
             grammar.check(opened)
             self.services.serve(self, opened, now)
         except PeerError as error:
+            self.services.rejected[error.why.value] += 1
             self._refuse(header.exchange, error, now)
 
     def _refuse(self, kind: ExchangeType, error: PeerError, now: float) -> None:
@@ -273,6 +290,10 @@ class IkeSa:
         usable = [child for child in self.children.values() if child.name == name and child.usable]
         return next((child for child in usable if child.active), usable[0] if usable else None)
 
+    def sends(self, name: str) -> bool:
+        """Whether a CHILD_SA of that name carries traffic here."""
+        return any(child.active and child.usable for child in self.children.values() if child.name == name)
+
     def child_by_spi_out(self, spi: int) -> ChildSa | None:
         return next((child for child in self.children.values() if child.spi_out == spi), None)
 
@@ -281,8 +302,15 @@ class IkeSa:
         child.activate_at = None
         if not child.active:
             child.active = True
-            if self.services.primary(self.name) is self:
+            if self.services.carries(self, child.name):
                 self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
+
+    def confirm_children(self) -> None:
+        """The peer asks for something new, so it has had our last answer, and with it the CHILD_SA that we made for it."""
+        successors = [child.successor for child in self.children.values()]
+        for child in self.children.values():
+            if child.activate_at is not None and not any(child is successor for successor in successors):
+                self.activate(child)
 
     def activate_all(self) -> None:
         """This IKE_SA carries the connection from now on. What a rekey holds back stays held back."""
@@ -359,11 +387,15 @@ class IkeSa:
         self.advance(IkeInput.CLOSE)
         # Another IKE_SA, if there is one, carries the traffic before the CHILD_SAs of this one go
         self.services.destroyed(self, now)
+        heir = self.services.primary(self.name)
         for child in list(self.children.values()):
-            self.retire(child, now, linger=False)
-        for lingering in self.lingering:
-            self.services.emit(ChildRemove(self.name, lingering.child, lingering.spi_in, 0))
-        self.lingering.clear()
+            self.retire(child, now, linger=heir is not None)
+        if heir is not None:
+            heir.lingering += self.lingering
+        else:
+            for lingering in self.lingering:
+                self.services.emit(ChildRemove(self.name, lingering.child, lingering.spi_in, 0))
+        self.lingering = []
         self.services.emit(
             IkeDown(self.name, self.initiator_spi, "" if self.quiet else reason, context or {}, self.is_initiator)
         )

@@ -38,6 +38,7 @@ class Services(Protocol):
 
     random: RandomSource
     key_exchanges: KeyExchanges
+    rejected: Counter[str]
 
     def emit(self, effect: object) -> None: ...
     def compute(self, sa: IkeSa, job: Callable[[], object], then: Then, failed: Failed) -> None: ...
@@ -53,6 +54,15 @@ class Services(Protocol):
     def adopt(self, sa: IkeSa) -> None: ...
     def primary(self, connection: str) -> IkeSa | None:
         """The established IKE_SA that carries the connection."""
+
+    def carries(self, sa: IkeSa, child: str) -> bool:
+        """Whether the traffic of that CHILD_SA leaves on this IKE_SA, once it has one."""
+
+    def carried(self, connection: str, child: str) -> bool:
+        """Whether any IKE_SA carries that CHILD_SA."""
+
+    def covered(self, sa: IkeSa) -> bool:
+        """Whether others carry all that this IKE_SA carries."""
 
     def established(self, sa: IkeSa, initial_contact: bool, now: float) -> None: ...
     def proven(self, sa: IkeSa, now: float) -> None:

@@ -77,6 +77,14 @@ IKE_REQUESTS: dict[IkeState, frozenset[ExchangeType]] = {
     IkeState.DESTROYING: frozenset(),
 }
 
+# RFC 7296 1.2: the original initiator alone sends these. One sent back to it could carry its own AUTH.
+_INITIATORS_REQUESTS = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH})
+
+
+def admits(state: IkeState, exchange: ExchangeType, is_initiator: bool) -> bool:
+    """Whether an IKE_SA takes that request; `is_initiator`: we are its original initiator."""
+    return exchange in IKE_REQUESTS[state] and not (is_initiator and exchange in _INITIATORS_REQUESTS)
+
 
 class ChildState(Enum):
     CREATED = "CREATED"
