@@ -7,6 +7,7 @@ both ends know that both hold the one that stays. The choice itself follows from
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,15 @@ LINGER_FUZZ = 3.0
 """Seconds more, at random: should the ends ever choose differently, the first DELETE decides."""
 SIMULTANEOUS = 30.0
 """Two IKE_SAs of one connection this close in age came from both ends starting at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which IKE_SA it once was, before its rekeys. Times on the core's clock."""
+
+    initiator_spi: int
+    is_initiator: bool
+    established_at: float = 0.0
 
 
 def elect(sas: Sequence[IkeSa], current: IkeSa | None, random: RandomSource, now: float) -> IkeSa | None:
@@ -50,9 +60,10 @@ def elect(sas: Sequence[IkeSa], current: IkeSa | None, random: RandomSource, now
 
 def _stays(older: IkeSa, newer: IkeSa) -> IkeSa:
     """Both ends started at once: both keep the SA with the lower initiator SPI. Else the newer one stays."""
-    simultaneous = _age(newer) - _age(older) < SIMULTANEOUS and older.is_initiator != newer.is_initiator
-    return min(older, newer, key=lambda sa: sa.initiator_spi) if simultaneous else newer
+    ends = older.origin.is_initiator != newer.origin.is_initiator
+    simultaneous = ends and _age(newer) - _age(older) < SIMULTANEOUS
+    return min(older, newer, key=lambda sa: sa.origin.initiator_spi) if simultaneous else newer
 
 
 def _age(sa: IkeSa) -> float:
-    return sa.established_at or 0.0
+    return sa.origin.established_at

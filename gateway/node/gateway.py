@@ -25,7 +25,7 @@ from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.node import effects, failures, inputs
 from gateway.node.settings import GatewaySettings
-from gateway.node.tunnel import CHILD_GRACE, Tunnel
+from gateway.node.tunnel import Tunnel, child_due
 from gateway.routing import model as routing
 from gateway.routing.fib import Fib
 
@@ -343,7 +343,7 @@ class Gateway:
             return
         for child in tunnel.missing(primary):
             if primary.exchange is None:
-                yield max(tunnel.back_off_of(child).at or 0.0, (primary.established_at or 0.0) + CHILD_GRACE)
+                yield max(tunnel.back_off_of(child).at or 0.0, child_due(primary))
 
     def _may_initiate(self, tunnel: Tunnel) -> bool:
         """Wanted, and nothing of ours under way. What a stranger half opened from the peer's address does not hold us back."""
@@ -357,7 +357,7 @@ class Gateway:
                 tunnel.attempts += 1
                 self.ike.command(ike.Initiate(tunnel.name), now)
             return
-        if primary.established_at is None or now < primary.established_at + CHILD_GRACE or primary.exchange is not None:
+        if now < child_due(primary) or primary.exchange is not None:
             return
         for child in tunnel.missing(primary):
             back_off = tunnel.back_off_of(child)
@@ -431,7 +431,10 @@ class Gateway:
         self._event("info", name, tunnel.name, f"IKE_SA {'rekeyed' if event.rekeyed else 'established'}: {spis}")
 
     def _ike_down(self, tunnel: Tunnel, event: ike_events.IkeDown, now: float) -> None:
-        if not event.reason or self.ike.primary(tunnel.name) is not None:
+        if not event.reason:
+            return
+        if self.ike.primary(tunnel.name) is not None:
+            self._event("info", "ike-spare-down", tunnel.name, f"a second IKE_SA with the same peer ended: {event.reason}")
             return
         if event.reason in OWN_INTENT:
             tunnel.closed(OWN_INTENT[event.reason], self._context(tunnel, {}, now), now)

@@ -23,7 +23,12 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds; doubled at each failure, with jitter. Never given up."""
 DEFAULT_WINDOW = 4096
 CHILD_GRACE = 3.0
-"""Seconds an established IKE_SA may be without a configured CHILD_SA before we ask for it ourselves."""
+"""Seconds an established IKE_SA may be without a configured CHILD_SA before we ask for it; its responder waits longer."""
+
+
+def child_due(sa: IkeSa) -> float:
+    """When a missing CHILD_SA is asked for."""
+    return (sa.established_at or 0.0) + CHILD_GRACE * (1 if sa.is_initiator else 3)
 
 
 class BackOff:

@@ -195,7 +195,8 @@ class World:
 
     def happened(self, shell: Shell, event: effects.Event) -> None:
         self.trace.note(self.now, shell.name, f"{event.event}: {event.text}")
-        if event.event == "ike-down" and event.failure in SILENCE and self.link.up:
+        silent = event.failure in SILENCE or any(event.text.endswith(reason) for reason in SILENCE)
+        if event.event in ("ike-down", "ike-spare-down") and silent and self.link.up:
             if self.trace.unanswered(shell.name, self._tries) is None:
                 raise Broken(f"{shell.name} gave up, though the network brought it every answer")
             self.link.excuse(self.now, f"{shell.name} had no answer")

@@ -14,6 +14,7 @@ from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import child_negotiation
 from gateway.ike.exchanges.base import Exchange
 from gateway.ike.exchanges.child_negotiation import ChildOffer
+from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteIke
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.message import Message
@@ -27,9 +28,8 @@ from gateway.ike.payloads import (
     SecurityAssociation,
 )
 from gateway.ike.registry import ExchangeType, NotifyType
-from gateway.ike.settings import ChildSettings
 from gateway.ike.states import IkeInput, IkeState
-from gateway.ike.traffic_selector import describe_all
+from gateway.ike.uniqueness import Origin
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
@@ -77,6 +77,8 @@ class Authenticate(Exchange):
         establish(sa, proof, initial_contact=False, now=now)
         self._first_child(sa, message, now)
         _begin(sa, now)
+        for settings in sa.settings.children[1:]:
+            sa.enqueue(CreateChild(settings), now)
         sa.finish(now)
         return True
 
@@ -93,7 +95,7 @@ class Authenticate(Exchange):
                     sa.name,
                     settings.name,
                     f"{name}_ESP" if name == "NO_PROPOSAL_CHOSEN" else name,
-                    child_context(settings),
+                    child_negotiation.context(settings),
                 )
             )
             return
@@ -123,21 +125,13 @@ def _refused(sa: IkeSa, error: Notify, now: float) -> None:
     sa.destroy(now, f"{error.name}_RECEIVED", context)
 
 
-def child_context(settings: ChildSettings) -> dict[str, str]:
-    """What explain.py shows of our side."""
-    return {
-        "ours": "; ".join(str(offer.numbered(1, b"")) for offer in settings.offers),
-        "local_ts": describe_all(settings.local_ts),
-        "remote_ts": describe_all(settings.remote_ts),
-    }
-
-
 def establish(sa: IkeSa, proof: AuthenticatedPeer, initial_contact: bool, now: float) -> None:
     """The only way from CONNECTING to ESTABLISHED; `proof` comes from authentication.verify alone."""
     if proof.identity != sa.settings.remote_id:
         raise LocalError("a proof for another peer")
     sa.advance(IkeInput.AUTHENTICATED)
     sa.established_at = now
+    sa.origin = Origin(sa.initiator_spi, sa.is_initiator, now)
     sa.rekey_at = sa.jittered(now, sa.settings.rekey_time)
     sa.give_up_at = None
     sa.services.emit(IkeUp(sa.name, sa.initiator_spi, sa.responder_spi, rekeyed=False))

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from gateway.ike.message import Message
     from gateway.ike.sa import IkeSa
 
+NONCE_OCTETS = 32
+"""RFC 7296 2.10: at least half the key of the PRF, and 16."""
+
 
 class Exchange:
     """One at a time per IKE_SA; it ends by `sa.finish` or `sa.destroy`."""

@@ -57,6 +57,15 @@ class ChildTerms:
         return choice_of(self.proposal)
 
 
+def context(settings: ChildSettings) -> dict[str, str]:
+    """What explain.py shows of our side."""
+    return {
+        "ours": "; ".join(str(offer.numbered(1, b"")) for offer in settings.offers),
+        "local_ts": traffic_selector.describe_all(settings.local_ts),
+        "remote_ts": traffic_selector.describe_all(settings.remote_ts),
+    }
+
+
 def offer(sa: IkeSa, settings: ChildSettings, with_key_exchange: bool) -> ChildOffer:
     """Our proposals with a fresh SPI; in IKE_AUTH without KE transforms (RFC 7296 1.2)."""
     spi_in = sa.services.new_child_spi()

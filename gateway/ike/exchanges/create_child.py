@@ -14,15 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.ike import proposal
-from gateway.ike.child import ChildSa
+from gateway.ike.child import ACTIVATION_WAIT, ChildSa
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ExchangeFailed
 from gateway.ike.exchanges import child_negotiation
-from gateway.ike.exchanges.auth import child_context
-from gateway.ike.exchanges.base import Exchange
+from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
 from gateway.ike.exchanges.child_negotiation import ChildOffer, ChildTerms
 from gateway.ike.exchanges.delete import DeleteChild
-from gateway.ike.exchanges.sa_init import NONCE_OCTETS
+from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.message import Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload
@@ -56,8 +55,12 @@ class CreateChild(Exchange):
         if not sa.established:
             return False
         if self.old is None:
-            return sa.usable_child(self.settings.name) is None
+            return sa.close_at is None and sa.usable_child(self.settings.name) is None
         return self.old.state is ChildState.INSTALLED and self.old.successor is None
+
+    def makes(self, name: str) -> bool:
+        """Whether this is for an additional CHILD_SA of that name."""
+        return self.old is None and self.settings.name == name
 
     def start(self, sa: IkeSa, now: float) -> None:
         if self.old is not None:
@@ -129,6 +132,9 @@ class CreateChild(Exchange):
         new = child_negotiation.install(sa, terms, shared, (self.ni, nr), True, now)
         if old is None:
             sa.activate(new)
+            if sa.services.has_other_sa(sa):
+                # The peer waits for proof before it leaves the CHILD_SA on the other one
+                sa.enqueue(Liveness(), now)
             self._end(sa, now, "ok")
             return
         sa.services.counts(sa.name).child_rekeys_ok[new.name] += 1
@@ -172,7 +178,7 @@ class CreateChild(Exchange):
             # RFC 7296 1.3: a new exchange with the group the responder wants
             self._generate(sa, method)
             return
-        self._failed(sa, error.name, child_context(self.settings), now)
+        self._failed(sa, error.name, child_negotiation.context(self.settings), now)
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         self._failed(sa, error.why.name, {"detail": error.detail}, now)
@@ -182,7 +188,7 @@ class CreateChild(Exchange):
         self._restore(sa)
         if old is not None and old.spi_in in sa.children and old.successor is None:
             self._retry_rekey(sa, old, reason, context, now)
-        elif old is None:
+        elif old is None and sa.usable_child(self.settings.name) is None:
             name = "NO_PROPOSAL_CHOSEN_ESP" if reason == "NO_PROPOSAL_CHOSEN" else reason
             sa.services.emit(ExchangeFailed(sa.name, self.settings.name, name, context))
         self._end(sa, now, "failed")
@@ -214,11 +220,14 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         # RFC 7296 2.25.2
         raise PeerError(Violation.TEMPORARY, "IKE_SA is being rekeyed", NotifyType.TEMPORARY_FAILURE)
     old = _find_old(sa, message)
+    if old is not None:
+        _check_replaceable(old)
     exchange, nonce = message.first(KeyExchange), message.first(Nonce)
     assert isinstance(nonce, Nonce)
     method = exchange.method if isinstance(exchange, KeyExchange) else None
     candidates = (old.settings,) if old is not None else sa.settings.children
     terms = child_negotiation.choose(sa, candidates, message, method)
+    _check_alone(sa, old, terms)
     nr = sa.services.random.octets(NONCE_OCTETS)
     wanted = terms.choice.key_exchange
     if not wanted:
@@ -257,7 +266,6 @@ def _find_old(sa: IkeSa, message: Message) -> ChildSa | None:
     if old is None:
         # RFC 7296 2.25.1
         raise PeerError(Violation.CHILD_NOT_FOUND, f"REKEY_SA for {notify.spi.hex()}", NotifyType.CHILD_SA_NOT_FOUND)
-    _check_replaceable(old)
     return old
 
 
@@ -265,6 +273,13 @@ def _check_replaceable(old: ChildSa) -> None:
     if not old.usable or old.successor is not None:
         # RFC 7296 2.25.1: being deleted or already replaced
         raise PeerError(Violation.TEMPORARY, f"CHILD_SA is {old.state.value}", NotifyType.TEMPORARY_FAILURE)
+
+
+def _check_alone(sa: IkeSa, old: ChildSa | None, terms: ChildTerms) -> None:
+    """Both ends make the same CHILD_SA at once: the IKE_SA's initiator makes it (RFC 7296 2.25 has the refusal)."""
+    ours = sa.exchange
+    if old is None and sa.is_initiator and isinstance(ours, CreateChild) and ours.makes(terms.settings.name):
+        raise PeerError(Violation.TEMPORARY, "we are making the same CHILD_SA", NotifyType.TEMPORARY_FAILURE)
 
 
 def _answer(
@@ -279,9 +294,13 @@ def _answer(
     if old is not None:
         # Our own rekey or DELETE of it may have gone through while the public-key work was done
         _check_replaceable(old)
+    _check_alone(sa, old, terms)
     reply_sa, tsi, tsr = child_negotiation.answer_payloads(terms)
     if old is None:
+        carried = sa.services.carried(sa.name, terms.settings.name)
         child = child_negotiation.install(sa, terms, shared, nonces, False, now)
+        # The peer may not get our answer; where another CHILD_SA works, it is not left yet
+        child.activate_at = now + ACTIVATION_WAIT if carried else None
     else:
         child = child_negotiation.install_deferred(sa, terms, shared, nonces, old, now)
         _remember_rival(sa, old, child, nonces)

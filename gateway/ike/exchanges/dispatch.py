@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.ike.exchanges import auth, create_child, delete, rekey_ike, sa_init
 from gateway.ike.message import Message
-from gateway.ike.payloads import SecurityAssociation
+from gateway.ike.payloads import Delete, SecurityAssociation
 from gateway.ike.registry import ExchangeType, Protocol
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def _create_child_sa(sa: IkeSa, message: Message, now: float) -> None:
+    rekey_ike.follow_peer(sa, now)
     # RFC 7296 1.3: the protocol of the proposals tells an IKE_SA rekey from a CHILD_SA
     offer = message.first(SecurityAssociation)
     assert isinstance(offer, SecurityAssociation)
@@ -22,11 +23,17 @@ def _create_child_sa(sa: IkeSa, message: Message, now: float) -> None:
     (rekey_ike if rekeys_ike else create_child).respond(sa, message, now)
 
 
+def _informational(sa: IkeSa, message: Message, now: float) -> None:
+    if any(isinstance(payload, Delete) and payload.protocol == Protocol.ESP for payload in message.payloads):
+        rekey_ike.follow_peer(sa, now)
+    delete.respond(sa, message, now)
+
+
 RESPONDERS: dict[ExchangeType, Callable[[IkeSa, Message, float], None]] = {
     ExchangeType.IKE_SA_INIT: sa_init.respond,
     ExchangeType.IKE_AUTH: auth.respond,
     ExchangeType.CREATE_CHILD_SA: _create_child_sa,
-    ExchangeType.INFORMATIONAL: delete.respond,
+    ExchangeType.INFORMATIONAL: _informational,
 }
 
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from gateway.ike import proposal
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
-from gateway.ike.exchanges.base import Exchange
+from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
 from gateway.ike.exchanges.create_child import RETRY_FAILED, RETRY_TEMPORARY, CreateChild
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
-from gateway.ike.exchanges.sa_init import NONCE_OCTETS
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.message import Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, Proposal, SecurityAssociation
@@ -97,6 +96,11 @@ class RekeyIke(Exchange):
     def _complete(self, sa: IkeSa, choice: Choice, peer_spi: int, shared: bytes, nr: bytes, now: float) -> None:
         new = make_successor(sa, choice, shared, (self.ni, nr), (self.spi, peer_spi), True, now)
         sa.services.counts(sa.name).ike_rekeys_ok += 1
+        if sa.state is IkeState.REKEYED:
+            # We have followed the peer to the one it made
+            sa.finish(now)
+            new.enqueue(DeleteIke(""), now)
+            return
         rival = self._standing_rival()
         if self.rival is not None and rival is not None and min(self.ni, nr) < min(self.rival[1:]):
             # RFC 7296 2.8.1: ours holds the lowest nonce, so we delete it; the peer deletes the old IKE_SA
@@ -112,8 +116,8 @@ class RekeyIke(Exchange):
         sa.enqueue(DeleteIke(""), now)
 
     def _standing_rival(self) -> IkeSa | None:
-        """The peer's new IKE_SA, unless the peer has deleted it already."""
-        return self.rival[0] if self.rival is not None and self.rival[0].established else None
+        """The peer's new IKE_SA, unless the peer has deleted it or we have followed it there already."""
+        return self.rival[0] if self.rival is not None and self.rival[0].established and self.rival[0].quiet else None
 
     def _on_refusal(self, sa: IkeSa, error: Notify, now: float) -> None:
         method = int.from_bytes(error.data, "big")
@@ -147,7 +151,7 @@ class RekeyIke(Exchange):
         if rival is not None:
             # The peer's own rekey stands
             hand_over(sa, rival, now)
-        else:
+        elif sa.state is IkeState.REKEYING:
             sa.advance(IkeInput.REKEY_FAILED)
             temporary = reason == NotifyType.TEMPORARY_FAILURE.name
             delay = RETRY_TEMPORARY if temporary else RETRY_FAILED
@@ -201,6 +205,7 @@ def make_successor(
     new.advance(IkeInput.AUTHENTICATED)
     new.quiet = True
     new.standing = Standing.PROVEN
+    new.origin = sa.origin
     new.established_at = now
     new.rekey_at = new.jittered(now, sa.settings.rekey_time)
     sa.services.adopt(new)
@@ -220,6 +225,13 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     new.services.emit(IkeUp(new.name, new.initiator_spi, new.responder_spi, rekeyed=True))
     for exchange in (*deleting, *waiting):
         new.enqueue(exchange, now)
+
+
+def follow_peer(sa: IkeSa, now: float) -> None:
+    """The peer works with CHILD_SAs on its new IKE_SA: its rekey won, and it moved them. So do we, before we are told."""
+    if sa.predecessor is not None and sa.predecessor.state is IkeState.REKEYING:
+        hand_over(sa.predecessor, sa, now)
+    sa.predecessor = None
 
 
 def respond(sa: IkeSa, message: Message, now: float) -> None:
@@ -270,5 +282,6 @@ def _answer(
     if isinstance(ours, RekeyIke):
         # RFC 7296 2.8.1: simultaneous; decided when the answer to ours arrives
         ours.rival = (new, ni, nr)
+        new.predecessor = sa
     else:
         hand_over(sa, new, now)

@@ -13,7 +13,7 @@ from gateway.contract import Endpoint
 from gateway.ike import nat, proposal
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.exchanges.auth import Authenticate
-from gateway.ike.exchanges.base import Exchange
+from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.keymat import IkeKeys
 from gateway.ike.message import Message
@@ -27,7 +27,6 @@ from gateway.ike.states import IkeInput, IkeState
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
 
-NONCE_OCTETS = 32
 COOKIES_MAX = 5
 GROUPS_MAX = 3
 HINT_PATIENCE = 4.0

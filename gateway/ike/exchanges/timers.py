@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gateway.ike.child import ChildSa
     from gateway.ike.sa import IkeSa
 
+COVER_WAIT = 1.0
+"""Seconds until a duplicate that still carries something is looked at again."""
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 2.3
 NAT_KEEPALIVE_INTERVAL = 20.0  # RFC 3948 4; sa.py arms it
 
@@ -29,8 +31,11 @@ def run(sa: IkeSa, now: float) -> None:
         sa.give_up_at = None
         _give_up(sa, now)
     if sa.close_at is not None and now >= sa.close_at:
-        sa.close_at = None
-        close(sa, "", now)
+        if sa.services.covered(sa):
+            sa.close_at = None
+            close(sa, "", now)
+        else:
+            sa.close_at = now + COVER_WAIT
     for child in list(sa.children.values()):
         _child(sa, child, now)
     if sa.established:
