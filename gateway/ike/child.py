@@ -11,8 +11,6 @@ from gateway.ike.states import ChildInput, ChildState, next_child_state
 
 LINGER = 5.0
 """Seconds an inbound SA outlives its DELETE, for packets still on their way."""
-ACTIVATION_WAIT = 10.0
-"""Seconds after which a rekey's responder sends on the new SA even if the DELETE of the old one never came."""
 
 
 @dataclass(slots=True)
@@ -30,7 +28,8 @@ class ChildSa:
     life_at: float
     state: ChildState = ChildState.CREATED
     active: bool = False
-    activate_at: float | None = None
+    awaits_proof: bool = False
+    """We answered, and the peer may not have had the answer: what carries the traffic now still does."""
     successor: ChildSa | None = None
 
     @property
@@ -49,8 +48,6 @@ class ChildSa:
         times = [] if self.state is ChildState.DELETING else [self.life_at]
         if self.state is ChildState.INSTALLED:
             times.append(self.rekey_at)
-        if self.activate_at is not None:
-            times.append(self.activate_at)
         return times
 
 

@@ -49,9 +49,10 @@ class Rekey:
 
 @dataclass(frozen=True, slots=True)
 class TrafficSeen:
-    """The data plane opened packets from the peer: a sign of life (RFC 7296 2.4)."""
+    """The data plane opened packets from the peer, a sign of life (RFC 7296 2.4), on these inbound SPIs."""
 
     connection: str
+    spis: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

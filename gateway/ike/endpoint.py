@@ -84,9 +84,8 @@ class IkeEndpoint:
                 self._terminate(connection, child, reason, now)
             case Rekey(connection, child):
                 self._rekey(connection, child, now)
-            case TrafficSeen(connection):
-                if (sa := self._primary.get(connection)) is not None:
-                    sa.last_heard = max(sa.last_heard, now)
+            case TrafficSeen(connection, spis):
+                self._traffic_seen(connection, spis, now)
             case PeerMoved(connection, spi_in, remote):
                 self._peer_moved(connection, spi_in, remote)
             case SaExpired(connection, spi, hard):
@@ -365,6 +364,14 @@ class IkeEndpoint:
             timers.rekey_child(sa, found, now)
         elif not child and not sa.has_exchange(RekeyIke):
             sa.enqueue(RekeyIke(), now)
+
+    def _traffic_seen(self, connection: str, spis: frozenset[int], now: float) -> None:
+        for sa in self.sas(connection):
+            for child in list(sa.children.values()):
+                if child.spi_in in spis:
+                    sa.last_heard = max(sa.last_heard, now)
+                    if child.awaits_proof and child.usable:
+                        sa.activate(child)
 
     def _peer_moved(self, connection: str, spi_in: int, remote: Endpoint) -> None:
         sa = self._primary.get(connection)

@@ -299,7 +299,7 @@ class IkeSa:
 
     def activate(self, child: ChildSa) -> None:
         """Its traffic leaves on this SA from now on, or as soon as this IKE_SA carries the connection."""
-        child.activate_at = None
+        child.awaits_proof = False
         if not child.active:
             child.active = True
             if self.services.carries(self, child.name):
@@ -309,7 +309,7 @@ class IkeSa:
         """The peer asks for something new, so it has had our last answer, and with it the CHILD_SA that we made for it."""
         successors = [child.successor for child in self.children.values()]
         for child in self.children.values():
-            if child.activate_at is not None and not any(child is successor for successor in successors):
+            if child.awaits_proof and not any(child is successor for successor in successors):
                 self.activate(child)
 
     def activate_all(self) -> None:
@@ -387,7 +387,8 @@ class IkeSa:
         self.advance(IkeInput.CLOSE)
         # Another IKE_SA, if there is one, carries the traffic before the CHILD_SAs of this one go
         self.services.destroyed(self, now)
-        heir = self.services.primary(self.name)
+        # What the peer sent before it knew still comes, if there is a peer
+        heir = self.services.primary(self.name) if reason in ("", "DELETED_BY_PEER") else None
         for child in list(self.children.values()):
             self.retire(child, now, linger=heir is not None)
         if heir is not None:

@@ -304,14 +304,12 @@ class Gateway:
         self, sas: dict[tuple[Direction, int, int], SaCounters], drops: dict[tuple[int, str], int], now: float
     ) -> None:
         self.drops = drops
+        of_connection: dict[int, dict[tuple[Direction, int], SaCounters]] = {}
+        for (direction, number, spi), value in sas.items():
+            of_connection.setdefault(number, {})[direction, spi] = value
         for tunnel in self.tunnels.values():
-            mine = {
-                (direction, spi): value
-                for (direction, number, spi), value in sas.items()
-                if number == tunnel.settings.id
-            }
-            if tunnel.read(mine):
-                self.ike.command(ike.TrafficSeen(tunnel.name), now)
+            if heard := tunnel.read(of_connection.get(tunnel.settings.id, {})):
+                self.ike.command(ike.TrafficSeen(tunnel.name, heard), now)
 
     def _operate(self, verb: str, connection: str, child: str, now: float) -> None:
         tunnel = self.tunnels.get(connection)

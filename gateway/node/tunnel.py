@@ -182,17 +182,18 @@ class Tunnel:
 
     # --- counters -----------------------------------------------------------------------------------------------
 
-    def read(self, counters: dict[tuple[Direction, int], SaCounters]) -> bool:
-        """Takes a reading; True when the peer was heard since the last one."""
-        heard = False
+    def read(self, counters: dict[tuple[Direction, int], SaCounters]) -> frozenset[int]:
+        """Takes a reading; the inbound SPIs on which the peer was heard since the last one."""
+        heard = set()
         for key, value in counters.items():
             before = self.counters.get(key, SaCounters())
             child = self._names.get(key, "")
             if value.packets > before.packets:
                 self.last_seen[child, key[0]] = value.last_used
-                heard = heard or key[0] is Direction.INBOUND
+                if key[0] is Direction.INBOUND:
+                    heard.add(key[1])
         self.counters.update({key: value for key, value in counters.items() if key in self._names})
-        return heard
+        return frozenset(heard)
 
     def _bank(self, direction: Direction, spi: int) -> None:
         child = self._names.pop((direction, spi), None)

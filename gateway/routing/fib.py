@@ -14,7 +14,8 @@ stays in force, its routes stay as *stale* until `Sweep`. Failed operations are 
 
 Three rules keep protected prefixes out of clear text: the guard precedes everything (guard.py); a route
 to the underlay inside a protected prefix is refused; a connection that is down or has lost its device
-keeps its routes, as blackholes.
+keeps its routes, as blackholes. The last holds for every prefix routed into a tunnel, for as long as it is: where
+no protected prefix covers it, it has a blackhole of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.routing.guard import Guard, guard
+from gateway.routing.guard import GUARD_METRIC, Guard, guard
 from gateway.routing.mirror import Mirror
 from gateway.routing.model import (
     EEXIST,
@@ -333,12 +334,21 @@ class Fib:
             Route(prefix, metric, RouteKind.UNICAST, self._targets.group(target, prefix.version)) if target else None
         )
         self._want((prefix, metric), route)
+        self._shadow(prefix, target)
         if before is not None and before != target:
             users = self._users[(before, prefix.version)]
             users.discard(prefix)
             if not users:
                 del self._users[(before, prefix.version)]
                 self._refresh(before)
+
+    def _shadow(self, prefix: Prefix, target: Target | None) -> None:
+        """A blackhole under a route into a tunnel that no protected prefix covers. The kernel drops that route together
+        with its TUN, and while nobody withdrew it, its packets have no other way."""
+        if prefix in (self._protected or ()):
+            return  # the guard's own
+        covered = not isinstance(target, ViaConnection) or self._guard.protects(prefix)
+        self._want((prefix, GUARD_METRIC), None if covered else Route(prefix, GUARD_METRIC, RouteKind.BLACKHOLE))
 
     def _use(self, prefix: Prefix, target: Target) -> None:
         users = self._users.setdefault((target, prefix.version), set())

@@ -13,6 +13,8 @@ from gateway.config.model import Gateway
 from gateway.routing.model import Entry, Group, Nexthop, Op, Route, RouteKind, Verb
 from gateway.runtime.kernel import Kernel
 
+SHOWN = 20
+
 
 def cleanup(settings: Gateway, all: bool = False) -> list[str]:
     """Sentences: what was removed, what was kept and why, what failed."""
@@ -46,8 +48,9 @@ def _entries(kernel: Kernel, everything: bool) -> Iterable[str]:
     yield from _remove(kernel, (*routes, *groups, *nexthops), "route or nexthop", "routes and nexthops")
     yield from _remove(kernel, removable, "guard entry", "guard entries")
     if keep:
-        prefixes = ", ".join(str(entry.prefix) for entry in blackholes)
-        yield f"kept the guard: {prefixes} cannot leave in clear (cleanup --all removes it)"
+        prefixes = ", ".join(str(entry.prefix) for entry in blackholes[:SHOWN])
+        more = f" and {len(blackholes) - SHOWN} more" if len(blackholes) > SHOWN else ""
+        yield f"kept the guard: {prefixes}{more} cannot leave in clear (cleanup --all removes it)"
 
 
 def _remove(kernel: Kernel, entries: Iterable[Entry], one: str, many: str) -> Iterable[str]:

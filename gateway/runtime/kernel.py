@@ -78,14 +78,14 @@ class Kernel:
         routes = self._routes.routes(self._settings.route_table, protocol)
         return Dump(tuple(our_entries(routes, nexthops, protocol)), frozenset(nexthop.id for nexthop in nexthops))
 
-    def ensure_rules(self, entries: Entries) -> list[str]:
-        """Adds what is missing, then removes rules of ours that are no longer wanted; says what it did."""
+    def ensure_rules(self, entries: Entries, remove: bool = True) -> list[str]:
+        """Adds what is missing, then (`remove`) takes away rules of ours that are no longer wanted; says what it did."""
         missing, surplus = difference(wanted_rules(self._settings, self.ipv6, entries), self.rules())
         done = []
         for rule in missing:
             self._rule("add", rule)
             done.append(f"added {rule}")
-        return done + self.remove_rules(surplus)
+        return done + self.remove_rules(surplus if remove else ())
 
     def rules(self) -> list[Rule]:
         """The rules with our protocol, last first: a rule that leads into our table goes before its exceptions."""

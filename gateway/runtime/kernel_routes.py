@@ -14,6 +14,7 @@ from gateway.node.inputs import TunnelFailed, TunnelReady, Underlay
 from gateway.routing import model as routing
 from gateway.runtime.netlink import Change, LinkGone, LinkUp, Netlink, OursRemoved, UnderlayChanged
 from gateway.runtime.rtnetlink import NetlinkError
+from gateway.runtime.rules import Entry
 from gateway.runtime.tun import interface_name
 
 DUMP_RETRY = 1.0
@@ -29,12 +30,17 @@ class KernelRoutes:
         self._jobs: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue()
         self._worker = asyncio.create_task(self._work(), name="kernel-routes")
         self._links: dict[int, str] = {}
-        self._entries: dict[str, tuple[routing.Prefix, ...]] = {}
-        self._ensured: dict[str, tuple[routing.Prefix, ...]] | None = None
+        self._entries: dict[str, Entry] = {}
+        self._ensured: dict[str, Entry] | None = None
 
     async def prepare(self) -> None:
-        """Rules and underlay, before the node starts."""
-        await self._follow_entries()
+        """Rules and underlay, before the node starts.
+
+        Nothing is removed yet: where the configuration names another table now, the old one holds the only guard until
+        ours is in. The first TUN is opened after that, and with it rules nobody wants any more go.
+        """
+        for change in await self._netlink.ensure_rules(remove=False):
+            log.info("%s", change, extra={"event": "ip-rule"})
         await self._report_underlay()
         self._netlink.monitor(self._changed)
 
@@ -82,7 +88,7 @@ class KernelRoutes:
     def open_tunnel(self, effect: OpenTunnel) -> None:
         """The TUN exists already (the data plane made it); rules, addresses, MTU, up, and the node learns its index."""
         interface = interface_name(effect.name)
-        self._entries[interface] = _prefixes(effect.local_destinations)
+        self._entries[interface] = _entry(effect.local_destinations, effect.addresses)
         # The device has a new index; news of its predecessor's end may still be on the way.
         self._links = {index: name for index, name in self._links.items() if name != effect.name}
 
@@ -99,8 +105,12 @@ class KernelRoutes:
 
     def set_mtu(self, effect: SetTunnelMtu, addresses: tuple[str, ...]) -> None:
         interface = interface_name(effect.name)
-        if effect.local_destinations is not None:
-            self._entries[interface] = _prefixes(effect.local_destinations)
+        known = self._entries.get(interface)
+        destinations = effect.local_destinations
+        if destinations is not None:
+            self._entries[interface] = _entry(destinations, addresses)
+        elif known is not None:
+            self._entries[interface] = Entry(known.destinations, _entry((), addresses).addresses)
 
         async def job() -> None:
             await self._configure(interface, effect.mtu, addresses)
@@ -159,8 +169,8 @@ class KernelRoutes:
                 self._jobs.task_done()
 
 
-def _prefixes(texts: tuple[str, ...]) -> tuple[routing.Prefix, ...]:
-    return tuple(ip_network(text) for text in texts)
+def _entry(destinations: tuple[str, ...], addresses: tuple[str, ...]) -> Entry:
+    return Entry(tuple(ip_network(text) for text in destinations), tuple(own.ip for own in _interfaces(addresses)))
 
 
 def _interfaces(texts: tuple[str, ...]) -> list[Any]:

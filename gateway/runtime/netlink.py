@@ -113,9 +113,10 @@ class Netlink:
         """Our routes and nexthops, for `Reconcile`."""
         return await self._call(Kernel.dump)
 
-    async def ensure_rules(self, entries: Entries | None = None) -> list[str]:
-        """Our ip rules, both families, and the entry guard of these TUNs and no others; idempotent. Says what it changed."""
-        return await self._call(lambda kernel: kernel.ensure_rules(entries or {}))
+    async def ensure_rules(self, entries: Entries | None = None, remove: bool = True) -> list[str]:
+        """Our ip rules, both families, and the entry guard of these TUNs; idempotent. Says what it changed. Other rules
+        of ours go, unless `remove` is false."""
+        return await self._call(lambda kernel: kernel.ensure_rules(entries or {}, remove))
 
     async def configure_link(
         self, name: str, mtu: int, addresses: Sequence[IPv4Interface | IPv6Interface], up: bool = True

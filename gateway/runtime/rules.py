@@ -4,13 +4,15 @@ In the order of their priorities, for each family; the first rule whose lookup f
 
     +0      our own marked traffic            lookup main
     +1, +2  our own to the platform           lookup main        IPv4 only
+    +1, +2  what a TUN let in, to the same    blackhole          whatever routes main has: the platform trusts this host
     +3      everything                        lookup our table
-    +4      what a TUN let in                 lookup main, but not its default route
+    +4      what a TUN let in                 lookup main, but no default route, whole or in pieces
     +5      what a TUN let in, to a prefix    lookup main        one for each prefix the configuration names as ours
     +6      what a TUN let in                 blackhole
 
-The last three are the entry guard, one set per TUN. Without it a packet from a tunnel whose destination nobody has
-taught us yet would take main's default route and leave in clear on the link it came in by, encrypted.
+The last three are the entry guard, one set per TUN, and one for each of our addresses inside the tunnel, whose answers
+have no other way either. Without it a packet from a tunnel whose destination nobody has taught us yet would take main's
+default route and leave in clear on the link it came in by, encrypted.
 """
 
 from __future__ import annotations
@@ -24,22 +26,33 @@ from typing import Any
 
 from gateway.config.model import Gateway
 from gateway.routing.guard import PLATFORM
-from gateway.routing.model import Prefix
+from gateway.routing.model import Address, Prefix
 from gateway.runtime.rtnetlink import RT_TABLE_MAIN
 
-Entries = Mapping[str, tuple[Prefix, ...]]
-"""By TUN: the prefixes beyond main's default route that what it lets in may reach."""
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One TUN: the prefixes beyond main's default route that what it lets in may reach, and our addresses on it."""
+
+    destinations: tuple[Prefix, ...] = ()
+    addresses: tuple[Address, ...] = ()
+
+
+Entries = Mapping[str, Entry]
+"""By TUN."""
 
 LOOKUP, BLACKHOLE = 1, 6  # FR_ACT_TO_TBL, FR_ACT_BLACKHOLE
 ANY_LENGTH = -1
 # The kernel's name for the device that locally generated packets come from.
 _OURSELVES = "lo"
+# Up to these lengths a route of main's is a default route or a piece of one: 0.0.0.0/1 and 128.0.0.0/1, 2000::/3.
+_DEFAULT: dict[int, int] = {socket.AF_INET: 7, socket.AF_INET6: 6}
 _ABSENT = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rule:
-    """One ip rule of ours: `fwmark`, `destination` and `interface` select, unset means all."""
+    """One ip rule of ours: `fwmark`, `destination`, `interface` and `source` select, unset means all."""
 
     family: int  # AF_INET or AF_INET6
     priority: int
@@ -49,9 +62,11 @@ class Rule:
     interface: str = ""  # by which the packet came
     suppress: int = ANY_LENGTH  # routes of at most this prefix length do not count
     action: int = LOOKUP
+    source: str = ""  # a prefix
 
     def __str__(self) -> str:
         selectors = [f"fwmark {self.fwmark:#x}"] if self.fwmark else []
+        selectors += [f"from {self.source}"] if self.source else []
         selectors += [f"to {self.destination}"] if self.destination else []
         selectors += [f"iif {self.interface}"] if self.interface else []
         does = "blackhole" if self.action == BLACKHOLE else f"lookup {self.table}"
@@ -66,9 +81,10 @@ class Rule:
             request["table"] = self.table
         if self.fwmark:
             request["fwmark"] = self.fwmark
-        if self.destination:
-            prefix = ip_network(self.destination)
-            request |= {"dst": str(prefix.network_address), "dst_len": prefix.prefixlen}
+        for end, text in (("dst", self.destination), ("src", self.source)):
+            if text:
+                prefix = ip_network(text)
+                request |= {end: str(prefix.network_address), f"{end}_len": prefix.prefixlen}
         if self.interface:
             request["iifname"] = self.interface
         if self.suppress != ANY_LENGTH:
@@ -78,7 +94,7 @@ class Rule:
 
 def rule_of(message: Any) -> Rule:
     """The rule in a message of the kernel's."""
-    destination = message.get_attr("FRA_DST")
+    destination, source = message.get_attr("FRA_DST"), message.get_attr("FRA_SRC")
     suppress = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
     return Rule(
         family=message["family"],
@@ -89,6 +105,7 @@ def rule_of(message: Any) -> Rule:
         interface=message.get_attr("FRA_IIFNAME") or "",
         suppress=ANY_LENGTH if suppress in (None, _ABSENT) else suppress,
         action=message["action"],
+        source=str(ip_network(f"{source}/{message['src_len']}")) if source else "",
     )
 
 
@@ -105,19 +122,24 @@ def wanted_rules(settings: Gateway, ipv6: bool, entries: Entries | None = None) 
                 for at, prefix in enumerate(PLATFORM, first + 1)
             ]
         rules.append(Rule(family, first + 3, settings.route_table))
-        for interface, prefixes in (entries or {}).items():
-            rules += _entry_guard(family, first + 4, interface, prefixes)
+        for interface, entry in (entries or {}).items():
+            rules += _entry_guard(family, first, interface, entry)
     return rules
 
 
-def _entry_guard(family: int, first: int, interface: str, prefixes: tuple[Prefix, ...]) -> Iterator[Rule]:
-    """Every packet walks past the rules of every TUN, so they are few."""
+def _entry_guard(family: int, first: int, interface: str, entry: Entry) -> Iterator[Rule]:
+    """Every packet that our table says nothing about walks past the rules of every TUN, so they are few."""
     version = 4 if family == socket.AF_INET else 6
-    yield Rule(family, first, RT_TABLE_MAIN, interface=interface, suppress=0)
-    for prefix in prefixes:
-        if prefix.version == version:
-            yield Rule(family, first + 1, RT_TABLE_MAIN, destination=str(prefix), interface=interface)
-    yield Rule(family, first + 2, 0, interface=interface, action=BLACKHOLE)
+    if family == socket.AF_INET:
+        for at, address in enumerate(PLATFORM, first + 1):
+            yield Rule(family, at, 0, destination=str(address), interface=interface, action=BLACKHOLE)
+    ours = (str(ip_network(address)) for address in entry.addresses if address.version == version)
+    for came, source in ((interface, ""), *((_OURSELVES, address) for address in ours)):
+        yield Rule(family, first + 4, RT_TABLE_MAIN, interface=came, source=source, suppress=_DEFAULT[family])
+        for prefix in entry.destinations:
+            if prefix.version == version:
+                yield Rule(family, first + 5, RT_TABLE_MAIN, destination=str(prefix), interface=came, source=source)
+        yield Rule(family, first + 6, 0, interface=came, source=source, action=BLACKHOLE)
 
 
 def difference(wanted: list[Rule], present: list[Rule]) -> tuple[list[Rule], list[Rule]]:

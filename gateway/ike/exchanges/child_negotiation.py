@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.ike import proposal, traffic_selector
-from gateway.ike.child import ACTIVATION_WAIT, ChildSa
+from gateway.ike.child import ChildSa
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ChildInstall
 from gateway.ike.message import Message
@@ -170,8 +170,8 @@ def install(
 def install_deferred(
     sa: IkeSa, terms: ChildTerms, shared: bytes, nonces: tuple[bytes, bytes], old: ChildSa, now: float
 ) -> ChildSa:
-    """A rekey's responder: the peer must install first, so we send on the new SA only when it deletes the old one."""
+    """A rekey's responder: the peer must install first. We send on the new SA when it deletes the old one or sends on the new."""
     child = install(sa, terms, shared, nonces, False, now)
-    child.activate_at = now + ACTIVATION_WAIT
+    child.awaits_proof = True
     old.successor = child
     return child

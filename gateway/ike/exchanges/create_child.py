@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.ike import proposal
-from gateway.ike.child import ACTIVATION_WAIT, ChildSa
+from gateway.ike.child import ChildSa
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ExchangeFailed
 from gateway.ike.exchanges import child_negotiation
@@ -158,7 +158,7 @@ class CreateChild(Exchange):
             return
         old.successor = new
         if self.rival is not None:
-            self.rival[0].activate_at = None
+            self.rival[0].awaits_proof = False
         old.advance(ChildInput.REPLACED)
         sa.enqueue(DeleteChild(old), now)
 
@@ -300,14 +300,14 @@ def _answer(
         carried = sa.services.carried(sa.name, terms.settings.name)
         child = child_negotiation.install(sa, terms, shared, nonces, False, now)
         # The peer may not get our answer; where another CHILD_SA works, it is not left yet
-        child.activate_at = now + ACTIVATION_WAIT if carried else None
+        child.awaits_proof = carried
     else:
         child = child_negotiation.install_deferred(sa, terms, shared, nonces, old, now)
         _remember_rival(sa, old, child, nonces)
         sa.services.counts(sa.name).child_rekeys_ok[child.name] += 1
     payloads = [reply_sa, Nonce(nonces[1]), *((exchange,) if exchange else ()), tsi, tsr]
     sa.respond(ExchangeType.CREATE_CHILD_SA, tuple(payloads), now)
-    if child.activate_at is None:
+    if not child.awaits_proof:
         sa.activate(child)
 
 

@@ -58,8 +58,6 @@ def _give_up(sa: IkeSa, now: float) -> None:
 
 
 def _child(sa: IkeSa, child: ChildSa, now: float) -> None:
-    if child.activate_at is not None and now >= child.activate_at:
-        sa.activate(child)
     if now >= child.life_at and child.state is not ChildState.DELETING:
         child.life_at = now + sa.settings.half_open_timeout
         sa.enqueue(DeleteChild(child, "CHILD_LIFETIME_EXPIRED" if child.successor is None else ""), now)
