@@ -7,6 +7,7 @@ measured at other times is not.
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ class MemoryCase:
         sys.stdout.write("\n")
         return [
             Result(
-                f"{self.name}-{first['name']}",
+                f"micro-{first['name']}",
                 first["unit"],
                 self.goal(first["name"]),
                 tuple((one[index]["ours"], one[index]["peer"]) for one in rounds),
@@ -162,7 +163,7 @@ def outcome(case: Case, settings: Settings) -> list[Result]:
         status, _, reason = str(missing).partition(": ")
         known = status in ("not available", "not built")
         return case.void(status if known else "not available", reason if known else str(missing))
-    except (BenchError, LabError) as error:
+    except (BenchError, LabError, subprocess.TimeoutExpired) as error:
         return case.void("failed", str(error))
 
 

@@ -16,6 +16,7 @@ import signal
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from support.netns import End, Lab, Namespace
 from support.process import LabError, Process, wait_until
@@ -29,6 +30,7 @@ LEFT_OUTER, RIGHT_OUTER = "192.0.2.1", "192.0.2.2"
 PATH_MTU = 1400
 WAN_MTU = 1500
 QUEUE_LENGTH = 1000
+Value = TypeVar("Value", int, str)
 _TICK = os.sysconf("SC_CLK_TCK")
 # Headers make the tunnel's count larger than the payload; counters that lag by this much are not awaited.
 _COUNTED = 0.98
@@ -196,7 +198,7 @@ class Side(ABC):
         daemons = self.daemons()
         return (cpu_seconds(daemons[0].pid), cpu_seconds(daemons[1].pid)) if daemons else (0.0, 0.0)
 
-    def _same(self, what: str, values: list) -> int | str:  # type: ignore[type-arg]
+    def _same(self, what: str, values: list[Value]) -> Value:
         if len(set(values)) != 1:
             raise BenchError(f"{self.label}: {what} differs: {values}")
         return values[0]
@@ -217,7 +219,7 @@ def _renice(pid: int) -> None:
         os.setpriority(os.PRIO_PROCESS, thread, 0)
 
 
-def _link(machine: Namespace, device: str) -> dict:  # type: ignore[type-arg]
+def _link(machine: Namespace, device: str) -> dict[str, Any]:
     found = machine.ip_json("-s", "link", "show", "dev", device)
     if not found:
         raise BenchError(f"{machine.name} has no device {device}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from support.daemon import GatewayDaemon
 from support.netns import Lab, Namespace
@@ -13,7 +15,7 @@ from support.strongswan import Connection, Strongswan
 from support.vici_text import parse_events
 
 from benchmarks.errors import BenchError, Unavailable
-from benchmarks.native_programs import ROOT
+from benchmarks.native_programs import ROOT, null_cipher_binaries
 from benchmarks.side import LEFT_LAN, LEFT_OUTER, PATH_MTU, RIGHT_LAN, RIGHT_OUTER, Counters, Side
 
 PSK = "correct horse battery staple 42"
@@ -21,7 +23,6 @@ LEFT_ID, RIGHT_ID = "left.example.net", "right.example.net"
 IKE = "aes256gcm16-prfsha384-ecp384"
 GCM, CBC = "aes128gcm16", "aes256-sha256"
 _QUIET = 3600  # seconds of silence before a liveness check: none during a benchmark
-_NULL_CIPHER_BIN = ROOT / "build" / "null" / "bin"
 
 
 class Plain(Side):
@@ -76,6 +77,11 @@ class Gatewayd(Side):
     def daemons(self) -> tuple[Process, Process] | None:
         left, right = self.left_daemon.process, self.right_daemon.process
         return (left, right) if left and right else None
+
+    @staticmethod
+    def _engine(daemon: GatewayDaemon) -> str:
+        status = daemon.status()
+        return str(status["engine"]) if status else ""
 
     def counters(self) -> Counters:
         left, right = self.left_daemon.tunnel(), self.right_daemon.tunnel()
@@ -133,9 +139,13 @@ class NullCipherGatewayd(Gatewayd):
     kind = "gatewayd, null cipher"
 
     def __init__(self, lab: Lab, label: str) -> None:
-        if not (_NULL_CIPHER_BIN / "gatewayd").exists():
-            raise Unavailable("not built: there is no bench-only build with a null cipher")
-        super().__init__(lab, label, binaries=_NULL_CIPHER_BIN)
+        super().__init__(lab, label, binaries=null_cipher_binaries())
+
+    def start(self) -> None:
+        super().start()
+        engines = {self._engine(daemon) for daemon in (self.left_daemon, self.right_daemon)}
+        if any("null cipher" not in engine for engine in engines):
+            raise BenchError(f"{self.label}: the cipher is not the null cipher but {engines}")
 
 
 class StrongswanPair(Side):
@@ -198,7 +208,7 @@ class Wireguard(Side):
         for machine, own, peer, (address, lan) in zip(machines, keys, reversed(public), ends, strict=True):
             process = machine.start("wireguard-go", ["wireguard-go", "--foreground", "wg0"])
             self._processes.append(process)
-            wait_until(lambda m=machine: m.ip_json("link", "show", "dev", "wg0"), 5, "wg0", logs=[process])
+            wait_until(partial(machine.ip_json, "link", "show", "dev", "wg0"), 5, "wg0", logs=[process])
             text = f"[Interface]\nPrivateKey = {own}\nListenPort = 51820\n"
             text += f"[Peer]\nPublicKey = {peer}\nEndpoint = {address}:51820\nAllowedIPs = {lan}\n"
             settings = machine.directory / "wg.conf"
@@ -216,13 +226,13 @@ class Wireguard(Side):
         return Counters(int(sent[2]), int(received[1]))
 
 
-def _child_of(charon: Strongswan) -> dict[str, str]:
+def _child_of(charon: Strongswan) -> dict[str, Any]:
     """The one installed CHILD_SA, as charon lists it."""
     try:
         text = charon.swanctl("--list-sas", "--raw")
     except LabError as error:
         raise BenchError(str(error)) from None
-    children = [
+    children: list[dict[str, Any]] = [
         child
         for event in parse_events(text, "list-sa")
         for sa in event.values()
