@@ -110,14 +110,14 @@ class RouteLab:
         command = ("ip", "netns", "exec", self.gw, "ping", "-n", "-c1", "-W3", *options, address)
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
-    def sync(self, work: Callable[[], Value]) -> Value:
-        """Run `work` in a thread inside the gateway's namespace."""
+    def sync(self, work: Callable[[], Value], name: str = "") -> Value:
+        """Run `work` in a thread inside the gateway's namespace, or another one of ours."""
         outcome: list[Value] = []
         failure: list[BaseException] = []
 
         def body() -> None:
             try:
-                with Path("/run/netns", self.gw).open() as namespace:
+                with Path("/run/netns", name or self.gw).open() as namespace:
                     if _libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
                         raise OSError(ctypes.get_errno(), "setns")
                 outcome.append(work())

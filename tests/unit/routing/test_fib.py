@@ -370,3 +370,42 @@ def test_the_old_guard_stays_while_the_new_one_cannot_be_installed() -> None:
     shell.faults = lambda op: None
     shell.pass_time()
     assert {r.prefix for r in shell.kernel.routes.values() if r.metric == GUARD_METRIC} == {wide}
+
+
+LEARNED = ip_network("192.168.7.0/24")
+
+
+def test_a_route_into_a_tunnel_that_nothing_protects_leaves_a_blackhole_when_its_device_goes() -> None:
+    shell = up()
+    shell.tell(SetRoute(LEARNED, EDGE), SetRoute(VNET, ROUTER), SetRoute(ip_network("172.16.9.0/24"), EDGE))
+    (batch,) = [ops for ops in shell.batches if any(getattr(op.entry, "prefix", None) == LEARNED for op in ops)]
+    assert [op.entry.kind for op in batch if isinstance(op.entry, Route)] == [RouteKind.BLACKHOLE, RouteKind.UNICAST]
+    shell.kernel.delete_interface(TUN)
+    assert shell.kernel.lookup(LEARNED) == "blackhole"
+    # A protected prefix covers one of the others, and the third leads nowhere near a tunnel.
+    shadowed = {r.prefix for r in shell.kernel.routes.values() if r.metric == GUARD_METRIC} - {ONPREM, SIX}
+    assert shadowed == {LEARNED}
+
+
+def test_that_blackhole_goes_with_the_route_after_it_and_comes_and_goes_with_protection() -> None:
+    shell = up()
+    shell.tell(SetRoute(LEARNED, EDGE))
+    shell.tell(SetProtected(frozenset({ip_network("192.168.0.0/16")})))
+    assert (LEARNED, GUARD_METRIC) not in shell.kernel.routes
+    shell.tell(SetProtected(frozenset({LEARNED})), SetProtected(frozenset()))
+    assert (LEARNED, GUARD_METRIC) in shell.kernel.routes
+    shell.batches.clear()
+    shell.tell(RemoveRoute(LEARNED))
+    gone = [op.entry.kind for ops in shell.batches for op in ops if isinstance(op.entry, Route)]
+    assert gone == [RouteKind.UNICAST, RouteKind.BLACKHOLE]
+    assert shell.kernel.lookup(LEARNED) == "main"
+
+
+def test_that_blackhole_outlives_a_kill_until_the_sweep() -> None:
+    before = up()
+    before.tell(SetRoute(LEARNED, EDGE))
+    before.kernel.delete_interface(TUN)
+    shell = up(Shell(kernel=before.kernel), index=TUN + 1)
+    assert shell.kernel.lookup(LEARNED) == "blackhole"
+    shell.tell(Sweep())
+    assert shell.kernel.lookup(LEARNED) == "main"

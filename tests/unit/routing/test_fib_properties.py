@@ -122,8 +122,10 @@ class FibMachine(RuleBasedStateMachine):
     def lose(self, name: str) -> None:
         index = self.devices.pop(name, None)
         if index is not None:
+            guarded = {prefix for prefix in self.routes if self.has_blackhole(prefix)}
             self.shell.kernel.delete_interface(index)
             self.nothing_opened()
+            assert not {prefix for prefix in guarded if not self.is_closed(prefix) and not self.leads_out(prefix)}
             self.tell(InterfaceGone(index))
 
     @rule(prefix=prefixes, via=targets, source=sources)
@@ -193,7 +195,9 @@ class FibMachine(RuleBasedStateMachine):
             if route.kind is RouteKind.UNICAST
         }
         assert unicast == self.expected()
-        assert {route.prefix for route in kernel.routes.values() if route.metric == GUARD_METRIC} == self.protected
+        tunnelled = {prefix for prefix, way in unicast.items() if way != UNDERLAY and not self.must_be_closed(prefix)}
+        blackholes = {route.prefix for route in kernel.routes.values() if route.metric == GUARD_METRIC}
+        assert blackholes == self.protected | tunnelled
         assert set(kernel.groups) == {route.group for route in kernel.routes.values() if route.group}
         status = self.shell.fib.status()
         assert (status.installed, status.guard_missing) == (len(unicast), 0)
@@ -225,6 +229,13 @@ class FibMachine(RuleBasedStateMachine):
         covers = [cover for cover in same_family if prefix.subnet_of(cover)]  # type: ignore[arg-type]
         longest = max(covers, key=lambda cover: cover.prefixlen, default=None)
         return longest in self.protected
+
+    def has_blackhole(self, prefix: Prefix) -> bool:
+        return (prefix, GUARD_METRIC) in self.shell.kernel.routes
+
+    def leads_out(self, prefix: Prefix) -> bool:
+        """Exempt itself, or routed to the underlay (a blackhole that is no longer wanted may not be gone yet)."""
+        return prefix in self.exempt or self.destination(prefix) == UNDERLAY
 
     def is_closed(self, prefix: Prefix) -> bool:
         return self.shell.kernel.lookup(prefix) not in ("main", UNDERLAY)

@@ -1,0 +1,296 @@
+"""Never in clear, on the real kernel: what a tunnel lets in, what the gateway answers, what is left when it is gone.
+
+The first half writes packets into the TUNs of a real node and looks at both links (tests/support/tunnel_mouth.py); the
+second plays gatewayd against strongSwan with a clear way to the site that works. In both, clear packets are counted on
+the WAN, and every count has a control: the same packet without the guard does arrive there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+
+import pytest
+from support.tunnel_mouth import LAN_HOST, SITE, Mouth, MouthLab, echo, fragments, udp
+
+from gateway.config.load import load_text
+from gateway.config.model import Gateway
+from gateway.routing.model import ConnectionDown, ConnectionUp, RemoveRoute, SetRoute, ViaConnection, ViaNextHop
+from gateway.runtime.cleanup import cleanup
+from gateway.runtime.kernel_routes import KernelRoutes
+from gateway.runtime.netlink import Netlink
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs network namespaces"),
+]
+
+STRANGER, STRANGER6, SITE6 = "192.0.2.9", "2001:db8:99::7", "2001:db8:5::9"
+A, B, ROUTER = ViaConnection("a"), ViaConnection("b"), ViaNextHop(ip_address("10.1.0.1"))
+LEARNED = ip_network("192.168.7.0/24")
+TWO = """
+[connection.a]
+local_addrs = "10.0.1.4"
+remote_addrs = "198.51.100.7"
+psk.file = "x"
+protected = ["172.16.0.0/16", "2001:db8:5::/48"]
+start_action = "none"
+tunnel_address = ["169.254.21.1/30", "fd00:21::1/64"]
+
+[connection.b]
+local_addrs = "10.0.1.4"
+remote_addrs = "198.51.100.8"
+psk.file = "x"
+protected = ["172.20.0.0/16"]
+start_action = "none"
+tunnel_address = ["169.254.22.1/30"]
+"""
+
+
+@pytest.fixture
+def lab() -> Iterator[MouthLab]:
+    with MouthLab() as made:
+        yield made
+
+
+async def learn(mouth: Mouth) -> None:
+    """Both tunnels up, and routes as BGP teaches them."""
+    await mouth.tell(
+        ConnectionUp("a"),
+        ConnectionUp("b"),
+        *(SetRoute(ip_network(prefix), A) for prefix in ("172.16.0.0/16", "2001:db8:5::/48")),
+        SetRoute(LEARNED, A),
+        SetRoute(ip_network("172.20.0.0/16"), B),
+        SetRoute(ip_network("10.1.1.0/24"), ROUTER),
+    )
+
+
+CLOSED, TO_LAN, TO_A, TO_B = ({}, {}, {}), "lan", "a", "b"
+ENTRY = {
+    "to nobody we know": (udp(SITE, STRANGER), CLOSED),
+    "to nobody we know, IPv6": (udp(SITE6, STRANGER6), CLOSED),
+    "to the platform": (udp(SITE, "169.254.169.254"), CLOSED),
+    "to the peer's own outer address": (udp(SITE, "198.51.100.7"), CLOSED),
+    "to a neighbor's link-local address": (udp(SITE6, "fe80::1"), CLOSED),
+    "to everybody": (udp(SITE, "224.0.0.5"), CLOSED),
+    "to the VNet": (udp(SITE, LAN_HOST), TO_LAN),
+    "back to its own site": (udp(SITE, "172.16.2.2"), TO_A),
+    "back to its own site, IPv6": (udp(SITE6, "2001:db8:5:1::9"), TO_A),
+    "to another site": (udp(SITE, "172.20.0.9"), TO_B),
+    "to the tunnel's other end": (udp(SITE, "169.254.21.2"), TO_A),
+}
+
+
+def test_what_a_tunnel_lets_in_goes_into_a_tunnel_or_to_the_vnet_and_nowhere_else(lab: MouthLab) -> None:
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+            for what, (packet, expected) in ENTRY.items():
+                wan, lan, back = await mouth.passed("a", packet)
+                assert wan == {}, what
+                if expected == TO_LAN:
+                    assert sum(lan.values()) == 1, what
+                else:
+                    assert (lan, back) == ({}, {} if expected == CLOSED else {expected: 1}), what
+            # A site whose tunnel is down is not reached in clear from another one.
+            await mouth.tell(ConnectionDown("b"))
+            assert await mouth.passed("a", udp(SITE, "172.20.0.9")) == CLOSED
+            # Control: without the entry guard the packet leaves by main's default route.
+            lab.batch(lab.gw, "rule add priority 22104 iif gw-a lookup main")
+            assert (await mouth.passed("a", udp(SITE, STRANGER)))[0] == {f"{STRANGER}/udp": 1}
+
+    lab.run(main)
+
+
+def test_fragments_go_the_way_of_the_whole(lab: MouthLab) -> None:
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+            assert await mouth.passed("a", *fragments(SITE, STRANGER)) == CLOSED
+            assert (await mouth.passed("a", *fragments(SITE, LAN_HOST)))[:2] == ({}, {f"{LAN_HOST}/udp": 2})
+            assert await mouth.passed("a", *fragments(SITE, "172.20.0.9")) == ({}, {}, {"b": 2})
+
+    lab.run(main)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "packets"),
+    [
+        (("0.0.0.0/1 via 10.0.1.1", "128.0.0.0/1 via 10.0.1.1"), (udp(SITE, "8.8.8.8"), udp(SITE, STRANGER))),
+        (("64.0.0.0/2 via 10.0.1.1", "192.0.0.0/7 via 10.0.1.1"), (udp(SITE, "65.1.1.1"), udp(SITE, STRANGER))),
+        (("2000::/3 via fd01::1",), (udp(SITE6, STRANGER6),)),
+    ],
+    ids=["two halves", "smaller pieces", "2000::/3"],
+)
+def test_a_default_route_in_pieces_is_none_either(
+    lab: MouthLab, pieces: tuple[str, ...], packets: tuple[bytes, ...]
+) -> None:
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+            lab.batch(lab.gw, *(f"route add {piece}" for piece in pieces))
+            assert await mouth.passed("a", *packets) == CLOSED
+            # A route that names somebody does count: whoever wrote it into main meant it.
+            lab.batch(lab.gw, "route add 192.0.2.0/24 via 10.0.1.1", "route add 2001:db8:99::/48 via fd01::1")
+            wan, _, _ = await mouth.passed("a", udp(SITE, STRANGER), udp(SITE6, STRANGER6))
+            assert wan == {f"{STRANGER}/udp": 1, f"{STRANGER6}/udp": 1}
+
+    lab.run(main)
+
+
+def test_a_site_does_not_reach_the_platform_that_trusts_this_host(lab: MouthLab) -> None:
+    """DHCP gives cloud hosts routes of their own to these addresses; behind them are this host's credentials."""
+    platform = ("169.254.169.254", "168.63.129.16")
+
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+            lab.batch(lab.gw, *(f"route add {address}/32 via 10.0.1.1" for address in platform))
+            assert await mouth.passed("a", *(udp(SITE, address) for address in platform)) == CLOSED
+            assert all(lab.pings(address) for address in platform)
+
+    lab.run(main)
+
+
+def test_named_prefixes_follow_the_default_route_because_they_are_ours(lab: MouthLab) -> None:
+    named = TWO.replace("[connection.b]", 'local_ts = ["10.9.0.0/16"]\n\n[connection.b]')
+
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+            assert await mouth.passed("a", udp(SITE, "10.9.1.1")) == CLOSED
+            await mouth.reload(named)
+            assert (await mouth.passed("a", udp(SITE, "10.9.1.1")))[0] == {"10.9.1.1/udp": 1}
+            assert await mouth.passed("b", udp("172.20.0.1", "10.9.1.1")) == CLOSED
+            await mouth.reload(TWO)
+            assert await mouth.passed("a", udp(SITE, "10.9.1.1")) == CLOSED
+
+    lab.run(main)
+
+
+ANSWERED = (
+    ("echo to the address inside", echo(SITE, "169.254.21.1")),
+    ("echo to the address inside, IPv6", echo(SITE6, "fd00:21::1")),
+    ("echo to an address outside", echo(SITE, "10.1.0.4")),
+    ("a port nobody listens on", udp(SITE, "169.254.21.1")),
+    ("the last hop", udp(SITE, LAN_HOST, hops=1)),
+    ("the last hop of a hairpin", udp(SITE, "172.16.2.2", hops=1)),
+    ("the last hop, IPv6", udp(SITE6, "2001:db8:5:1::9", hops=1)),
+)
+UNANSWERED = (
+    ("echo to the address inside", echo(STRANGER, "169.254.21.1")),
+    ("echo to the address inside, IPv6", echo(STRANGER6, "fd00:21::1")),
+    ("a port nobody listens on", udp(STRANGER, "169.254.21.1")),
+    ("the last hop to nobody we know", udp(STRANGER, "192.0.2.10", hops=1)),
+    ("the last hop to nobody we know, IPv6", udp(STRANGER6, "2001:db8:99::8", hops=1)),
+)
+
+
+def test_what_the_gateway_itself_says_to_a_site_goes_back_encrypted(lab: MouthLab) -> None:
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+            for what, packet in ANSWERED:
+                assert await mouth.passed("a", packet) == ({}, {}, {"a": 1}), what
+            # The tunnel is gone while the answer is due: no answer.
+            await mouth.tell(ConnectionDown("a"))
+            for what, packet in ANSWERED:
+                assert await mouth.passed("a", packet) == CLOSED, what
+
+    lab.run(main)
+
+
+def test_the_addresses_inside_answer_nobody_in_clear(lab: MouthLab) -> None:
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+            for what, packet in UNANSWERED:
+                assert await mouth.passed("a", packet) == CLOSED, what
+            assert lab.pings("10.1.0.1", "-I", "169.254.21.1")  # on the links beside us they are heard
+
+    lab.run(main)
+
+
+# --- what is left when a tunnel or the daemon is gone -------------------------------------------------------------
+
+
+def test_a_learned_prefix_is_dropped_not_sent_in_clear_when_its_device_or_the_daemon_goes(lab: MouthLab) -> None:
+    """`protected` does not hold it; it was routed into a tunnel, and nobody has withdrawn it."""
+    learned = "192.168.7.9"
+
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+            assert lab.way(learned) == "gw-a"
+            lab.batch(lab.gw, "link set gw-a down")
+            assert lab.way(learned) in ("", "gw-a")
+            await mouth.until(lambda: lab.way(learned) == "gw-a")
+            lab.batch(lab.gw, "link del gw-a")
+            assert lab.way(learned) in ("", "gw-a")
+            await mouth.until(lambda: lab.way(learned) == "gw-a")
+            await mouth.tell(ConnectionDown("a"))
+            assert lab.way(learned) == ""
+            await mouth.tell(SetRoute(ip_network("192.168.8.0/24"), A))
+            assert lab.way("192.168.8.1") == ""  # learned while the tunnel is down
+            await mouth.tell(RemoveRoute(ip_network("192.168.8.0/24")))
+            assert lab.way("192.168.8.1") == "va"  # withdrawn: no longer the site's
+
+    lab.run(main)
+    assert (lab.way(learned), lab.way("172.16.1.1")) == ("", "")
+    lab.sync(lambda: cleanup(_gateway(TWO)))
+    assert (lab.way(learned), lab.way("172.16.1.1")) == ("", "")
+    lab.sync(lambda: cleanup(_gateway(TWO), all=True))
+    assert (lab.way(learned), lab.way("172.16.1.1")) == ("va", "va")
+
+
+def test_no_route_learned_from_the_vnet_opens_a_protected_prefix(lab: MouthLab) -> None:
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+            inside, same, around = (ip_network(text) for text in ("172.16.1.128/25", "172.16.0.0/16", "172.0.0.0/8"))
+            await mouth.tell(*(SetRoute(prefix, ROUTER, "vnet", 5) for prefix in (inside, same, around)))
+            assert lab.way("172.16.1.129") == lab.way("172.16.1.1") == "gw-a"
+            assert "would send it in clear" in mouth.node.fib.state(inside).error
+            assert lab.way("172.99.0.1") == "la"
+            await mouth.tell(ConnectionDown("a"))
+            assert lab.way("172.16.1.129") == lab.way("172.16.1.1") == ""
+            # The site withdraws what it taught us.
+            await mouth.tell(RemoveRoute(same))
+            assert lab.way("172.16.1.129") == lab.way("172.16.1.1") == ""
+
+    lab.run(main)
+
+
+def test_a_restart_with_another_table_keeps_the_old_guard_until_the_new_one_is_in(lab: MouthLab) -> None:
+    other = _gateway(TWO + "\n[gateway]\nroute_table = 300\n")
+
+    async def main() -> None:
+        async with Mouth(lab, TWO) as mouth:
+            await learn(mouth)
+
+    async def prepared() -> None:
+        async with Netlink(other) as netlink:
+            routes = KernelRoutes(netlink, lambda command: None)
+            await routes.prepare()
+            assert lab.way("172.16.1.1") == ""
+            await routes.close()
+
+    async def again() -> None:
+        async with Mouth(lab, TWO + "\n[gateway]\nroute_table = 300\n") as mouth:
+            await learn(mouth)
+            assert lab.way("172.16.1.1") == "gw-a"
+            tables = {rule["table"] for rule in lab.ip("rule") if rule["priority"] == 22103}
+            assert tables == {"300"}
+
+    lab.run(main)
+    assert lab.way("172.16.1.1") == ""
+    lab.run(prepared)
+    lab.run(again)
+    assert lab.way("172.16.1.1") == ""
+
+
+def _gateway(configuration: str) -> Gateway:
+    loaded = load_text(configuration)
+    assert loaded.config is not None, loaded.diagnostics
+    return loaded.config.gateway
