@@ -154,9 +154,8 @@ def connection(address: str, peer: str, **changes: Any) -> ConnectionSettings:
     times = {name.removeprefix("child_"): value for name, value in child_changes.items()}
     child = ChildSettings(CHILD, esp, (ANY,), (ANY,), **times)
     defaults: dict[str, Any] = {"offers": IKE_OFFERS, "children": (child,), "psk": PSK, "dpd_delay": 1e6}
-    return ConnectionSettings(
-        NAME, Endpoint(address, 500), Endpoint(peer, 500), identity(address), identity(peer), **(defaults | changes)
-    )
+    defaults |= {"local_id": identity(address), "remote_id": identity(peer)}
+    return ConnectionSettings(NAME, Endpoint(address, 500), Endpoint(peer, 500), **(defaults | changes))
 
 
 def identity(text: str) -> Identity:

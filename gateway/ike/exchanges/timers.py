@@ -59,7 +59,7 @@ def _give_up(sa: IkeSa, now: float) -> None:
 
 def _child(sa: IkeSa, child: ChildSa, now: float) -> None:
     if now >= child.life_at and child.state is not ChildState.DELETING:
-        child.life_at = now + sa.settings.half_open_timeout
+        child.life_at = child.rekey_at = now + sa.settings.half_open_timeout
         sa.enqueue(DeleteChild(child, "CHILD_LIFETIME_EXPIRED" if child.successor is None else ""), now)
     elif now >= child.rekey_at and child.state is ChildState.INSTALLED:
         rekey_child(sa, child, now)
@@ -94,5 +94,5 @@ def close(sa: IkeSa, reason: str, now: float) -> None:
     if sa.established:
         sa.queue.clear()
         sa.enqueue(DeleteIke(reason), now)
-    else:
+    elif sa.state is not IkeState.DELETING:  # else the peer is being told already
         sa.destroy(now, reason)
