@@ -117,7 +117,7 @@ ANSWERS: dict[str, dict[str, str]] = {
         "REKEY IKE": "REKEYING <CREATE_CHILD_SA[]",  # RFC 7296 2.8.1: the nonces decide later
     },
     **{
-        state: {kind: f"{state} {TEMPORARY} -temporary" for kind in ("NEW CHILD", "REKEY CHILD", "REKEY IKE")}
+        state: dict.fromkeys(("NEW CHILD", "REKEY CHILD", "REKEY IKE"), f"{state} {TEMPORARY} -temporary")
         for state in ("REKEYED", "DELETING")
     },
 }
