@@ -7,11 +7,15 @@ PACKAGES := bird2 charon-systemd gcc git iperf3 iproute2 iputils-ping libc6-dev 
 	libssl-dev libstrongswan-extra-plugins libstrongswan-standard-plugins nftables pkg-config procps python3-dev \
 	python3-venv strace strongswan-swanctl systemd tcpdump util-linux
 
-.PHONY: help demo test test-all lint build lock clean
+# What `make bench` compares with, beside the above.
+BENCH_PACKAGES := wireguard-go wireguard-tools
+
+.PHONY: help demo test test-all bench lint build lock clean
 help:
 	@echo "make demo      build, then show a whole site-gateway-VNet scene in network namespaces"
 	@echo "make test      build, then run the test suite (at most 15 minutes)"
 	@echo "make test-all  the same plus sanitizers and what takes longer"
+	@echo "make bench     build, then measure beside strongSwan and wireguard-go; BENCH_CASES=a,b BENCH_ROUNDS=n BENCH_REPORT=FILE"
 	@echo "make lint      ruff, mypy, import contracts, clang-format"
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
@@ -43,6 +47,10 @@ test: build
 
 test-all: build
 	@$(VENV)/bin/pytest
+
+bench: build
+	@bash tools/install-system $(BENCH_PACKAGES)
+	@$(PY) -m benchmarks
 
 lint: $(VENV)/.packages
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from benchmarks.disturbance import tcp_disturbed
 from benchmarks.load import latency, raw_seal, seal_and_send, tcp, tcp_8, udp_single
 from benchmarks.result import Goal
 from benchmarks.rounds import Case, MemoryCase, NetworkCase, Probe, Round, Row
@@ -131,6 +132,13 @@ CASES: tuple[Case, ...] = (
         Probe(partial(Gatewayd, esp=GCM, connection="encap = false"), tcp),
         Probe(_STRONGSWAN, tcp),
         2.5,
+    ),
+    _tcp(
+        "tcp-1-gcm-disturbed",
+        "TCP, 1 flow, AES-128-GCM, while rekeys, drops and status requests happen, against the same undisturbed",
+        Probe(_GATEWAYD, tcp_disturbed),
+        Probe(_GATEWAYD, tcp),
+        0.9,
     ),
     _tcp(
         "wireguard-go",

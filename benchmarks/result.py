@@ -38,7 +38,9 @@ class Result:
     pairs: tuple[tuple[float, float], ...] = ()  # (ours, peer) of each round
     status: str = "measured"  # measured | not available | not built | failed
     reason: str = ""
-    details: list[dict[str, Any]] = field(default_factory=list)  # all quantities of each round
+    details: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # all quantities of each round, sides in the order measured
 
     @property
     def ours(self) -> float:
@@ -64,11 +66,11 @@ class Result:
             least, middle, most = self.ratio
             row |= {"ours": _short(self.ours), "peer": _short(self.peer)}
             row["ratio"] = {"median": _short(middle), "min": _short(least), "max": _short(most)}
-        rounds = [
+        rounds: list[dict[str, Any]] = [
             {"ours": _short(ours), "peer": _short(peer), "ratio": _short(ours / peer)} for ours, peer in self.pairs
         ]
         for entry, detail in zip(rounds, self.details, strict=False):
-            entry |= detail
+            entry["measured"] = detail
         row |= {"goal": str(self.goal) if self.goal else None, "met": self.met, "rounds": rounds}
         return row | {"status": self.status, "reason": self.reason}
 
