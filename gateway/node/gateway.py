@@ -432,7 +432,9 @@ class Gateway:
         if not event.reason:
             return
         if self.ike.primary(tunnel.name) is not None:
-            self._event("info", "ike-spare-down", tunnel.name, f"a second IKE_SA with the same peer ended: {event.reason}")
+            self._event(
+                "info", "ike-spare-down", tunnel.name, f"a second IKE_SA with the same peer ended: {event.reason}"
+            )
             return
         if event.reason in OWN_INTENT:
             tunnel.closed(OWN_INTENT[event.reason], self._context(tunnel, {}, now), now)

@@ -70,6 +70,8 @@ class Link:
     ends: tuple[End, End]
     children: tuple[str, ...]
     up: bool = False
+    wanted: bool = True
+    """False while an operator has taken it down."""
     epoch: int = 0
     up_at: float = 0.0
     excuses: list[tuple[float, str]] = field(default_factory=list)
@@ -82,6 +84,8 @@ class Link:
 
     def check(self, now: float) -> bool:
         """Broken when it is down without an excuse; True when it just came up."""
+        if not self.wanted:
+            return False
         wrong = next(self._wrong(), "")
         if not self.up:
             self.up = not wrong
@@ -96,6 +100,9 @@ class Link:
             if not here.shell.running:
                 yield f"{here.shell.name} does not run"
                 return
+            primary = here.shell.node.ike.primary(here.connection)
+            if primary is None or not primary.established:
+                yield f"{here.shell.name} has no established IKE_SA"
             for child in self.children:
                 yield from _unopenable(here, there, child)
             if not here.routed():

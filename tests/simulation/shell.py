@@ -75,6 +75,7 @@ class Shell:
         # The data plane as the node programmed it, readable
         self.sad: dict[tuple[Direction, int, int], SaParameters] = {}
         self.policies: dict[int, tuple[int, ...]] = {}
+        self._opened: set[int] = set()
         self._next_interface = 10
         self._inputs: deque[Input] = deque()
         self._busy = False
@@ -107,6 +108,7 @@ class Shell:
         self._under_way = None
         self.sad.clear()
         self.policies.clear()
+        self._opened.clear()
         for index in self.interfaces.values():
             self.kernel.delete_interface(index)
             self.world.check_kernel(self)
@@ -199,8 +201,10 @@ class Shell:
             case effects.SetTunnelMtu():
                 dataplane.update_connection(effect.connection, effect.mtu, effect.tcp_mss4, effect.tcp_mss6)
             case effects.OpenTunnel():
-                self._forget(effect.connection)
-                dataplane.add_connection(effect.connection, effect.name, effect.mtu)
+                # As runtime/dataplane.py: a lost device is replaced under the same queues, its SAs live on
+                if effect.connection not in self._opened:
+                    dataplane.add_connection(effect.connection, effect.name, effect.mtu)
+                self._opened.add(effect.connection)
                 self._job(lambda: self._tunnel_ready(effect.name))
             case effects.CloseTunnel(connection, name):
                 self._forget(connection)
@@ -221,6 +225,7 @@ class Shell:
         self.world.performed(self, effect)
 
     def _forget(self, connection: int) -> None:
+        self._opened.discard(connection)
         self.dataplane.remove_connection(connection)
         self.sad = {key: sa for key, sa in self.sad.items() if key[1] != connection}
         self.policies.pop(connection, None)

@@ -17,7 +17,7 @@ from gateway.ike.errors import PeerError
 from gateway.ike.keymat import IkeKeys
 from gateway.ike.message import HEADER_OCTETS, PAYLOAD_HEADER_OCTETS, Header, Message, parse_chain, parse_message
 from gateway.ike.payloads import Delete, Encrypted, KeyExchange, Notify, Payload, SecurityAssociation
-from gateway.ike.registry import ExchangeType, Protocol
+from gateway.ike.registry import ExchangeType, NotifyType, Protocol
 from gateway.ike.sa import IkeSa
 
 IV_OCTETS = 8
@@ -69,6 +69,10 @@ class Trace:
         """An IKE message leaves a node; `octets` are without the marker."""
         message = parse_message(octets)
         header = message.header
+        if any(isinstance(one, Notify) and one.type == NotifyType.INVALID_MAJOR_VERSION for one in message.payloads):
+            # RFC 7296 2.5: in clear and outside every window, for what a damaged header makes look like version 3
+            self.note(passage.sent_at, sender, "answers INVALID_MAJOR_VERSION")
+            return
         name = (sender, header.initiator_spi, header.responder_spi, header.is_response, header.message_id)
         before = self.messages.get(name)
         again = before is not None and before.octets == octets

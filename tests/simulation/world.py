@@ -133,6 +133,9 @@ class World:
 
     def operate(self, name: str, verb: str, child: str = "") -> None:
         """An operator's command to one node."""
+        if verb in ("terminate", "initiate"):
+            self.link.excuse(self.now, verb)
+            self.link.wanted = verb == "initiate"
         self.trace.note(self.now, name, f"{verb} {child or 'IKE_SA'}")
         self._guarded(lambda: self.shells[name].command(inputs.Operate(verb, CONNECTION, child)))
 
@@ -157,6 +160,10 @@ class World:
         self.trace.note(self.now, name, "CRASH")
         self.link.excuse(self.now, f"{name} crashed")
         self._guarded(self.shells[name].crash)
+
+    def inject(self, data: bytes, source: Endpoint, target: Endpoint) -> None:
+        """Somebody else's datagram."""
+        self._guarded(lambda: self.network.inject("x", data, source, target, self.now))
 
     def partition(self, directions: str = "ab ba") -> None:
         """Cuts the directions named, e.g. "ab"."""

@@ -194,7 +194,7 @@ def make_successor(
     now: float,
 ) -> IkeSa:
     """The new IKE_SA, established by inheritance (RFC 7296 2.18): both ends already hold SK_d of the old one."""
-    if sa.keys is None or not sa.established:
+    if sa.keys is None or sa.established_at is None:
         raise LocalError("a rekey of an IKE_SA that was never authenticated")
     new = type(sa)(
         sa.services, sa.settings, is_initiator=we_initiated, initiator_spi=spis[0], responder_spi=spis[1],
