@@ -4,7 +4,7 @@
  *    flow, policy      the first outbound SA that carries it
  *    segmenter         each segment straight to its place in `buffer`, behind room for the ESP header
  *    flush             sequence numbers reserved for all, sealed in place in one burst
- *    runs              sealed neighbours of equal size become one UDP_SEGMENT send; one sendmmsg for all
+ *    runs              sealed neighbours of equal size and TOS become one UDP_SEGMENT send; one sendmmsg for all
  *
  * The buffers belong to the worker. Nothing stays in them between two turns, so no SA is remembered across a quiescent
  * point.
@@ -39,6 +39,7 @@ struct outbound {
   struct sa *sa; /* of what is buffered; NULL: nothing is */
   size_t used, item_count;
   struct esp_seal_item items[ITEMS_MAX];
+  uint8_t tos[ITEMS_MAX]; /* of the items: TOS or traffic class */
   struct run runs[ITEMS_MAX];
   alignas(CACHE_LINE) uint8_t buffer[BUFFER_OCTETS];
   alignas(CACHE_LINE) uint8_t read[TUN_PACKET_OCTETS + VNET_OCTETS];
@@ -100,7 +101,11 @@ static void commit(struct worker *worker, size_t length) {
   struct outbound *out = worker->outbound;
   uint8_t *packet = out->buffer + out->used;
   size_t sealed = esp_sealed_length(out->sa->key, length);
-  bool ipv6 = packet[esp_header_length(out->sa->key)] >> 4 == 6;
+  const uint8_t *inner = packet + esp_header_length(out->sa->key);
+  bool ipv6 = inner[0] >> 4 == 6;
+  /* RFC 4301 5.1.2.1: the outer DS field is the inner one's. RFC 6040 4.1, 5.1: so is the outer ECN field, for who
+   * speaks IKEv2 obeys it at decapsulation. */
+  out->tos[out->item_count] = ipv6 ? (uint8_t)(load16(inner) >> 4) : inner[IPV4_TOS];
   out->items[out->item_count++] =
       (struct esp_seal_item){.packet = packet, .payload_length = length, .next_header = ipv6 ? 41 : 4};
   out->used += sealed;
@@ -208,7 +213,7 @@ static void forward(struct worker *worker, struct connection *connection, const 
     put_segments(worker, sa, &segmenter);
   } else if (flow.ipv6 || (load16(packet + IPV4_FRAGMENT) & IPV4_DONT_FRAGMENT)) {
     drop_count(worker, connection, DROP_TOO_BIG, count);
-    tun_too_big(worker, connection, packet, total, mtu);
+    tun_too_big(worker, connection, &flow, packet, total, mtu);
   } else {
     uint8_t *whole = worker->outbound->whole;
     while ((length = segmenter_next(&segmenter, whole)) != 0) {
@@ -223,26 +228,39 @@ static void forward(struct worker *worker, struct connection *connection, const 
 /* ---- what is buffered ---- */
 
 /* Keeps what was sealed, in order; the rest was wiped by esp_seal and its sequence numbers stay used. */
-static size_t keep_sealed(struct worker *worker, const struct sa *sa, struct esp_seal_item *items, size_t count) {
+static size_t keep_sealed(struct worker *worker, size_t count) {
+  struct outbound *out = worker->outbound;
   size_t kept = 0;
-  for (size_t i = 0; i < count; i++)
-    if (items[i].length > 0) items[kept++] = items[i];
-  if (kept < count) drop_count(worker, sa->connection, DROP_SEAL_FAILED, count - kept);
+  for (size_t i = 0; i < count; i++) {
+    if (out->items[i].length == 0) continue;
+    out->tos[kept] = out->tos[i];
+    out->items[kept++] = out->items[i];
+  }
+  if (kept < count) drop_count(worker, out->sa->connection, DROP_SEAL_FAILED, count - kept);
   return kept;
 }
 
-static size_t gather_runs(struct run *runs, const struct esp_seal_item *items, size_t count, uint32_t most) {
+/* A run of one for each item. */
+static void single_runs(struct outbound *out, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    const struct esp_seal_item *item = &out->items[i];
+    out->runs[i] = (struct run){item->packet, item->length, (uint32_t)item->length, 1, out->tos[i], true};
+  }
+}
+
+static size_t gather_runs(struct outbound *out, size_t count, uint32_t most) {
+  struct run *runs = out->runs;
   size_t runs_made = 0;
   for (size_t i = 0; i < count; i++) {
-    const struct esp_seal_item *item = &items[i];
+    const struct esp_seal_item *item = &out->items[i];
     struct run *run = runs_made ? &runs[runs_made - 1] : NULL;
-    if (run && !run->closed && run->data + run->length == item->packet && item->length <= run->segment_size &&
-        run->count < most && run->length + item->length <= GSO_OCTETS_MAX) {
+    if (run && !run->closed && run->tos == out->tos[i] && run->data + run->length == item->packet &&
+        item->length <= run->segment_size && run->count < most && run->length + item->length <= GSO_OCTETS_MAX) {
       run->length += item->length;
       run->count++;
       run->closed = item->length < run->segment_size;
     } else {
-      runs[runs_made++] = (struct run){item->packet, item->length, (uint32_t)item->length, 1, false};
+      runs[runs_made++] = (struct run){item->packet, item->length, (uint32_t)item->length, 1, out->tos[i], false};
     }
   }
   return runs_made;
@@ -257,14 +275,13 @@ static void flush(struct worker *worker) {
   if (count < out->item_count) drop_count(worker, sa->connection, reason, out->item_count - count);
   if (count > 0) {
     esp_seal(worker->esp, sa->key, out->items, count);
-    count = keep_sealed(worker, sa, out->items, count);
+    count = keep_sealed(worker, count);
   }
-  if (!sa->encapsulate) {
-    raw_send_items(worker, sa, out->items, count);
-  } else {
-    uint32_t most = atomic_load_explicit(&worker->plane->gso_segments, memory_order_relaxed);
-    udp_send_runs(worker, sa, out->runs, gather_runs(out->runs, out->items, count, most));
-  }
+  if (sa->encapsulate)
+    count = gather_runs(out, count, atomic_load_explicit(&worker->plane->gso_segments, memory_order_relaxed));
+  else
+    single_runs(out, count); /* Linux has no segmentation for protocol 50 */
+  udp_send_runs(worker, sa, out->runs, count);
   out->sa = NULL;
   out->used = out->item_count = 0;
 }

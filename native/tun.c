@@ -192,15 +192,15 @@ static bool icmp_allowed(struct worker *worker, struct connection *connection) {
   return lane->icmp_sent++ < ICMP_PER_SECOND;
 }
 
-/* RFC 1122 3.2.2: no ICMP error about an ICMP error, a later fragment, or a multicast or broadcast packet. */
-static bool icmp4_answerable(const uint8_t *packet, size_t length) {
-  size_t header = (size_t)(packet[0] & 0x0f) * 4;
+/* RFC 1122 3.2.2: no ICMP error about an ICMP error, a later fragment, a multicast or broadcast packet, or from a
+ * source that is no single host. */
+static bool icmp4_answerable(const uint8_t *packet, const struct flow *flow) {
   if ((packet[6] & 0x1f) != 0 || packet[7] != 0) return false;
-  if (packet[16] >= 224 || packet[12] >= 224 || packet[12] == 0) return false;
-  if (packet[9] != IPPROTO_ICMP) return true;
-  if (length <= header) return false;
-  uint8_t type = packet[header];
-  return type == ICMP_ECHO || type == ICMP_ECHOREPLY || type == ICMP_TIMESTAMP || type == ICMP_TIMESTAMPREPLY;
+  if (packet[16] >= 224 || packet[12] >= 224 || packet[12] == 127 || packet[12] == 0) return false;
+  if (flow->protocol != IPPROTO_ICMP) return true;
+  unsigned type = flow->source_port >> 8;
+  return flow->ports_known &&
+         (type == ICMP_ECHO || type == ICMP_ECHOREPLY || type == ICMP_TIMESTAMP || type == ICMP_TIMESTAMPREPLY);
 }
 
 static size_t icmp4_too_big(uint8_t *out, const uint8_t *packet, size_t length, uint32_t mtu) {
@@ -222,12 +222,11 @@ static size_t icmp4_too_big(uint8_t *out, const uint8_t *packet, size_t length, 
   return total;
 }
 
-/* RFC 4443 2.4 (e). Later fragments and extension headers before ICMPv6 are not looked through: an error about them is
- * sent. */
-static bool icmp6_answerable(const uint8_t *packet, size_t length) {
+/* RFC 4443 2.4 (e): what hides its ICMPv6 type in a later fragment may be an error too. */
+static bool icmp6_answerable(const uint8_t *packet, const struct flow *flow) {
   static const uint8_t unspecified[16];
   if (packet[8] == 0xff || memcmp(packet + 8, unspecified, 16) == 0 || packet[24] == 0xff) return false;
-  return packet[6] != IPPROTO_ICMPV6 || (length > 40 && (packet[40] & 0x80));
+  return flow->protocol != IPPROTO_ICMPV6 || (flow->ports_known && (flow->source_port & 0x8000));
 }
 
 static size_t icmp6_too_big(uint8_t *out, const uint8_t *packet, size_t length, uint32_t mtu) {
@@ -250,16 +249,16 @@ static size_t icmp6_too_big(uint8_t *out, const uint8_t *packet, size_t length, 
   return 40 + body;
 }
 
-void tun_too_big(struct worker *worker, struct connection *connection, const uint8_t *packet, size_t length,
-                 uint32_t mtu) {
+void tun_too_big(struct worker *worker, struct connection *connection, const struct flow *flow, const uint8_t *packet,
+                 size_t length, uint32_t mtu) {
   uint8_t error[1280];
   struct virtio_net_hdr_v1 vnet;
   size_t octets;
-  if (packet[0] >> 4 == 4) {
-    if (!icmp4_answerable(packet, length) || !icmp_allowed(worker, connection)) return;
+  if (!flow->ipv6) {
+    if (!icmp4_answerable(packet, flow) || !icmp_allowed(worker, connection)) return;
     octets = icmp4_too_big(error, packet, length, mtu);
   } else {
-    if (!icmp6_answerable(packet, length) || !icmp_allowed(worker, connection)) return;
+    if (!icmp6_answerable(packet, flow) || !icmp_allowed(worker, connection)) return;
     octets = icmp6_too_big(error, packet, length, mtu);
   }
   memset(&vnet, 0, sizeof vnet);

@@ -23,7 +23,7 @@
 
 #define SOCKET_BUFFER_OCTETS (8 << 20)
 #define SEND_BATCH           32
-#define SEND_CONTROL_OCTETS  (CMSG_SPACE(32) + CMSG_SPACE(sizeof(uint16_t)))
+#define SEND_CONTROL_OCTETS  (CMSG_SPACE(32) + CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(uint16_t)))
 #define SEND_WAIT_MS         5
 #define SEND_TRIES           3
 
@@ -244,7 +244,19 @@ struct fault outer_new(int fd, bool encapsulate, const struct endpoint *local, c
 
 /* ---- sending ---- */
 
-static void message_address(struct msghdr *message, const struct outer *outer, uint8_t *control) {
+static void message_control(struct msghdr *message, uint8_t *control, int level, int type, const void *value,
+                            size_t length) {
+  struct cmsghdr *header = (struct cmsghdr *)(control + message->msg_controllen);
+  header->cmsg_level = level;
+  header->cmsg_type = type;
+  header->cmsg_len = CMSG_LEN(length);
+  memcpy(CMSG_DATA(header), value, length);
+  message->msg_control = control;
+  message->msg_controllen += CMSG_SPACE(length);
+}
+
+/* Where to, from where and with what TOS. A TOS of zero stays the socket's own affair. */
+static void message_address(struct msghdr *message, const struct outer *outer, uint8_t *control, uint8_t tos) {
   memset(message, 0, sizeof *message);
   message->msg_name = (void *)(uintptr_t)&outer->name;
   message->msg_namelen = outer->name_length;
@@ -253,17 +265,15 @@ static void message_address(struct msghdr *message, const struct outer *outer, u
     message->msg_control = control;
     message->msg_controllen = outer->pktinfo_length;
   }
+  int value = tos;
+  if (tos)
+    message_control(message, control, outer->ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, outer->ipv6 ? IPV6_TCLASS : IP_TOS,
+                    &value, sizeof value);
 }
 
 static void message_segments(struct msghdr *message, uint8_t *control, uint32_t segment_size) {
-  struct cmsghdr *segments = (struct cmsghdr *)(control + message->msg_controllen);
   uint16_t size = (uint16_t)segment_size;
-  segments->cmsg_level = IPPROTO_UDP;
-  segments->cmsg_type = UDP_SEGMENT;
-  segments->cmsg_len = CMSG_LEN(sizeof size);
-  memcpy(CMSG_DATA(segments), &size, sizeof size);
-  message->msg_control = control;
-  message->msg_controllen += CMSG_SPACE(sizeof size);
+  message_control(message, control, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof size);
 }
 
 /* True when it makes sense to try the same datagram again. */
@@ -282,7 +292,7 @@ static uint32_t send_singly(struct worker *worker, int fd, const struct outer *o
     size_t left = run->length - offset;
     struct iovec iov = {run->data + offset, left < run->segment_size ? left : run->segment_size};
     struct msghdr message;
-    message_address(&message, outer, control);
+    message_address(&message, outer, control, run->tos);
     message.msg_iov = &iov;
     message.msg_iovlen = 1;
     ssize_t sent = -1;
@@ -320,7 +330,7 @@ static void send_batch(struct worker *worker, const struct sa *sa, int fd, const
   for (size_t i = 0; i < count; i++) {
     struct msghdr *message = &batch.messages[i].msg_hdr;
     batch.iov[i] = (struct iovec){runs[i].data, runs[i].length};
-    message_address(message, outer, batch.control[i]);
+    message_address(message, outer, batch.control[i], runs[i].tos);
     if (runs[i].count > 1) message_segments(message, batch.control[i], runs[i].segment_size);
     message->msg_iov = &batch.iov[i];
     message->msg_iovlen = 1;
@@ -346,19 +356,6 @@ void udp_send_runs(struct worker *worker, const struct sa *sa, const struct run 
   for (size_t first = 0; first < count; first += SEND_BATCH) {
     size_t some = count - first < SEND_BATCH ? count - first : SEND_BATCH;
     send_batch(worker, sa, fd, outer, runs + first, some);
-  }
-}
-
-/* Linux has no segmentation for protocol 50: every packet is a run of one. */
-void raw_send_items(struct worker *worker, const struct sa *sa, const struct esp_seal_item *items, size_t count) {
-  struct run runs[SEND_BATCH];
-  for (size_t first = 0; first < count; first += SEND_BATCH) {
-    size_t some = count - first < SEND_BATCH ? count - first : SEND_BATCH;
-    for (size_t i = 0; i < some; i++) {
-      const struct esp_seal_item *item = &items[first + i];
-      runs[i] = (struct run){item->packet, item->length, (uint32_t)item->length, 1, true};
-    }
-    udp_send_runs(worker, sa, runs, some);
   }
 }
 

@@ -14,12 +14,13 @@
 #define RECEIVE_SLOTS       8
 #define RECEIVE_SLOT_OCTETS 65536
 
-/* Consecutive equal-sized ESP packets in memory, only the last may be shorter: one GSO send. */
+/* Consecutive equal-sized ESP packets of one TOS in memory, only the last may be shorter: one GSO send. */
 struct run {
   uint8_t *data;
   size_t length;
   uint32_t segment_size;
   uint32_t count;
+  uint8_t tos;
   bool closed;
 };
 
@@ -64,7 +65,6 @@ bool endpoint_equal(const struct endpoint *a, const struct endpoint *b);
 
 /* Workers. Sends every run; whatever the kernel refuses is counted as send_failed for the SA's connection. */
 void udp_send_runs(struct worker *worker, const struct sa *sa, const struct run *runs, size_t count);
-void raw_send_items(struct worker *worker, const struct sa *sa, const struct esp_seal_item *items, size_t count);
 void receive_slots_init(struct receive_slots *slots, uint8_t *data);
 /* Never blocks. Returns how many messages arrived. */
 int udp_receive(struct worker *worker, struct source *source, struct receive_slots *slots);
