@@ -11,15 +11,16 @@ import os
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 from support.capture import Capture
 from support.daemon import GatewayDaemon, configuration
 from support.pair import VNET, make_pair
-from support.process import holds_for
+from support.process import holds_for, run
 from support.scene import EDGE_CONNECTION, PSK, ROUTER_LAN, SITE_HOST, VNET_HOST, Scene
 from support.traffic import Stream, Streams
-from support.tunnel_mouth import LAN_HOST, SITE, Mouth, MouthLab, echo, fragments, udp
+from support.tunnel_mouth import LAN_HOST, SITE, Mouth, MouthLab, echo, fragments, icmp_error, udp
 
 from gateway.config.load import load_text
 from gateway.config.model import Gateway
@@ -217,6 +218,51 @@ def test_the_addresses_inside_answer_nobody_in_clear(wires: MouthLab) -> None:
             assert wires.pings("10.1.0.1", "-I", "169.254.21.1")  # on the links beside us they are heard
 
     wires.run(main)
+
+
+UNGUARDED_ANSWERS = (
+    ("echo to an address outside", echo(STRANGER, "10.1.0.4"), f"{STRANGER}/icmp"),
+    ("echo to an address outside, IPv6", echo(STRANGER6, "fd02::4"), f"{STRANGER6}/icmp6"),
+    ("the last hop to the VNet", udp(STRANGER, LAN_HOST, hops=1), f"{STRANGER}/icmp"),
+    ("a VNet host answers", echo(STRANGER, LAN_HOST), f"{STRANGER}/icmp"),
+)
+NFT = Path(__file__).parents[2] / "config" / "nftables" / "gatewayd.nft"
+
+
+def second_layer(wires: MouthLab) -> None:
+    run(("ip", "netns", "exec", wires.gw, "nft", "-f", str(NFT)))
+
+
+def test_answers_to_sources_no_tunnel_leads_to_are_clear_without_the_second_layer_and_not_with_it(
+    wires: MouthLab,
+) -> None:
+    """The limit of routes and rules: an answer looks like any other packet of ours, or of the VNet's."""
+
+    async def main() -> None:
+        async with Mouth(wires, TWO) as mouth:
+            await learn(mouth)
+            for what, packet, leak in UNGUARDED_ANSWERS:
+                assert (await mouth.passed("a", packet))[0] == {leak: 1}, what
+            second_layer(wires)
+            for what, packet, _ in UNGUARDED_ANSWERS:
+                assert await mouth.passed("a", packet) == CLOSED, what
+            for what, packet in ANSWERED:
+                assert await mouth.passed("a", packet) == ({}, {}, {"a": 1}), what
+            assert (await mouth.passed("a", udp(SITE, LAN_HOST)))[1] == {f"{LAN_HOST}/udp": 1}
+            # A router inside the site, known to nobody, says that a packet was too big: that must get through.
+            error = icmp_error(STRANGER, LAN_HOST, udp(LAN_HOST, SITE))
+            assert await mouth.passed("a", error) == ({}, {f"{LAN_HOST}/icmp": 1}, {})
+
+    wires.run(main)
+
+
+def test_the_second_layer_holds_before_the_first_start_and_while_the_rules_are_gone(wires: MouthLab) -> None:
+    second_layer(wires)
+    assert wires.way("172.16.0.1") == "va"
+    assert not wires.pings("172.16.0.1", "-W1")
+    assert not wires.pings("2001:db8:5::1", "-W1")
+    assert wires.pings("172.16.0.1", "-m", str(_gateway(TWO).mark))
+    assert wires.pings("203.0.113.7")
 
 
 # --- what is left when a tunnel or the daemon is gone -------------------------------------------------------------

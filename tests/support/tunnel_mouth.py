@@ -270,6 +270,12 @@ def echo(source: str, destination: str) -> bytes:
     return _packet(source, destination, _ICMP6 if six else 1, body[:2] + struct.pack("!H", total) + body[4:], _HOP)
 
 
+def icmp_error(source: str, destination: str, about: bytes) -> bytes:
+    """Fragmentation needed (RFC 792, RFC 1191), about an IPv4 packet."""
+    body = struct.pack("!BBHHH", 3, 4, 0, 0, 1280) + about[:28]
+    return _packet(source, destination, 1, body[:2] + struct.pack("!H", checksum(body)) + body[4:], _HOP)
+
+
 def _packet(source: str, destination: str, protocol: int, payload: bytes, hops: int) -> bytes:
     if ":" not in destination:
         return _ipv4(source, destination, protocol, payload, hops, 0)
