@@ -155,8 +155,10 @@ static void check_replay(struct worker *worker, struct inbound *in) {
 
 static bool came_from_elsewhere(const struct inbound *in) {
   const struct endpoint *peer = &in->sa->peer;
-  /* RFC 7296 2.23: a peer may send either form at any time; only what both carry is compared. */
-  if (in->raw || !in->sa->encapsulate)
+  /* RFC 7296 2.23: a peer may send either form at any time. A packet without UDP shows no port to send to: it does not
+   * move who is reached through UDP; and where there is no UDP only addresses are compared. */
+  if (in->raw && in->sa->encapsulate) return false;
+  if (!in->sa->encapsulate)
     return peer->family != in->remote.family || memcmp(peer->address, in->remote.address, sizeof peer->address) != 0;
   return peer->port != in->remote.port || peer->family != in->remote.family ||
          memcmp(peer->address, in->remote.address, sizeof peer->address) != 0;

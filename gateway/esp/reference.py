@@ -274,7 +274,11 @@ class ReferenceDataPlane:
         return not over
 
     def _follow(self, sa: _Sa, remote: Endpoint) -> None:
-        moved = remote != sa.remote if sa.parameters.encapsulate and remote.port else remote.host != sa.remote.host
+        # RFC 7296 2.23: a packet without UDP shows no port, so it does not move who is reached through UDP
+        if sa.parameters.encapsulate:
+            moved = remote.port != 0 and remote != sa.remote
+        else:
+            moved = remote.host != sa.remote.host
         if moved:
             sa.remote = remote
             detail = f"{remote.host} {remote.port}".encode()

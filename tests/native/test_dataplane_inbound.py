@@ -297,6 +297,22 @@ def test_protocol_50_without_udp(site: Site) -> None:
     sender.close()
 
 
+def test_a_packet_without_udp_does_not_move_a_peer_reached_through_udp(site: Site) -> None:
+    """It shows no port: port 0 would be where nothing can be sent to any more."""
+    site.left.batch("address add 192.0.2.3/24 dev wan")
+    with esp_socket(site.gateway.machine, "192.0.2.2") as raw, esp_socket(site.left, "192.0.2.3") as sender:
+        site.gateway.plane.add_socket(0, raw.fileno())
+        sender.sendto(site.peer.seal(SPI, 1, site.inner(b"bare")), ("192.0.2.2", 0))
+        site.expect(b"bare")
+        assert site.gateway.plane.events() == []
+        # Of an SA without UDP the address is what counts
+        site.gateway.sa("in", SPI + 1, site.peer, KEY, encapsulate=False)
+        sender.sendto(site.peer.seal(SPI + 1, 1, site.inner(b"moved")), ("192.0.2.2", 0))
+        site.expect(b"moved")
+        assert site.gateway.plane.events() == [("peer-moved", CONNECTION, SPI + 1, b"192.0.2.3 0")]
+        site.gateway.plane.remove_socket(raw.fileno())
+
+
 def test_a_burst_of_many_is_delivered_in_order(site: Site) -> None:
     site.host.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
     packets = [site.peer.seal(SPI, sequence, site.inner(b"%04d" % sequence)) for sequence in range(1, 601)]

@@ -252,6 +252,12 @@ def test_an_authentic_packet_from_elsewhere_moves_the_peer_once() -> None:
     assert plane.drain_events() == [Event("peer-moved", 1, SPI, b"192.0.2.1 61000")]
 
 
+def test_a_packet_without_udp_does_not_move_a_peer_reached_through_udp() -> None:
+    plane = receiver()
+    assert len(plane.inbound(sealed(PACKET, 1), THERE, Endpoint("192.0.2.77", 0), 1.0)) == 1
+    assert plane.drain_events() == []
+
+
 @pytest.mark.parametrize(
     ("payload", "next_header", "reason"),
     [
