@@ -29,6 +29,7 @@ class Violation(Enum):
     NO_PROPOSAL = "no_proposal"
     OUT_OF_STATE = "out_of_state"
     TEMPORARY = "temporary"
+    TOO_MANY_SAS = "too_many_sas"
     TRAFFIC_SELECTORS = "traffic_selectors"
     UNEXPECTED_RESPONSE = "unexpected_response"
     UNKNOWN_PEER = "unknown_peer"

@@ -100,7 +100,7 @@ class Authenticate(Exchange):
             )
             return
         try:
-            terms = child_negotiation.accept(self.offer, message)
+            terms = child_negotiation.accept(sa, self.offer, message)
         except PeerError as refused:
             sa.services.emit(ExchangeFailed(sa.name, settings.name, refused.why.name, {"detail": refused.detail}))
             return

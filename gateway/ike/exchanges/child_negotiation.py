@@ -84,7 +84,7 @@ def _selectors(message: Message) -> tuple[tuple[TrafficSelector, ...], tuple[Tra
     return initiator.selectors, responder.selectors
 
 
-def accept(made: ChildOffer, message: Message) -> ChildTerms:
+def accept(sa: IkeSa, made: ChildOffer, message: Message) -> ChildTerms:
     """The initiator's side: the answer must lie inside the offer."""
     answer = message.first(SecurityAssociation)
     if not isinstance(answer, SecurityAssociation):
@@ -93,7 +93,15 @@ def accept(made: ChildOffer, message: Message) -> ChildTerms:
     initiator, responder = _selectors(message)
     local = traffic_selector.check_narrowed(made.settings.local_ts, initiator)
     remote = traffic_selector.check_narrowed(made.settings.remote_ts, responder)
-    return ChildTerms(made.settings, chosen, made.spi_in, int.from_bytes(chosen.spi, "big"), local, remote)
+    return ChildTerms(made.settings, chosen, made.spi_in, _spi_out(sa, chosen), local, remote)
+
+
+def _spi_out(sa: IkeSa, chosen: Proposal) -> int:
+    """RFC 4303 2.1: 0 to 255 are no SPIs of SAs, and one SPI names one SA."""
+    spi = int.from_bytes(chosen.spi, "big")
+    if spi <= 255 or sa.child_by_spi_out(spi) is not None:
+        raise PeerError(Violation.NO_PROPOSAL, f"SPI {spi:08x}", NotifyType.NO_PROPOSAL_CHOSEN)
+    return spi
 
 
 def choose(sa: IkeSa, candidates: tuple[ChildSettings, ...], message: Message, method: int | None) -> ChildTerms:
@@ -116,9 +124,8 @@ def choose(sa: IkeSa, candidates: tuple[ChildSettings, ...], message: Message, m
         except PeerError as error:
             failure = failure or error
             continue
-        return ChildTerms(
-            settings, chosen, sa.services.new_child_spi(), int.from_bytes(chosen.spi, "big"), local, remote
-        )
+        spi_out = _spi_out(sa, chosen)
+        return ChildTerms(settings, chosen, sa.services.new_child_spi(), spi_out, local, remote)
     raise failure or PeerError(Violation.TRAFFIC_SELECTORS, "no CHILD_SA is configured", NotifyType.TS_UNACCEPTABLE)
 
 

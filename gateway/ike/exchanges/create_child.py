@@ -32,6 +32,8 @@ from gateway.ike.states import ChildInput, ChildState, IkeState
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
 
+CHILD_SAS_MAX = 64
+"""CHILD_SAs of one IKE_SA, for each configured one, beyond which the peer may make no more."""
 RETRY_FAILED = 10.0
 RETRY_TEMPORARY = 2.0  # RFC 7296 2.25: wait before trying again
 
@@ -105,7 +107,7 @@ class CreateChild(Exchange):
             self._on_refusal(sa, error, now)
             return True
         assert self.offer is not None
-        terms = child_negotiation.accept(self.offer, message)
+        terms = child_negotiation.accept(sa, self.offer, message)
         nonce, exchange = message.first(Nonce), message.first(KeyExchange)
         assert isinstance(nonce, Nonce)
         method = terms.choice.key_exchange
@@ -213,9 +215,7 @@ def rekey_target(message: Message) -> Notify | None:
 
 def respond(sa: IkeSa, message: Message, now: float) -> None:
     """Our side of a peer's CREATE_CHILD_SA for a CHILD_SA."""
-    if sa.state not in (IkeState.ESTABLISHED, IkeState.REKEYING):
-        # RFC 7296 2.25: the IKE_SA is being replaced or closed
-        raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)
+    _check_room(sa)
     if sa.state is IkeState.REKEYING:
         # RFC 7296 2.25.2
         raise PeerError(Violation.TEMPORARY, "IKE_SA is being rekeyed", NotifyType.TEMPORARY_FAILURE)
@@ -275,6 +275,15 @@ def _check_replaceable(old: ChildSa) -> None:
         raise PeerError(Violation.TEMPORARY, f"CHILD_SA is {old.state.value}", NotifyType.TEMPORARY_FAILURE)
 
 
+def _check_room(sa: IkeSa) -> None:
+    if not sa.established:
+        # RFC 7296 2.25: the IKE_SA is being replaced or closed
+        raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)
+    if len(sa.children) + len(sa.lingering) >= CHILD_SAS_MAX * len(sa.settings.children):
+        # RFC 7296 1.3
+        raise PeerError(Violation.TOO_MANY_SAS, f"{len(sa.children)} CHILD_SAs", NotifyType.NO_ADDITIONAL_SAS)
+
+
 def _check_alone(sa: IkeSa, old: ChildSa | None, terms: ChildTerms) -> None:
     """Both ends make the same CHILD_SA at once: the IKE_SA's initiator makes it (RFC 7296 2.25 has the refusal)."""
     ours = sa.exchange
@@ -294,6 +303,7 @@ def _answer(
     if old is not None:
         # Our own rekey or DELETE of it may have gone through while the public-key work was done
         _check_replaceable(old)
+    _check_room(sa)
     _check_alone(sa, old, terms)
     reply_sa, tsi, tsr = child_negotiation.answer_payloads(terms)
     if old is None:

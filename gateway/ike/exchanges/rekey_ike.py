@@ -26,6 +26,8 @@ from gateway.ike.states import ChildState, IkeInput, IkeState, Standing
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
 
+IKE_SAS_MAX = 8
+"""IKE_SAs of one connection, the replaced ones among them, beyond which the peer may make no more by rekeys."""
 REPLACED_LIFE = 30.0
 """Seconds a replaced IKE_SA waits for its peer's DELETE."""
 
@@ -101,7 +103,7 @@ class RekeyIke(Exchange):
             sa.finish(now)
             new.enqueue(DeleteIke(""), now)
             return
-        rival = self._standing_rival()
+        rival = self.standing_rival()
         if self.rival is not None and rival is not None and min(self.ni, nr) < min(self.rival[1:]):
             # RFC 7296 2.8.1: ours holds the lowest nonce, so we delete it; the peer deletes the old IKE_SA
             hand_over(sa, rival, now)
@@ -115,7 +117,7 @@ class RekeyIke(Exchange):
         sa.finish(now)
         sa.enqueue(DeleteIke(""), now)
 
-    def _standing_rival(self) -> IkeSa | None:
+    def standing_rival(self) -> IkeSa | None:
         """The peer's new IKE_SA, unless the peer has deleted it or we have followed it there already."""
         return self.rival[0] if self.rival is not None and self.rival[0].established and self.rival[0].quiet else None
 
@@ -134,20 +136,20 @@ class RekeyIke(Exchange):
         self._failed(sa, error.why.name, {"detail": error.detail}, now)
 
     def on_deleted(self, sa: IkeSa, now: float) -> None:
-        rival = self._standing_rival()
+        rival = self.standing_rival()
         if rival is not None:
             # RFC 7296 2.8.1: the peer's rekey won, and its DELETE of the old IKE_SA overtook its answer to ours
             hand_over(sa, rival, now)
 
     def on_timeout(self, sa: IkeSa, now: float) -> None:
-        rival = self._standing_rival()
+        rival = self.standing_rival()
         if rival is not None:
             # Its own liveness check decides about the peer
             hand_over(sa, rival, now)
         sa.destroy(now, "DPD_TIMEOUT", {"exchange": "IKE_SA rekey"})
 
     def _failed(self, sa: IkeSa, reason: str, context: dict[str, str], now: float) -> None:
-        rival = self._standing_rival()
+        rival = self.standing_rival()
         if rival is not None:
             # The peer's own rekey stands
             hand_over(sa, rival, now)
@@ -236,13 +238,7 @@ def follow_peer(sa: IkeSa, now: float) -> None:
 
 def respond(sa: IkeSa, message: Message, now: float) -> None:
     """Our side of a peer's rekey of the IKE_SA."""
-    if not sa.established:
-        raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)
-    if isinstance(sa.exchange, CreateChild) or any(
-        child.state is ChildState.DELETING for child in sa.children.values()
-    ):
-        # RFC 7296 2.25.2: our own CREATE_CHILD_SA or DELETE for a CHILD_SA is under way
-        raise PeerError(Violation.TEMPORARY, "a CHILD_SA exchange is under way", NotifyType.TEMPORARY_FAILURE)
+    _check_replaceable(sa)
     received, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
     assert isinstance(received, SecurityAssociation) and isinstance(nonce, Nonce)
     if not isinstance(exchange, KeyExchange):
@@ -266,12 +262,28 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     sa.compute(work, then, sa.refuse_pending(ExchangeType.CREATE_CHILD_SA))
 
 
+def _check_replaceable(sa: IkeSa) -> None:
+    ours = sa.exchange
+    if not sa.established:
+        reason = f"IKE_SA is {sa.state.value}"
+    elif isinstance(ours, CreateChild) or any(child.state is ChildState.DELETING for child in sa.children.values()):
+        # RFC 7296 2.25.2: our own CREATE_CHILD_SA or DELETE for a CHILD_SA is under way
+        reason = "a CHILD_SA exchange is under way"
+    elif isinstance(ours, RekeyIke) and ours.standing_rival() is not None:
+        reason = "it has been rekeyed already"
+    elif len(sa.services.sas(sa.name)) >= IKE_SAS_MAX:
+        reason = "the replaced IKE_SAs were not deleted"
+    else:
+        return
+    raise PeerError(Violation.TEMPORARY, reason, NotifyType.TEMPORARY_FAILURE)
+
+
 def _answer(
     sa: IkeSa, chosen: Proposal, choice: Choice, peer_spi: int, result: tuple[bytes, bytes], ni: bytes, now: float
 ) -> None:
     public, shared = result
-    if not sa.established:
-        raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)
+    # An exchange of our own may have begun while the public-key work was done
+    _check_replaceable(sa)
     nr, spi = sa.services.random.octets(NONCE_OCTETS), sa.services.new_ike_spi()
     new = make_successor(sa, choice, shared, (ni, nr), (peer_spi, spi), False, now)
     reply = Proposal(chosen.number, chosen.protocol, spi.to_bytes(8, "big"), chosen.transforms)
