@@ -16,7 +16,7 @@ import time
 from types import FrameType
 
 from benchmarks.cases import CASES
-from benchmarks.report import table, write, write_json
+from benchmarks.report import background, table, write, write_json
 from benchmarks.result import Result
 from benchmarks.rounds import LEAST_ROUNDS, Settings, outcome
 
@@ -57,7 +57,7 @@ def main() -> int:
             write(f"   {time.monotonic() - started:.0f} s\n")
     finally:
         if results:
-            write("\n" + table(results))
+            write("\n" + table(results) + background(results))
     failed = any(row.status == "failed" for row in results)
     missed = wanted.strict and any(row.met is False for row in results)
     return 1 if failed or missed else 0

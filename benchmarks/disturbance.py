@@ -14,8 +14,9 @@ from typing import Any
 from support.process import Process
 
 from benchmarks.errors import BenchError
-from benchmarks.load import Quantities, tcp
+from benchmarks.load import tcp
 from benchmarks.native_programs import program
+from benchmarks.search import Quantities
 from benchmarks.side import RIGHT_OUTER, Side
 from benchmarks.sides import Gatewayd
 from gateway.cli.client import Client, NotFound, TimedOut, Unreachable

@@ -18,10 +18,9 @@ from support.traffic import Iperf
 
 from benchmarks.errors import BenchError
 from benchmarks.native_programs import lines, program
+from benchmarks.search import Quantities, highest_rate
 from benchmarks.side import RIGHT_HOST, Side, cpu_seconds, threads
 from benchmarks.sides import Gatewayd
-
-Quantities = dict[str, float]
 
 SMALL = 64  # octets of UDP payload
 BIG = 1380  # octets of an inner packet
@@ -30,6 +29,7 @@ _HEADERS = 28  # IPv4 and UDP
 _RATE_FIRST = 10_000
 _STEPS_FIRST, _STEPS_AGAIN = (1.6, 1.2, 1.07), (1.15, 1.05)
 _SEGMENTS = 46
+_CORE_LEAST = 0.9  # of the core, below which the worker was kept from it
 _numbers = itertools.count(1)
 
 
@@ -73,22 +73,16 @@ def tcp_8(side: Side, seconds: float) -> Quantities:
 def udp_single(side: Side, seconds: float) -> Quantities:
     """The highest rate of 64-byte datagrams, each a packet of its own, of which less than 1 % is lost."""
     known = side.rates.get("udp")
-    rate = known * 0.85 if known else _RATE_FIRST
     step = max(0.3, seconds / 4)
-    best = _udp_attempts(side, rate, step)
-    while best is None:
-        rate *= 0.7
-        if rate < 500:
-            raise BenchError(f"{side.label}: more than 1 % is lost even at {rate:.0f} datagrams a second")
-        best = _udp_attempts(side, rate, step)
-    for factor in _STEPS_AGAIN if known else _STEPS_FIRST:
-        while (higher := _udp_attempts(side, rate * factor, step)) is not None:
-            rate *= factor
-            best = higher
-            if best["offered"] < 0.97 * rate / 1e6:
-                break  # the sender cannot do more
-    side.rates["udp"] = rate
-    return best
+    found = highest_rate(
+        lambda rate: _udp_attempts(side, rate, step),
+        known * 0.85 if known else _RATE_FIRST,
+        _STEPS_AGAIN if known else _STEPS_FIRST,
+    )
+    if found is None:
+        raise BenchError(f"{side.label}: more than 1 % is lost at any rate")
+    side.rates["udp"] = found.rate
+    return {**found.quantities, "sender_bound": float(found.sender_bound)}
 
 
 def _udp_attempts(side: Side, rate: float, seconds: float) -> Quantities | None:
@@ -177,6 +171,8 @@ def seal_and_send(side: Side, seconds: float) -> Quantities:
     if packets == 0 or arrived < packets * BIG:
         raise BenchError(f"{side.label}: {packets} packets sealed, but {arrived} octets on the WAN")
     side.alive()
+    if busy / sent["seconds"] < _CORE_LEAST:
+        raise BenchError(f"the worker had {busy / sent['seconds']:.0%} of its core: other work runs on this machine")
     return {
         "mpps": packets / sent["seconds"] / 1e6,
         "offered": sent["sent"] / sent["seconds"] / 1e6,

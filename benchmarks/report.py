@@ -6,7 +6,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
+from benchmarks.background import SHARE_TO_DOUBT
 from benchmarks.result import Result
 
 _HEADING = ("case", "ours", "peer", "unit", "median", "min", "max", "goal", "")
@@ -17,6 +19,15 @@ def table(results: Sequence[Result]) -> str:
     rows = [_HEADING, *(_cells(result) for result in results)]
     widths = [max(len(row[i]) for row in rows if len(row) > i and len(row) > 2) for i in range(len(_HEADING))]
     return "\n".join(_line(row, widths) for row in rows) + "\n"
+
+
+def background(results: Sequence[Result]) -> str:
+    """What others took of the cores before the rounds; a sentence of warning when it was much."""
+    shares = [detail["machine"]["background"] for result in results for detail in result.details]
+    if not shares:
+        return ""
+    text = f"others took {median(shares):.0%} of the cores before a round (median), {max(shares):.0%} at most"
+    return text + (": do not trust these figures\n" if median(shares) > SHARE_TO_DOUBT else "\n")
 
 
 def write_json(results: Sequence[Result], path: str) -> None:

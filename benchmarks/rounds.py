@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from support.netns import Lab
 from support.process import LabError
 
+from benchmarks.background import SHARE_TO_DOUBT, background_share
 from benchmarks.errors import BenchError, Unavailable
 from benchmarks.native_programs import lines
 from benchmarks.result import Goal, Result
@@ -106,12 +107,15 @@ class NetworkCase:
 
     def _round(self, number: int, sides: Mapping[str, Side | None], settings: Settings) -> Round:
         order = random.sample(list(sides), len(sides))
+        background = background_share()
         found = {label: self._measure(label, sides, settings.seconds) for label in order}
         sizes = {label: quantities["mss"] for label, quantities in found.items() if "mss" in quantities}
         if len(set(sizes.values())) > 1:
             raise BenchError(f"segments of different size: {sizes}")
-        _say_round(number, found)
-        return found
+        if found.get("peer", {}).get("sender_bound"):
+            raise BenchError("the peer lost nothing at any rate the sender managed: its limit is not known")
+        _say_round(number, found, background)
+        return found | {"machine": {"background": background}}
 
     def _measure(self, label: str, sides: Mapping[str, Side | None], seconds: float) -> Quantities:
         side = sides[label]
@@ -135,8 +139,9 @@ class MemoryCase:
     goal: Callable[[str], Goal | None]  # of a row's name
 
     def run(self, settings: Settings) -> list[Result]:
-        rounds = []
+        rounds, machine = [], []
         for _ in range(settings.rounds):
+            machine.append({"machine": {"background": background_share()}})
             rounds.append(lines(self.program, *self.arguments(random.getrandbits(32))))
             sys.stdout.write(".")
             sys.stdout.flush()
@@ -147,6 +152,7 @@ class MemoryCase:
                 first["unit"],
                 self.goal(first["name"]),
                 tuple((one[index]["ours"], one[index]["peer"]) for one in rounds),
+                details=machine,
             )
             for index, first in enumerate(rounds[0])
         ]
@@ -184,10 +190,11 @@ def _say_conditions(label: str, side: Side, found: Conditions) -> None:
     )
 
 
-def _say_round(number: int, found: Round) -> None:
+def _say_round(number: int, found: Round, background: float) -> None:
     words = (
         f"{label} " + " ".join(f"{key}={value:.4g}" for key, value in quantities.items() if key != "mss")
         for label, quantities in found.items()
     )
-    sys.stdout.write(f"   round {number + 1}: {' | '.join(words)}\n")
+    busy = f" (others took {background:.0%} of the cores)" if background > SHARE_TO_DOUBT else ""
+    sys.stdout.write(f"   round {number + 1}: {' | '.join(words)}{busy}\n")
     sys.stdout.flush()

@@ -173,3 +173,12 @@ def test_names_of_cases_and_rows_are_unique() -> None:
 
 def test_every_case_of_the_network_says_its_goal() -> None:
     assert all(row.goal for case in CASES if isinstance(case, NetworkCase) for row in case.rows)
+
+
+def test_a_peer_limited_by_the_sender_has_no_figure_but_ours_may_be_a_lower_bound() -> None:
+    bound, free = {"gbit": 1.0, "sender_bound": 1.0}, {"gbit": 1.0, "sender_bound": 0.0}
+    (row,) = outcome(_case(lambda *_: dict(free), lambda *_: dict(bound)), Settings(1, 1.0))
+    assert row.status == "failed"
+    assert "its limit is not known" in row.reason
+    (row,) = outcome(_case(lambda *_: dict(bound), lambda *_: dict(free)), Settings(1, 1.0))
+    assert row.status == "measured"
