@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.process import LabError
 
+from benchmarks import rounds
 from benchmarks.cases import CASES
 from benchmarks.errors import BenchError, Unavailable
 from benchmarks.result import Goal, Result
@@ -19,6 +20,12 @@ from benchmarks.side import Conditions
 
 _ROW = Row("a-row", "Gbit/s", Goal(">=", 1), lambda found: (found["ours"]["gbit"], found["peer"]["gbit"]))
 _EQUAL = Conditions(1400, 1500, "1000", "0,1", "bbr", 0, 1438)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real sample takes its time before every round."""
+    monkeypatch.setattr(rounds, "background_share", lambda: 0.25)
 
 
 def _case(ours: Callable[[Any, float], Quantities], peer: Callable[[Any, float], Quantities]) -> NetworkCase:
@@ -42,17 +49,17 @@ def _order_of(rounds: int, seed: int) -> list[list[str]]:
 
 
 def test_every_round_measures_every_side_once() -> None:
-    rounds = _order_of(40, seed=1)
-    assert len(rounds) == 40
-    assert all(sorted(one) == ["ours", "peer"] for one in rounds)
+    order = _order_of(40, seed=1)
+    assert len(order) == 40
+    assert all(sorted(one) == ["ours", "peer"] for one in order)
 
 
 def test_the_order_within_a_round_is_random_and_comes_from_the_seed() -> None:
-    rounds = _order_of(40, seed=1)
-    first = [one[0] for one in rounds]
+    order = _order_of(40, seed=1)
+    first = [one[0] for one in order]
     assert 8 <= first.count("ours") <= 32
-    assert rounds == _order_of(40, seed=1)
-    assert rounds != _order_of(40, seed=2)
+    assert order == _order_of(40, seed=1)
+    assert order != _order_of(40, seed=2)
 
 
 def test_a_ratio_pairs_figures_of_the_same_round() -> None:
@@ -66,6 +73,7 @@ def test_a_ratio_pairs_figures_of_the_same_round() -> None:
 
     (result,) = _case(ours, peer).run(Settings(5, 1.0))
     assert len(result.pairs) == 5
+    assert [one["machine"] for one in result.details] == [{"background": 0.25}] * 5
     for number, (mine, theirs) in enumerate(result.pairs):
         assert {mine / 10, theirs} == {2 * number + 1, 2 * number + 2}
 
