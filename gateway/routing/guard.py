@@ -8,6 +8,8 @@ A `throw` ends the lookup in our table and lets the next rule (main) decide. Thr
 reachable beside a wide protected prefix: connected prefixes, the outer addresses of peers (for traffic
 without our mark; our own IKE and ESP carry the mark and never see this table), the metadata and platform
 addresses of the clouds, and IPv6 link-local. They have the lowest metric: no learned route replaces one.
+A connected IPv6 prefix inside a named protected one is none of them: anybody on a link can make one with a router
+advertisement.
 
 Pure functions of their inputs: nothing here knows whether a tunnel is up.
 """
@@ -66,7 +68,10 @@ def guard(protected: Iterable[Prefix], connected: Iterable[Prefix] = (), endpoin
     """The guard for these inputs; the same inputs give the same entries in the same order."""
     guarded = frozenset(protected)
     links = frozenset(connected)
-    exceptions: set[Prefix] = {*links, *(ip_network(address) for address in endpoints), *PLATFORM}
+    # RFC 4862 5.5.3: an advertised prefix becomes connected, whoever advertised it. It opens nothing that was named.
+    named = PrefixSet(prefix for prefix in guarded if prefix.version == 6 and prefix.prefixlen)
+    trusted = {prefix for prefix in links if named.longest_cover(prefix) < 0}
+    exceptions: set[Prefix] = {*trusted, *(ip_network(address) for address in endpoints), *PLATFORM}
     # Also without a protected prefix: a default route learned in a tunnel must not capture these either.
     if any(prefix.version == 6 for prefix in (*guarded, *exceptions)):
         exceptions.update(LINK_LOCAL)
@@ -74,7 +79,9 @@ def guard(protected: Iterable[Prefix], connected: Iterable[Prefix] = (), endpoin
     throws = exceptions - guarded
     routes = [Route(prefix, THROW_METRIC, RouteKind.THROW) for prefix in sorted(throws, key=_order)]
     routes += [Route(prefix, GUARD_METRIC, RouteKind.BLACKHOLE) for prefix in sorted(guarded, key=_order)]
-    return Guard(tuple(routes), tuple(_conflicts(guarded, links, exceptions)), PrefixSet(guarded), PrefixSet(throws))
+    return Guard(
+        tuple(routes), tuple(_conflicts(guarded, links, exceptions | links)), PrefixSet(guarded), PrefixSet(throws)
+    )
 
 
 def _conflicts(protected: frozenset[Prefix], connected: frozenset[Prefix], exceptions: set[Prefix]) -> Iterable[str]:

@@ -24,6 +24,7 @@ from support.tunnel_mouth import LAN_HOST, SITE, Mouth, MouthLab, echo, fragment
 
 from gateway.config.load import load_text
 from gateway.config.model import Gateway
+from gateway.routing.guard import THROW_METRIC
 from gateway.routing.model import ConnectionDown, ConnectionUp, RemoveRoute, SetRoute, ViaConnection, ViaNextHop
 from gateway.runtime.cleanup import cleanup
 from gateway.runtime.kernel_routes import KernelRoutes
@@ -311,6 +312,27 @@ def test_no_route_learned_from_the_vnet_opens_a_protected_prefix(wires: MouthLab
             # The site withdraws what it taught us.
             await mouth.tell(RemoveRoute(same))
             assert wires.way("172.16.1.129") == wires.way("172.16.1.1") == ""
+
+    wires.run(main)
+
+
+def test_a_router_advertisement_does_not_make_a_protected_prefix_a_link(wires: MouthLab) -> None:
+    """Whoever is on the link could otherwise call any part of the site "on-link" and be sent its packets in clear."""
+    inside, beside = "2001:db8:5:1::", "2001:db8:77:1::"
+    wires.sysctl("net.ipv6.conf.va.accept_ra=2")
+
+    async def main() -> None:
+        async with Mouth(wires, TWO) as mouth:
+            await learn(mouth)
+            wires.advertise(inside)
+            wires.advertise(beside)
+            await mouth.until(lambda: {f"{inside}/64", f"{beside}/64"} <= wires.on_link())
+            await mouth.until(lambda: ("throw", f"{beside}/64", THROW_METRIC) in wires.table("-6"))
+            await mouth.routes.idle()
+            assert (wires.way(f"{inside}9"), wires.way(f"{beside}9")) == ("gw-a", "va")
+            assert f"{inside}/64, which is connected" in mouth.node.fib.status().problems[0]
+            await mouth.tell(ConnectionDown("a"))
+            assert wires.way(f"{inside}9") == ""
 
     wires.run(main)
 

@@ -120,6 +120,25 @@ class MouthLab(RouteLab):
     def sysctl(self, *settings: str) -> None:
         run(("ip", "netns", "exec", self.gw, "sysctl", "-q", "-w", *settings))
 
+    def advertise(self, prefix: str) -> None:
+        """A router advertisement (RFC 4861 4.2) on the WAN link: `prefix`/64 is on-link, make an address of it."""
+        option = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + IPv6Address(prefix).packed
+        message = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 0, 0, 0) + option
+
+        def sent() -> None:
+            with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+                raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+                link = socket.if_nametoindex("vb")
+                raw.bind(("fe80::1", 0, 0, link))
+                raw.sendto(message, ("ff02::1", 0, 0, link))
+
+        self.batch(self.world, "address replace fe80::1/64 dev vb nodad")
+        self.sync(sent, self.world)
+
+    def on_link(self) -> set[str]:
+        """The IPv6 prefixes main has on the WAN link."""
+        return {str(route["dst"]) for route in self.ip("-6", "route", "show", "dev", "va") if "gateway" not in route}
+
     def listen(self, name: str, device: str) -> Seen:
         """What arrives on a device of another namespace, from now on."""
 

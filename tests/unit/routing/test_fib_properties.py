@@ -122,7 +122,7 @@ class FibMachine(RuleBasedStateMachine):
     def lose(self, name: str) -> None:
         index = self.devices.pop(name, None)
         if index is not None:
-            guarded = {prefix for prefix in self.routes if self.has_blackhole(prefix)}
+            guarded = {prefix for prefix in self.routes if self.has_blackhole(prefix) and self.is_closed(prefix)}
             self.shell.kernel.delete_interface(index)
             self.nothing_opened()
             assert not {prefix for prefix in guarded if not self.is_closed(prefix) and not self.leads_out(prefix)}
@@ -225,17 +225,22 @@ class FibMachine(RuleBasedStateMachine):
         return fits and not self.must_be_closed(prefix)
 
     def must_be_closed(self, prefix: Prefix) -> bool:
-        same_family = (cover for cover in self.protected | self.exempt if cover.version == prefix.version)
+        same_family = (cover for cover in self.protected | self.excepted() if cover.version == prefix.version)
         covers = [cover for cover in same_family if prefix.subnet_of(cover)]  # type: ignore[arg-type]
         longest = max(covers, key=lambda cover: cover.prefixlen, default=None)
         return longest in self.protected
+
+    def excepted(self) -> set[Prefix]:
+        """An IPv6 link inside a protected prefix with a name is no exception."""
+        named = [prefix for prefix in self.protected if prefix.version == 6 and prefix.prefixlen]
+        return {link for link in self.exempt if not any(link.version == 6 and link.subnet_of(p) for p in named)}  # type: ignore[arg-type]
 
     def has_blackhole(self, prefix: Prefix) -> bool:
         return (prefix, GUARD_METRIC) in self.shell.kernel.routes
 
     def leads_out(self, prefix: Prefix) -> bool:
         """Exempt itself, or routed to the underlay (a blackhole that is no longer wanted may not be gone yet)."""
-        return prefix in self.exempt or self.destination(prefix) == UNDERLAY
+        return prefix in self.excepted() or self.destination(prefix) == UNDERLAY
 
     def is_closed(self, prefix: Prefix) -> bool:
         return self.shell.kernel.lookup(prefix) not in ("main", UNDERLAY)

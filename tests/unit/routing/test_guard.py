@@ -59,6 +59,19 @@ def test_a_protected_prefix_around_or_inside_a_connected_one_is_a_conflict_but_a
     assert guard([ip_network("0.0.0.0/0")], link).conflicts == ()
 
 
+def test_a_connected_ipv6_prefix_opens_nothing_that_was_named() -> None:
+    site, advertised, ours = (ip_network(t) for t in ("2001:db8:5::/48", "2001:db8:5:1::/64", "2001:db8:a::/64"))
+    made = guard([site], [advertised, ours])
+    assert [str(r.prefix) for r in made.routes if r.kind is RouteKind.THROW and r.prefix.version == 6] == [
+        "2001:db8:a::/64",
+        "fe80::/10",
+    ]
+    assert made.protects(advertised)
+    assert len(made.conflicts) == 1
+    # A protected default route is around every link there is.
+    assert Route(advertised, THROW_METRIC, RouteKind.THROW) in guard([ip_network("::/0")], [advertised]).routes
+
+
 def test_the_longest_cover_decides_what_is_protected() -> None:
     made = guard([ip_network("10.0.0.0/8"), ip_network("10.0.1.64/26")], [ip_network("10.0.1.0/24")])
     assert made.protects(ip_network("10.2.0.0/16"))
