@@ -197,14 +197,20 @@ static void what_cannot_be_sealed_never_leaves(void) {
     CHECK(next_sealed(0, inner, &length, &tos, WAIT_MS) == i);
   }
   random_failures = 1;
-  size_t octets = build(packet, &many);
-  make_partial(packet, octets, P_UDP);
-  host_send(&site, &vnet, packet, octets);
+  for (int half = 0; half < 2; half++) { /* two marks, that none slides over the gap */
+    struct recipe recipe = {
+        .protocol = P_UDP, .tos = (uint8_t)(4 * half), .payload = SEGMENTS / 2 * SIZE, .seed = (uint8_t)half};
+    size_t octets = build(packet, &recipe);
+    make_partial(packet, octets, P_UDP);
+    host_send(&site, &vnet, packet, octets);
+  }
   for (uint64_t i = BEFORE + 1; i <= BEFORE + SEGMENTS; i++) {
+    size_t half = i > BEFORE + SEGMENTS / 2, at = (size_t)(i - BEFORE - 1) % (SEGMENTS / 2) * SIZE;
+    struct recipe recipe = {.protocol = P_UDP, .payload = SEGMENTS / 2 * SIZE, .seed = (uint8_t)half};
     if (i == IVS + 1) continue;
     CHECK(next_sealed(0, inner, &length, &tos, WAIT_MS) == i);
-    CHECK(length == SIZE + 28 && is_sound(inner, length, P_UDP));
-    size_t at = (size_t)(i - BEFORE - 1) * SIZE;
+    CHECK(length == SIZE + 28 && is_sound(inner, length, P_UDP) && tos == 4 * (int)half && inner[1] == tos);
+    build(packet, &recipe);
     CHECK(memcmp(inner + 28, packet + 28 + at, SIZE) == 0);
   }
   expect_drops(&site, CONNECTION, DROP_SEAL_FAILED, 1);
@@ -215,7 +221,7 @@ static void what_cannot_be_sealed_never_leaves(void) {
     CHECK(next_sealed(0, inner, &length, &tos, WAIT_MS) > 0);
   }
   random_failures = SEGMENTS;
-  octets = build(packet, &many);
+  size_t octets = build(packet, &many);
   make_partial(packet, octets, P_UDP);
   host_send(&site, &vnet, packet, octets);
   expect_drops(&site, CONNECTION, DROP_SEAL_FAILED, 1 + SEGMENTS);
