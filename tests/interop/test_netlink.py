@@ -286,7 +286,7 @@ def test_links_and_underlay_changes_are_reported(lab: RouteLab) -> None:
             netlink.monitor(changes.append)
             tunnel = Tunnel(netlink)
             index = await tunnel.open()
-            await until(lambda: LinkUp(index, "gw-edge") in changes)
+            await until(lambda: any(isinstance(c, LinkUp) and (c.index, c.name) == (index, "gw-edge") for c in changes))
             tunnel.close()
             await until(lambda: LinkGone(index, "gw-edge", deleted=True) in changes)
             changes.clear()
