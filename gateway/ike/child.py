@@ -28,8 +28,8 @@ class ChildSa:
     life_at: float
     state: ChildState = ChildState.CREATED
     active: bool = False
-    awaits_proof: bool = False
-    """We answered, and the peer may not have had the answer: what carries the traffic now still does."""
+    proven: bool = True
+    """The peer is known to hold it. False after our answer, which the peer may not have had."""
     successor: ChildSa | None = None
 
     @property

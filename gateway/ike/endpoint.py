@@ -205,6 +205,8 @@ class IkeEndpoint:
         self._sas.pop(_our_spi(sa), None)
         self._forget_half_open(sa)
         self._elect(sa.name, now)
+        if (primary := self._primary.get(sa.name)) is not None:
+            primary.activate_all(again=False)
 
     def _forget_half_open(self, sa: IkeSa) -> None:
         self._half_open = {key: other for key, other in self._half_open.items() if other is not sa}
@@ -370,8 +372,7 @@ class IkeEndpoint:
             for child in list(sa.children.values()):
                 if child.spi_in in spis:
                     sa.last_heard = max(sa.last_heard, now)
-                    if child.awaits_proof and child.usable:
-                        sa.activate(child)
+                    sa.confirm(child)
 
     def _peer_moved(self, connection: str, spi_in: int, remote: Endpoint) -> None:
         sa = self._primary.get(connection)

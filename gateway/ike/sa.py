@@ -219,7 +219,9 @@ class IkeSa:
             self.transmit(self.window.cached_response, now)
             return
         self.window.check_request(header.message_id)
-        if not admits(self.state, header.exchange, self.is_initiator):
+        # One that we close because the peer did not prove itself never was an IKE_SA: to answer would claim that it is
+        unproven = self.state is IkeState.DELETING and self.established_at is None
+        if unproven or not admits(self.state, header.exchange, self.is_initiator):
             raise PeerError(Violation.OUT_OF_STATE, f"{header.exchange.name} in {self.state.value}")
         try:
             opened = self._open(message)
@@ -281,6 +283,7 @@ class IkeSa:
         """Something after IKE_AUTH came that only a peer can send which knows of us."""
         if self.standing is not Standing.PROVEN:
             self.standing = Standing.PROVEN
+            self.confirm_children()
             self.services.proven(self, now)
 
     # --- CHILD_SAs ----------------------------------------------------------------------------------------------
@@ -299,26 +302,34 @@ class IkeSa:
 
     def activate(self, child: ChildSa) -> None:
         """Its traffic leaves on this SA from now on, or as soon as this IKE_SA carries the connection."""
-        child.awaits_proof = False
         if not child.active:
             child.active = True
             if self.services.carries(self, child.name):
                 self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
 
-    def confirm_children(self) -> None:
-        """The peer asks for something new, so it has had our last answer, and with it the CHILD_SA that we made for it."""
-        successors = [child.successor for child in self.children.values()]
-        for child in self.children.values():
-            if child.awaits_proof and not any(child is successor for successor in successors):
+    def confirm(self, child: ChildSa) -> None:
+        """The peer holds it: what we send may go there."""
+        if not child.proven:
+            child.proven = True
+            if child.usable:
                 self.activate(child)
 
-    def activate_all(self) -> None:
-        """This IKE_SA carries the connection from now on. What a rekey holds back stays held back."""
-        successors = [child.successor for child in self.children.values()]
+    def confirm_children(self) -> None:
+        """The peer asks for something new, so it has had our last answer, and with it the CHILD_SA that we made for it."""
         for child in self.children.values():
-            if child.active or (child.usable and not any(child is successor for successor in successors)):
+            if not self._is_successor(child):
+                self.confirm(child)
+
+    def activate_all(self, again: bool = True) -> None:
+        """This IKE_SA carries the connection from now on. What a rekey holds back stays held back."""
+        for child in self.children.values():
+            waiting = not self.sends(child.name) and child.usable and not self._is_successor(child)
+            if waiting or (again and child.active):
                 child.active = True
                 self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
+
+    def _is_successor(self, child: ChildSa) -> bool:
+        return any(child is other.successor for other in self.children.values())
 
     def retire(self, child: ChildSa, now: float, linger: bool) -> None:
         """Removes a CHILD_SA: outbound at once, inbound after LINGER so that nothing on its way is lost."""

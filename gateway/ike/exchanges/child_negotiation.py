@@ -162,6 +162,7 @@ def install(
         installed_at=now,
         rekey_at=sa.jittered(now, settings.rekey_time),
         life_at=now + settings.life_time,
+        proven=we_initiated,
     )
     child.advance(ChildInput.INSTALL)
     sa.children[child.spi_in] = child
@@ -179,6 +180,5 @@ def install_deferred(
 ) -> ChildSa:
     """A rekey's responder: the peer must install first. We send on the new SA when it deletes the old one or sends on the new."""
     child = install(sa, terms, shared, nonces, False, now)
-    child.awaits_proof = True
     old.successor = child
     return child

@@ -160,7 +160,7 @@ class CreateChild(Exchange):
             return
         old.successor = new
         if self.rival is not None:
-            self.rival[0].awaits_proof = False
+            self.rival[0].proven = True
         old.advance(ChildInput.REPLACED)
         sa.enqueue(DeleteChild(old), now)
 
@@ -306,18 +306,17 @@ def _answer(
     _check_room(sa)
     _check_alone(sa, old, terms)
     reply_sa, tsi, tsr = child_negotiation.answer_payloads(terms)
+    carried = sa.services.carried(sa.name, terms.settings.name)
     if old is None:
-        carried = sa.services.carried(sa.name, terms.settings.name)
         child = child_negotiation.install(sa, terms, shared, nonces, False, now)
-        # The peer may not get our answer; where another CHILD_SA works, it is not left yet
-        child.awaits_proof = carried
     else:
         child = child_negotiation.install_deferred(sa, terms, shared, nonces, old, now)
         _remember_rival(sa, old, child, nonces)
         sa.services.counts(sa.name).child_rekeys_ok[child.name] += 1
     payloads = [reply_sa, Nonce(nonces[1]), *((exchange,) if exchange else ()), tsi, tsr]
     sa.respond(ExchangeType.CREATE_CHILD_SA, tuple(payloads), now)
-    if not child.awaits_proof:
+    # The peer may not get our answer: where another CHILD_SA works, it is not left yet
+    if old is None and not carried:
         sa.activate(child)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 COOKIES_MAX = 5
 GROUPS_MAX = 3
+BAD_VALUES_MAX = 3
 HINT_PATIENCE = 4.0
 """Seconds to wait for a better answer after an error that nobody authenticated (RFC 7296 2.21.1)."""
 COOKIE_MAX = 64  # RFC 7296 2.6
@@ -43,8 +44,10 @@ class InitiateSa(Exchange):
         self.cookie: bytes | None = None
         self.cookies = 0
         self.tried: list[int] = []
+        self.bad_values = 0
         self.pair: KeyPair | None = None
         self.sent: SecurityAssociation | None = None
+        self.payloads: tuple[Payload, ...] = ()
 
     def still_wanted(self, sa: IkeSa) -> bool:
         return sa.state is IkeState.CREATED
@@ -69,13 +72,14 @@ class InitiateSa(Exchange):
     def _send(self, sa: IkeSa, pair: KeyPair, now: float) -> None:
         self.pair = pair
         self.sent = proposal.payload(sa.settings.offers, b"")
-        payloads: list[Payload] = []
-        if self.cookie is not None:
-            # RFC 7296 2.6: the cookie first, all else unchanged
-            payloads.append(Notify(NotifyType.COOKIE, self.cookie))
-        payloads += [self.sent, KeyExchange(pair.method, pair.public), Nonce(sa.ni)]
-        payloads += nat.notifications(sa.initiator_spi, 0, sa.local, sa.remote, pretended_source(sa))
-        sa.init_request = sa.request(self.kind, tuple(payloads), now, repeat_id=0)
+        detection = nat.notifications(sa.initiator_spi, 0, sa.local, sa.remote, pretended_source(sa))
+        self.payloads = (self.sent, KeyExchange(pair.method, pair.public), Nonce(sa.ni), *detection)
+        self._request(sa, now)
+
+    def _request(self, sa: IkeSa, now: float) -> None:
+        # RFC 7296 2.6: the cookie first, all else unchanged
+        cookie = (Notify(NotifyType.COOKIE, self.cookie),) if self.cookie is not None else ()
+        sa.init_request = sa.request(self.kind, (*cookie, *self.payloads), now, repeat_id=0)
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
         cookie, other_group = message.notify(NotifyType.COOKIE), message.notify(NotifyType.INVALID_KE_PAYLOAD)
@@ -119,7 +123,7 @@ class InitiateSa(Exchange):
         if not 1 <= len(cookie) <= COOKIE_MAX or self.cookies > COOKIES_MAX or self.pair is None:
             return False
         self.cookie = cookie
-        self._send(sa, self.pair, now)
+        self._request(sa, now)
         return True
 
     def _on_other_group(self, sa: IkeSa, notify: Notify, now: float) -> bool:
@@ -156,7 +160,16 @@ class InitiateSa(Exchange):
             sa.queue.appendleft(Authenticate())
             sa.finish(now)
 
-        sa.compute(lambda: sa.services.key_exchanges.agree(pair, public), then, self._failed(sa))
+        def refused(error: PeerError, now: float) -> None:
+            self.bad_values += 1
+            if self.bad_values > BAD_VALUES_MAX:
+                self.on_error(sa, error, now)
+                return
+            # RFC 7296 2.21.1: nobody authenticated this answer, so the good one may still come
+            sa.notice("warning", "ike-init-ignored", f"IKE_SA_INIT response ignored: {error}")
+            sa.window.sent(sa.init_request, now + sa.settings.retransmit_timeout, repeat_id=0)
+
+        sa.compute(lambda: sa.services.key_exchanges.agree(pair, public), then, refused)
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         sa.destroy(now, "BAD_KEY_EXCHANGE", {"detail": str(error)})

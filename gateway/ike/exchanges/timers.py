@@ -11,12 +11,14 @@ from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.exchanges.rekey_ike import RekeyIke
-from gateway.ike.states import ChildState, IkeState
+from gateway.ike.states import ChildState, IkeState, Standing
 
 if TYPE_CHECKING:
     from gateway.ike.child import ChildSa
     from gateway.ike.sa import IkeSa
 
+PROOF_WAIT, PROOF_PATIENCE = 2.0, 60.0
+"""Seconds between looks whether the peer has our answer, and until it has either had it or given up."""
 COVER_WAIT = 1.0
 """Seconds until a duplicate that still carries something is looked at again."""
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 2.3
@@ -67,6 +69,13 @@ def _child(sa: IkeSa, child: ChildSa, now: float) -> None:
 
 def rekey_child(sa: IkeSa, child: ChildSa, now: float) -> None:
     """Queues the rekey of a CHILD_SA once."""
+    if not child.proven and now < child.installed_at + PROOF_PATIENCE:
+        # A peer that has not had our answer could not find it
+        if sa.standing is Standing.PROVEN:
+            child.rekey_at = now + PROOF_WAIT
+            return
+        if not sa.has_exchange(Liveness):
+            sa.enqueue(Liveness(), now)
     waiting = [
         exchange for exchange in (sa.exchange, *sa.queue) if isinstance(exchange, CreateChild) and exchange.old is child
     ]
