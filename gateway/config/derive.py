@@ -45,6 +45,21 @@ def protected_prefixes(connection: Connection) -> tuple[Prefix, ...]:
     return tuple(prefix for prefix in remote_prefixes(connection) if not is_everything(prefix))
 
 
+def next_to_us(config: Config) -> tuple[Address, ...]:
+    """Whom the host's own links lead to: the peers' outer ends, and the BGP neighbors beside the tunnels."""
+    peers = [connection.remote_addrs for connection in config.connection.values()]
+    neighbors = config.bgp.neighbor.values() if config.bgp is not None else ()
+    return (*dict.fromkeys([*peers, *(neighbor.address for neighbor in neighbors if neighbor.connection is None)]),)
+
+
+def uses_ipv6(config: Config) -> bool:
+    """Whether any address or prefix of the configuration that is forwarded to or from is IPv6 (any-to-any selectors apart)."""
+    named: list[Address | Prefix | Interface] = [*next_to_us(config), *(config.bgp.advertise if config.bgp else ())]
+    for connection in config.connection.values():
+        named += [*connection.tunnel_address, *protected_prefixes(connection)]
+    return any(one.version == 6 for one in named)
+
+
 def session_address(config: Config, neighbor: Neighbor) -> Address | None:
     """Our address of a BGP session; None when the configuration names none of the family."""
     if neighbor.local_address is not None:

@@ -137,7 +137,8 @@ IMPACTS: dict[str, Impact] = {
 _REMOVED: dict[str, Impact] = {
     "connection.*": _I.RESTART_TUNNEL,
     "connection.*.child.*": _I.IN_PLACE,
-    "bgp": _I.RESTART_SESSION,
+    # The speaker's process would have to withdraw and go; a section without neighbors does that in place.
+    "bgp": _I.RESTART_DAEMON,
     "bgp.neighbor.*": _I.RESTART_SESSION,
     "ha": _I.IN_PLACE,
 }

@@ -169,7 +169,7 @@ class Neighbor(Section):
     remote_as: Asn = Field(description="the neighbor's AS number")
     local_address: AddressField | None = Field(
         default=None,
-        description="our address of the session; default: tunnel_address of `connection` facing it, else what this host's routes choose"
+        description="our address of the session; default: tunnel_address of `connection` facing it, else what this host's routes choose, "
         "else the first local_addrs of its family",
     )
     connection: Name | None = Field(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 _EXACT: dict[str, tuple[str, dict[str, str]]] = {
-    "CHILD_DELETED_BY_PEER": ("DELETED_BY_PEER", {}),
     "CHILD_LIFETIME_EXPIRED": ("LIFETIME_EXPIRED", {"reason": "time"}),
     "CHILD_LIMIT_REACHED": ("LIFETIME_EXPIRED", {"reason": "octets, packets or sequence numbers"}),
     "NO_PROPOSAL_CHOSEN_SENT": ("NO_PROPOSAL_ACCEPTABLE", {}),

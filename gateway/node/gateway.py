@@ -101,8 +101,8 @@ class Gateway:
                 self._reconfigure(settings, now)
             case inputs.TunnelReady(name, interface):
                 self._tunnel_ready(name, interface, now)
-            case inputs.TunnelFailed():
-                self._reopen_at = now + REOPEN_DELAY
+            case inputs.TunnelFailed(name, reason):
+                self._tunnel_failed(name, reason, now)
             case inputs.Underlay(connected):
                 self._connected = connected
                 self._set_throws(now)
@@ -168,6 +168,9 @@ class Gateway:
             self._emit(effects.BgpDrained())
 
     def _reconfigure(self, settings: GatewaySettings, now: float) -> None:
+        if settings.heartbeat != self.settings.heartbeat:
+            heartbeat = settings.heartbeat
+            self.heartbeat = ha.Heartbeat(heartbeat, self._random) if heartbeat is not None else None
         self.settings = settings
         for name, tunnel in list(self.tunnels.items()):
             wanted = settings.tunnel(name)
@@ -216,7 +219,9 @@ class Gateway:
         self.fib.command(routing.ConnectionUp(tunnel.name) if up else routing.ConnectionDown(tunnel.name), now)
 
     def _configure_ike(self, now: float) -> None:
-        self.ike.command(ike.Configure(tuple(tunnel.ike for tunnel in self.settings.tunnels)), now)
+        faulty = {name for name, tunnel in self.tunnels.items() if tunnel.device_fault}
+        usable = tuple(tunnel.ike for tunnel in self.settings.tunnels if tunnel.name not in faulty)
+        self.ike.command(ike.Configure(usable), now)
 
     def _set_protected(self, now: float) -> None:
         protected = frozenset(prefix for tunnel in self.settings.tunnels for prefix in tunnel.protected)
@@ -259,6 +264,20 @@ class Gateway:
         if tunnel is not None:
             tunnel.interface = interface
             self.fib.command(routing.ConnectionAdded(name, interface), now)
+            if tunnel.device_fault:
+                tunnel.device_fault = ""
+                tunnel.failure = None
+                tunnel.back_off.reset()
+                self._configure_ike(now)
+
+    def _tunnel_failed(self, name: str, reason: str, now: float) -> None:
+        """A connection without a device is none: its SAs would have nowhere to go, so nothing is negotiated for it."""
+        self._reopen_at = now + REOPEN_DELAY
+        tunnel = self.tunnels.get(name)
+        if tunnel is not None and reason:
+            tunnel.device_fault = reason
+            self._configure_ike(now)
+            tunnel.note("TUN_FAILED", self._context(tunnel, {"detail": reason}, now), now)
 
     def _interface_gone(self, interface: int, now: float) -> None:
         """Somebody deleted a device. One of ours is made again; its SAs live on in the data plane."""
@@ -345,7 +364,9 @@ class Gateway:
 
     def _may_initiate(self, tunnel: Tunnel) -> bool:
         """Wanted, and nothing of ours under way. What a stranger half opened from the peer's address does not hold us back."""
-        return tunnel.wanted and not any(sa.is_initiator or sa.established for sa in self.ike.sas(tunnel.name))
+        if not tunnel.wanted or tunnel.device_fault:
+            return False
+        return not any(sa.is_initiator or sa.established for sa in self.ike.sas(tunnel.name))
 
     def _supervise(self, tunnel: Tunnel, now: float) -> None:
         """Level-triggered: whatever happened, what is wanted and missing is asked for."""
@@ -419,6 +440,9 @@ class Gateway:
                 self._failure(tunnel, child, reason, context, now)
             case ike_events.Notice(level, name, _, text):
                 self._event(level, name, tunnel.name, text)
+                if name == "ike-init-refused" and self.ike.primary(tunnel.name) is None:
+                    # Not authenticated, so it says something only where nothing better is known
+                    tunnel.hint("INIT_REFUSED", self._context(tunnel, {"detail": text}, now), now)
 
     def _ike_up(self, tunnel: Tunnel, event: ike_events.IkeUp, now: float) -> None:
         spis = f"{event.initiator_spi:016x}_i {event.responder_spi:016x}_r"

@@ -48,9 +48,10 @@ class TunnelReady:
 
 @dataclass(frozen=True, slots=True)
 class TunnelFailed:
-    """The TUN of a connection could not be made or configured: try again later."""
+    """The TUN of a connection could not be configured, or not even made (then `reason` says why): try again later."""
 
     name: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ class Tunnel:
         self.attempts = 0
         self.failure: Failure | None = None
         self.interface = 0
+        self.device_fault = ""  # why its TUN cannot be had; until then nothing is negotiated
         self.mtu = 0
         self.installed: dict[int, InstalledChild] = {}  # by spi_in
         self.active: list[int] = []  # outbound SPIs, newest first
@@ -234,8 +235,15 @@ class Tunnel:
         """The IKE_SA stands, but nothing can be sent: why."""
         self.failure = Failure(reason, context, now)
 
+    def hint(self, reason: str, context: dict[str, str], now: float) -> None:
+        """As note, unless a failure of its own is known."""
+        if self.failure is None or self.failure.reason in (reason, "DELETED_BY_OPERATOR", "DELETED_BY_PEER"):
+            self.note(reason, context, now)
+
     def established(self, now: float) -> None:
         self.established_at = now
         self.attempts = 0
-        self.failure = None
+        # One of this very moment tells why the IKE_SA came without a CHILD_SA
+        if self.failure is not None and self.failure.at < now:
+            self.failure = None
         self.back_off.reset()

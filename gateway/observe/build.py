@@ -127,6 +127,10 @@ def _explanation(tunnel: Tunnel, up: bool, shown: IkeSa | None) -> str:
         return ""
     if tunnel.failure is not None:
         return explain(tunnel.failure.reason, tunnel.failure.context)
+    unanswered = shown.window.pending if shown is not None and shown.is_initiator else None
+    if shown is not None and shown.exchange is not None and unanswered is not None and unanswered.tries:
+        context = {"exchange": shown.exchange.kind.name, "sent": unanswered.tries + 1, "peer": shown.remote.host}
+        return explain("NO_ANSWER_YET", {"tunnel": tunnel.name, **context})
     waiting = {"none": "WAITING_FOR_PEER", "trap": "WAITING_FOR_TRAFFIC"}.get(tunnel.settings.start_action)
     if shown is None and waiting is not None:
         return explain(waiting, {"tunnel": tunnel.name, "peer": str(tunnel.settings.remote)})

@@ -50,8 +50,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "NO_PROPOSAL_ACCEPTABLE": (
         "we refused every proposal of {peer}",
-        ", it offered {theirs}",
-        ", we accept {ours}",
+        " ({detail})",
         "; add one of the peer's algorithms to `proposals` or `esp_proposals` of connection {tunnel}, or change the peer",
     ),
     "AUTHENTICATION_FAILED": (
@@ -65,24 +64,21 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "AUTHENTICATION_FAILED/sent": (
         "we refused the authentication of {peer}: its AUTH payload does not fit our `psk`",
-        ", it said it is {theirs}",
         "; the pre-shared keys differ (look for trailing blanks or newlines), correct `psk` of connection {tunnel} or the peer's key",
     ),
     "WRONG_PEER_IDENTITY": (
-        "{peer} proved another identity than the one configured",
-        ", got {got}, expected {expected}",
+        "{peer} gives another identity than the one configured",
+        " ({detail})",
         "; set `remote_id` of connection {tunnel} to the identity the peer sends, or change the peer's local identity",
     ),
     "TS_UNACCEPTABLE": (
         "{peer} refused our traffic selectors (TS_UNACCEPTABLE)",
-        ", we proposed {ours}",
-        ", it accepts {theirs}",
+        ", we proposed {local_ts} on our side and {remote_ts} on its",
         "; `local_ts` and `remote_ts` of connection {tunnel} must mirror the peer's networks (ours local = its remote)",
     ),
     "TS_UNACCEPTABLE/sent": (
         "we refused the traffic selectors of {peer}",
-        ", it proposed {theirs}",
-        ", we accept {ours}",
+        " ({detail})",
         "; `local_ts` and `remote_ts` of connection {tunnel} must mirror the peer's networks (ours local = its remote)",
     ),
     "INVALID_KE_PAYLOAD": (
@@ -122,12 +118,34 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         " of connection {tunnel}",
         "; somebody or its configuration took it down there: see the peer's log (idle timeout, reload, lifetime, duplicate connection)",
     ),
+    "CHILD_DELETED_BY_PEER": (
+        "{peer} deleted the CHILD_SA",
+        " {child}",
+        " of connection {tunnel}",
+        "; it could not install it or its configuration took it down: see the peer's log, we ask for it again by ourselves",
+    ),
+    "INIT_REFUSED": (
+        "the beginning of an IKE_SA with {peer} was refused",
+        " ({detail})",
+        "; make `proposals` of connection {tunnel} contain what the peer offers, or change the peer",
+    ),
+    "NO_ANSWER_YET": (
+        "{peer} does not answer",
+        " {exchange}, sent {sent} times so far",
+        "; check `remote_addrs` of connection {tunnel}, that the peer runs, and that firewalls and security groups pass UDP 500 and 4500 both ways",
+    ),
+    "TUN_FAILED": (
+        "the device of connection {tunnel} cannot be made, so nothing is negotiated",
+        " ({detail})",
+        "; it is tried again by itself",
+    ),
     "DELETED_BY_OPERATOR": (
         "connection {tunnel} was terminated from this side by an operator; bring it back with `gatewayctl initiate {tunnel}`",
     ),
     "CONFIGURATION_CHANGED": ("connection {tunnel} was given other addresses or identities and is being set up anew",),
     "CHILD_DELETED_BY_OPERATOR": (
-        "CHILD_SA {child} of connection {tunnel} was terminated from this side by an operator; bring it back with `gatewayctl initiate {tunnel}/{child}`",
+        "a CHILD_SA of connection {tunnel} was terminated from this side by an operator",
+        "; bring it back with `gatewayctl initiate {tunnel}/{child}`",
     ),
     "WAITING_FOR_PEER": (
         "connection {tunnel} only responds (`start_action` none) and {peer} has not called yet; let the peer initiate or set `start_action` to start",

@@ -1,4 +1,4 @@
-"""The last events, bounded, and limited in rate by (event, tunnel).
+"""The last events, bounded, and limited in rate by (event, tunnel, kind).
 
 Core-like: the clock is an argument. Not the log: `runtime/logs.py` writes, this remembers for the status
 page and decides what is worth a line. A flood costs one counter, and is told afterwards as "suppressed N similar".
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from gateway.observe.snapshot import JournalEntry
 from gateway.observe.text import printable
 
+_Key = tuple[str, str, str]
+
 
 @dataclass(slots=True)
 class _Window:
-    """What happened to one (event, tunnel) since `start`."""
+    """What happened to one (event, tunnel, kind) since `start`."""
 
     start: float
     level: str
@@ -28,14 +30,17 @@ class Journal:
 
     def __init__(self, capacity: int = 200, burst: int = 5, interval: float = 60.0, kinds: int = 1024) -> None:
         self._entries: deque[JournalEntry] = deque(maxlen=capacity)
-        self._windows: dict[tuple[str, str], _Window] = {}
+        self._windows: dict[_Key, _Window] = {}
         self._burst = burst
         self._interval = interval
         self._kinds = kinds
 
-    def record(self, event: str, text: str, now: float, tunnel: str = "", level: str = "info") -> list[JournalEntry]:
-        """The entries to write to the log now: the event, before it a summary of suppressed ones, or nothing."""
-        key = (event, tunnel)
+    def record(
+        self, event: str, text: str, now: float, tunnel: str = "", level: str = "info", kind: str = ""
+    ) -> list[JournalEntry]:
+        """The entries to write to the log now: the event, before it a summary of suppressed ones, or nothing.
+        `kind`: what else tells events apart, so that one failure often said does not hide another one."""
+        key = (event, tunnel, kind)
         written = self._close(key, now)
         window = self._windows.get(key)
         if window is None:
@@ -61,17 +66,17 @@ class Journal:
         """Newest last."""
         return tuple(self._entries)
 
-    def _close(self, key: tuple[str, str], now: float) -> list[JournalEntry]:
+    def _close(self, key: _Key, now: float) -> list[JournalEntry]:
         window = self._windows.get(key)
         if window is None or now < window.start + self._interval:
             return []
         del self._windows[key]
         return self._summary(key, window, now)
 
-    def _summary(self, key: tuple[str, str], window: _Window, now: float) -> list[JournalEntry]:
+    def _summary(self, key: _Key, window: _Window, now: float) -> list[JournalEntry]:
         if not window.suppressed:
             return []
-        event, tunnel = key
+        event, tunnel, _ = key
         return [self._keep(JournalEntry(now, window.level, event, tunnel, f"suppressed {window.suppressed} similar"))]
 
     def _make_room(self) -> None:

@@ -23,6 +23,7 @@ from typing import Protocol
 from aiohttp import web
 
 from gateway.observe.snapshot import Snapshot
+from gateway.runtime.faults import DIRECTORY, explained
 
 VERBS_WITH_TARGET = ("initiate", "terminate", "rekey")
 VERBS = (*VERBS_WITH_TARGET, "reload")
@@ -59,7 +60,8 @@ class ControlServer:
         )
 
     async def start(self) -> None:
-        listener = _listen(self._path)
+        with explained(f"control socket {self._path}", DIRECTORY):
+            listener = _listen(self._path)
         await self._runner.setup()
         await web.SockSite(self._runner, listener).start()
 

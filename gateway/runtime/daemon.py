@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gateway import _native
-from gateway.bgp.events import ProcessDown, ProcessUp
-from gateway.bgp.settings import SpeakerSettings
+from gateway.config.derive import next_to_us, uses_ipv6
 from gateway.contract import Endpoint, Transmit
 from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
@@ -28,15 +27,15 @@ from gateway.observe.explain import explain
 from gateway.observe.journal import Journal
 from gateway.observe.snapshot import JournalEntry, Snapshot
 from gateway.routing import model as routing
-from gateway.runtime import systemd
+from gateway.runtime import logs, systemd
+from gateway.runtime.bgp_service import BgpService
 from gateway.runtime.control import ControlServer
 from gateway.runtime.dataplane import NativeDataPlane
 from gateway.runtime.driver import Driver
-from gateway.runtime.exabgp import ExabgpConfigError, ExabgpProcess
-from gateway.runtime.ha_link import HaLink
+from gateway.runtime.faults import DIRECTORY, explained
 from gateway.runtime.host_checks import host_problems
-from gateway.runtime.http import HttpServer
 from gateway.runtime.kernel_routes import KernelRoutes
+from gateway.runtime.listeners import Listeners
 from gateway.runtime.loading import Loaded
 from gateway.runtime.netlink import Netlink
 from gateway.runtime.operations import DaemonOperations
@@ -67,36 +66,36 @@ class Daemon:
         self.dataplane = NativeDataPlane(workers, config.gateway.crypto_engine, self.driver.command, self._received_ike)
         self.sockets = UdpSockets(config.gateway.mark, workers, self._received_ike)
         self.netlink = Netlink(config.gateway)
+        self.operations = DaemonOperations(self)
         self.routes: KernelRoutes | None = None
-        self.exabgp: ExabgpProcess | None = None
-        self.ha_link: HaLink | None = None
+        self.bgp = BgpService(
+            Path(config.gateway.run_directory), self._received_bgp, self.driver.command,
+            lambda problem: self.tell("error", "exabgp-failed", problem),
+        )  # fmt: skip
+        self.listeners = Listeners(self.snapshot, self._received_heartbeat)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serves until told to stop. OSError with a sentence when it cannot begin."""
         config = self.loaded.config
-        Path(config.gateway.run_directory).mkdir(mode=0o755, parents=True, exist_ok=True)
+        run_directory = Path(config.gateway.run_directory)
+        with explained(f"run directory {run_directory}", DIRECTORY):
+            run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             stack.callback(self.driver.close)
             await stack.enter_async_context(self.netlink)
             stack.callback(self.dataplane.stop)
             stack.callback(self.sockets.close)
             self._open_sockets(self.loaded.settings)
-            if config.ha is not None:
-                local = Endpoint(str(config.ha.local_address), config.ha.port)
-                self.ha_link = HaLink(local, self._received_heartbeat, config.gateway.mark)
-                await self.ha_link.open()
-                stack.callback(self.ha_link.close)
-            control = ControlServer(DaemonOperations(self), Path(config.gateway.run_directory) / "control.sock")
+            stack.push_async_callback(self.listeners.close)
+            await self.listeners.follow(config)
+            control = ControlServer(self.operations, run_directory / "control.sock")
             await control.start()
             stack.push_async_callback(control.stop)
-            if config.metrics.port:
-                http = HttpServer(self.snapshot, str(config.metrics.address), config.metrics.port)
-                await http.start()
-                stack.push_async_callback(http.stop)
             self.routes = KernelRoutes(self.netlink, self.driver.command)
             stack.push_async_callback(self.routes.close)
             await self.routes.prepare()
+            self.bgp.start(self.routes.idle)
             self.driver.command(inputs.Start())
             self._spawn(self._read_counters(), "counters")
             self._spawn(self._check_host(), "host-checks")
@@ -129,12 +128,19 @@ class Daemon:
 
     async def _check_host(self) -> None:
         while True:
-            names = [interface_name(tunnel.name) for tunnel in self.node.settings.tunnels]
-            self.problems = tuple(host_problems(names))
-            for problem in self.problems:
-                self._journal("warning", "host-problem", "", problem)
+            await self._look_at_host()
+            self.bgp.trim_log()
             self.driver.command(inputs.RetryTunnels())
             await asyncio.sleep(HOST_CHECK_INTERVAL)
+
+    async def _look_at_host(self) -> None:
+        names = [interface_name(tunnel.name) for tunnel in self.node.settings.tunnels]
+        underlay = await self.netlink.interfaces_towards(next_to_us(self.loaded.config))
+        found = tuple(host_problems([*underlay, *names], ipv6=uses_ipv6(self.loaded.config)))
+        for problem in found:
+            if problem not in self.problems:
+                self.tell("warning", "host-problem", problem)
+        self.problems = found
 
     # --- effects ------------------------------------------------------------------------------------------------
 
@@ -166,21 +172,18 @@ class Daemon:
             case routing.Resolve():
                 self.routes.resolve(effect)
             case effects.BgpLine(text):
-                if self.exabgp is not None:
-                    self.exabgp.send(text)
+                self.bgp.send(text)
             case effects.BgpStart(settings):
-                self._spawn(self._start_bgp(settings), "bgp-start")
+                self.bgp.want(settings)
             case effects.BgpUnresponsive(times):
-                if self.exabgp is not None:
-                    self.exabgp.unresponsive(times)
+                self.bgp.unresponsive(times)
             case effects.BgpDrained():
-                if self.exabgp is not None:
-                    self.exabgp.drained.set()
+                self.bgp.drained()
             case effects.HeartbeatTransmit(data, remote):
-                if self.ha_link is not None:
-                    self.ha_link.send(data, remote)
+                self.listeners.send(data, remote)
             case effects.Event(level, event, tunnel, text, failure, context):
-                self._journal(level, event, tunnel, f"{text}; {explain(failure, context)}" if failure else text)
+                told = f"{text}; {explain(failure, context)}" if failure else text
+                self._journal(level, event, tunnel, told, failure)
             case _:
                 raise TypeError(f"effect {effect!r} has nobody to carry it out")
 
@@ -190,7 +193,7 @@ class Daemon:
             self.dataplane.add_connection(effect.connection, effect.name, effect.mtu)
         except TunError as error:
             self._journal("error", "tun-failed", effect.name, str(error))
-            self.driver.command(inputs.TunnelFailed(effect.name))
+            self.driver.command(inputs.TunnelFailed(effect.name, str(error)))
             return
         self.routes.open_tunnel(effect)
 
@@ -201,26 +204,12 @@ class Daemon:
         if settings is not None:
             self.routes.set_mtu(effect, settings.addresses)
 
-    async def _start_bgp(self, settings: SpeakerSettings) -> None:
-        """After the guard and the TUNs, so that the addresses of sessions in tunnels exist."""
-        assert self.routes is not None
-        await self.routes.idle()
-        try:
-            if self.exabgp is not None:
-                await self.exabgp.reload(settings)
-                return
-            self.exabgp = ExabgpProcess(
-                Path(self.loaded.config.gateway.run_directory),
-                on_line=self._received_bgp,
-                on_up=lambda generation: self.driver.command(ProcessUp(generation)),
-                on_down=lambda: self.driver.command(ProcessDown()),
-            )
-            await self.exabgp.start(settings)
-        except (ExabgpConfigError, OSError) as error:
-            self._journal("error", "exabgp-failed", "", f"ExaBGP cannot be started: {error}")
+    def tell(self, level: str, event: str, text: str) -> None:
+        """An event of the shell's own; only the same words again are held back."""
+        self._journal(level, event, "", text, text)
 
-    def _journal(self, level: str, event: str, tunnel: str, text: str) -> None:
-        self._write(self.journal.record(event, text, time.monotonic(), tunnel, level))
+    def _journal(self, level: str, event: str, tunnel: str, text: str, kind: str = "") -> None:
+        self._write(self.journal.record(event, text, time.monotonic(), tunnel, level, kind))
 
     def _write(self, entries: list[JournalEntry]) -> None:
         for entry in entries:
@@ -237,20 +226,26 @@ class Daemon:
             started_at=self.started_at,
             taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             engine=_native.ENGINE,
-            exabgp=self.exabgp.state if self.exabgp is not None else "",
+            exabgp=self.bgp.state,
             interfaces={tunnel.name: interface_name(tunnel.name) for tunnel in self.node.settings.tunnels},
             drop_reasons=_native.DROP_REASONS,
             workers=self.dataplane.worker_status(),
             journal=self.journal.entries(),
-            problems=self.problems,
+            problems=(*self.problems, *((self.bgp.problem,) if self.bgp.problem else ())),
         )
         return build(self.node, facts, time.monotonic())
 
     # --- reload and stop ----------------------------------------------------------------------------------------
 
-    def reconfigure(self, loaded: Loaded) -> None:
-        """Applies a checked configuration. Sockets first: a port that is not to be had leaves everything as it was."""
-        self._open_sockets(loaded.settings)
+    async def reconfigure(self, loaded: Loaded) -> None:
+        """Applies a checked configuration. What is bound comes first: an address not to be had leaves everything as it was."""
+        await self.listeners.follow(loaded.config)
+        try:
+            self._open_sockets(loaded.settings)
+        except OSError:
+            await self.listeners.follow(self.loaded.config)
+            raise
+        logs.set_level(loaded.config.gateway.log_level)
         self.loaded = loaded
         self.driver.command(inputs.Reconfigured(loaded.settings))
 
@@ -266,16 +261,14 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_by_signal(), "reload"))
 
     async def _reload_by_signal(self) -> None:
-        ok, text = await DaemonOperations(self).operate("reload", "", 0.0)
-        self._journal("info" if ok else "error", "reload", "", text)
+        await self.operations.operate("reload", "", 0.0)
 
     async def _stop(self) -> None:
         """Withdraw, say goodbye to the peers, then let go; the guard stays in the kernel."""
         log.info("stopping", extra={"event": "stopping"})
         self.notifier.stopping()
         self.driver.command(inputs.Stop())
-        if self.exabgp is not None:
-            await self.exabgp.stop(STOP_PATIENCE)
+        await self.bgp.stop(STOP_PATIENCE)
         self.driver.command(inputs.CloseTunnels())
         deadline = time.monotonic() + STOP_PATIENCE
         while time.monotonic() < deadline and any(

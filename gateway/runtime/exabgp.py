@@ -34,7 +34,7 @@ VALIDATE_TIMEOUT = 30.0
 STOP_TIMEOUT = 5.0
 # Interop: ExaBGP 5.0.15 forgets a SIGUSR1 that arrives while routes wait to be sent; a reload of the same file is harmless
 RELOAD_SIGNALS_AFTER = (0.0, 1.0, 3.0)
-READ_CHUNK = 256 * 1024
+LOG_LIMIT = 4 * 1024 * 1024
 LINE_LIMIT = 16 * 1024 * 1024
 WRITE_HIGH = 1024 * 1024
 
@@ -130,6 +130,16 @@ class ExabgpProcess:
         elif self._link is not None:
             log.warning("ExaBGP does not answer; dropping the link")
             self._link.abort()
+
+    def trim_log(self) -> None:
+        """Moves a long exabgp.log into exabgp.log.1. ExaBGP holds the file open for appending, so it is emptied, not renamed."""
+        log_file = self.run_directory / "exabgp.log"
+        try:
+            if log_file.stat().st_size > LOG_LIMIT:
+                _write_private(log_file.with_name("exabgp.log.1"), log_file.read_bytes()[-LOG_LIMIT:])
+                os.truncate(log_file, 0)
+        except OSError as error:
+            log.error("%s cannot be cut: %s", log_file, error)
 
     async def stop(self, withdraw_wait: float) -> None:
         """End ExaBGP for good, waiting up to `withdraw_wait` for `drained` first."""

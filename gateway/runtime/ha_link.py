@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.contract import Endpoint
+from gateway.runtime.faults import explained, listening
 
 
 class HaLink:
@@ -21,7 +22,8 @@ class HaLink:
 
     async def open(self) -> None:
         """Binds. OSError: the address is not ours or taken."""
-        bound = _bound(self._local, self._mark)
+        with explained(f"heartbeat {self._local}", listening("ha", "local_address")):
+            bound = _bound(self._local, self._mark)
         loop = asyncio.get_running_loop()
         try:
             self._transport, _ = await loop.create_datagram_endpoint(lambda: _Receiver(self._received), sock=bound)

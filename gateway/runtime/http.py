@@ -20,6 +20,7 @@ from gateway.observe.liveness import Liveness
 from gateway.observe.metrics import SnapshotCollector
 from gateway.observe.page import render_page
 from gateway.observe.snapshot import Snapshot
+from gateway.runtime.faults import explained, listening
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -45,7 +46,12 @@ class HttpServer:
 
     async def start(self) -> None:
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._address, self._wanted_port).start()
+        try:
+            with explained(f"metrics listener {self._address} port {self._wanted_port}", listening("metrics")):
+                await web.TCPSite(self._runner, self._address, self._wanted_port).start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
 
     async def stop(self) -> None:
         await self._runner.cleanup()

@@ -159,6 +159,18 @@ class Kernel:
             return None
         return Resolution(route.gateway or next_hop, route.interface)
 
+    def interfaces_towards(self, addresses: Sequence[Address]) -> list[str]:
+        """Names of the devices by which the main table reaches these; those it does not reach are left out."""
+        found = [self.interface_for(address) for address in addresses]
+        indexes = dict.fromkeys(one.interface for one in found if one is not None)
+        return [name for index in indexes for name in [self._name_of(index)] if name]
+
+    def _name_of(self, index: int) -> str:
+        try:
+            return socket.if_indextoname(index)
+        except OSError:
+            return ""  # gone since
+
     def _rule(self, verb: str, rule: Rule) -> None:
         with _named(str(rule)):
             self._ip.rule(verb, **rule.request(), protocol=self._settings.route_protocol)

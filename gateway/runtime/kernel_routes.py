@@ -12,7 +12,7 @@ from typing import Any
 from gateway.node.effects import OpenTunnel, SetTunnelMtu
 from gateway.node.inputs import TunnelFailed, TunnelReady, Underlay
 from gateway.routing import model as routing
-from gateway.runtime.netlink import Change, LinkGone, LinkUp, Netlink, OursRemoved, UnderlayChanged
+from gateway.runtime.netlink import AddressGone, Change, LinkGone, LinkUp, Netlink, OursRemoved, UnderlayChanged
 from gateway.runtime.rtnetlink import NetlinkError
 from gateway.runtime.rules import Entry
 from gateway.runtime.tun import interface_name
@@ -32,6 +32,7 @@ class KernelRoutes:
         self._links: dict[int, str] = {}
         self._entries: dict[str, Entry] = {}
         self._ensured: dict[str, Entry] | None = None
+        self._configured: dict[str, tuple[int, list[Any]]] = {}  # by interface: MTU and addresses
 
     async def prepare(self) -> None:
         """Rules and underlay, before the node starts.
@@ -81,7 +82,13 @@ class KernelRoutes:
 
     def resolve(self, request: routing.Resolve) -> None:
         async def job() -> None:
-            self._command(routing.NextHopResolved(request.address, await self._netlink.interface_for(request.address)))
+            try:
+                found = await self._netlink.interface_for(request.address)
+            except (NetlinkError, OSError) as error:
+                # The FIB waits for an answer; it asks again at the next change of a link or route
+                log.error("the way to %s: %s", request.address, error, extra={"event": "netlink-failed"})
+                found = None
+            self._command(routing.NextHopResolved(request.address, found))
 
         self._jobs.put_nowait(job)
 
@@ -120,6 +127,7 @@ class KernelRoutes:
     async def _configure(self, interface: str, mtu: int, addresses: tuple[str, ...]) -> int:
         """Nothing may come out of a TUN before its entry guard stands: without the rules it stays down."""
         await self._follow_entries()
+        self._configured[interface] = mtu, _interfaces(addresses)
         return await self._netlink.configure_link(interface, mtu, _interfaces(addresses), True)
 
     async def _follow_entries(self) -> None:
@@ -143,14 +151,32 @@ class KernelRoutes:
                     self._entries.pop(interface_name(self._links.pop(index)), None)
                     self._jobs.put_nowait(self._follow_entries)
                 self._command(routing.InterfaceGone(index))
-            case LinkUp(index=index) if index in self._links:
+            case LinkUp(index=index, mtu=mtu) if index in self._links:
+                if mtu != self._configured_of(index)[0]:
+                    self._repair(index, f"MTU {mtu}")
                 self._command(routing.ConnectionAdded(self._links[index], index))
-            case UnderlayChanged() | LinkUp():
+            case AddressGone(index=index, address=address) if index in self._links:
+                if address in self._configured_of(index)[1]:
+                    self._repair(index, f"without address {address}")
+            case UnderlayChanged() | LinkUp() | AddressGone():
                 self._jobs.put_nowait(self._report_underlay)
                 self._command(routing.InterfaceChanged())
             case OursRemoved():
                 self._jobs.put_nowait(self._restore_rules)
                 self._command(routing.Resync())
+
+    def _configured_of(self, index: int) -> tuple[int, list[Any]]:
+        return self._configured[interface_name(self._links[index])]
+
+    def _repair(self, index: int, found: str) -> None:
+        async def job() -> None:
+            if index in self._links:  # a device that is deleted loses its addresses first
+                interface = interface_name(self._links[index])
+                mtu, addresses = self._configured[interface]
+                await self._netlink.configure_link(interface, mtu, addresses, True)
+                log.warning("%s was %s: restored", interface, found, extra={"event": "tun-restored"})
+
+        self._jobs.put_nowait(job)
 
     async def _report_underlay(self) -> None:
         self._command(Underlay(frozenset(await self._netlink.connected_prefixes())))

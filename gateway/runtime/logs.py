@@ -62,6 +62,12 @@ def setup(
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Also at a reload."""
+    root = logging.getLogger()
     root.setLevel(level.upper())
     # What these two say at debug is about themselves
     for library in ("pyroute2", "asyncio"):

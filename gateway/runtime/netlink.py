@@ -14,10 +14,11 @@ import asyncio
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import TypeVar
 
 from gateway.config.model import Gateway
@@ -33,7 +34,9 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_DELRULE = 16, 17, 2
 # RTNLGRP_*: link, IPv4 address, IPv4 route, IPv4 rule, IPv6 address, IPv6 route, IPv6 rule, nexthop
 _GROUPS = (1, 5, 7, 8, 9, 11, 19, 32)
 _IFINFO = struct.Struct("=BBHiII")  # family, pad, type, index, flags, change
-_IFLA_IFNAME = 3
+_IFLA_IFNAME, _IFLA_MTU = 3, 4
+_IFADDR = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _FRA_PROTOCOL = 21
 _RULE_HEADER = 12  # struct fib_rule_hdr
@@ -56,6 +59,15 @@ class LinkUp:
 
     index: int
     name: str
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddressGone:
+    """An address was taken off a device."""
+
+    index: int
+    address: IPv4Interface | IPv6Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,7 @@ class OursRemoved:
     lost_messages: bool = False
 
 
-Change = LinkGone | LinkUp | UnderlayChanged | OursRemoved
+Change = LinkGone | LinkUp | AddressGone | UnderlayChanged | OursRemoved
 
 
 class Netlink:
@@ -135,6 +147,10 @@ class Netlink:
         """For `NextHopResolved`: the gateway and interface by which the main table reaches it."""
         return await self._call(lambda kernel: kernel.interface_for(next_hop))
 
+    async def interfaces_towards(self, addresses: Sequence[Address]) -> list[str]:
+        """Names of the devices by which the main table reaches these."""
+        return await self._call(lambda kernel: kernel.interfaces_towards(addresses))
+
     def monitor(self, callback: Callable[[Change], None]) -> None:
         """From now on, until close(): changes by others, each kind once per wake-up. Our own are not reported."""
         # Opened here: the socket belongs to the loop, not to the thread.
@@ -181,7 +197,9 @@ class Netlink:
         kind = message.type
         if kind in (_RTM_NEWLINK, _RTM_DELLINK):
             return _link_change(message)
-        if kind in (_RTM_NEWADDR, _RTM_DELADDR):
+        if kind == _RTM_DELADDR:
+            return _address_gone(message)
+        if kind == _RTM_NEWADDR:
             return UnderlayChanged()
         if kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE):
             return self._route_change(message)
@@ -210,10 +228,17 @@ class Netlink:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, kernel)
 
 
+def _address_gone(message: rtnetlink.Message) -> AddressGone:
+    _, length, _, _, index = _IFADDR.unpack_from(message.body)
+    found = rtnetlink.attributes(message.body, _IFADDR.size)
+    # On a point-to-point link the first is the peer's; IPv6 has no second
+    return AddressGone(index, ip_interface((found.get(_IFA_LOCAL) or found[_IFA_ADDRESS], length)))
+
+
 def _link_change(message: rtnetlink.Message) -> Change:
     _, _, _, index, flags, _ = _IFINFO.unpack_from(message.body)
-    name = (
-        rtnetlink.attributes(message.body, _IFINFO.size).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
-    )
+    found = rtnetlink.attributes(message.body, _IFINFO.size)
+    name = found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+    mtu = int.from_bytes(found.get(_IFLA_MTU, b""), sys.byteorder)
     working = message.type == _RTM_NEWLINK and flags & _IFF_UP and flags & _IFF_LOWER_UP
-    return LinkUp(index, name) if working else LinkGone(index, name, message.type == _RTM_DELLINK)
+    return LinkUp(index, name, mtu) if working else LinkGone(index, name, message.type == _RTM_DELLINK)

@@ -23,6 +23,7 @@ class DaemonOperations:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        self._reloading = asyncio.Lock()
 
     def snapshot(self) -> Snapshot:
         return self._daemon.snapshot()
@@ -50,23 +51,28 @@ class DaemonOperations:
         return next(tunnel for tunnel in self._daemon.snapshot().tunnels if tunnel.name == name)
 
     async def _reload(self) -> tuple[bool, str]:
+        async with self._reloading:
+            ok, lines = await self._reloaded()
+        self._daemon.tell("info" if ok else "error", "reload", "; ".join(lines))
+        return ok, "\n".join(lines)
+
+    async def _reloaded(self) -> tuple[bool, list[str]]:
+        """Whether the file was applied, and what to say of it, line by line."""
+        before = self._daemon.loaded
         try:
-            loaded, warnings = await asyncio.to_thread(load_all, self._daemon.loaded.path, self._daemon.loaded.settings)
-            refused = [
-                change
-                for change in diff(self._daemon.loaded.config, loaded.config)
-                if change.impact is Impact.RESTART_DAEMON
-            ]
+            loaded, warnings = await asyncio.to_thread(load_all, before.path, before.settings)
+            changes = diff(before.config, loaded.config)
+            refused = [change.path for change in changes if change.impact is Impact.RESTART_DAEMON]
             if refused:
-                names = ", ".join(change.path for change in refused)
-                return (
-                    False,
-                    f"configuration unchanged: {names} takes effect only at a restart (systemctl restart gatewayd)",
-                )
-            self._daemon.reconfigure(loaded)
+                fix = "takes effect only at a restart (systemctl restart gatewayd)"
+                return False, [f"configuration unchanged: {', '.join(refused)} {fix}"]
+            await self._daemon.reconfigure(loaded)
         except (LoadError, OSError) as error:
-            return False, f"configuration unchanged: {error}"
-        return True, "\n".join(["configuration reloaded", *warnings])
+            return False, [f"configuration unchanged: {line}" for line in str(error).splitlines()]
+        told = [str(change) for change in changes]
+        if not told:
+            told = ["nothing changed" if loaded.settings == before.settings else "secrets changed"]
+        return True, [f"configuration reloaded: {told[0]}", *told[1:], *warnings]
 
 
 Outcome = tuple[bool, str] | None

@@ -80,7 +80,7 @@ def test_one_changed_key_is_one_change_with_its_impact(old: str, new: str, expec
 def test_whole_tables_appear_and_disappear_as_one_change() -> None:
     one = config()
     two = config(BASE[: BASE.index("[bgp]")])
-    assert [str(change) for change in diff(one, two)] == ["- bgp (restart-session)", "- ha (in-place)"]
+    assert [str(change) for change in diff(one, two)] == ["- bgp (restart-daemon)", "- ha (in-place)"]
     assert [str(change) for change in diff(two, one)] == ["+ bgp (in-place)", "+ ha (in-place)"]
     renamed = changed(("connection.a", "connection.b"), ('connection = "a"', 'connection = "b"'))
     assert [(change.sign, change.path, change.impact) for change in renamed] == [

@@ -44,6 +44,13 @@ def test_tunnels_and_events_do_not_share_a_limit():
     assert journal.record("e", "x", now=0.0, tunnel="a") == []
 
 
+def test_one_failure_often_said_does_not_hide_another_one():
+    journal = Journal(burst=1)
+    assert journal.record("ike-down", "x", now=0.0, tunnel="a", kind="NO_PROPOSAL_CHOSEN")
+    assert journal.record("ike-down", "x", now=0.0, tunnel="a", kind="NO_PROPOSAL_CHOSEN") == []
+    assert journal.record("ike-down", "y", now=0.0, tunnel="a", kind="AUTHENTICATION_FAILED")
+
+
 def test_memory_is_bounded_by_kinds_and_a_displaced_summary_is_kept():
     journal = Journal(burst=1, kinds=4)
     journal.record("e", "x", now=0.0, tunnel="t0")

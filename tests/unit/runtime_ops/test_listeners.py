@@ -1,0 +1,145 @@
+"""The listeners follow the configuration over real sockets on loopback; what is not to be had leaves what was."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+import uvloop
+from support.snapshots import HEALTHY
+
+from gateway.config.load import load_text
+from gateway.config.model import Config
+from gateway.contract import Endpoint
+from gateway.runtime.faults import Unavailable
+from gateway.runtime.listeners import Listeners
+
+
+def config(metrics: str = "", ha: str = "") -> Config:
+    loaded = load_text(metrics + ha)
+    assert loaded.config is not None, loaded.diagnostics
+    return loaded.config
+
+
+def metrics(port: int, address: str = "127.0.0.1") -> str:
+    return f'[metrics]\naddress = "{address}"\nport = {port}\n'
+
+
+def heartbeat(port: int, address: str = "127.0.0.1") -> str:
+    secret = 'secret.file = "pair.key"'
+    return f'[ha]\nlocal_address = "{address}"\nremote_address = "127.0.0.9"\nport = {port}\n{secret}\n'
+
+
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+async def answers(port: int) -> bool:
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/healthz") as response:
+            return response.status == 200
+    except aiohttp.ClientConnectorError:
+        return False
+
+
+def play(scenario: Callable[[Listeners], Awaitable[None]], received: list[bytes] | None = None) -> None:
+    async def run() -> None:
+        held: list[bytes] = [] if received is None else received
+        listeners = Listeners(lambda: HEALTHY, lambda data, _remote: held.append(data))
+        try:
+            await scenario(listeners)
+        finally:
+            await listeners.close()
+
+    uvloop.run(run())
+
+
+def test_the_metrics_listener_moves_with_a_reload_and_port_0_ends_it() -> None:
+    first, second = free_port(), free_port()
+
+    async def scenario(listeners: Listeners) -> None:
+        await listeners.follow(config(metrics(first)))
+        assert await answers(first)
+        await listeners.follow(config(metrics(second)))
+        assert (await answers(first), await answers(second)) == (False, True)
+        await listeners.follow(config(metrics(second, "0.0.0.0")))
+        assert await answers(second), "the new address includes the old one"
+        await listeners.follow(config(metrics(0)))
+        assert not await answers(second)
+
+    play(scenario)
+
+
+def test_an_address_that_is_not_to_be_had_leaves_everything_as_it_was() -> None:
+    port, pair = free_port(), free_port(socket.SOCK_DGRAM)
+
+    async def scenario(listeners: Listeners) -> None:
+        await listeners.follow(config(metrics(port)))
+        with pytest.raises(Unavailable, match=r"metrics listener 192\.0\.2\.1 port .*correct metrics\.address"):
+            await listeners.follow(config(metrics(port, "192.0.2.1"), heartbeat(pair)))
+        assert await answers(port)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", pair))
+        with pytest.raises(Unavailable, match=r"heartbeat 192\.0\.2\.1:.*correct ha\.local_address"):
+            await listeners.follow(config(metrics(port), heartbeat(pair, "192.0.2.1")))
+        assert await answers(port)
+
+    play(scenario)
+
+
+def test_a_taken_port_is_a_sentence_with_its_fix() -> None:
+    async def scenario(listeners: Listeners) -> None:
+        with socket.socket() as holder:
+            holder.bind(("127.0.0.1", 0))
+            holder.listen()
+            port = holder.getsockname()[1]
+            with pytest.raises(Unavailable, match=r"Address already in use; .*ss -lntup.*metrics\.port") as caught:
+                await listeners.follow(config(metrics(port)))
+            assert "Errno" not in str(caught.value)
+
+    play(scenario)
+
+
+def test_the_heartbeat_opens_moves_and_closes_with_the_section() -> None:
+    if not _may_mark():
+        pytest.skip("setting a mark needs CAP_NET_ADMIN")
+    port = free_port(socket.SOCK_DGRAM)
+
+    async def scenario(listeners: Listeners) -> None:
+        await listeners.follow(config(metrics(0), heartbeat(port)))
+        with pytest.raises(OSError, match="Address already in use"):
+            _bind(port)
+        listeners.send(b"x", Endpoint("127.0.0.1", port))
+        await listeners.follow(config(metrics(0)))
+        async with asyncio.timeout(5):
+            while not _free(port):
+                await asyncio.sleep(0.001)
+
+    play(scenario)
+
+
+def _free(port: int) -> bool:
+    try:
+        _bind(port)
+    except OSError:
+        return False
+    return True
+
+
+def _bind(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", port))
+
+
+def _may_mark() -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 1)
+        except PermissionError:
+            return False
+    return True
