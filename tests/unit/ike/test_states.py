@@ -291,7 +291,12 @@ AT_ONCE: dict[str, dict[Any, str]] = {
     },
     "Rekey": {"ESTABLISHED": f"REKEYING {SENT_CHILD}", "REKEYED": "REKEYED >CREATE_CHILD_SA[sealed]"},
     **{
-        name: {"ESTABLISHED": f"ESTABLISHED >{kind}[]", "REKEYED": f"REKEYED >{kind}[sealed]"}
+        name: {
+            "ESTABLISHED": f"ESTABLISHED >{kind}[]",
+            "REKEYED": f"REKEYED >{kind}[sealed]",
+            # The peer may not have had our IKE_AUTH answer: it is asked first
+            ("responder", "ESTABLISHED"): f"ESTABLISHED {SENT_INFO}",
+        }
         for name, kind in {
             "Terminate child": "INFORMATIONAL",
             "Rekey child": "CREATE_CHILD_SA",
