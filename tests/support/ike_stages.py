@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from support.ike_pair import ESP_OFFERS, IKE_OFFERS, NAME, Flight, Host, Pair, header, in_clear
+from support.ike_pair import ESP_OFFERS, IKE_OFFERS, NAME, Flight, Host, Pair
 
 from gateway.ike import proposal
 from gateway.ike.commands import Initiate, Rekey, Terminate
 from gateway.ike.errors import PeerError
 from gateway.ike.key_exchange import PUBLIC_OCTETS
 from gateway.ike.keymat import IkeKeys, open_message, seal_message
-from gateway.ike.message import parse_message
+from gateway.ike.message import Header, emit_message, parse_message
 from gateway.ike.payloads import (
     Authentication,
     Delete,
@@ -34,7 +34,7 @@ from gateway.ike.payloads import (
     TrafficSelectorsResponder,
 )
 from gateway.ike.proposal import Choice
-from gateway.ike.registry import EncryptionId, ExchangeType, IdType, NotifyType, PrfId, Protocol
+from gateway.ike.registry import EncryptionId, ExchangeType, Flags, IdType, NotifyType, PrfId, Protocol
 from gateway.ike.sa import IkeSa
 from gateway.ike.traffic_selector import from_range
 
@@ -137,12 +137,11 @@ class Stage:
         response: bool,
         keys: IkeKeys | None = None,
     ) -> bytes:
-        mirror = _Mirror(self.sa.initiator_spi, self.sa.responder_spi, not self.sa.is_initiator)
+        head = header_of(self, exchange, message_id, response)
         if exchange == ExchangeType.IKE_SA_INIT:
-            return in_clear(mirror, exchange, payloads, message_id, response)  # type: ignore[arg-type]
+            return emit_message(head, payloads)
         # A copy: what the test seals does not move the counters of the hosts
         used = copy.deepcopy(keys or self.peer_keys or STRANGERS_KEYS)
-        head = header(mirror, exchange, message_id, response)  # type: ignore[arg-type]
         return seal_message(used, head, payloads, self.peer.random)
 
     def mark(self) -> None:
@@ -179,13 +178,10 @@ class Stage:
         return f"{direction}{kind}[{','.join(errors)}]"
 
 
-@dataclass(frozen=True, slots=True)
-class _Mirror:
-    """The other end of an IKE_SA, as far as a header shows it."""
-
-    initiator_spi: int
-    responder_spi: int
-    is_initiator: bool
+def header_of(stage: Stage, exchange: ExchangeType, message_id: int, response: bool) -> Header:
+    """As the subject's peer writes it."""
+    flags = Flags(Flags.INITIATOR * (not stage.sa.is_initiator) | Flags.RESPONSE * response)
+    return Header(stage.sa.initiator_spi, stage.sa.responder_spi, exchange, flags, message_id)
 
 
 ROLES = ("initiator", "responder")
