@@ -247,7 +247,8 @@ class IkeSa:
         notify = error.notify or NotifyType.INVALID_SYNTAX
         self.respond(kind, (Notify(int(notify), error.data),), now)
         if kind == ExchangeType.IKE_AUTH:
-            self.destroy(now, f"{notify.name}_SENT", {"detail": error.detail})
+            reason = "WRONG_PEER_IDENTITY" if error.why is Violation.IDENTITY else f"{notify.name}_SENT"
+            self.destroy(now, reason, {"detail": error.detail})
         elif notify == NotifyType.INVALID_SYNTAX:
             # RFC 7296 2.21.3: fatal for both peers
             self.destroy(now, "INVALID_SYNTAX_SENT", {"detail": error.detail})

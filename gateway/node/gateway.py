@@ -207,6 +207,10 @@ class Gateway:
             known = self.tunnels.get(settings.name)
             if known is None:
                 known = self.tunnels[settings.name] = Tunnel(settings, self._random)
+            elif known.settings.ike != settings.ike and self.ike.primary(known.name) is None:
+                # What was tried so far was tried with the old settings
+                self.ike.command(ike.Terminate(known.name, reason="CONFIGURATION_CHANGED"), now)
+                known.back_off.reset()
             if known.adopt(settings) and known.interface:
                 self._set_link(known, settings.local_destinations)
             self._connection_state(known, now)

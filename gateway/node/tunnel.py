@@ -31,6 +31,10 @@ def child_due(sa: IkeSa) -> float:
     return (sa.established_at or 0.0) + CHILD_GRACE * (1 if sa.is_initiator else 3)
 
 
+ENDS = ("CONFIGURATION_CHANGED", "DELETED_BY_OPERATOR", "DELETED_BY_PEER")
+"""Why it is down, but nothing of why it does not come up again."""
+
+
 class BackOff:
     """When to try again."""
 
@@ -236,8 +240,8 @@ class Tunnel:
         self.failure = Failure(reason, context, now)
 
     def hint(self, reason: str, context: dict[str, str], now: float) -> None:
-        """As note, unless a failure of its own is known."""
-        if self.failure is None or self.failure.reason in (reason, "DELETED_BY_OPERATOR", "DELETED_BY_PEER"):
+        """As note, unless we try ourselves and know a failure of that."""
+        if self.failure is None or not self.wanted or self.failure.reason in (reason, *ENDS):
             self.note(reason, context, now)
 
     def established(self, now: float) -> None:

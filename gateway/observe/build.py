@@ -17,7 +17,7 @@ from gateway.ike.sa import IkeSa
 from gateway.ike.traffic_selector import describe
 from gateway.node.gateway import Gateway
 from gateway.node.security_associations import sequence_limit, suite_text
-from gateway.node.tunnel import Tunnel
+from gateway.node.tunnel import ENDS, Tunnel
 from gateway.observe.explain import explain
 from gateway.observe.snapshot import (
     ChildStatus,
@@ -125,12 +125,14 @@ def _tunnel(node: Gateway, tunnel: Tunnel, facts: ShellFacts, now: float) -> Tun
 def _explanation(tunnel: Tunnel, up: bool, shown: IkeSa | None) -> str:
     if up:
         return ""
-    if tunnel.failure is not None:
-        return explain(tunnel.failure.reason, tunnel.failure.context)
-    unanswered = shown.window.pending if shown is not None and shown.is_initiator else None
-    if shown is not None and shown.exchange is not None and unanswered is not None and unanswered.tries:
-        context = {"exchange": shown.exchange.kind.name, "sent": unanswered.tries + 1, "peer": shown.remote.host}
-        return explain("NO_ANSWER_YET", {"tunnel": tunnel.name, **context})
+    pending = shown.window.pending if shown is not None and shown.is_initiator else None
+    known = tunnel.failure
+    if shown is not None and shown.exchange is not None and pending is not None and pending.tries:
+        context = {"exchange": shown.exchange.kind.name, "sent": pending.tries + 1, "peer": shown.remote.host}
+        if known is None or known.reason in ENDS:
+            return explain("NO_ANSWER_YET", {"tunnel": tunnel.name, **context})
+    if known is not None:
+        return explain(known.reason, known.context)
     waiting = {"none": "WAITING_FOR_PEER", "trap": "WAITING_FOR_TRAFFIC"}.get(tunnel.settings.start_action)
     if shown is None and waiting is not None:
         return explain(waiting, {"tunnel": tunnel.name, "peer": str(tunnel.settings.remote)})

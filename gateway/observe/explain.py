@@ -64,6 +64,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "AUTHENTICATION_FAILED/sent": (
         "we refused the authentication of {peer}: its AUTH payload does not fit our `psk`",
+        " ({detail})",
         "; the pre-shared keys differ (look for trailing blanks or newlines), correct `psk` of connection {tunnel} or the peer's key",
     ),
     "WRONG_PEER_IDENTITY": (
