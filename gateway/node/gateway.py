@@ -232,7 +232,7 @@ class Gateway:
         self.fib.command(routing.SetProtected(protected), now)
 
     def _set_throws(self, now: float) -> None:
-        endpoints = frozenset(tunnel.remote for tunnel in self.settings.tunnels)
+        endpoints = frozenset(tunnel.remote for tunnel in self.settings.tunnels) | self.settings.beside
         self.fib.command(routing.SetThrows(self._connected, endpoints), now)
 
     def _open_tunnels(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
@@ -64,6 +64,8 @@ class GatewaySettings:
     tunnels: tuple[TunnelSettings, ...]
     bgp: SpeakerSettings | None
     heartbeat: HeartbeatSettings | None
+    beside: frozenset[Address] = frozenset()
+    """Neighbors and the peer gateway that are reached outside of every tunnel."""
 
     def tunnel(self, name: str) -> TunnelSettings | None:
         return next((tunnel for tunnel in self.tunnels if tunnel.name == name), None)
@@ -80,8 +82,19 @@ def build(
         number = known.setdefault(name, max(known.values(), default=0) + 1)
         tunnels.append(_tunnel(number, name, connection, secrets.psks[name], _local_destinations(config, name)))
     return GatewaySettings(
-        config.gateway.name, tuple(tunnels), _bgp(config, secrets, sources or {}), _heartbeat(config, secrets)
+        config.gateway.name,
+        tuple(tunnels),
+        _bgp(config, secrets, sources or {}),
+        _heartbeat(config, secrets),
+        frozenset(_beside(config)),
     )
+
+
+def _beside(config: Config) -> Iterator[Address]:
+    if config.bgp is not None:
+        yield from (one.address for one in config.bgp.neighbor.values() if one.connection is None)
+    if config.ha is not None:
+        yield config.ha.remote_address
 
 
 def _tunnel(
