@@ -17,6 +17,7 @@ from support.ike_pair import ESP_OFFERS, IKE_OFFERS, NAME, Flight, Host, Pair
 from gateway.ike import proposal
 from gateway.ike.commands import Initiate, Rekey, Terminate
 from gateway.ike.errors import PeerError
+from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.key_exchange import PUBLIC_OCTETS
 from gateway.ike.keymat import IkeKeys, open_message, seal_message
 from gateway.ike.message import Header, emit_message, parse_message
@@ -208,6 +209,10 @@ def reach(role: str, state: str, **changes: object) -> Stage:
             pair.deliver(keep=True)  # the answer reaches the initiator, which has its keys; its IKE_AUTH is lost
     else:
         pair.establish()
+        # A sign of life of the initiator, so that the responder knows it has the answer to IKE_AUTH
+        pair.left.sa.enqueue(Liveness(), pair.now)
+        pair.drain()
+        pair.settle()
     sa = subject.sas[0]
     if state == "REKEYING":
         subject.command(Rekey(NAME))

@@ -26,7 +26,7 @@ from gateway.ike.commands import (
     TrafficSeen,
 )
 from gateway.ike.errors import LocalError
-from gateway.ike.events import IkeDown, IkeUp
+from gateway.ike.events import ChildInstall, IkeDown, IkeUp
 from gateway.ike.registry import ExchangeType
 from gateway.ike.states import (
     CHILD_TRANSITIONS,
@@ -294,8 +294,6 @@ AT_ONCE: dict[str, dict[Any, str]] = {
         name: {
             "ESTABLISHED": f"ESTABLISHED >{kind}[]",
             "REKEYED": f"REKEYED >{kind}[sealed]",
-            # The peer may not have had our IKE_AUTH answer: it is asked first
-            ("responder", "ESTABLISHED"): f"ESTABLISHED {SENT_INFO}",
         }
         for name, kind in {
             "Terminate child": "INFORMATIONAL",
@@ -347,6 +345,17 @@ def settled(pair: Pair) -> None:
         assert children[0] == {(spi_out, spi_in) for spi_in, spi_out in children[1]}
     for host in pair.hosts:
         assert set(host.data_plane.inbound) == {spi for sa in host.sas for spi in sa.children}
+
+
+def test_a_responder_that_may_not_have_been_heard_asks_before_it_rekeys() -> None:
+    """The peer may not have had our IKE_AUTH answer, and could not find the CHILD_SA."""
+    pair = Pair()
+    pair.establish()
+    pair.right.command(Rekey(NAME, CHILD))
+    assert [flight.message.header.exchange.name for flight in pair.in_flight] == ["INFORMATIONAL"]
+    pair.run(6)
+    pair.assert_agreed()
+    assert len(pair.right.seen(ChildInstall)) == 2
 
 
 # --- states x timers --------------------------------------------------------------------------------------------------
