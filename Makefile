@@ -46,7 +46,7 @@ test: build
 	@$(VENV)/bin/pytest -m "not slow"
 
 test-all: build
-	@$(VENV)/bin/pytest
+	@SIM_FACTOR=4 $(VENV)/bin/pytest
 
 bench: build
 	@bash tools/install-system $(BENCH_PACKAGES)

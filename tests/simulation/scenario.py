@@ -65,6 +65,7 @@ def _part(network: str, number: int) -> str:
 
 
 def seeds(count: int, first: int = 0) -> range:
-    """The seeds of a test: `count` of them, or the one of SIM_SEED."""
+    """The seeds of a test: `count` of them, SIM_FACTOR times as many, or the one of SIM_SEED."""
     only = os.environ.get("SIM_SEED")
+    count *= int(os.environ.get("SIM_FACTOR", "1"))
     return range(int(only), int(only) + 1) if only else range(first, first + count)

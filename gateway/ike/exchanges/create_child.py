@@ -131,7 +131,13 @@ class CreateChild(Exchange):
 
     def _install(self, sa: IkeSa, terms: ChildTerms, shared: bytes, nr: bytes, now: float) -> None:
         old = self.old
+        beside = sa.usable_child(self.settings.name) if old is None else None
         new = child_negotiation.install(sa, terms, shared, (self.ni, nr), True, now)
+        if beside is not None:
+            # The peer made it too while our request was on its way, and holds both: ours is one too many
+            sa.enqueue(DeleteChild(new), now)
+            self._end(sa, now, "ok")
+            return
         if old is None:
             sa.activate(new)
             if sa.services.has_other_sa(sa):
