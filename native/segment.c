@@ -69,14 +69,14 @@ bool inner_parse(struct inner_layout *layout, const uint8_t *packet, size_t leng
 /* A packet that stays whole; with NEEDS_CSUM its checksum field holds only the pseudo-header sum so far. */
 static enum segment_result begin_plain(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet,
                                        const struct inner_layout *layout) {
-  s->count = 1;
-  s->header_length = 0;
   s->complete_checksum = (vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0;
-  if (!s->complete_checksum) return SEGMENT_OK;
-  s->checksum_start = vnet->csum_start;
-  s->checksum_field = s->checksum_start + vnet->csum_offset;
-  size_t fixed = layout->ipv6 ? IPV6_HEADER : layout->l3_length;
-  if (s->checksum_start < fixed || s->checksum_field + 2 > s->length) return SEGMENT_MALFORMED;
+  if (s->complete_checksum) {
+    s->checksum_start = vnet->csum_start;
+    s->checksum_field = s->checksum_start + vnet->csum_offset;
+    size_t fixed = layout->ipv6 ? IPV6_HEADER : layout->l3_length;
+    if (s->checksum_start < fixed || s->checksum_field + 2 > s->length) return SEGMENT_MALFORMED;
+  }
+  s->count = 1;
   return SEGMENT_OK;
 }
 

@@ -1,4 +1,5 @@
-"""The C unit tests (native/tests/test_*.c), built with AddressSanitizer and UndefinedBehaviorSanitizer, and without."""
+"""The C tests (native/tests/), built with AddressSanitizer and UndefinedBehaviorSanitizer, without, and with ThreadSanitizer;
+the fuzz targets at length."""
 
 from __future__ import annotations
 
@@ -11,26 +12,45 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+ADDRESSES = ["-Db_sanitize=address,undefined", "-Db_lundef=false"]
+# The compiler warns that ThreadSanitizer does not see the fences of the quiescence; the atomics beside them it sees.
+THREADS = ["-Db_sanitize=thread", "-Db_lundef=false", "-Dc_args=-Wno-tsan"]
 BUILDS = {
-    "sanitized": ["-Db_sanitize=address,undefined", "-Db_lundef=false"],
+    "sanitized": ADDRESSES,
     "plain": [],
-    "libcrypto only": ["-Dipsecmb=disabled", "-Db_sanitize=address,undefined", "-Db_lundef=false"],
+    "libcrypto only": ["-Dipsecmb=disabled", *ADDRESSES],
 }
+FUZZ_SECONDS = 3
+"""For each of the targets."""
+
+
+def meson(*arguments: str | Path, **environment: str) -> str:
+    """Run meson and give what it printed."""
+    around = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UBSAN_OPTIONS": "halt_on_error=1", **environment}
+    done = subprocess.run([BIN / "meson", *arguments], cwd=ROOT, env=around, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def passes(build: Path, *arguments: str, **environment: str) -> None:
+    told = meson("test", "-C", build, "--print-errorlogs", *arguments, **environment)
+    assert "Fail: 0" in " ".join(told.split())
 
 
 @pytest.mark.parametrize("options", BUILDS.values(), ids=BUILDS.keys())
 def test_c_unit_tests_pass(options: list[str], tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "UBSAN_OPTIONS": "halt_on_error=1"}
-    build = tmp_path / "build"
-    subprocess.run(
-        [BIN / "meson", "setup", build, "-Dwerror=true", *options],
-        cwd=ROOT,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
-    done = subprocess.run(
-        [BIN / "meson", "test", "-C", build, "--print-errorlogs"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Fail:              0" in done.stdout or "Fail: 0" in " ".join(done.stdout.split())
+    meson("setup", tmp_path / "build", "-Dwerror=true", *options)
+    passes(tmp_path / "build")
+
+
+@pytest.mark.slow
+def test_two_workers_race_for_nothing(tmp_path: Path) -> None:
+    meson("setup", tmp_path / "build", "-Dwerror=true", *THREADS)
+    for _ in range(3):
+        passes(tmp_path / "build", "test_race", TSAN_OPTIONS="halt_on_error=1")
+
+
+@pytest.mark.slow
+def test_fuzz_targets_hold_for_longer(tmp_path: Path) -> None:
+    meson("setup", tmp_path / "build", "-Dwerror=true", *ADDRESSES)
+    passes(tmp_path / "build", "--suite", "fuzz", FUZZ_SECONDS=str(FUZZ_SECONDS))
