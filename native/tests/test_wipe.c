@@ -1,0 +1,61 @@
+/* What held keys is zero when it is given back to the allocator: key schedules, digest states, a thread's cipher state.
+ * Link with --wrap=free. */
+#include <malloc.h>
+
+#include "esp_pair.h"
+
+enum { SMALL = 128, ROUNDING = 64 };
+
+static size_t watched, large;
+
+void __real_free(void *block);
+void __wrap_free(void *block);
+
+/* Small blocks are the handles around the secrets. */
+static void inspect(const uint8_t *block, size_t size) {
+  if (size <= SMALL) return;
+  watched++;
+  large += size > 100000;
+  for (size_t i = 0; i < size - ROUNDING; i++)
+    CHECK(block[i] == 0);
+}
+
+void __wrap_free(void *block) {
+  if (block) inspect(block, malloc_usable_size(block));
+  __real_free(block);
+}
+
+/* A burst through one suite, large enough for the multi-buffer path, and back. */
+static void use_and_free(enum esp_engine engine, const struct named_suite *suite) {
+  struct esp_seal_item items[BURST];
+  struct esp_open_item opened[BURST];
+  size_t lengths[BURST];
+  for (size_t i = 0; i < BURST; i++)
+    lengths[i] = 1 + random_below(1400);
+  struct pair pair = new_pair(engine, engine, suite);
+  fill(&pair, items, lengths, BURST, 1);
+  for (size_t i = 0; i < BURST; i++) {
+    CHECK(items[i].length > 0);
+    opened[i] =
+        (struct esp_open_item){.packet = items[i].packet, .length = items[i].length, .sequence = items[i].sequence};
+  }
+  esp_open(pair.open_thread, pair.open, opened, BURST);
+  for (size_t i = 0; i < BURST; i++)
+    CHECK(opened[i].result == ESP_OK);
+  watched = large = 0;
+  free_pair(&pair);
+  CHECK(watched >= 4);                                 /* two keys, two threads */
+  if (engine == ESP_ENGINE_IPSECMB) CHECK(large >= 2); /* and the library's state of each thread */
+}
+
+static void nothing_secret_is_left_behind(void) {
+  for (size_t e = 0; e < engine_count; e++)
+    for (size_t s = 0; s < SUITES; s++)
+      use_and_free(engines[e], &suites[s]);
+}
+
+int main(void) {
+  setup();
+  RUN(nothing_secret_is_left_behind);
+  return 0;
+}
