@@ -98,7 +98,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
             {"ours": sa.settings.local_id.text, "remote_id": sa.settings.remote_id.text},
         )
         return
-    gone = [child for delete in deletes if delete.protocol == Protocol.ESP for child in _children(sa, delete)]
+    named = [child for delete in deletes if delete.protocol == Protocol.ESP for child in _children(sa, delete)]
+    gone = list({child.spi_in: child for child in named}.values())  # once, however often it is named
     # RFC 7296 1.4.1: we answer with the other halves, except of those we are deleting ourselves
     halves = tuple(child.spi_in.to_bytes(4, "big") for child in gone if child.state is not ChildState.DELETING)
     lost = []
