@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,28 @@ static PyObject *endpoint_object(const struct endpoint *endpoint) {
   return Py_BuildValue("(si)", host, (int)endpoint->port);
 }
 
+/* Converters for "O&": Python's own formats for unsigned integers wrap silently, and a negative grant would be none. */
+static bool to_unsigned(PyObject *object, unsigned long long most, unsigned long long *value) {
+  *value = PyLong_AsUnsignedLongLong(object);
+  bool failed = *value == (unsigned long long)-1 && PyErr_Occurred();
+  if (failed && !PyErr_ExceptionMatches(PyExc_OverflowError)) return false;
+  if (!failed && *value <= most) return true;
+  PyErr_Clear();
+  PyErr_Format(PyExc_ValueError, "%R is out of range 0 to %llu", object, most);
+  return false;
+}
+
+#define CONVERTER(name, type, most)                                                                                    \
+  static int name(PyObject *object, void *out) {                                                                       \
+    unsigned long long value;                                                                                          \
+    bool good = to_unsigned(object, most, &value);                                                                     \
+    if (good) *(type *)out = (type)value;                                                                              \
+    return good;                                                                                                       \
+  }
+CONVERTER(to_u16, uint16_t, UINT16_MAX)
+CONVERTER(to_u32, uint32_t, UINT32_MAX)
+CONVERTER(to_u64, uint64_t, UINT64_MAX)
+
 /* Appends and drops the caller's reference; false when either failed. */
 static bool append(PyObject *list, PyObject *item) {
   bool done = item && PyList_Append(list, item) == 0;
@@ -121,7 +144,7 @@ static int dataplane_py_init(PyObject *object, PyObject *args, PyObject *kwargs)
   const char *engine_name = "auto";
   unsigned workers;
   int engine;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|s", keywords, &workers, &engine_name)) return -1;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|s", keywords, to_u32, &workers, &engine_name)) return -1;
   if (!named(engines, "engine", engine_name, &engine)) return -1;
   if (self->plane) {
     PyErr_SetString(PyExc_ValueError, "the data plane was started before");
@@ -174,7 +197,7 @@ static PyObject *py_add_socket(PyObject *self, PyObject *args, PyObject *kwargs)
   struct dataplane *plane = plane_of(self);
   unsigned worker;
   int fd;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "Ii", keywords, &worker, &fd)) return NULL;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&i", keywords, to_u32, &worker, &fd)) return NULL;
   CONTROL(socket_add(plane, worker, fd));
 }
 
@@ -192,15 +215,19 @@ static PyObject *py_add_connection(PyObject *self, PyObject *args, PyObject *kwa
   PyObject *list;
   unsigned connection, mtu;
   int fds[WORKERS_MAX];
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "IOI", keywords, &connection, &list, &mtu)) return NULL;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&OO&", keywords, to_u32, &connection, &list, to_u32, &mtu))
+    return NULL;
   Py_ssize_t count = PySequence_Size(list);
   if (count < 0) return NULL;
   if (count > WORKERS_MAX) return fail((struct fault){"too many TUN queues", 0});
   for (Py_ssize_t i = 0; i < count; i++) {
     PyObject *item = PySequence_GetItem(list, i);
-    fds[i] = item ? (int)PyLong_AsLong(item) : -1;
+    uint32_t fd = 0;
+    bool good = item && to_u32(item, &fd) && fd <= INT_MAX;
+    if (item && !good && !PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "%R is no file descriptor", item);
     Py_XDECREF(item);
-    if (PyErr_Occurred()) return NULL;
+    if (!good) return NULL;
+    fds[i] = (int)fd;
   }
   CONTROL(connection_add(plane, connection, fds, (size_t)count, mtu));
 }
@@ -209,8 +236,9 @@ static PyObject *py_update_connection(PyObject *self, PyObject *args, PyObject *
   static char *keywords[] = {"connection", "mtu", "tcp_mss4", "tcp_mss6", NULL};
   struct dataplane *plane = plane_of(self);
   unsigned connection, mtu;
-  unsigned short mss4, mss6;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "IIHH", keywords, &connection, &mtu, &mss4, &mss6))
+  uint16_t mss4, mss6;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&O&", keywords, to_u32, &connection, to_u32, &mtu,
+                                             to_u16, &mss4, to_u16, &mss6))
     return NULL;
   CONTROL(connection_update(plane, connection, mtu, mss4, mss6));
 }
@@ -219,7 +247,7 @@ static PyObject *py_reopen_connection(PyObject *self, PyObject *args, PyObject *
   static char *keywords[] = {"connection", NULL};
   struct dataplane *plane = plane_of(self);
   unsigned connection;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "I", keywords, &connection)) return NULL;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&", keywords, to_u32, &connection)) return NULL;
   CONTROL(connection_reopen(plane, connection));
 }
 
@@ -227,7 +255,7 @@ static PyObject *py_remove_connection(PyObject *self, PyObject *args, PyObject *
   static char *keywords[] = {"connection", NULL};
   struct dataplane *plane = plane_of(self);
   unsigned connection;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "I", keywords, &connection)) return NULL;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&", keywords, to_u32, &connection)) return NULL;
   CONTROL(connection_remove(plane, connection));
 }
 
@@ -252,9 +280,9 @@ static bool parse_selector(PyObject *tuple, struct selector *out) {
     PyErr_SetString(PyExc_TypeError, "a selector is a tuple");
     return false;
   }
-  if (!PyArg_ParseTuple(tuple, "by#y#HHy#y#HH", &out->protocol, &octets[0], &length[0], &octets[1], &length[1],
-                        &out->local_port_first, &out->local_port_last, &octets[2], &length[2], &octets[3], &length[3],
-                        &out->remote_port_first, &out->remote_port_last))
+  if (!PyArg_ParseTuple(tuple, "by#y#O&O&y#y#O&O&", &out->protocol, &octets[0], &length[0], &octets[1], &length[1],
+                        to_u16, &out->local_port_first, to_u16, &out->local_port_last, &octets[2], &length[2],
+                        &octets[3], &length[3], to_u16, &out->remote_port_first, to_u16, &out->remote_port_last))
     return false;
   struct address *ranges[] = {&out->local_first, &out->local_last, &out->remote_first, &out->remote_last};
   for (int i = 0; i < 4; i++)
@@ -291,13 +319,13 @@ static bool parse_sa(PyObject *args, PyObject *kwargs, struct sa_request *r, PyO
   const char *direction, *encryption, *integrity, *encryption_key, *integrity_key, *local, *remote;
   Py_ssize_t encryption_length, integrity_length;
   unsigned local_port, remote_port;
-  unsigned long long soft_octets, hard_octets, soft_packets, hard_packets;
   int esn, encapsulate, inbound, cipher, hash;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$sIIssy#y#pp(sI)(sI)OIKKKKi", keywords, &direction, &r->connection,
-                                   &r->spi, &encryption, &integrity, &encryption_key, &encryption_length,
-                                   &integrity_key, &integrity_length, &esn, &encapsulate, &local, &local_port, &remote,
-                                   &remote_port, selectors, &r->replay_window, &soft_octets, &hard_octets,
-                                   &soft_packets, &hard_packets, &r->socket))
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$sO&O&ssy#y#pp(sO&)(sO&)OO&O&O&O&O&i", keywords, &direction, to_u32,
+                                   &r->connection, to_u32, &r->spi, &encryption, &integrity, &encryption_key,
+                                   &encryption_length, &integrity_key, &integrity_length, &esn, &encapsulate, &local,
+                                   to_u32, &local_port, &remote, to_u32, &remote_port, selectors, to_u32,
+                                   &r->replay_window, to_u64, &r->limits.soft_octets, to_u64, &r->limits.hard_octets,
+                                   to_u64, &r->limits.soft_packets, to_u64, &r->limits.hard_packets, &r->socket))
     return false;
   if (!named(directions, "direction", direction, &inbound) || !named(encryptions, "encryption", encryption, &cipher) ||
       !named(integrities, "integrity", integrity, &hash))
@@ -310,7 +338,6 @@ static bool parse_sa(PyObject *args, PyObject *kwargs, struct sa_request *r, PyO
   r->encryption_key_length = (size_t)encryption_length;
   r->integrity_key = (const uint8_t *)integrity_key;
   r->integrity_key_length = (size_t)integrity_length;
-  r->limits = (struct limits){soft_octets, hard_octets, soft_packets, hard_packets};
   return true;
 }
 
@@ -336,7 +363,9 @@ static PyObject *py_remove_sa(PyObject *self, PyObject *args, PyObject *kwargs) 
   const char *direction;
   unsigned connection, spi;
   int inbound;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "sII", keywords, &direction, &connection, &spi)) return NULL;
+  if (!plane ||
+      !PyArg_ParseTupleAndKeywords(args, kwargs, "sO&O&", keywords, &direction, to_u32, &connection, to_u32, &spi))
+    return NULL;
   if (!named(directions, "direction", direction, &inbound)) return NULL;
   CONTROL(sa_remove(plane, inbound, connection, spi));
 }
@@ -347,7 +376,8 @@ static PyObject *py_update_sa_remote(PyObject *self, PyObject *args, PyObject *k
   const char *host;
   unsigned connection, spi, port;
   struct endpoint remote;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "II(sI)", keywords, &connection, &spi, &host, &port))
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&(sO&)", keywords, to_u32, &connection, to_u32, &spi,
+                                             &host, to_u32, &port))
     return NULL;
   if (!parse_endpoint(host, port, &remote)) return NULL;
   CONTROL(sa_update_remote(plane, connection, spi, &remote));
@@ -358,14 +388,14 @@ static PyObject *py_replace_policies(PyObject *self, PyObject *args, PyObject *k
   struct dataplane *plane = plane_of(self);
   PyObject *list;
   unsigned connection;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "IO", keywords, &connection, &list)) return NULL;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&O", keywords, to_u32, &connection, &list)) return NULL;
   Py_ssize_t count = PySequence_Size(list);
   if (count < 0) return NULL;
   uint32_t *spis = calloc((size_t)count + 1, sizeof *spis);
   if (!spis) return PyErr_NoMemory();
   for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++) {
     PyObject *item = PySequence_GetItem(list, i);
-    spis[i] = item ? (uint32_t)PyLong_AsUnsignedLong(item) : 0;
+    if (item) to_u32(item, &spis[i]);
     Py_XDECREF(item);
   }
   struct fault fault = NO_FAULT;
@@ -381,8 +411,10 @@ static PyObject *py_grant(PyObject *self, PyObject *args, PyObject *kwargs) {
   static char *keywords[] = {"connection", "spi", "limit", NULL};
   struct dataplane *plane = plane_of(self);
   unsigned connection, spi;
-  unsigned long long limit;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "IIK", keywords, &connection, &spi, &limit)) return NULL;
+  uint64_t limit;
+  if (!plane ||
+      !PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&", keywords, to_u32, &connection, to_u32, &spi, to_u64, &limit))
+    return NULL;
   CONTROL(sa_grant(plane, connection, spi, limit));
 }
 

@@ -221,6 +221,29 @@ class Nobody:
     outer, number = "192.0.2.9", 2
 
 
+OUT_OF_RANGE: dict[str, Callable[[_native.DataPlane], None]] = {
+    "a negative grant": lambda plane: plane.grant(1, 0x1000, -1),
+    "a grant beyond 64 bits": lambda plane: plane.grant(1, 0x1000, 1 << 64),
+    "a connection beyond 32 bits": lambda plane: plane.remove_connection((1 << 32) + 1),
+    "a worker beyond 32 bits": lambda plane: plane.add_socket(1 << 32, 0),
+    "an SPI beyond 32 bits": lambda plane: plane.remove_sa("in", 1, (1 << 32) + 0x1000),
+    "a negative SPI": lambda plane: plane.replace_policies(1, [-1]),
+    "an MSS beyond 16 bits": lambda plane: plane.update_connection(1, MTU, 70_000, 0),
+    "a negative descriptor": lambda plane: plane.add_connection(1, [-1], MTU),
+    "a descriptor beyond an int": lambda plane: plane.add_connection(1, [1 << 31], MTU),
+    "a port beyond 16 bits": lambda plane: plane.update_sa_remote(1, 0x1000, ("192.0.2.1", 70_000)),
+    "workers beyond 32 bits": lambda plane: plane.__init__((1 << 32) + 1),  # type: ignore[misc]
+}
+
+
+@pytest.mark.parametrize("call", OUT_OF_RANGE.values(), ids=OUT_OF_RANGE.keys())
+def test_a_number_out_of_range_is_refused_and_never_wrapped(call: Callable[[_native.DataPlane], None]) -> None:
+    plane = _native.DataPlane(1)
+    with pytest.raises(ValueError, match=r"out of range|no file descriptor"):
+        call(plane)
+    plane.stop()
+
+
 @pytest.mark.parametrize(
     "call",
     [
