@@ -140,8 +140,7 @@ class Flight:
         """The IKE message, without a non-ESP marker."""
         assert self.transmit is not None
         data = self.transmit.data
-        marked = 4500 in (self.transmit.local.port, self.transmit.remote.port)  # a NAT may have changed one of them
-        return data[4:] if marked and data != b"\xff" else data
+        return data[4:] if self.transmit.local.port == 4500 and data != b"\xff" else data
 
     @property
     def message(self) -> Message:

@@ -74,6 +74,7 @@ class Nat:
         assert flight.transmit is not None
         data, local, remote = flight.transmit.data, flight.transmit.local, flight.transmit.remote
         if flight.receiver is self.pair.right:
+            data = flight.octets  # `Flight` knows the marker by the port that changes here
             return dataclasses.replace(flight, transmit=Transmit(data, Endpoint(LEFT, local.port + self.shift), remote))
         inside = remote.port - self.shift
         if inside not in (500, 4500):
