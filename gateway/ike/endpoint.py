@@ -130,6 +130,11 @@ class IkeEndpoint:
         return [sa for sa in self._sas.values() if sa.name == connection]
 
     @property
+    def hosts(self) -> set[str]:
+        """Our addresses that some IKE_SA uses, also one that is on its way out."""
+        return {sa.local.host for sa in self._sas.values()}
+
+    @property
     def half_open(self) -> int:
         return len(self._half_open)
 

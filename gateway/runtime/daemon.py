@@ -121,6 +121,9 @@ class Daemon:
         while True:
             self.read_counters()
             self._write(self.journal.flush(time.monotonic()))
+            # Not at the reload itself: the peer is told by the old socket that the IKE_SA ends
+            configured = {tunnel.ike.local for tunnel in self.node.settings.tunnels}
+            self.sockets.close_unused(configured, self.node.ike.hosts, self.dataplane.detach)
             await asyncio.sleep(COUNTER_INTERVAL)
 
     def read_counters(self) -> None:

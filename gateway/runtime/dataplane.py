@@ -115,6 +115,10 @@ class NativeDataPlane:
         for worker, fd in made:
             self._native.add_socket(worker, fd)
 
+    def detach(self, fd: int) -> None:
+        """The workers no longer read this socket: it may be closed."""
+        self._native.remove_socket(fd)
+
     def worker_status(self) -> tuple[WorkerStatus, ...]:
         return tuple(
             WorkerStatus(number, one["ticks"], one["cpu_ns"] * NANOSECOND, bool(one["idle"]))

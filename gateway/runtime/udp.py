@@ -11,7 +11,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from gateway.contract import Endpoint, Transmit
 from gateway.ike.settings import NATT_PORT
@@ -85,6 +85,22 @@ class UdpSockets:
             sender.sendto(datagram.data, (datagram.remote.host, datagram.remote.port))
         except OSError:
             self.send_failures += 1
+
+    def close_unused(
+        self, configured: Collection[Endpoint], busy: Collection[str], detach: Callable[[int], None]
+    ) -> None:
+        """Gives back what no connection names any more and no IKE_SA (their hosts are `busy`) still uses; `detach`: the workers' sockets."""
+        hosts = {endpoint.host for endpoint in configured} | set(busy)
+        loop = asyncio.get_running_loop()
+        for endpoint in [one for one in self._plain if one not in configured and one.host not in busy]:
+            plain = self._plain.pop(endpoint)
+            loop.remove_reader(plain.fileno())
+            plain.close()
+        gone = [self._natt.pop(endpoint) for endpoint in list(self._natt) if endpoint.host not in hosts]
+        gone += [[self._raw.pop(host)] for host in list(self._raw) if host not in hosts]
+        for one in (one for sockets in gone for one in sockets):
+            detach(one.fileno())
+            one.close()
 
     def close(self) -> None:
         loop = asyncio.get_running_loop()

@@ -91,7 +91,8 @@ class Namespace:
         """Make this machine a router that takes asymmetric paths, as gateways are told to."""
         settings: dict[str, int | str] = {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1}
         settings["net.ipv4.fib_multipath_hash_policy"] = 1
-        for scope in ("all", "default"):
+        devices = [link["ifname"] for link in self.ip_json("link", "show") if link["ifname"] != "lo"]
+        for scope in ("all", "default", *devices):
             settings[f"net.ipv4.conf.{scope}.rp_filter"] = 0
             settings[f"net.ipv4.conf.{scope}.send_redirects"] = 0
             settings[f"net.ipv4.conf.{scope}.src_valid_mark"] = 1
