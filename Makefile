@@ -10,11 +10,11 @@ PACKAGES := bird2 charon-systemd gcc git iperf3 iproute2 iputils-ping libc6-dev 
 # What `make bench` compares with, beside the above.
 BENCH_PACKAGES := wireguard-go wireguard-tools
 
-.PHONY: help demo test test-all bench lint build lock clean
+.PHONY: help demo test test-slow test-all bench lint build lock clean
 help:
 	@echo "make demo      build, then show a whole site-gateway-VNet scene in network namespaces"
 	@echo "make test      build, then run the test suite (at most 15 minutes)"
-	@echo "make test-all  the same plus sanitizers and what takes longer"
+	@echo "make test-all  the same, and what takes longer"
 	@echo "make bench     build, then measure beside strongSwan and wireguard-go; BENCH_CASES=a,b BENCH_ROUNDS=n BENCH_REPORT=FILE"
 	@echo "make lint      ruff, mypy, import contracts, clang-format"
 
@@ -45,8 +45,11 @@ demo: build
 test: build
 	@$(VENV)/bin/pytest -m "not slow"
 
-test-all: build
-	@SIM_FACTOR=4 $(VENV)/bin/pytest
+test-slow: build
+	@SIM_FACTOR=4 $(VENV)/bin/pytest -m slow tests
+	@SIM_FACTOR=4 $(VENV)/bin/pytest tests/simulation
+
+test-all: test-slow test
 
 bench: build
 	@bash tools/install-system $(BENCH_PACKAGES)
