@@ -4,6 +4,7 @@ the fuzz targets at length."""
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,36 @@ def test_two_workers_race_for_nothing(tmp_path: Path) -> None:
 def test_fuzz_targets_hold_for_longer(tmp_path: Path) -> None:
     meson("setup", tmp_path / "build", "-Dwerror=true", *ADDRESSES)
     passes(tmp_path / "build", "--suite", "fuzz", FUZZ_SECONDS=str(FUZZ_SECONDS))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")
+def test_the_data_plane_in_namespaces_under_address_sanitizer(tmp_path: Path) -> None:
+    """The module itself too. The interpreter is not instrumented and leaks by design, so leaks are not looked for."""
+    build, package = tmp_path / "build", tmp_path / "package"
+    meson("setup", build, *ADDRESSES)
+    meson("compile", "-C", build)
+    shutil.copytree(ROOT / "gateway", package / "gateway", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copy(build / "native" / "_native.abi3.so", package / "gateway")
+    runtimes = [
+        subprocess.run(
+            ["cc", f"-print-file-name=lib{name}.so"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        for name in ("asan", "ubsan")
+    ]
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": ":".join(runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "halt_on_error=1",
+        "PYTHONPATH": str(package),
+    }
+    names = ("inbound", "outbound", "control")
+    done = subprocess.run(
+        [BIN / "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/native/test_dataplane_{name}.py" for name in names)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
