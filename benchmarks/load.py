@@ -27,7 +27,7 @@ BIG = 1380  # octets of an inner packet
 _LOSS = 0.01
 _HEADERS = 28  # IPv4 and UDP
 _RATE_FIRST = 10_000
-_STEPS_FIRST, _STEPS_AGAIN = (1.6, 1.2, 1.07), (1.15, 1.05)
+_STEPS_FIRST, _STEPS_AGAIN = (1.6, 1.2, 1.07), (1.1, 1.04)
 _SEGMENTS = 46
 _CORE_LEAST = 0.9  # of the core, below which the worker was kept from it
 _numbers = itertools.count(1)
@@ -76,7 +76,7 @@ def udp_single(side: Side, seconds: float) -> Quantities:
     step = max(0.3, seconds / 4)
     found = highest_rate(
         lambda rate: _udp_attempts(side, rate, step),
-        known * 0.85 if known else _RATE_FIRST,
+        known * 0.92 if known else _RATE_FIRST,
         _STEPS_AGAIN if known else _STEPS_FIRST,
     )
     if found is None:
