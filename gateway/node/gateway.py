@@ -457,7 +457,8 @@ class Gateway:
         self._event("info", name, tunnel.name, f"IKE_SA {'rekeyed' if event.rekeyed else 'established'}: {spis}")
 
     def _ike_down(self, tunnel: Tunnel, event: ike_events.IkeDown, now: float) -> None:
-        if not event.reason:
+        # Without a device the reason is known already
+        if not event.reason or tunnel.device_fault:
             return
         if self.ike.primary(tunnel.name) is not None:
             self._event(
