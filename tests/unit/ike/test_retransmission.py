@@ -12,9 +12,11 @@ from support.ike_stages import KINDS, ROLES, reach
 
 from gateway.contract import Endpoint
 from gateway.ike.commands import Command, Initiate, Rekey, Terminate
+from gateway.ike.errors import PeerError
 from gateway.ike.events import IkeDown
 from gateway.ike.exchanges.liveness import Liveness
-from gateway.ike.registry import ExchangeType
+from gateway.ike.message import parse_message
+from gateway.ike.registry import ExchangeType, Flags
 
 TIMES = {"retransmit_timeout": 1.0, "retransmit_base": 1.6, "retransmit_tries": 6}
 WAITS = [1.0 * 1.6**number for number in range(7)]
@@ -278,3 +280,15 @@ def test_an_unknown_spi_is_never_answered() -> None:
         pair.receive(pair.right, octets, Endpoint(LEFT, 500))
     assert pair.in_flight == []
     assert pair.right.rejected == {"unknown_spi": 2}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_initiator_flag_tells_the_sides_apart(role: str) -> None:
+    """RFC 7296 3.1: our own message sent back to us has it wrong; the SPI lookup refuses it first, the IKE_SA again."""
+    stage = reach(role, "ESTABLISHED")
+    good = stage.octets(KINDS["LIVENESS"], stage.request_id, False)
+    reflected = good[:19] + bytes([good[19] ^ Flags.INITIATOR]) + good[20:]
+    stage.deliver(reflected)
+    assert (stage.answers(), stage.refusals()) == ([], ["unknown_spi"])
+    with pytest.raises(PeerError, match="initiator flag"):
+        stage.sa.receive(parse_message(reflected), stage.sa.local, stage.sa.remote, stage.pair.now)
