@@ -207,7 +207,8 @@ def _child_sa(now: float, child: Json) -> Iterable[str]:
 def _why(snapshot: Json, tunnel: Json) -> str:
     name, now = tunnel["name"], snapshot["now"]
     if tunnel["up"]:
-        return f"{name} is up for {_age(now, tunnel.get('established_at'))}."
+        doubt = f", but {tunnel['explanation'].rstrip('.')}" if tunnel.get("explanation") else ""
+        return f"{name} is up for {_age(now, tunnel.get('established_at'))}{doubt}."
     reason = tunnel.get("explanation") or tunnel.get("last_failure") or _between(tunnel)
     attempts = f" Attempts so far: {tunnel['attempts']}." if tunnel.get("attempts") else ""
     retry = f" Next in {age(tunnel['retry_at'] - now)}." if tunnel.get("retry_at") is not None else ""

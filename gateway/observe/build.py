@@ -123,20 +123,27 @@ def _tunnel(node: Gateway, tunnel: Tunnel, facts: ShellFacts, now: float) -> Tun
 
 
 def _explanation(tunnel: Tunnel, up: bool, shown: IkeSa | None) -> str:
+    silence = _silence(tunnel, shown)
     if up:
-        return ""
-    pending = shown.window.pending if shown is not None and shown.is_initiator else None
+        return silence
     known = tunnel.failure
-    if shown is not None and shown.exchange is not None and pending is not None and pending.tries:
-        context = {"exchange": shown.exchange.kind.name, "sent": pending.tries + 1, "peer": shown.remote.host}
-        if known is None or known.reason in ENDS:
-            return explain("NO_ANSWER_YET", {"tunnel": tunnel.name, **context})
+    if silence and (known is None or known.reason in ENDS):
+        return silence
     if known is not None:
         return explain(known.reason, known.context)
     waiting = {"none": "WAITING_FOR_PEER", "trap": "WAITING_FOR_TRAFFIC"}.get(tunnel.settings.start_action)
     if shown is None and waiting is not None:
         return explain(waiting, {"tunnel": tunnel.name, "peer": str(tunnel.settings.remote)})
     return ""
+
+
+def _silence(tunnel: Tunnel, shown: IkeSa | None) -> str:
+    """Our request is not answered; one lost datagram is no news."""
+    pending = shown.window.pending if shown is not None else None
+    if shown is None or shown.exchange is None or pending is None or pending.tries < (2 if shown.established else 1):
+        return ""
+    context = {"exchange": shown.exchange.kind.name, "sent": pending.tries + 1, "peer": shown.remote.host}
+    return explain("NO_ANSWER_YET", {"tunnel": tunnel.name, **context})
 
 
 def _children(node: Gateway, tunnel: Tunnel, sa: IkeSa | None) -> Iterator[ChildStatus]:

@@ -154,8 +154,14 @@ def test_a_peer_that_crashes_and_comes_back_is_found_again(site: Site) -> None:
     """kill -9 of the edge: it forgets its SAs and says nothing. Liveness ends ours; nothing leaves in clear meanwhile."""
     capture = Capture(site.scene.wan, "gateway")
     capture.start()
-    site.reload(site.changed("dpd_delay = 5", "dpd_delay = 1\nretransmit_timeout = 0.3\nretransmit_tries = 3"))
+    site.reload(site.changed("dpd_delay = 5", "dpd_delay = 1\nretransmit_timeout = 0.5\nretransmit_tries = 5"))
     site.charon.kill()
+
+    def doubted() -> bool:
+        said = site.daemon.ctl("explain", check=False).stdout
+        return "is up for" in said and "does not answer INFORMATIONAL" in said
+
+    wait_until(doubted, 10, "a doubt, before the verdict", logs=[site.daemon.process])
     wait_until(
         lambda: (site.daemon.tunnel() or {})["last_failure"] == "DPD_TIMEOUT", 15, "noticed", logs=[site.daemon.process]
     )
