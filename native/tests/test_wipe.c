@@ -1,17 +1,41 @@
 /* What held keys is zero when it is given back to the allocator: key schedules, digest states, a thread's cipher state.
- * Link with --wrap=free. */
-#include <malloc.h>
-
+ * Link with --wrap=aligned_alloc, calloc and free. */
 #include "esp_pair.h"
 
-enum { SMALL = 128, ROUNDING = 64 };
+enum { SMALL = 128, ROUNDING = 64, BLOCKS = 4096 };
 
+static struct {
+  void *block;
+  size_t size; /* as asked for: what the allocator adds is not ours */
+} blocks[BLOCKS];
 static size_t watched, large;
 
+void *__real_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
 void __real_free(void *block);
 void __wrap_free(void *block);
 
-/* Small blocks are the handles around the secrets. */
+static void *noted(void *block, size_t size) {
+  size_t i = 0;
+  while (i < BLOCKS && blocks[i].block)
+    i++;
+  CHECK(block && i < BLOCKS);
+  blocks[i].block = block;
+  blocks[i].size = size;
+  return block;
+}
+
+void *__wrap_calloc(size_t count, size_t size) {
+  return noted(__real_calloc(count, size), count * size);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size) {
+  return noted(__real_aligned_alloc(alignment, size), size);
+}
+
+/* Small blocks are the handles around the secrets; large ones are rounded up to a cache line. */
 static void inspect(const uint8_t *block, size_t size) {
   if (size <= SMALL) return;
   watched++;
@@ -21,7 +45,11 @@ static void inspect(const uint8_t *block, size_t size) {
 }
 
 void __wrap_free(void *block) {
-  if (block) inspect(block, malloc_usable_size(block));
+  for (size_t i = 0; i < BLOCKS && block; i++) {
+    if (blocks[i].block != block) continue;
+    inspect(block, blocks[i].size);
+    blocks[i].block = NULL;
+  }
   __real_free(block);
 }
 
