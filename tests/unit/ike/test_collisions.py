@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support.ike_pair import CHILD, NAME, Host, Pair, every_schedule
+from support.ike_pair import CHILD, NAME, Flight, Host, Pair, every_schedule
 
 from gateway.ike.commands import Command, Rekey, Terminate
 from gateway.ike.events import IkeDown
+from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.payloads import SecurityAssociation
 
 Choose = Callable[[int], int]
 
@@ -133,3 +135,39 @@ def gone(host: Host) -> bool:
         {},
         None,
     )
+
+
+LOWEST = bytes(31) + b"\1"
+HIGHER = [bytes([number]) * 32 for number in (0x40, 0x50, 0x60)]
+
+
+@pytest.mark.parametrize("command", [Rekey(NAME, CHILD), Rekey(NAME)], ids=["CHILD_SA", "IKE_SA"])
+@pytest.mark.parametrize("lowest", ["left Ni", "left Nr", "right Ni", "right Nr"])
+def test_the_lowest_of_the_four_nonces_loses(command: Command, lowest: str) -> None:
+    """RFC 7296 2.8.1, whichever of the four it is: what the exchange with it made is closed. Two ends that both did the
+    opposite would agree with each other, and with no other implementation."""
+    pair = Pair()
+    pair.establish()
+    pair.left.sa.enqueue(Liveness(), pair.now)  # so that the right one knows its CHILD_SA is held
+    pair.run(1)
+    names, values = ("left Ni", "left Nr", "right Ni", "right Nr"), iter(HIGHER)
+    chosen = {name: LOWEST if name == lowest else next(values) for name in names}
+    for side, host in zip(("left", "right"), pair.hosts, strict=True):
+        host.random.scripted[32] = [chosen[f"{side} Ni"], chosen[f"{side} Nr"]]
+    pair.left.command(command)
+    pair.right.command(command)
+    proposed = {pair.peer_of(flight.receiver).address: own_spi(pair, flight) for flight in pair.in_flight}
+    pair.run(30)
+    steadily(pair)
+    # "left Nr" answers the right one's request
+    loser = pair.left if lowest in ("left Ni", "right Nr") else pair.right
+    winner = pair.peer_of(loser)
+    kept = set(winner.sa.children) if command.child else {winner.sa.initiator_spi}
+    assert kept == {proposed[winner.address]}
+
+
+def own_spi(pair: Pair, flight: Flight) -> int:
+    """The SPI that a CREATE_CHILD_SA request proposes for its sender."""
+    offer = pair.opened(flight).first(SecurityAssociation)
+    assert isinstance(offer, SecurityAssociation)
+    return int.from_bytes(offer.proposals[0].spi, "big")

@@ -441,6 +441,18 @@ def test_every_child_sa_has_keys_of_its_own(role: str) -> None:
     assert all("encryption_key" not in repr(event) for event in stage.host.seen(ChildInstall))
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_a_child_sa_already_replaced_is_not_rekeyed_again(role: str) -> None:
+    """RFC 7296 2.25.1: it waits for its DELETE; the initiator of the first rekey may not leave a second successor behind."""
+    stage = reach(role, "ESTABLISHED")
+    named = rekey_notify(stage)
+    first = ask(stage, named, esp_offer(b"\0\0\x30\0"), NONCE, ESP_KE, *selectors())
+    assert first.error() is None
+    second = ask(stage, named, esp_offer(b"\0\0\x30\1"), NONCE, ESP_KE, *selectors())
+    assert [one.type for one in second.notifies()] == [NotifyType.TEMPORARY_FAILURE]
+    assert len(stage.sa.children) == 2
+
+
 def test_a_child_sa_is_made_again_when_asked_and_not_twice() -> None:
     pair = Pair()
     pair.establish()
