@@ -23,6 +23,7 @@ from gateway.ike.commands import (
     Terminate,
     TrafficSeen,
 )
+from gateway.ike.cookies import HALF_OPEN_FREE, Cookies
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ChildMoved
 from gateway.ike.exchanges import dispatch, timers
@@ -32,7 +33,7 @@ from gateway.ike.exchanges.rekey_ike import RekeyIke
 from gateway.ike.exchanges.sa_init import InitiateSa
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.message import Header, Message, emit_message, parse_message
-from gateway.ike.payloads import Notify
+from gateway.ike.payloads import Nonce, Notify
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
 from gateway.ike.sa import NON_ESP_MARKER, IkeSa
 from gateway.ike.services import Counts, Failed, Then
@@ -43,7 +44,7 @@ from gateway.ike.uniqueness import elect
 ANSWERED_MIN = 40
 """Octets of a request below which an answer in clear would be longer than it."""
 HALF_OPEN_MAX = 1000
-"""Half-open IKE_SAs as responder; beyond it new ones are dropped (cookies are a later step)."""
+"""Half-open IKE_SAs as responder; beyond it new ones are dropped, with a cookie too."""
 
 
 class IkeEndpoint:
@@ -62,6 +63,8 @@ class IkeEndpoint:
         self._tickets: dict[int, tuple[IkeSa, Then, Failed]] = {}
         self._next_ticket = 1
         self._child_spis: set[int] = set()
+        self._cookies = Cookies(random)
+        self._say_refused_at = 0.0
 
     # --- the contract -------------------------------------------------------------------------------------------
 
@@ -272,15 +275,33 @@ class IkeEndpoint:
         try:
             # A refusal leaves nothing behind, so a corrected request starts afresh (RFC 7296 1.2, 2.7)
             grammar.check(message)
+            if self._asks_for_cookie(message, local, remote, now):
+                return
             sa.window.answering = True
             dispatch.respond(sa, message, now)
         except PeerError as error:
             if error.notify is not None:
                 self._answer_unprotected(message.header, local, remote, Notify(error.notify, error.data))
-                sa.notice("warning", "ike-init-refused", f"refused IKE_SA_INIT from {remote}: {error}")
+                if now >= self._say_refused_at:
+                    # Anybody can make us refuse: the log must not be what he fills
+                    self._say_refused_at = now + 1.0
+                    sa.notice("warning", "ike-init-refused", f"refused IKE_SA_INIT from {remote}: {error}")
             raise
         self.adopt(sa)
         self._half_open[remote, sa.initiator_spi] = sa
+
+    def _asks_for_cookie(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> bool:
+        """RFC 7296 2.6: with many half-open, only who receives at its address gets further. Costs us one hash."""
+        if len(self._half_open) < HALF_OPEN_FREE:
+            return False
+        nonce, shown = message.first(Nonce), message.notify(NotifyType.COOKIE)
+        assert isinstance(nonce, Nonce)
+        terms = (nonce.data, message.header.initiator_spi, remote, now)
+        if shown is not None and self._cookies.good(shown.data, *terms):
+            return False
+        self.rejected[Violation.NO_COOKIE.value] += 1
+        self._answer_unprotected(message.header, local, remote, Notify(NotifyType.COOKIE, self._cookies.make(*terms)))
+        return True
 
     def _match_peer(self, local: Endpoint, remote: Endpoint) -> ConnectionSettings:
         for settings in self._connections.values():

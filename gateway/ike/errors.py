@@ -26,6 +26,7 @@ class Violation(Enum):
     MAJOR_VERSION = "major_version"
     MALFORMED = "malformed"
     MESSAGE_ID = "message_id"
+    NO_COOKIE = "no_cookie"
     NO_PROPOSAL = "no_proposal"
     OUT_OF_STATE = "out_of_state"
     TEMPORARY = "temporary"
