@@ -445,7 +445,7 @@ class Gateway:
             case ike_events.Notice(level, name, _, text):
                 self._event(level, name, tunnel.name, text)
                 if name == "ike-init-refused" and self.ike.primary(tunnel.name) is None:
-                    # Not authenticated, so it says something only where nothing better is known
+                    # Not authenticated: no more than a word for people
                     tunnel.hint("INIT_REFUSED", self._context(tunnel, {"detail": text}, now), now)
 
     def _ike_up(self, tunnel: Tunnel, event: ike_events.IkeUp, now: float) -> None:

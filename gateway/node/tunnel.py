@@ -240,8 +240,8 @@ class Tunnel:
         self.failure = Failure(reason, context, now)
 
     def hint(self, reason: str, context: dict[str, str], now: float) -> None:
-        """As note, unless we try ourselves and know a failure of that."""
-        if self.failure is None or not self.wanted or self.failure.reason in (reason, *ENDS):
+        """As note, where only the peer tries: our own attempts end with a failure of their own."""
+        if not self.wanted:
             self.note(reason, context, now)
 
     def established(self, now: float) -> None:
