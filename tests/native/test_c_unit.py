@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-ADDRESSES = ["-Db_sanitize=address,undefined", "-Db_lundef=false"]
+ADDRESSES = ["-Doptimization=1", "-Db_sanitize=address,undefined", "-Db_lundef=false"]
 # The compiler warns that ThreadSanitizer does not see the fences of the quiescence; the atomics beside them it sees.
 THREADS = ["-Db_sanitize=thread", "-Db_lundef=false", "-Dc_args=-Wno-tsan"]
 BUILDS = {
