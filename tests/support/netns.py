@@ -177,7 +177,9 @@ class Lab:
     def leftovers(self) -> list[str]:
         """Namespaces and processes of this laboratory that still exist, as sentences."""
         found = [f"namespace {name}" for name in _namespaces() if name.startswith(f"{self.prefix}-")]
-        found += [f"process {pid} {command}" for pid, command in _processes_in(self._inodes)]
+        # The kernel gives the number of a namespace that is gone to the next one, maybe of another laboratory
+        others = {(_NETNS / name).stat().st_ino for name in _namespaces() if not name.startswith(f"{self.prefix}-")}
+        found += [f"process {pid} {command}" for pid, command in _processes_in(self._inodes - others)]
         return found
 
     def close(self) -> None:
