@@ -371,6 +371,20 @@ def test_a_responder_narrows_and_the_initiator_takes_it(role: str) -> None:
         pair.settle()
 
 
+@pytest.mark.parametrize("widened", ["local", "remote"])
+def test_an_answer_wider_on_one_side_is_refused(widened: str) -> None:
+    """RFC 7296 2.9: a responder may narrow either side, and widen none."""
+    ten, all_of_it = net("10.0.0.0/8"), net("0.0.0.0/0")
+    stage = reach("initiator", "ESTABLISHED", children=(child(local="10.0.0.0/8", remote="10.0.0.0/8"),))
+    (old,) = stage.sa.children.values()
+    stage.host.command(Rekey(NAME, CHILD))
+    local, remote = (all_of_it, ten) if widened == "local" else (ten, all_of_it)
+    selectors_ = TrafficSelectorsInitiator((local,)), TrafficSelectorsResponder((remote,))
+    answer(stage, esp_offer(), NONCE, ESP_KE, *selectors_)
+    assert stage.refusals() == ["traffic_selectors"]
+    assert list(stage.sa.children.values()) == [old]
+
+
 def test_selectors_that_do_not_meet_leave_the_ike_sa_without_a_child_sa() -> None:
     pair = Pair()
     pair.configure(pair.right, children=(child(local="10.2.0.0/16", remote="10.1.0.0/16"),))

@@ -294,6 +294,25 @@ def test_initial_contact_is_sent_with_the_first_ike_sa_and_not_beside_another() 
     assert request.notify(NotifyType.INITIAL_CONTACT) is not None
 
 
+def test_initial_contact_that_was_written_before_the_other_ike_sa_does_not_end_it() -> None:
+    """RFC 7296 2.4 says "the only one with the peer" of the time it was sent: both ends start, one IKE_AUTH is late."""
+    stage = reach("responder", "AUTH")
+    pair = stage.pair
+    pair.right.command(Initiate(NAME))
+    pair.settle()
+    ours = next(sa for sa in pair.right.sas if sa.is_initiator)
+    pair.now += 0.2
+    late = next(
+        f
+        for f in reversed(pair.sent)
+        if f.receiver is pair.right and f.message.header.initiator_spi == stage.sa.initiator_spi
+    )
+    assert pair.opened(late, stage.sa).notify(NotifyType.INITIAL_CONTACT) is not None
+    pair.receive(pair.right, late.octets, Endpoint(LEFT, 4500), Endpoint(RIGHT, 4500))
+    assert stage.sa.established
+    assert ours.established
+
+
 def test_initial_contact_outside_ike_auth_is_nothing() -> None:
     stage = reach("responder", "ESTABLISHED")
     ask(stage, Notify(NotifyType.INITIAL_CONTACT))
