@@ -178,7 +178,7 @@ class Lab:
         """Namespaces and processes of this laboratory that still exist, as sentences."""
         found = [f"namespace {name}" for name in _namespaces() if name.startswith(f"{self.prefix}-")]
         # The kernel gives the number of a namespace that is gone to the next one, maybe of another laboratory
-        others = {(_NETNS / name).stat().st_ino for name in _namespaces() if not name.startswith(f"{self.prefix}-")}
+        others = {_inode(name) for name in _namespaces() if not name.startswith(f"{self.prefix}-")}
         found += [f"process {pid} {command}" for pid, command in _processes_in(self._inodes - others)]
         return found
 
@@ -221,6 +221,13 @@ def _no_dad(address: str) -> str:
 
 def _namespaces() -> list[str]:
     return sorted(entry.name for entry in _NETNS.iterdir()) if _NETNS.exists() else []
+
+
+def _inode(name: str) -> int:
+    try:
+        return (_NETNS / name).stat().st_ino
+    except OSError:
+        return 0  # gone meanwhile
 
 
 def _processes_in(inodes: set[int]) -> list[tuple[int, str]]:
