@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from random import Random
 
 import pytest
+from simulation.doubles import SeededRandom
 
 from gateway.config.load import load_text
 from gateway.contract import Compute
@@ -73,17 +73,6 @@ def test_named_is_what_is_ours_in_few_prefixes(
     assert len(tunnel.local_destinations) == len({*expected})
 
 
-class Seeded:
-    def __init__(self) -> None:
-        self._random = Random(1)
-
-    def octets(self, count: int) -> bytes:
-        return self._random.randbytes(count)
-
-    def uniform(self, low: float, high: float) -> float:
-        return self._random.uniform(low, high)
-
-
 def effects_of(node: Gateway) -> list[object]:
     """Everything asked for, with a kernel that obeys."""
     said: list[object] = []
@@ -101,7 +90,7 @@ def effects_of(node: Gateway) -> list[object]:
 
 
 def test_the_tun_is_opened_with_them_and_a_reload_that_changes_them_says_so_without_opening_it_again() -> None:
-    node = Gateway(settings('"10.1.0.0/16"'), Seeded(), Libcrypto())
+    node = Gateway(settings('"10.1.0.0/16"'), SeededRandom("1"), Libcrypto())
     node.command(inputs.Underlay(frozenset({ip_network("10.0.1.0/24")})), 0.0)
     node.command(inputs.Start(), 0.0)
     (opened,) = [effect for effect in effects_of(node) if isinstance(effect, OpenTunnel)]

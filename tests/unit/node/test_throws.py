@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from random import Random
+
+from simulation.doubles import SeededRandom
 
 from gateway.config.load import load_text
 from gateway.ike.key_exchange import Libcrypto
@@ -37,22 +38,13 @@ secret.file = "y"
 """
 
 
-class Seeded:
-    def __init__(self) -> None:
-        self._random = Random(1)
-
-    def octets(self, count: int) -> bytes:
-        return self._random.randbytes(count)
-
-    def uniform(self, low: float, high: float) -> float:
-        return self._random.uniform(low, high)
-
-
 def test_neighbors_and_the_peer_gateway_beside_the_tunnels_are_excepted_like_endpoints() -> None:
     loaded = load_text(TEXT)
     assert loaded.config is not None, loaded.diagnostics
     node = Gateway(
-        build(loaded.config, Secrets({"a": b"secret"}, {}, b"another secret of the pair")), Seeded(), Libcrypto()
+        build(loaded.config, Secrets({"a": b"secret"}, {}, b"another secret of the pair")),
+        SeededRandom("1"),
+        Libcrypto(),
     )
     node.command(inputs.Underlay(frozenset({ip_network("10.0.1.0/24")})), 0.0)
     node.command(inputs.Start(), 0.0)
