@@ -1,5 +1,6 @@
 """The C data plane (native/module.c). Imported only by runtime/dataplane.py, runtime/ha_link.py and tests."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 ENGINE: str
@@ -7,6 +8,9 @@ ENGINE: str
 
 DROP_REASONS: tuple[str, ...]
 """Every drop reason's label, from native/drop_reasons.h."""
+
+STAGES: tuple[str, ...]
+"""What cycles are counted by, from native/dataplane.h."""
 
 class SaStatistics(TypedDict):
     direction: str
@@ -20,6 +24,32 @@ class SaStatistics(TypedDict):
     integrity_failures: int
     selector_drops: int
 
+class WorkerStatistics(TypedDict):
+    ticks: int
+    """Loop turns."""
+    empty_polls: int
+    """Looks for work that found none, while busy polling."""
+    tun_reads: int
+    tun_writes: int
+    udp_reads: int
+    udp_sends: int
+    """System calls."""
+    packets_out: int
+    packets_in: int
+    """Over all workers they add up to what the SAs counted, as long as none was removed."""
+    bursts_out: tuple[int, ...]
+    bursts_in: tuple[int, ...]
+    """Bursts of up to 1, 2, 4, 8, 16, 32, 64 and 128 packets, each counted once."""
+    cycles: dict[str, int]
+    """By stage; all 0 unless `count_cycles`."""
+    cpu_ns: int
+    socket_queue_octets: int
+    """Memory of what waits in the worker's sockets now."""
+    socket_drops: int
+    """Datagrams the kernel dropped because too much waited."""
+    idle: int
+    """1: waits for work."""
+
 class DataPlane:
     """Worker threads, SAD and SPD. Every call takes effect for all workers before it returns.
 
@@ -27,8 +57,18 @@ class DataPlane:
     punted(), event_fd() and stop() itself raises ValueError. All calls may be made from any thread; none needs the others.
     """
 
-    def __init__(self, workers: int, engine: str = "auto") -> None:
-        """Starts `workers` threads. engine: "auto", "ipsec-mb" or "libcrypto"."""
+    def __init__(
+        self,
+        workers: int,
+        engine: str = "auto",
+        *,
+        cpus: Sequence[int] = (),
+        busy_poll_us: int = 0,
+        count_cycles: bool = False,
+    ) -> None:
+        """Starts `workers` threads. engine: "auto", "ipsec-mb" or "libcrypto". cpus: one for each worker, which then
+        runs there only; empty: anywhere. busy_poll_us (at most 10000): after work a worker looks for more this long
+        before it sleeps. count_cycles: cycles by stage, two readings of the time stamp counter for each system call."""
 
     def event_fd(self) -> int:
         """An eventfd, readable when `events()` or `punted()` has something."""
@@ -93,8 +133,8 @@ class DataPlane:
     def drops(self) -> list[tuple[int, str, int]]:
         """(connection or 0, reason, packets), zero counts included."""
 
-    def worker_statistics(self) -> list[dict[str, int]]:
-        """Per worker: ticks (loop turns), tun_reads, tun_writes, udp_reads, udp_sends, cpu_ns, idle (0/1)."""
+    def worker_statistics(self) -> list[WorkerStatistics]:
+        """One for each worker, in their order."""
 
     def stop(self) -> None:
         """Stops and joins the workers, wipes every key. Idempotent."""

@@ -79,9 +79,46 @@ struct spinlock {
 
 /* ---- worker.c: threads, quiescence, statistics ---- */
 
-struct worker_counters {
-  _Atomic uint64_t ticks, tun_reads, tun_writes, udp_reads, udp_sends;
+/* What cycles are counted by, in the order a packet meets them: label, help. */
+#define FOREACH_STAGE(_)                                                                                               \
+  _(READ, "read", "outbound: read from the TUN")                                                                       \
+  _(SEGMENT, "segment", "outbound: selectors, SA, segments written to their places")                                   \
+  _(SEAL, "seal", "outbound: sequence numbers, cipher")                                                                \
+  _(SEND, "send", "outbound: sent to the socket")                                                                      \
+  _(RECEIVE, "receive", "inbound: received from the socket")                                                           \
+  _(OPEN, "open", "inbound: SPI, replay window, cipher")                                                               \
+  _(DELIVER, "deliver", "inbound: selectors, coalescing")                                                              \
+  _(WRITE, "write", "inbound: written to the TUN")
+
+enum stage {
+#define STAGE_ENUM(name, label, help) STAGE_##name,
+  FOREACH_STAGE(STAGE_ENUM)
+#undef STAGE_ENUM
+      STAGE_COUNT
 };
+
+/* Bursts by their size: up to 1, 2, 4, ... 128 packets, which is the most either direction gathers. A burst is what one
+ * cipher call took; its packets are those that the SAs count. */
+#define BURST_BUCKETS 8
+
+struct burst_counters {
+  _Atomic uint64_t packets, sizes[BURST_BUCKETS];
+};
+
+struct worker_counters {
+  _Atomic uint64_t ticks, empty_polls, tun_reads, tun_writes, udp_reads, udp_sends;
+  struct burst_counters out, in;
+  _Atomic uint64_t cycles[STAGE_COUNT];
+};
+
+/* How the workers run. Zero: free to move, asleep when there is nothing to do, no cycles counted. */
+struct placement {
+  unsigned cpu_count; /* 0: not pinned; else one for each worker */
+  unsigned cpus[WORKERS_MAX];
+  uint32_t busy_poll_us; /* after work a worker looks for more this long before it sleeps */
+  bool count_cycles;
+};
+#define BUSY_POLL_US_MAX 10000
 
 /* A worker owns its epoll instance and its buffers. `turn` is even while it sleeps in epoll_wait and odd while it
  * works. */
@@ -92,6 +129,9 @@ struct worker {
   struct dataplane *plane;
   unsigned index;
   int epoll, wake;
+  bool count_cycles;
+  uint64_t cycles_seen;         /* when the last stage ended */
+  uint64_t socket_drops_before; /* of sockets that were removed; under plane->control */
   pthread_t thread;
   struct esp_thread *esp;
   struct outbound *outbound;
@@ -115,6 +155,7 @@ struct dataplane {
   enum esp_engine engine;
   unsigned worker_count;
   struct worker *workers;
+  uint64_t busy_poll_ns;
   atomic_bool stopping;
   int event_fd;
 
@@ -133,12 +174,22 @@ struct dataplane {
   struct punt_ring *punts;
 };
 
+struct burst_statistics {
+  uint64_t packets, sizes[BURST_BUCKETS];
+};
+
 struct worker_statistics {
-  uint64_t ticks, tun_reads, tun_writes, udp_reads, udp_sends, cpu_ns;
+  uint64_t ticks, empty_polls, tun_reads, tun_writes, udp_reads, udp_sends, cpu_ns;
+  struct burst_statistics out, in;
+  uint64_t cycles[STAGE_COUNT];
+  /* Of its sockets: what waits to be received, and datagrams the kernel dropped because too much waited. */
+  uint64_t socket_queue_octets, socket_drops;
   bool idle;
 };
 
 struct fault dataplane_start(unsigned workers, enum esp_engine engine, struct dataplane **plane);
+struct fault dataplane_start_placed(unsigned workers, enum esp_engine engine, const struct placement *placement,
+                                    struct dataplane **plane);
 /* Joins the workers and wipes every key. The rings stay readable until dataplane_free. Idempotent. */
 void dataplane_stop(struct dataplane *plane);
 void dataplane_free(struct dataplane *plane);
@@ -363,6 +414,41 @@ static inline void spin_unlock(struct spinlock *lock) {
 /* A counter with one writer: no locked instruction needed. */
 static inline void counter_add(_Atomic uint64_t *counter, uint64_t amount) {
   atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + amount, memory_order_relaxed);
+}
+
+/* One instruction for the index: sizes 1, 2, 3..4, 5..8, ... */
+static inline void burst_count(struct burst_counters *counters, size_t packets) {
+  unsigned bucket = packets < 2 ? 0 : 64u - (unsigned)__builtin_clzll((unsigned long long)packets - 1);
+  counter_add(&counters->packets, packets);
+  counter_add(&counters->sizes[bucket < BURST_BUCKETS ? bucket : BURST_BUCKETS - 1], 1);
+}
+
+/* The CPU's time stamp counter, where there is one to read. */
+static inline uint64_t cycles_now(void) {
+#if defined(__x86_64__)
+  return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+  uint64_t ticks;
+  __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
+  return ticks;
+#else
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+#endif
+}
+
+/* A turn begins: what passed before belongs to no stage. Off, each of the two costs one branch. */
+static inline void stages_begin(struct worker *worker) {
+  if (worker->count_cycles) worker->cycles_seen = cycles_now();
+}
+
+/* All that passed since the last stage ended was this one. */
+static inline void stage_ended(struct worker *worker, enum stage stage) {
+  if (!worker->count_cycles) return;
+  uint64_t now = cycles_now();
+  counter_add(&worker->counters.cycles[stage], now - worker->cycles_seen);
+  worker->cycles_seen = now;
 }
 
 static inline uint64_t now_ns(void) {

@@ -65,8 +65,10 @@ void inbound_free(struct inbound *in) {
 void inbound_turn(struct worker *worker, struct source *source) {
   struct inbound *in = worker->inbound;
   int count = RECEIVE_SLOTS;
+  stages_begin(worker);
   for (int round = 0; round < TURN_ROUNDS && count == RECEIVE_SLOTS; round++) {
     count = udp_receive(worker, source, &in->slots);
+    stage_ended(worker, STAGE_RECEIVE);
     for (int i = 0; i < count; i++) {
       struct received from;
       if (!udp_received(&in->slots, source, i, &from) || from.length == 0) {
@@ -302,9 +304,12 @@ static void open_burst(struct worker *worker) {
     memset(&verdict, 0, sizeof verdict);
     esp_open(worker->esp, sa->key, in->items, in->count);
     accept_burst(in, &verdict);
+    if (in->count > 0) burst_count(&worker->counters.in, in->count);
+    stage_ended(worker, STAGE_OPEN);
     tell(worker, in, &verdict);
     for (size_t i = 0; i < in->count; i++)
       deliver(worker, sa, &in->items[i]);
+    stage_ended(worker, STAGE_DELIVER);
   }
   in->count = 0;
   in->sa = NULL;
@@ -315,8 +320,10 @@ static void write_out(struct worker *worker) {
   struct coalescer *coalescer = &in->coalescer;
   if (coalescer->iov_count > 0) {
     coalescer_finish(coalescer);
+    stage_ended(worker, STAGE_DELIVER);
     if (!tun_write(worker, in->connection, coalescer->iov, coalescer->iov_count))
       drop_count(worker, in->connection, DROP_TUN_WRITE_FAILED, coalescer->segments);
+    stage_ended(worker, STAGE_WRITE);
     coalescer_reset(coalescer);
   }
   in->connection = NULL;

@@ -1,4 +1,5 @@
-/* gateway._native: the Python face of the data plane (gateway/_native.pyi), and the only file that knows Python.
+/* gateway._native: the Python face of the data plane (gateway/_native.pyi), and with rows.c the only file that knows
+ * Python.
  *
  * Arguments become plain C values, the GIL is released, the control call is made, faults become exceptions. Workers
  * never run a line of this file. Limited API of Python 3.11.
@@ -15,6 +16,7 @@
 #include <sys/socket.h>
 
 #include "dataplane.h"
+#include "rows.h"
 #include "udp.h"
 
 #define SELECTORS_MAX  4096
@@ -94,19 +96,6 @@ CONVERTER(to_u16, uint16_t, UINT16_MAX)
 CONVERTER(to_u32, uint32_t, UINT32_MAX)
 CONVERTER(to_u64, uint64_t, UINT64_MAX)
 
-/* Appends and drops the caller's reference; false when either failed. */
-static bool append(PyObject *list, PyObject *item) {
-  bool done = item && PyList_Append(list, item) == 0;
-  Py_XDECREF(item);
-  return done;
-}
-
-static PyObject *list_or_null(PyObject *list, bool complete) {
-  if (complete) return list;
-  Py_XDECREF(list);
-  return NULL;
-}
-
 /* ---- names of gateway/esp/dataplane.py ---- */
 
 struct name {
@@ -138,20 +127,45 @@ static bool named(const struct name *names, const char *what, const char *text, 
 
 /* ---- life ---- */
 
+static bool parse_cpus(PyObject *list, struct placement *placement) {
+  Py_ssize_t count = list ? PySequence_Size(list) : 0;
+  if (count < 0) return false;
+  if (count > WORKERS_MAX) {
+    fail((struct fault){"too many CPUs", 0});
+    return false;
+  }
+  for (Py_ssize_t i = 0; i < count; i++) {
+    PyObject *item = PySequence_GetItem(list, i);
+    uint32_t cpu = 0;
+    bool good = item && to_u32(item, &cpu);
+    Py_XDECREF(item);
+    if (!good) return false;
+    placement->cpus[i] = cpu;
+  }
+  placement->cpu_count = (unsigned)count;
+  return true;
+}
+
 static int dataplane_py_init(PyObject *object, PyObject *args, PyObject *kwargs) {
-  static char *keywords[] = {"workers", "engine", NULL};
+  static char *keywords[] = {"workers", "engine", "cpus", "busy_poll_us", "count_cycles", NULL};
   DataPlane *self = (DataPlane *)object;
   const char *engine_name = "auto";
+  struct placement placement = {0};
+  PyObject *cpus = NULL;
   unsigned workers;
-  int engine;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|s", keywords, to_u32, &workers, &engine_name)) return -1;
-  if (!named(engines, "engine", engine_name, &engine)) return -1;
+  int engine, count_cycles = false;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|s$OO&p", keywords, to_u32, &workers, &engine_name, &cpus, to_u32,
+                                   &placement.busy_poll_us, &count_cycles))
+    return -1;
+  if (!named(engines, "engine", engine_name, &engine) || !parse_cpus(cpus, &placement)) return -1;
+  placement.count_cycles = count_cycles;
   if (self->plane) {
     PyErr_SetString(PyExc_ValueError, "the data plane was started before");
     return -1;
   }
-  struct fault fault = dataplane_start(workers, (enum esp_engine)engine, &self->plane);
-  if (!fault.sentence) return 0;
+  struct fault fault;
+  Py_BEGIN_ALLOW_THREADS fault = dataplane_start_placed(workers, (enum esp_engine)engine, &placement, &self->plane);
+  Py_END_ALLOW_THREADS if (!fault.sentence) return 0;
   fail(fault);
   return -1;
 }
@@ -453,15 +467,6 @@ static PyObject *py_punted(PyObject *self, PyObject *unused) {
   return list_or_null(list, complete);
 }
 
-static PyObject *sa_row(const struct sa_statistics *row) {
-  return Py_BuildValue(
-      "{s:s,s:I,s:I,s:K,s:K,s:K,s:d,s:K,s:K,s:K}", "direction", row->inbound ? "in" : "out", "connection",
-      row->connection, "spi", row->spi, "packets", (unsigned long long)row->packets, "octets",
-      (unsigned long long)row->octets, "sequence", (unsigned long long)row->sequence, "last_used",
-      (double)row->last_used_ns / 1e9, "replay_drops", (unsigned long long)row->replay_drops, "integrity_failures",
-      (unsigned long long)row->integrity_failures, "selector_drops", (unsigned long long)row->selector_drops);
-}
-
 static PyObject *py_sa_statistics(PyObject *self, PyObject *unused) {
   (void)unused;
   struct dataplane *plane = plane_of(self);
@@ -479,12 +484,6 @@ static PyObject *py_sa_statistics(PyObject *self, PyObject *unused) {
   return list_or_null(list, complete);
 }
 
-static const char *const drop_labels[] = {
-#define DROP_LABEL(name, label, help) label,
-    FOREACH_DROP_REASON(DROP_LABEL)
-#undef DROP_LABEL
-};
-
 static PyObject *py_drops(PyObject *self, PyObject *unused) {
   (void)unused;
   struct dataplane *plane = plane_of(self);
@@ -497,8 +496,7 @@ static PyObject *py_drops(PyObject *self, PyObject *unused) {
   PyObject *list = PyList_New(0);
   bool complete = list != NULL;
   for (size_t i = 0; i < count && complete; i++)
-    complete = append(list, Py_BuildValue("(IsK)", rows[i].connection, drop_labels[rows[i].reason],
-                                          (unsigned long long)rows[i].packets));
+    complete = append(list, drop_row(&rows[i]));
   free(rows);
   return list_or_null(list, complete);
 }
@@ -513,15 +511,8 @@ static PyObject *py_worker_statistics(PyObject *self, PyObject *unused) {
   Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
   PyObject *list = PyList_New(0);
   bool complete = list != NULL;
-  for (unsigned i = 0; i < plane->worker_count && complete; i++) {
-    const struct worker_statistics *row = &rows[i];
-    complete =
-        append(list, Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K,s:i}", "ticks", (unsigned long long)row->ticks,
-                                   "tun_reads", (unsigned long long)row->tun_reads, "tun_writes",
-                                   (unsigned long long)row->tun_writes, "udp_reads", (unsigned long long)row->udp_reads,
-                                   "udp_sends", (unsigned long long)row->udp_sends, "cpu_ns",
-                                   (unsigned long long)row->cpu_ns, "idle", (int)row->idle));
-  }
+  for (unsigned i = 0; i < plane->worker_count && complete; i++)
+    complete = append(list, worker_row(&rows[i]));
   return list_or_null(list, complete);
 }
 
@@ -568,22 +559,14 @@ static int add_value(PyObject *module, const char *name, PyObject *value) {
   return result;
 }
 
-static PyObject *drop_reasons(void) {
-  PyObject *tuple = PyTuple_New(DROP_REASON_COUNT);
-  for (Py_ssize_t i = 0; i < DROP_REASON_COUNT && tuple; i++) {
-    PyObject *label = PyUnicode_FromString(drop_labels[i]);
-    if (!label || PyTuple_SetItem(tuple, i, label) < 0) Py_CLEAR(tuple);
-  }
-  return tuple;
-}
-
 static PyMethodDef module_methods[] = {{NULL, NULL, 0, NULL}};
 
 static int module_exec(PyObject *module) {
   const char *engine = esp_engine_name(esp_engine_resolve(ESP_ENGINE_AUTO));
   if (add_value(module, "DataPlane", PyType_FromModuleAndSpec(module, &dataplane_spec, NULL)) < 0) return -1;
   if (add_value(module, "ENGINE", PyUnicode_FromString(engine)) < 0) return -1;
-  return add_value(module, "DROP_REASONS", drop_reasons());
+  if (add_value(module, "STAGES", stage_names()) < 0) return -1;
+  return add_value(module, "DROP_REASONS", drop_names());
 }
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, (void *)module_exec}, {0, NULL}};

@@ -64,14 +64,17 @@ bool outbound_turn(struct worker *worker, struct source *queue) {
   struct outbound *out = worker->outbound;
   size_t octets = 0;
   ssize_t got = 0;
+  stages_begin(worker);
   for (int packets = 0; packets < TURN_PACKETS && octets < TURN_OCTETS; packets++) {
     got = read(queue->fd, out->read, sizeof out->read);
     counter_add(&worker->counters.tun_reads, 1);
+    stage_ended(worker, STAGE_READ);
     if (got < (ssize_t)VNET_OCTETS) break;
     struct virtio_net_hdr_v1 vnet;
     memcpy(&vnet, out->read, sizeof vnet);
     octets += (size_t)got;
     forward(worker, queue->connection, &vnet, out->read + VNET_OCTETS, (size_t)got - VNET_OCTETS);
+    stage_ended(worker, STAGE_SEGMENT);
   }
   int error = got < 0 ? errno : 0;
   flush(worker);
@@ -271,17 +274,21 @@ static void flush(struct worker *worker) {
   struct sa *sa = out->sa;
   if (!sa) return;
   enum drop_reason reason = DROP_SEQUENCE_EXHAUSTED;
+  stage_ended(worker, STAGE_SEGMENT);
   size_t count = sa_take(worker->plane, sa, out->items, out->item_count, &reason);
   if (count < out->item_count) drop_count(worker, sa->connection, reason, out->item_count - count);
   if (count > 0) {
+    burst_count(&worker->counters.out, count);
     esp_seal(worker->esp, sa->key, out->items, count);
     count = keep_sealed(worker, count);
   }
+  stage_ended(worker, STAGE_SEAL);
   if (sa->encapsulate)
     count = gather_runs(out, count, atomic_load_explicit(&worker->plane->gso_segments, memory_order_relaxed));
   else
     single_runs(out, count); /* Linux has no segmentation for protocol 50 */
   udp_send_runs(worker, sa, out->runs, count);
+  stage_ended(worker, STAGE_SEND);
   out->sa = NULL;
   out->used = out->item_count = 0;
 }

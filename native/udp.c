@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <poll.h>
@@ -157,6 +158,7 @@ struct fault socket_remove(struct dataplane *plane, int fd) {
   if (source) {
     *link = source->next;
     worker_unpoll(source);
+    source->worker->socket_drops_before += socket_backlog(fd).drops;
   }
   for (struct sa *sa = plane->sas; sa; sa = sa->next)
     if (!sa->inbound && atomic_load(&sa->socket) == fd) atomic_store(&sa->socket, -1);
@@ -164,6 +166,14 @@ struct fault socket_remove(struct dataplane *plane, int fd) {
   free(source);
   control_leave(plane);
   return fault;
+}
+
+struct socket_backlog socket_backlog(int fd) {
+  uint32_t memory[SK_MEMINFO_VARS] = {0};
+  socklen_t length = sizeof memory;
+  /* Zero where the kernel does not tell. */
+  if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, memory, &length) < 0) return (struct socket_backlog){0, 0};
+  return (struct socket_backlog){memory[SK_MEMINFO_RMEM_ALLOC], memory[SK_MEMINFO_DROPS]};
 }
 
 /* ---- where an SA sends ---- */

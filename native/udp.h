@@ -55,6 +55,11 @@ struct receive_slots {
 
 struct fault socket_add(struct dataplane *plane, unsigned worker, int fd);
 struct fault socket_remove(struct dataplane *plane, int fd);
+/* What waits in the socket to be received, and datagrams dropped since it exists because too much waited. */
+struct socket_backlog {
+  uint64_t octets, drops;
+};
+struct socket_backlog socket_backlog(int fd);
 
 /* NULL with a fault when the socket cannot send there. */
 struct fault outer_new(int fd, bool encapsulate, const struct endpoint *local, const struct endpoint *remote,

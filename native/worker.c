@@ -29,11 +29,35 @@ static void serve(struct worker *worker, struct source *source, uint32_t ready) 
   inbound_turn(worker, source);
 }
 
+static uint64_t clock_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Looks for events without sleeping until `busy_poll_ns` have passed, then sleeps. Between two looks it yields: on a
+ * core that others want too it is they who bring the next packet. */
+static int wait_for_work(struct worker *worker, struct epoll_event *ready, bool worked) {
+  uint64_t patience = worker->plane->busy_poll_ns;
+  if (worked && patience > 0) {
+    uint64_t until = clock_ns() + patience;
+    do {
+      int count = epoll_wait(worker->epoll, ready, READY_MAX, 0);
+      if (count != 0) return count;
+      counter_add(&worker->counters.empty_polls, 1);
+      sched_yield();
+    } while (clock_ns() < until);
+  }
+  return epoll_wait(worker->epoll, ready, READY_MAX, IDLE_TIMEOUT_MS);
+}
+
 static void *worker_main(void *argument) {
   struct worker *worker = argument;
   struct epoll_event ready[READY_MAX];
+  bool worked = false;
   while (!atomic_load_explicit(&worker->plane->stopping, memory_order_relaxed)) {
-    int count = epoll_wait(worker->epoll, ready, READY_MAX, IDLE_TIMEOUT_MS);
+    int count = wait_for_work(worker, ready, worked);
+    worked = false;
     /* From here to the next even turn this worker may hold pointers into the tables. The fence pairs with the one in
      * workers_quiesce: either that sees the odd turn, or this worker sees the new tables. */
     atomic_fetch_add(&worker->turn, 1);
@@ -42,6 +66,7 @@ static void *worker_main(void *argument) {
     for (int i = 0; i < count; i++) {
       if (ready[i].data.ptr) {
         serve(worker, ready[i].data.ptr, ready[i].events);
+        worked = true;
       } else {
         uint64_t kicks;
         if (read(worker->wake, &kicks, sizeof kicks) < 0) continue;
@@ -114,10 +139,11 @@ void control_leave(struct dataplane *plane) {
   pthread_mutex_unlock(&plane->control);
 }
 
-static bool worker_init(struct dataplane *plane, unsigned index) {
+static bool worker_init(struct dataplane *plane, unsigned index, const struct placement *placement) {
   struct worker *worker = &plane->workers[index];
   worker->plane = plane;
   worker->index = index;
+  worker->count_cycles = placement->count_cycles;
   worker->epoll = epoll_create1(EPOLL_CLOEXEC);
   worker->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   worker->esp = esp_thread_new(plane->engine);
@@ -136,18 +162,34 @@ static void worker_release(struct worker *worker) {
   inbound_free(worker->inbound);
 }
 
+/* A thread's CPU, set before it runs for the first time; 0 or an errno: EINVAL when this process may not run there. */
+static int attributes_pin(pthread_attr_t *attributes, unsigned cpu) {
+  cpu_set_t set;
+  if (cpu >= CPU_SETSIZE) return EINVAL;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  return pthread_attr_setaffinity_np(attributes, sizeof set, &set);
+}
+
 /* Signals belong to the interpreter's threads. */
-static bool worker_launch(struct worker *worker) {
+static struct fault worker_launch(struct worker *worker, const struct placement *placement) {
   sigset_t all, before;
+  pthread_attr_t attributes;
+  bool pinned = placement->cpu_count > 0;
+  if (pthread_attr_init(&attributes) != 0) return (struct fault){"out of memory", 0};
+  int error = pinned ? attributes_pin(&attributes, placement->cpus[worker->index]) : 0;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  int error = pthread_create(&worker->thread, NULL, worker_main, worker);
+  if (!error) error = pthread_create(&worker->thread, &attributes, worker_main, worker);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (error) return false;
+  pthread_attr_destroy(&attributes);
+  if (pinned && (error == EINVAL || error == EPERM))
+    return (struct fault){"a worker cannot be pinned: this process may not run on its CPU", error};
+  if (error) return (struct fault){"the workers cannot be started", error};
   char name[16];
   snprintf(name, sizeof name, "gw-worker-%u", worker->index % 100);
   pthread_setname_np(worker->thread, name);
-  return true;
+  return NO_FAULT;
 }
 
 static void workers_join(struct dataplane *plane, unsigned running) {
@@ -168,9 +210,24 @@ static void workers_free(struct dataplane *plane) {
   plane->workers = NULL;
 }
 
+static struct fault placement_check(unsigned workers, const struct placement *placement) {
+  if (placement->cpu_count != 0 && placement->cpu_count != workers)
+    return (struct fault){"one CPU for each worker, or none", 0};
+  if (placement->busy_poll_us > BUSY_POLL_US_MAX) return (struct fault){"busy polling lasts at most 10000 us", 0};
+  return NO_FAULT;
+}
+
 struct fault dataplane_start(unsigned workers, enum esp_engine engine, struct dataplane **out) {
+  const struct placement anywhere = {0};
+  return dataplane_start_placed(workers, engine, &anywhere, out);
+}
+
+struct fault dataplane_start_placed(unsigned workers, enum esp_engine engine, const struct placement *placement,
+                                    struct dataplane **out) {
   *out = NULL;
   if (workers < 1 || workers > WORKERS_MAX) return (struct fault){"workers must be 1 to 64", 0};
+  struct fault fault = placement_check(workers, placement);
+  if (fault.sentence) return fault;
   enum esp_engine resolved = esp_engine_resolve(engine);
   if (engine == ESP_ENGINE_IPSECMB && resolved != engine) return (struct fault){"libipsec-mb is not available", 0};
 
@@ -178,6 +235,7 @@ struct fault dataplane_start(unsigned workers, enum esp_engine engine, struct da
   if (!plane) return (struct fault){"out of memory", 0};
   plane->engine = resolved;
   plane->worker_count = workers;
+  plane->busy_poll_ns = placement->busy_poll_us * (uint64_t)1000;
   plane->event_fd = -1;
   atomic_init(&plane->gso_segments, GSO_SEGMENTS_MAX);
   pthread_mutex_init(&plane->control, NULL);
@@ -189,14 +247,14 @@ struct fault dataplane_start(unsigned workers, enum esp_engine engine, struct da
       plane->workers[i].epoll = plane->workers[i].wake = -1;
   }
   for (unsigned i = 0; i < workers && ready; i++)
-    ready = worker_init(plane, i);
+    ready = worker_init(plane, i, placement);
+  if (!ready) fault = (struct fault){"the workers cannot be started", errno ? errno : ENOMEM};
   unsigned running = 0;
-  while (ready && running < workers) {
-    ready = worker_launch(&plane->workers[running]);
-    running += ready;
+  while (!fault.sentence && running < workers) {
+    fault = worker_launch(&plane->workers[running], placement);
+    running += !fault.sentence;
   }
-  if (!ready) {
-    struct fault fault = {"the workers cannot be started", errno ? errno : ENOMEM};
+  if (fault.sentence) {
     workers_join(plane, running);
     plane->stopped = true;
     if (plane->workers) workers_free(plane);
@@ -237,23 +295,51 @@ void dataplane_free(struct dataplane *plane) {
   free(plane);
 }
 
+static struct burst_statistics bursts_read(const struct burst_counters *counters) {
+  struct burst_statistics read = {.packets = atomic_load(&counters->packets)};
+  for (int i = 0; i < BURST_BUCKETS; i++)
+    read.sizes[i] = atomic_load(&counters->sizes[i]);
+  return read;
+}
+
+static uint64_t thread_cpu_ns(pthread_t thread) {
+  struct timespec cpu = {0, 0};
+  clockid_t clock;
+  if (pthread_getcpuclockid(thread, &clock) == 0) clock_gettime(clock, &cpu);
+  return (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
+}
+
+static struct worker_statistics statistics_read(struct worker *worker) {
+  struct worker_counters *counters = &worker->counters;
+  struct worker_statistics read = {
+      .ticks = atomic_load(&counters->ticks),
+      .empty_polls = atomic_load(&counters->empty_polls),
+      .tun_reads = atomic_load(&counters->tun_reads),
+      .tun_writes = atomic_load(&counters->tun_writes),
+      .udp_reads = atomic_load(&counters->udp_reads),
+      .udp_sends = atomic_load(&counters->udp_sends),
+      .cpu_ns = thread_cpu_ns(worker->thread),
+      .out = bursts_read(&counters->out),
+      .in = bursts_read(&counters->in),
+      .socket_drops = worker->socket_drops_before,
+      .idle = asleep(atomic_load(&worker->turn)),
+  };
+  for (int i = 0; i < STAGE_COUNT; i++)
+    read.cycles[i] = atomic_load(&counters->cycles[i]);
+  return read;
+}
+
 struct fault dataplane_worker_statistics(struct dataplane *plane, struct worker_statistics *out) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
-  for (unsigned i = 0; i < plane->worker_count; i++) {
-    struct worker *worker = &plane->workers[i];
-    struct timespec cpu = {0, 0};
-    clockid_t clock;
-    if (pthread_getcpuclockid(worker->thread, &clock) == 0) clock_gettime(clock, &cpu);
-    out[i] = (struct worker_statistics){
-        .ticks = atomic_load(&worker->counters.ticks),
-        .tun_reads = atomic_load(&worker->counters.tun_reads),
-        .tun_writes = atomic_load(&worker->counters.tun_writes),
-        .udp_reads = atomic_load(&worker->counters.udp_reads),
-        .udp_sends = atomic_load(&worker->counters.udp_sends),
-        .cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec,
-        .idle = asleep(atomic_load(&worker->turn)),
-    };
+  for (unsigned i = 0; i < plane->worker_count; i++)
+    out[i] = statistics_read(&plane->workers[i]);
+  /* Asked of the kernel here, so that it costs the workers nothing. */
+  for (const struct source *socket = plane->sockets; socket; socket = socket->next) {
+    struct worker_statistics *row = &out[socket->worker->index];
+    struct socket_backlog backlog = socket_backlog(socket->fd);
+    row->socket_queue_octets += backlog.octets;
+    row->socket_drops += backlog.drops;
   }
   control_leave(plane);
   return fault;

@@ -72,9 +72,10 @@ static inline void site_connect(struct site *site) {
   check_fault(connection_add(site->plane, CONNECTION, site->tun, site->workers, SITE_MTU));
 }
 
-static inline void site_open(struct site *site, size_t workers, int family, enum esp_engine engine) {
+static inline void site_open_placed(struct site *site, size_t workers, int family, enum esp_engine engine,
+                                    const struct placement *placement) {
   *site = (struct site){.workers = workers};
-  check_fault(dataplane_start((unsigned)workers, engine, &site->plane));
+  check_fault(dataplane_start_placed((unsigned)workers, engine, placement, &site->plane));
   for (size_t i = 0; i < workers; i++) {
     int ends[2];
     CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends) == 0);
@@ -85,6 +86,11 @@ static inline void site_open(struct site *site, size_t workers, int family, enum
   }
   site->local = endpoint_of(site->udp[0]);
   site_connect(site);
+}
+
+static inline void site_open(struct site *site, size_t workers, int family, enum esp_engine engine) {
+  const struct placement anywhere = {0};
+  site_open_placed(site, workers, family, engine, &anywhere);
 }
 
 static inline void site_close(struct site *site) {
