@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from gateway.contract import Compute, Endpoint, RandomSource, Transmit
+from gateway.deadlines import Deadlines
 from gateway.ike import grammar
 from gateway.ike.commands import (
     Command,
@@ -55,8 +56,13 @@ class IkeEndpoint:
         self.key_exchanges = key_exchanges
         self.rejected: Counter[str] = Counter({violation.value: 0 for violation in Violation})
         self._connections: dict[str, ConnectionSettings] = {}
+        self._by_ends: dict[tuple[str, str], ConnectionSettings] = {}
         self._sas: dict[int, IkeSa] = {}
+        self._by_name: dict[str, dict[int, IkeSa]] = {}
+        self._deadlines: Deadlines[str] = Deadlines(self._deadline_of)
+        self._stirred: dict[str, None] = {}  # a set in order of insertion
         self._half_open: dict[tuple[Endpoint, int], IkeSa] = {}
+        self._half_open_keys: dict[IkeSa, tuple[Endpoint, int]] = {}
         self._primary: dict[str, IkeSa] = {}
         self._counts: dict[str, Counts] = {}
         self._effects: deque[object] = deque()
@@ -76,6 +82,8 @@ class IkeEndpoint:
             self.rejected[error.why.value] += 1
 
     def command(self, command: Command, now: float) -> None:
+        if not isinstance(command, Configure):
+            self._stir(command.connection)
         match command:
             case Configure(connections):
                 self._configure(connections, now)
@@ -100,6 +108,7 @@ class IkeEndpoint:
         if waiting is None:
             return
         sa, then, failed = waiting
+        self._stir(sa.name)
         if sa.state is IkeState.DESTROYING:
             return
         try:
@@ -115,13 +124,14 @@ class IkeEndpoint:
             yield self._effects.popleft()
 
     def next_deadline(self) -> float | None:
-        deadlines = (sa.next_deadline() for sa in self._sas.values())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        return self._deadlines.earliest()
 
     def handle_deadline(self, now: float) -> None:
-        for sa in list(self._sas.values()):
-            if sa.state is not IkeState.DESTROYING:
-                sa.handle_deadline(now)
+        for connection in self._deadlines.due(now):
+            self._stir(connection)
+            for sa in self.sas(connection):
+                if sa.state is not IkeState.DESTROYING:
+                    sa.handle_deadline(now)
 
     # --- views --------------------------------------------------------------------------------------------------
 
@@ -130,7 +140,12 @@ class IkeEndpoint:
         return self._primary.get(connection)
 
     def sas(self, connection: str) -> list[IkeSa]:
-        return [sa for sa in self._sas.values() if sa.name == connection]
+        return list(self._by_name.get(connection, {}).values())
+
+    def stirred(self) -> list[str]:
+        """Connections whose IKE_SAs may have changed since this was last asked."""
+        found, self._stirred = list(self._stirred), {}
+        return found
 
     @property
     def hosts(self) -> set[str]:
@@ -178,6 +193,8 @@ class IkeEndpoint:
 
     def adopt(self, sa: IkeSa) -> None:
         self._sas[_our_spi(sa)] = sa
+        self._by_name.setdefault(sa.name, {})[_our_spi(sa)] = sa
+        self._stir(sa.name)
 
     def has_other_sa(self, sa: IkeSa) -> bool:
         return any(other.established and other is not sa for other in self.sas(sa.name))
@@ -196,7 +213,7 @@ class IkeEndpoint:
     def established(self, sa: IkeSa, initial_contact: bool, now: float) -> None:
         self._forget_half_open(sa)
         for other in self.sas(sa.name) if initial_contact else ():
-            if other is not sa and other.established_at is not None and other.established_at <= sa.created_at:
+            if other is not sa and other.established_at is not None and other.established_at < sa.created_at:
                 # RFC 7296 2.4: the peer asserts that it holds no older IKE_SA with us
                 other.destroy(now, "", {})
         self._elect(sa.name, now)
@@ -211,13 +228,28 @@ class IkeEndpoint:
 
     def destroyed(self, sa: IkeSa, now: float) -> None:
         self._sas.pop(_our_spi(sa), None)
+        siblings = self._by_name.get(sa.name, {})
+        siblings.pop(_our_spi(sa), None)
+        if not siblings:
+            self._by_name.pop(sa.name, None)
+        self._stir(sa.name)
         self._forget_half_open(sa)
         self._elect(sa.name, now)
         if (primary := self._primary.get(sa.name)) is not None:
             primary.activate_all(again=False)
 
     def _forget_half_open(self, sa: IkeSa) -> None:
-        self._half_open = {key: other for key, other in self._half_open.items() if other is not sa}
+        key = self._half_open_keys.pop(sa, None)
+        if key is not None:
+            del self._half_open[key]
+
+    def _stir(self, connection: str) -> None:
+        self._deadlines.touch(connection)
+        self._stirred[connection] = None
+
+    def _deadline_of(self, connection: str) -> float | None:
+        deadlines = (sa.next_deadline() for sa in self._by_name.get(connection, {}).values())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _elect(self, connection: str, now: float) -> None:
         before = self._primary.pop(connection, None)
@@ -245,6 +277,7 @@ class IkeEndpoint:
         sa = self._sas.get(ours)
         if sa is None or not _spis_match(sa, header):
             raise PeerError(Violation.UNKNOWN_SPI, f"{header.exchange.name} for {ours:016x}")
+        self._stir(sa.name)
         sa.receive(message, local, remote, now)
 
     def _parse(self, data: bytes, local: Endpoint, remote: Endpoint) -> Message:
@@ -259,6 +292,7 @@ class IkeEndpoint:
     def _receive_init(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
         known = self._half_open.get((remote, message.header.initiator_spi))
         if known is not None:
+            self._stir(known.name)
             known.receive(message, local, remote, now)
             return
         grammar.check_envelope(message)
@@ -289,6 +323,7 @@ class IkeEndpoint:
             raise
         self.adopt(sa)
         self._half_open[remote, sa.initiator_spi] = sa
+        self._half_open_keys[sa] = (remote, sa.initiator_spi)
 
     def _asks_for_cookie(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> bool:
         """RFC 7296 2.6: with many half-open, only who receives at its address gets further. Costs us one hash."""
@@ -304,10 +339,10 @@ class IkeEndpoint:
         return True
 
     def _match_peer(self, local: Endpoint, remote: Endpoint) -> ConnectionSettings:
-        for settings in self._connections.values():
-            if (settings.local.host, settings.remote.host) == (local.host, remote.host):
-                return settings
-        raise PeerError(Violation.UNKNOWN_PEER, f"no connection between {local.host} and {remote.host}")
+        settings = self._by_ends.get((local.host, remote.host))
+        if settings is None:
+            raise PeerError(Violation.UNKNOWN_PEER, f"no connection between {local.host} and {remote.host}")
+        return settings
 
     def _answer_unprotected(self, header: Header, local: Endpoint, remote: Endpoint, notify: Notify) -> None:
         flags = Flags.RESPONSE if header.from_original_initiator else Flags.RESPONSE | Flags.INITIATOR
@@ -325,15 +360,21 @@ class IkeEndpoint:
 
     def _configure(self, connections: tuple[ConnectionSettings, ...], now: float) -> None:
         self._connections = {settings.name: settings for settings in connections}
+        # Of several between the same ends the first is meant
+        self._by_ends = {(one.local.host, one.remote.host): one for one in reversed(connections)}
         for sa in list(self._sas.values()):
             settings = self._connections.get(sa.name)
             if settings is None:
+                self._stir(sa.name)
                 timers.close(sa, "REMOVED_FROM_CONFIGURATION", now)
             else:
                 self._apply(sa, settings, now)
 
     def _apply(self, sa: IkeSa, settings: ConnectionSettings, now: float) -> None:
         """What changed decides: other ends or identities need a new IKE_SA, other algorithms or selectors a rekey."""
+        if sa.settings is settings:
+            return
+        self._stir(sa.name)
         before, sa.settings = sa.settings, settings
         if not sa.established or before == settings:
             return
