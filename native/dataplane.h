@@ -334,6 +334,7 @@ struct flow {
   uint16_t source_port, destination_port;
   uint8_t protocol;
   bool ipv6;
+  bool syn;         /* TCP: it may carry an MSS */
   bool ports_known; /* not so in fragments but the first, nor where the transport header is missing or unreadable */
 };
 

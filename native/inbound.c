@@ -1,10 +1,10 @@
 /* Socket -> SPI -> replay window -> open -> selectors -> coalesce -> TUN.
  *
- *    recvmmsg          merged datagrams (UDP_GRO) into 64 KB slots
- *    classify          every segment by itself: keepalive, IKE, or ESP of some SA
- *    burst             neighbours of one SA from one sender: checked against the window, opened in place together, then
- * marked deliver           selectors, then the coalescer, which points into the slots write             one writev for
- * each merged packet; all of them before the slots are used again
+ *    recvmmsg   merged datagrams (UDP_GRO) into 64 KB slots
+ *    classify   every segment by itself: keepalive, IKE, or ESP of some SA
+ *    burst      neighbours of one SA from one sender: checked against the window, opened in place together, marked
+ *    deliver    selectors, then the coalescer, which points into the slots
+ *    write      one writev for each merged packet; all of them before the slots are used again
  *
  * Nothing of an SA moves (window, counters, the peer's address) before the ICV verified, but the counts of failures.
  */
@@ -283,7 +283,7 @@ static void deliver(struct worker *worker, struct sa *sa, const struct esp_open_
   }
   uint16_t mss4 = atomic_load_explicit(&connection->mss4, memory_order_relaxed);
   uint16_t mss6 = atomic_load_explicit(&connection->mss6, memory_order_relaxed);
-  if (flow.protocol == PROTOCOL_TCP && (mss4 || mss6)) segment_clamp_mss(item->payload, length, mss4, mss6, false);
+  if (flow.syn && (mss4 || mss6)) segment_clamp_mss(item->payload, length, mss4, mss6, false);
 
   if (in->connection != connection) write_out(worker);
   in->connection = connection;

@@ -193,7 +193,7 @@ static void forward(struct worker *worker, struct connection *connection, const 
   }
   uint16_t mss4 = atomic_load_explicit(&connection->mss4, memory_order_relaxed);
   uint16_t mss6 = atomic_load_explicit(&connection->mss6, memory_order_relaxed);
-  if (flow.protocol == PROTOCOL_TCP && (mss4 || mss6))
+  if (flow.syn && (mss4 || mss6))
     segment_clamp_mss(packet, total, mss4, mss6, vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
   if (segmenter_begin(&segmenter, vnet, packet, length) != SEGMENT_OK) {
     drop_count(worker, connection, DROP_INNER_MALFORMED, 1);

@@ -17,6 +17,8 @@ static uint64_t load64(const uint8_t *p) {
 static void read_ports(struct flow *flow, const uint8_t *header, size_t transport) {
   switch (flow->protocol) {
   case IPPROTO_TCP:
+    flow->syn = transport >= TCP_MINIMUM && (header[TCP_FLAGS] & TCP_SYN);
+    /* fall through */
   case IPPROTO_UDP:
   case IPPROTO_UDPLITE:
   case IPPROTO_SCTP:
