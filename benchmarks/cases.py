@@ -101,7 +101,7 @@ CASES: tuple[Case, ...] = (
         "seal-one-core",
         "one worker on one core seals and sends 1380-byte packets from super-packets, against libipsec-mb's raw seal rate",
         {
-            "ours": Probe(partial(Gatewayd, esp=GCM, gateway="workers = 1"), seal_and_send),
+            "ours": Probe(partial(Gatewayd, esp=GCM, gateway="[dataplane]\nworkers = 1"), seal_and_send),
             "peer": Probe(None, raw_seal),
         },
         (Row("seal-one-core", "Mpps", Goal(">=", 0.25), _of("mpps")),),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
-from gateway.config.model import Address, Bgp, Child, Config, Connection, Interface, Neighbor, Prefix
+from gateway.config.model import Address, Bgp, Child, Config, Connection, DataPlane, Interface, Neighbor, Prefix
 
 DEFAULT_CHILD = "net"
 SHORTHANDS = ("local_ts", "remote_ts", "esp_proposals")
 # RFC 3948 2.1: ESP in UDP and IKE share this port.
 NAT_T_PORT = 4500
+WORKERS_MAX = 64
 _LIFE_TIME_PERCENT = 110
 
 
@@ -20,6 +21,11 @@ def children_of(connection: Connection) -> dict[str, Child]:
         return dict(connection.child)
     given = {name: value for name in SHORTHANDS if (value := getattr(connection, name)) is not None}
     return {DEFAULT_CHILD: Child(**given)}
+
+
+def workers_of(plane: DataPlane, available: int) -> int:
+    """How many data plane threads, where the daemon has so many CPUs."""
+    return plane.workers if plane.workers != "auto" else len(plane.cpus) or min(available, WORKERS_MAX)
 
 
 def life_time_of(child: Child) -> float:

@@ -70,7 +70,6 @@ _NAMED_TABLES: frozenset[str] = frozenset({"connection", "child", "neighbor"})
 _I = Impact
 IMPACTS: dict[str, Impact] = {
     "gateway.name": _I.IN_PLACE,
-    "gateway.workers": _I.RESTART_DAEMON,
     "gateway.crypto_engine": _I.RESTART_DAEMON,
     "gateway.run_directory": _I.RESTART_DAEMON,
     "gateway.state_directory": _I.RESTART_DAEMON,
@@ -80,6 +79,10 @@ IMPACTS: dict[str, Impact] = {
     "gateway.route_protocol": _I.RESTART_DAEMON,
     "gateway.rule_priority": _I.RESTART_DAEMON,
     "gateway.mark": _I.RESTART_DAEMON,
+    "dataplane.workers": _I.RESTART_DAEMON,
+    "dataplane.cpus": _I.RESTART_DAEMON,
+    "dataplane.busy_poll_us": _I.RESTART_DAEMON,
+    "dataplane.count_cycles": _I.RESTART_DAEMON,
     "connection.*.local_addrs": _I.RESTART_TUNNEL,
     "connection.*.remote_addrs": _I.RESTART_TUNNEL,
     "connection.*.local_port": _I.RESTART_TUNNEL,

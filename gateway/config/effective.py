@@ -16,6 +16,7 @@ def effective_toml(config: Config) -> str:
     """What `gatewayctl config show --effective` prints."""
     lines = [
         *_table(config, ("gateway",), config.gateway),
+        *_table(config, ("dataplane",), config.dataplane),
         *(line for name, item in config.connection.items() for line in _connection(config, name, item)),
         *(_bgp(config, config.bgp) if config.bgp is not None else ()),
         *(_table(config, ("ha",), config.ha) if config.ha is not None else ()),

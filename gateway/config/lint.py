@@ -2,7 +2,7 @@
 
 Each check yields findings as (severity, path, message); this module turns them into diagnostics at the
 place of the path. The checks themselves stand in `checks_connection.py` and `checks_bgp.py`; this file
-has those of [ha] and [metrics] and of secrets.
+has those of [dataplane], [ha] and [metrics] and of secrets.
 """
 
 from __future__ import annotations
@@ -61,6 +61,20 @@ def _secret_sources(config: Config) -> Iterator[tuple[KeyPath, SecretSource]]:
         yield ("ha", "secret"), config.ha.secret
 
 
+def _dataplane_findings(facts: Facts) -> Iterator[Finding]:
+    plane = facts.config.dataplane
+    twice = sorted({cpu for cpu in plane.cpus if plane.cpus.count(cpu) > 1})
+    if twice:
+        yield (
+            "error",
+            ("dataplane", "cpus"),
+            f"CPU {twice[0]} is given twice; two workers on one CPU only wait for each other",
+        )
+    elif plane.cpus and plane.workers not in ("auto", len(plane.cpus)):
+        message = f"{len(plane.cpus)} given for {plane.workers} workers; name one for each, or leave `workers` out"
+        yield "error", ("dataplane", "cpus"), message
+
+
 def _ha_findings(facts: Facts) -> Iterator[Finding]:
     ha = facts.config.ha
     if ha is None:
@@ -92,6 +106,7 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     prefix_findings,
     bgp_findings,
     _secret_findings,
+    _dataplane_findings,
     _ha_findings,
     _metrics_findings,
 )

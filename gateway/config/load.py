@@ -90,7 +90,13 @@ def _lint_the_rest(data: dict[str, Any], wrong: Iterable[KeyPath], file: str, po
 
 def _item_of(path: KeyPath) -> KeyPath:
     """What to leave out for a mistake: the connection, the neighbor, the section or the top-level key."""
-    depths: dict[KeyPath, int] = {("connection",): 2, ("bgp", "neighbor"): 3, ("gateway",): 2, ("metrics",): 2}
+    depths: dict[KeyPath, int] = {
+        ("connection",): 2,
+        ("bgp", "neighbor"): 3,
+        ("gateway",): 2,
+        ("metrics",): 2,
+        ("dataplane",): 2,
+    }
     return next((path[:depth] for table, depth in depths.items() if path[: len(table)] == table), path[:1])
 
 

@@ -25,9 +25,21 @@ from gateway.config.addresses import (
 )
 from gateway.config.identity import parse_identity
 from gateway.config.proposals import parse_esp_proposal, parse_ike_proposal
-from gateway.config.units import parse_count, parse_duration, parse_octets
+from gateway.config.units import parse_count, parse_duration, parse_octets, parse_workers
 
-__all__ = ["Address", "Bgp", "Child", "Config", "Connection", "Gateway", "HaPeer", "Interface", "Metrics", "Neighbor"]
+__all__ = [
+    "Address",
+    "Bgp",
+    "Child",
+    "Config",
+    "Connection",
+    "DataPlane",
+    "Gateway",
+    "HaPeer",
+    "Interface",
+    "Metrics",
+    "Neighbor",
+]
 __all__ += ["Prefix", "SecretSource", "Section"]
 
 
@@ -57,6 +69,13 @@ Switch = Annotated[bool, Strict()]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
 Asn = Annotated[int, Strict(), Field(ge=1, le=4294967294)]
 Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
+Workers = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(parse_workers),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": "auto"}]}),
+]
+# glibc's cpu_set_t ends there.
+Cpu = Annotated[int, Strict(), Field(ge=0, le=1023)]
 IkeProposal = Annotated[str, AfterValidator(_ike_proposal)]
 EspProposal = Annotated[str, AfterValidator(_esp_proposal)]
 Identity = Annotated[str, AfterValidator(_identity)]
@@ -227,7 +246,6 @@ class Gateway(Section):
     """The daemon itself."""
 
     name: Name = Field(default="gateway", description="shown in status and logs, sent in heartbeats")
-    workers: Integer = Field(default=0, ge=0, le=64, description="data plane threads; 0: one per core")
     crypto_engine: Literal["auto", "ipsec-mb", "libcrypto"] = Field(
         default="auto", description="who encrypts; auto: libipsec-mb where the CPU suits it"
     )
@@ -243,10 +261,36 @@ class Gateway(Section):
     )
 
 
+class DataPlane(Section):
+    """The threads that carry the packets.
+
+    With `busy_poll_us` a worker that has just worked looks for more, without sleeping, for at most that long: a
+    packet that comes meanwhile need not wake it. It costs at most that much CPU time after every burst, so nothing on
+    an idle gateway, and one whole core per worker where packets come more often. Worth it where workers have their
+    cores to themselves (`cpus`); it yields to whoever else wants the core.
+    """
+
+    workers: Workers = Field(
+        default="auto", description="how many threads; auto: one for each of `cpus`, else for each CPU of the daemon"
+    )
+    cpus: tuple[Cpu, ...] = Field(
+        default=(),
+        max_length=64,
+        description="the CPU each worker runs on, in their order; empty: anywhere; compared with this machine at the start",
+    )
+    busy_poll_us: Integer = Field(
+        default=0, ge=0, le=10000, description="microseconds to look for more work before sleeping; 0: off"
+    )
+    count_cycles: Switch = Field(
+        default=False, description="CPU cycles by stage in metrics and status; costs two clock readings per system call"
+    )
+
+
 class Config(Section):
     """A whole configuration file."""
 
     gateway: Gateway = Field(default=Gateway(), description="the daemon itself")
+    dataplane: DataPlane = Field(default=DataPlane(), description="the threads that carry the packets")
     connection: dict[Name, Connection] = Field(default_factory=dict, description="remote sites by name")
     bgp: Bgp | None = Field(default=None, description="BGP speaker; without it no BGP")
     ha: HaPeer | None = Field(default=None, description="the other gateway of the pair; without it a single gateway")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -17,13 +17,25 @@ from pydantic.fields import FieldInfo
 
 from gateway.config.derive import SHORTHANDS
 from gateway.config.diff import IMPACTS
-from gateway.config.model import Bgp, Child, Config, Connection, Gateway, HaPeer, Metrics, Neighbor, SecretSource
+from gateway.config.model import (
+    Bgp,
+    Child,
+    Config,
+    Connection,
+    DataPlane,
+    Gateway,
+    HaPeer,
+    Metrics,
+    Neighbor,
+    SecretSource,
+)
 from gateway.config.proposals import keywords
-from gateway.config.units import parse_count, parse_duration, parse_octets
+from gateway.config.units import parse_count, parse_duration, parse_octets, parse_workers
 from gateway.config.written import written
 
 _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("gateway", "gateway", Gateway),
+    ("dataplane", "dataplane", DataPlane),
     ("connection.NAME", "connection.*", Connection),
     ("connection.NAME.child.NAME", "connection.*.child.*", Child),
     ("bgp", "bgp", Bgp),
@@ -31,7 +43,12 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("ha", "ha", HaPeer),
     ("metrics", "metrics", Metrics),
 )
-_QUANTITIES = {parse_duration: "duration", parse_octets: "octets", parse_count: "count"}
+_QUANTITIES: dict[Callable[[object], object], str] = {
+    parse_duration: "duration",
+    parse_octets: "octets",
+    parse_count: "count",
+    parse_workers: 'integer, 1 to 64, or `"auto"`',
+}
 _FORMATS = {"ip-address": "address", "ipv4": "IPv4 address", "ip-prefix": "prefix", "ip-interface": "address/length"}
 
 _INTRODUCTION = """\

@@ -1,4 +1,4 @@
-"""Durations, octet counts and packet counts as people write them: "90m", "500G", "10M"."""
+"""Durations, octet counts, packet counts and numbers of workers as people write them: "90m", "500G", "10M", "auto"."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ _SECONDS = {"": "1", "ms": "0.001", "s": "1", "m": "60", "h": "3600", "d": "8640
 _DECIMAL = {"": "1", "K": "1e3", "M": "1e6", "G": "1e9", "T": "1e12"}
 _OCTETS = _DECIMAL | {"Ki": str(2**10), "Mi": str(2**20), "Gi": str(2**30), "Ti": str(2**40)}
 _LIMIT = 2**63
+_WORKERS = 64
 
 
 def parse_duration(value: object) -> float:
@@ -25,6 +26,13 @@ def parse_octets(value: object) -> int:
 def parse_count(value: object) -> int:
     """A packet count from 1000 or "10M"."""
     return int(_quantity(value, _DECIMAL, '1000 or "10M"'))
+
+
+def parse_workers(value: object) -> int | str:
+    """A number of threads, or "auto"."""
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _WORKERS):
+        return value
+    raise ValueError(f'expected a whole number, 1 to {_WORKERS}, or "auto"')
 
 
 def _quantity(value: object, units: dict[str, str], example: str) -> Decimal:

@@ -106,6 +106,8 @@ def _expected(kind: str, path: KeyPath) -> str:
     if kind == "tuple_type":
         example = {"proposals": "aes256gcm16-prfsha384-ecp384", "esp_proposals": "aes256gcm16-ecp256"}
         address = {"tunnel_address": "169.254.21.1/30"}
+        if path[-1] == "cpus":
+            return "an array such as [0, 1]"
         text = (example | address).get(str(path[-1]), "10.1.0.0/16")
         return f'an array such as ["{text}"]'
     if kind == "model_type":

@@ -63,7 +63,9 @@ class Daemon:
         self.notifier = systemd.Notifier()
         self.node = Gateway(loaded.settings, SystemRandom(), Libcrypto())
         self.driver = Driver(self.node, self._perform)
-        self.dataplane = NativeDataPlane(workers, config.gateway.crypto_engine, self.driver.command, self._received_ike)
+        self.dataplane = NativeDataPlane(
+            workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike
+        )
         self.sockets = UdpSockets(config.gateway.mark, workers, self._received_ike)
         self.netlink = Netlink(config.gateway)
         self.operations = DaemonOperations(self)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 
 from gateway import _native
+from gateway.config.model import DataPlane
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaCounters, SaParameters
 from gateway.node.inputs import DataPlaneEvent
@@ -23,8 +24,21 @@ NANOSECOND = 1e-9
 class NativeDataPlane:
     """Worker threads, TUNs and the SAD. Opened TUNs close with `stop`."""
 
-    def __init__(self, workers: int, engine: str, on_event: Callable[[DataPlaneEvent], None], on_ike: Received) -> None:
-        self._native = _native.DataPlane(workers, engine)
+    def __init__(
+        self,
+        workers: int,
+        engine: str,
+        config: DataPlane,
+        on_event: Callable[[DataPlaneEvent], None],
+        on_ike: Received,
+    ) -> None:
+        self._native = _native.DataPlane(
+            workers,
+            engine,
+            cpus=config.cpus,
+            busy_poll_us=config.busy_poll_us,
+            count_cycles=config.count_cycles,
+        )
         self._workers = workers
         self._on_event = on_event
         self._on_ike = on_ike

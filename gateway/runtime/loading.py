@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -60,6 +60,22 @@ def load_all(path: Path, current: GatewaySettings | None = None) -> tuple[Loaded
         raise LoadError((placed("error", ("bgp",), str(error)),), found.source) from error
     questionable = [placed("warning", where, message) for where, message in warnings]
     return Loaded(path, found.config, settings), [str(one) for one in in_order((*found.diagnostics, *questionable))]
+
+
+def refuse_foreign_cpus(loaded: Loaded, allowed: Collection[int]) -> None:
+    """LoadError when a worker is to run on a CPU that is not `allowed` here; a file may be checked on another machine."""
+    foreign = [cpu for cpu in loaded.config.dataplane.cpus if cpu not in allowed]
+    if not foreign:
+        return
+    source = load(loaded.path).source
+    place = index(source).at(("dataplane", "cpus"))
+    usable = ", ".join(map(str, sorted(allowed)))
+    message = (
+        f"CPU {foreign[0]} is not one that gatewayd may run on: {usable} (nproc, CPUAffinity=, cpuset of its cgroup)"
+    )
+    raise LoadError(
+        (Diagnostic("error", str(loaded.path), place.line, place.column, "dataplane.cpus", message),), source
+    )
 
 
 def _sources(config: Config) -> dict[str, Address]:

@@ -17,13 +17,14 @@ import uvloop
 
 from gateway import __version__
 from gateway.config.check import check_file
+from gateway.config.derive import workers_of
 from gateway.config.model import Gateway
 from gateway.runtime import logs
 from gateway.runtime.cleanup import cleanup
 from gateway.runtime.control import AlreadyRunning
 from gateway.runtime.daemon import Daemon
 from gateway.runtime.exabgp import end_stale
-from gateway.runtime.loading import Loaded, LoadError, load_all
+from gateway.runtime.loading import Loaded, LoadError, load_all, refuse_foreign_cpus
 from gateway.runtime.rights import missing_rights
 from gateway.runtime.rtnetlink import NetlinkError
 
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         loaded, warnings = load_all(path)
+        refuse_foreign_cpus(loaded, os.sched_getaffinity(0))
     except LoadError as error:
         print(error.rendered(sys.stderr.isatty()), end="", file=sys.stderr)
         return EX_CONFIG
@@ -73,7 +75,7 @@ def _run(loaded: Loaded) -> int:
         log.error("cannot start: %s", problem, extra={"event": "start-failed"})
     if problems:
         return 1
-    workers = loaded.config.gateway.workers or len(os.sched_getaffinity(0))
+    workers = workers_of(loaded.config.dataplane, len(os.sched_getaffinity(0)))
     try:
         uvloop.run(_serve(loaded, workers))
     except (OSError, NetlinkError, AlreadyRunning) as error:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from gateway.config.diff import IMPACTS, Change, Impact, diff, impact_of, worst
 from gateway.config.load import load_text
-from gateway.config.model import Bgp, Child, Config, Connection, Gateway, HaPeer, Metrics, Neighbor
+from gateway.config.model import Bgp, Child, Config, Connection, DataPlane, Gateway, HaPeer, Metrics, Neighbor
 
 BASE = """
 [gateway]
@@ -68,7 +68,7 @@ def test_the_same_is_no_change() -> None:
         ('secret.file = "x"', 'secret.credential = "x"',
          '~ ha.secret { file = "x" } -> { credential = "x" } (in-place)'),
         ("[bgp]", "[metrics]\nport = 1\n[bgp]", "~ metrics.port 9550 -> 1 (in-place)"),
-        ("[connection.a]", "workers = 2\n[connection.a]", "~ gateway.workers 0 -> 2 (restart-daemon)"),
+        ("[bgp]", "[dataplane]\nworkers = 2\n[bgp]", '~ dataplane.workers "auto" -> 2 (restart-daemon)'),
         ("hunter2hunter2hunter2", "hunter3hunter3hunter3",
          '~ connection.a.psk { inline = "***" } -> { inline = "***" } (in-place)'),
     ],
@@ -103,6 +103,7 @@ def test_secrets_never_stand_in_a_change() -> None:
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "gateway": Gateway,
+    "dataplane": DataPlane,
     "connection.*": Connection,
     "connection.*.child.*": Child,
     "bgp": Bgp,
