@@ -1,7 +1,7 @@
 /* The seam between ESP framing (esp.c) and a crypto library: one table of functions per engine.
  *
  * An engine ciphers and authenticates whole bursts of framed ESP packets of one SA, in place (RFC 4106, RFC 3602,
- * RFC 4868). It knows no padding, no replay window and no trailer; those are esp.c's.
+ * RFC 4868, RFC 7634). It knows no padding, no replay window and no trailer; those are esp.c's.
  *
  *     SPI(4) sequence(4) | IV | text = payload, padding, trailer | ICV
  *     ^ packet->esp            ^ shape.header_length               ^ + text_length
@@ -19,7 +19,7 @@
 #define AEAD_THREADS      64  /* threads that may hold an esp_thread at once */
 #define AEAD_FIXED_HEADER 8
 #define AEAD_SALT         4
-#define AEAD_GCM_NONCE    12
+#define AEAD_NONCE        12
 #define AEAD_AAD_MAX      12
 #define AEAD_DIGEST_MAX   64
 #define AEAD_ICV_MAX      32
@@ -36,8 +36,8 @@ struct aead_shape {
 struct aead_keying {
   struct esp_suite suite;
   struct aead_shape shape;
-  uint8_t aes_key[32];
-  size_t aes_key_length;
+  uint8_t cipher_key[32];
+  size_t cipher_key_length;
   uint8_t salt[AEAD_SALT];
   uint8_t integrity_key[AEAD_DIGEST_MAX];
   size_t integrity_key_length;
@@ -80,14 +80,14 @@ static inline void aead_store64(uint8_t *out, uint64_t value) {
   aead_store32(out + 4, (uint32_t)value);
 }
 
-/* RFC 4106 4: nonce is the salt followed by the explicit IV. */
-static inline void aead_gcm_nonce(uint8_t nonce[AEAD_GCM_NONCE], const uint8_t salt[AEAD_SALT], const uint8_t *iv) {
+/* RFC 4106 4, RFC 7634 2: nonce is the salt followed by the explicit IV. */
+static inline void aead_nonce(uint8_t nonce[AEAD_NONCE], const uint8_t salt[AEAD_SALT], const uint8_t *iv) {
   __builtin_memcpy(nonce, salt, AEAD_SALT);
-  __builtin_memcpy(nonce + AEAD_SALT, iv, AEAD_GCM_NONCE - AEAD_SALT);
+  __builtin_memcpy(nonce + AEAD_SALT, iv, AEAD_NONCE - AEAD_SALT);
 }
 
-/* RFC 4106 5: SPI and sequence number, 32 bits of it or 64 with ESN. Returns the length. */
-static inline size_t aead_gcm_aad(uint8_t aad[AEAD_AAD_MAX], bool esn, const struct aead_packet *packet) {
+/* RFC 4106 5, RFC 7634 2.1: SPI and sequence number, 32 bits of it or 64 with ESN. Returns the length. */
+static inline size_t aead_aad(uint8_t aad[AEAD_AAD_MAX], bool esn, const struct aead_packet *packet) {
   __builtin_memcpy(aad, packet->esp, 4);
   if (!esn) {
     __builtin_memcpy(aad + 4, packet->esp + 4, 4);

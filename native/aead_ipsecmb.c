@@ -1,4 +1,5 @@
-/* The libipsec-mb engine (>= 1.3): AES-GCM by the direct API, CBC + HMAC in multi-buffer by the synchronous bursts.
+/* The libipsec-mb engine (>= 1.3): AES-GCM and ChaCha20-Poly1305 by the direct API, CBC + HMAC in multi-buffer by the
+ * synchronous bursts.
  *
  * One IMB_MGR per thread (it is not thread safe); keys hold only expanded schedules and are shared. A CBC burst smaller
  * than the key's burst_minimum runs through libcrypto, because a nearly empty set of lanes costs as much as a full one.
@@ -22,14 +23,16 @@
 
 struct ipsecmb_key {
   struct gcm_key_data gcm;
+  uint8_t chacha_key[32];
   uint8_t encrypt_schedule[16 * 15] __attribute__((aligned(16)));
   uint8_t decrypt_schedule[16 * 15] __attribute__((aligned(16)));
   uint8_t inner[AEAD_DIGEST_MAX], outer[AEAD_DIGEST_MAX]; /* digest states in the order the one-block functions leave */
   aes_gcm_enc_dec_t gcm_function;
   struct aead_shape shape;
   uint8_t salt[AEAD_SALT];
-  bool esn, gcm_suite;
-  size_t aes_key_length;
+  enum esp_encryption encryption;
+  bool esn;
+  size_t cipher_key_length;
   IMB_HASH_ALG hash;
   size_t burst_minimum;
   void *lone; /* the libcrypto key of small CBC bursts */
@@ -39,6 +42,7 @@ struct ipsecmb_thread {
   IMB_MGR *manager;
   void *lone;
   struct gcm_context_data gcm_context;
+  struct chacha20_poly1305_context_data chacha_context;
   IMB_JOB jobs[AEAD_BURST];
   uint8_t macs[AEAD_BURST][AEAD_DIGEST_MAX];
   uint8_t icvs[AEAD_BURST][AEAD_ICV_MAX];
@@ -95,24 +99,24 @@ static const char *ipsecmb_name(void) {
 /* ---- keys ---- */
 
 static void expand_aes(struct ipsecmb_key *key, const struct aead_keying *keying) {
-  void (*expand)(const void *, void *, void *) = keying->aes_key_length == 16   ? shared->keyexp_128
-                                                 : keying->aes_key_length == 24 ? shared->keyexp_192
-                                                                                : shared->keyexp_256;
-  expand(keying->aes_key, key->encrypt_schedule, key->decrypt_schedule);
+  void (*expand)(const void *, void *, void *) = keying->cipher_key_length == 16   ? shared->keyexp_128
+                                                 : keying->cipher_key_length == 24 ? shared->keyexp_192
+                                                                                   : shared->keyexp_256;
+  expand(keying->cipher_key, key->encrypt_schedule, key->decrypt_schedule);
 }
 
 static void expand_gcm(struct ipsecmb_key *key, const struct aead_keying *keying) {
-  switch (keying->aes_key_length) {
+  switch (keying->cipher_key_length) {
   case 16:
-    IMB_AES128_GCM_PRE(shared, keying->aes_key, &key->gcm);
+    IMB_AES128_GCM_PRE(shared, keying->cipher_key, &key->gcm);
     key->gcm_function = keying->seal ? shared->gcm128_enc : shared->gcm128_dec;
     break;
   case 24:
-    IMB_AES192_GCM_PRE(shared, keying->aes_key, &key->gcm);
+    IMB_AES192_GCM_PRE(shared, keying->cipher_key, &key->gcm);
     key->gcm_function = keying->seal ? shared->gcm192_enc : shared->gcm192_dec;
     break;
   default:
-    IMB_AES256_GCM_PRE(shared, keying->aes_key, &key->gcm);
+    IMB_AES256_GCM_PRE(shared, keying->cipher_key, &key->gcm);
     key->gcm_function = keying->seal ? shared->gcm256_enc : shared->gcm256_dec;
     break;
   }
@@ -162,10 +166,14 @@ static void *ipsecmb_key_new(const struct aead_keying *keying) {
   memset(key, 0, size);
   key->shape = keying->shape;
   key->esn = keying->suite.esn;
-  key->gcm_suite = keying->suite.encryption == ESP_AES_GCM_16;
-  key->aes_key_length = keying->aes_key_length;
+  key->encryption = keying->suite.encryption;
+  key->cipher_key_length = keying->cipher_key_length;
   memcpy(key->salt, keying->salt, sizeof key->salt);
-  if (key->gcm_suite) {
+  if (key->encryption == ESP_CHACHA20_POLY1305) {
+    memcpy(key->chacha_key, keying->cipher_key, sizeof key->chacha_key);
+    return key;
+  }
+  if (key->encryption != ESP_AES_CBC) {
     expand_gcm(key, keying);
     return key;
   }
@@ -212,10 +220,10 @@ static uint8_t *icv_of(const struct ipsecmb_key *key, const struct aead_packet *
 
 static void gcm_one(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, const struct aead_packet *packet,
                     uint8_t *tag) {
-  uint8_t nonce[AEAD_GCM_NONCE], aad[AEAD_AAD_MAX];
+  uint8_t nonce[AEAD_NONCE], aad[AEAD_AAD_MAX];
   uint8_t *text = text_of(key, packet);
-  aead_gcm_nonce(nonce, key->salt, packet->esp + AEAD_FIXED_HEADER);
-  size_t aad_length = aead_gcm_aad(aad, key->esn, packet);
+  aead_nonce(nonce, key->salt, packet->esp + AEAD_FIXED_HEADER);
+  size_t aad_length = aead_aad(aad, key->esn, packet);
   key->gcm_function(&key->gcm, &thread->gcm_context, text, text, packet->text_length, nonce, aad, aad_length, tag,
                     key->shape.icv_length);
 }
@@ -233,7 +241,43 @@ static void gcm_open(struct ipsecmb_thread *thread, const struct ipsecmb_key *ke
   uint8_t tag[16];
   for (size_t i = 0; i < count; i++) {
     gcm_one(thread, key, &packets[i], tag);
-    packets[i].ok = CRYPTO_memcmp(tag, icv_of(key, &packets[i]), sizeof tag) == 0;
+    packets[i].ok = CRYPTO_memcmp(tag, icv_of(key, &packets[i]), key->shape.icv_length) == 0;
+  }
+}
+
+/* ---- ChaCha20-Poly1305 ---- */
+
+static void chacha_start(struct ipsecmb_thread *thread, const struct ipsecmb_key *key,
+                         const struct aead_packet *packet) {
+  uint8_t nonce[AEAD_NONCE], aad[AEAD_AAD_MAX];
+  aead_nonce(nonce, key->salt, packet->esp + AEAD_FIXED_HEADER);
+  size_t aad_length = aead_aad(aad, key->esn, packet);
+  IMB_CHACHA20_POLY1305_INIT(thread->manager, key->chacha_key, &thread->chacha_context, nonce, aad, aad_length);
+}
+
+static void chacha_seal(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
+                        size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    uint8_t *text = text_of(key, &packets[i]);
+    chacha_start(thread, key, &packets[i]);
+    IMB_CHACHA20_POLY1305_ENC_UPDATE(thread->manager, key->chacha_key, &thread->chacha_context, text, text,
+                                     packets[i].text_length);
+    IMB_CHACHA20_POLY1305_ENC_FINALIZE(thread->manager, &thread->chacha_context, icv_of(key, &packets[i]),
+                                       key->shape.icv_length);
+    packets[i].ok = true;
+  }
+}
+
+static void chacha_open(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
+                        size_t count) {
+  uint8_t tag[16];
+  for (size_t i = 0; i < count; i++) {
+    uint8_t *text = text_of(key, &packets[i]);
+    chacha_start(thread, key, &packets[i]);
+    IMB_CHACHA20_POLY1305_DEC_UPDATE(thread->manager, key->chacha_key, &thread->chacha_context, text, text,
+                                     packets[i].text_length);
+    IMB_CHACHA20_POLY1305_DEC_FINALIZE(thread->manager, &thread->chacha_context, tag, key->shape.icv_length);
+    packets[i].ok = CRYPTO_memcmp(tag, icv_of(key, &packets[i]), key->shape.icv_length) == 0;
   }
 }
 
@@ -250,7 +294,7 @@ static void cbc_burst(struct ipsecmb_thread *thread, const struct ipsecmb_key *k
     IMB_JOB *job = &thread->jobs[jobs++];
     job->enc_keys = key->encrypt_schedule;
     job->dec_keys = key->decrypt_schedule;
-    job->key_len_in_bytes = key->aes_key_length;
+    job->key_len_in_bytes = key->cipher_key_length;
     job->src = job->dst = text_of(key, &packets[i]);
     job->cipher_start_src_offset_in_bytes = 0;
     job->msg_len_to_cipher_in_bytes = packets[i].text_length;
@@ -260,7 +304,7 @@ static void cbc_burst(struct ipsecmb_thread *thread, const struct ipsecmb_key *k
   }
   if (!jobs) return;
   IMB_SUBMIT_CIPHER_BURST(thread->manager, thread->jobs, jobs, IMB_CIPHER_CBC, direction,
-                          (IMB_KEY_SIZE_BYTES)key->aes_key_length);
+                          (IMB_KEY_SIZE_BYTES)key->cipher_key_length);
   for (uint32_t i = 0; i < jobs; i++)
     if (!(thread->jobs[i].status & IMB_STATUS_COMPLETED_CIPHER) || thread->jobs[i].status > IMB_STATUS_COMPLETED)
       packets[origin[i]].ok = false;
@@ -335,7 +379,9 @@ static bool fits_multi_buffer(const struct ipsecmb_key *key, const struct aead_p
 static void ipsecmb_seal(void *opaque_thread, void *opaque_key, struct aead_packet *packets, size_t count) {
   struct ipsecmb_thread *thread = opaque_thread;
   struct ipsecmb_key *key = opaque_key;
-  if (key->gcm_suite)
+  if (key->encryption == ESP_CHACHA20_POLY1305)
+    chacha_seal(thread, key, packets, count);
+  else if (key->encryption != ESP_AES_CBC)
     gcm_seal(thread, key, packets, count);
   else if (fits_multi_buffer(key, packets, count))
     cbc_seal(thread, key, packets, count);
@@ -346,7 +392,9 @@ static void ipsecmb_seal(void *opaque_thread, void *opaque_key, struct aead_pack
 static void ipsecmb_open(void *opaque_thread, void *opaque_key, struct aead_packet *packets, size_t count) {
   struct ipsecmb_thread *thread = opaque_thread;
   struct ipsecmb_key *key = opaque_key;
-  if (key->gcm_suite)
+  if (key->encryption == ESP_CHACHA20_POLY1305)
+    chacha_open(thread, key, packets, count);
+  else if (key->encryption != ESP_AES_CBC)
     gcm_open(thread, key, packets, count);
   else if (fits_multi_buffer(key, packets, count))
     cbc_open(thread, key, packets, count);

@@ -44,11 +44,17 @@ static const char *openssl_name(void) {
 /* ---- keys ---- */
 
 static const char *cipher_name(const struct aead_keying *keying) {
-  static const char *const names[2][3] = {
-      [ESP_AES_GCM_16] = {"AES-128-GCM", "AES-192-GCM", "AES-256-GCM"},
-      [ESP_AES_CBC] = {"AES-128-CBC", "AES-192-CBC", "AES-256-CBC"},
-  };
-  return names[keying->suite.encryption][keying->aes_key_length / 8 - 2];
+  static const char *const gcm[] = {"AES-128-GCM", "AES-192-GCM", "AES-256-GCM"};
+  static const char *const cbc[] = {"AES-128-CBC", "AES-192-CBC", "AES-256-CBC"};
+  size_t size = keying->cipher_key_length / 8 - 2;
+  switch (keying->suite.encryption) {
+  case ESP_AES_CBC:
+    return cbc[size];
+  case ESP_CHACHA20_POLY1305:
+    return "ChaCha20-Poly1305";
+  default:
+    return gcm[size];
+  }
 }
 
 static const char *const digest_names[] = {
@@ -129,7 +135,7 @@ static EVP_CIPHER_CTX *context_of(const struct openssl_thread *thread, struct op
   if (context) return context;
   context = EVP_CIPHER_CTX_new();
   if (!context) return NULL;
-  if (EVP_CipherInit_ex(context, key->cipher, NULL, key->keying.aes_key, NULL, key->keying.seal) != 1 ||
+  if (EVP_CipherInit_ex(context, key->cipher, NULL, key->keying.cipher_key, NULL, key->keying.seal) != 1 ||
       EVP_CIPHER_CTX_set_padding(context, 0) != 1) {
     EVP_CIPHER_CTX_free(context);
     return NULL;
@@ -138,22 +144,22 @@ static EVP_CIPHER_CTX *context_of(const struct openssl_thread *thread, struct op
   return context;
 }
 
-/* ---- AES-GCM ---- */
+/* ---- AES-GCM and ChaCha20-Poly1305 ---- */
 
-static bool gcm_start(EVP_CIPHER_CTX *context, const struct openssl_key *key, const struct aead_packet *packet) {
-  uint8_t nonce[AEAD_GCM_NONCE], aad[AEAD_AAD_MAX];
+static bool combined_start(EVP_CIPHER_CTX *context, const struct openssl_key *key, const struct aead_packet *packet) {
+  uint8_t nonce[AEAD_NONCE], aad[AEAD_AAD_MAX];
   int written;
-  aead_gcm_nonce(nonce, key->keying.salt, packet->esp + AEAD_FIXED_HEADER);
-  int aad_length = (int)aead_gcm_aad(aad, key->keying.suite.esn, packet);
+  aead_nonce(nonce, key->keying.salt, packet->esp + AEAD_FIXED_HEADER);
+  int aad_length = (int)aead_aad(aad, key->keying.suite.esn, packet);
   return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, -1) == 1 &&
          EVP_CipherUpdate(context, NULL, &written, aad, aad_length) == 1;
 }
 
-static bool gcm_one(EVP_CIPHER_CTX *context, const struct openssl_key *key, const struct aead_packet *packet) {
+static bool combined_one(EVP_CIPHER_CTX *context, const struct openssl_key *key, const struct aead_packet *packet) {
   uint8_t *text = packet->esp + key->keying.shape.header_length;
   uint8_t *icv = text + packet->text_length;
   int icv_length = key->keying.shape.icv_length, written;
-  if (!gcm_start(context, key, packet) ||
+  if (!combined_start(context, key, packet) ||
       EVP_CipherUpdate(context, text, &written, text, (int)packet->text_length) != 1)
     return false;
   if (key->keying.seal)
@@ -209,12 +215,12 @@ static void openssl_burst(void *opaque_thread, void *opaque_key, struct aead_pac
   const struct openssl_thread *thread = opaque_thread;
   struct openssl_key *key = opaque_key;
   EVP_CIPHER_CTX *context = context_of(thread, key);
-  bool gcm = key->keying.suite.encryption == ESP_AES_GCM_16;
+  bool cbc = key->keying.suite.encryption == ESP_AES_CBC;
   for (size_t i = 0; i < count; i++) {
     if (!context)
       packets[i].ok = false;
-    else if (gcm)
-      packets[i].ok = gcm_one(context, key, &packets[i]);
+    else if (!cbc)
+      packets[i].ok = combined_one(context, key, &packets[i]);
     else if (key->keying.seal)
       packets[i].ok = cbc_hmac_seal_one(thread, context, key, &packets[i]);
     else

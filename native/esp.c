@@ -12,7 +12,7 @@
 
 #include "aead.h"
 
-enum { TRAILER_LENGTH = 2, CBC_IV_LENGTH = 16, IV_POOL_LENGTH = 256 * CBC_IV_LENGTH };
+enum { TRAILER_LENGTH = 2, AEAD_IV_LENGTH = 8, CBC_IV_LENGTH = 16, IV_POOL_LENGTH = 256 * CBC_IV_LENGTH };
 enum { NEXT_HEADER_IPV4 = 4, NEXT_HEADER_IPV6 = 41, NEXT_HEADER_NONE = 59 };
 
 struct esp_key {
@@ -58,6 +58,19 @@ const char *esp_engine_name(enum esp_engine engine) {
 
 /* ---- keys ---- */
 
+/* RFC 4106 8.1: GCM keys may be of every AES length. RFC 7634 2: ChaCha20's are 256 bits. */
+static const struct {
+  uint8_t shortest_key, iv_length, icv_length, alignment, salt;
+  const char *key_error;
+} encryption_table[] = {
+    [ESP_AES_GCM_16] = {16, AEAD_IV_LENGTH, 16, 4, AEAD_SALT, "AES-GCM key must be 20, 28 or 36 octets, salt included"},
+    [ESP_AES_GCM_12] = {16, AEAD_IV_LENGTH, 12, 4, AEAD_SALT, "AES-GCM key must be 20, 28 or 36 octets, salt included"},
+    [ESP_AES_GCM_8] = {16, AEAD_IV_LENGTH, 8, 4, AEAD_SALT, "AES-GCM key must be 20, 28 or 36 octets, salt included"},
+    [ESP_CHACHA20_POLY1305] = {32, AEAD_IV_LENGTH, 16, 4, AEAD_SALT,
+                               "ChaCha20-Poly1305 key must be 36 octets, salt included"},
+    [ESP_AES_CBC] = {16, CBC_IV_LENGTH, 0, 16, 0, "AES-CBC key must be 16, 24 or 32 octets"},
+};
+
 static const struct {
   uint8_t key_length, icv_length;
 } integrity_table[] = {
@@ -68,27 +81,27 @@ static const struct {
 
 static const char *suite_error(const struct esp_suite *suite, size_t encryption_key_length,
                                size_t integrity_key_length) {
-  bool gcm = suite->encryption == ESP_AES_GCM_16;
-  if (!gcm && suite->encryption != ESP_AES_CBC) return "unknown encryption algorithm";
+  if ((unsigned)suite->encryption > ESP_AES_CBC) return "unknown encryption algorithm";
   if ((unsigned)suite->integrity > ESP_HMAC_SHA2_512_256) return "unknown integrity algorithm";
-  if (gcm && suite->integrity != ESP_INTEG_NONE) return "AES-GCM takes no separate integrity algorithm";
-  if (!gcm && suite->integrity == ESP_INTEG_NONE) return "AES-CBC without an integrity algorithm is refused";
-  size_t salt = gcm ? AEAD_SALT : 0;
-  if (encryption_key_length != 16 + salt && encryption_key_length != 24 + salt && encryption_key_length != 32 + salt)
-    return gcm ? "AES-GCM key must be 20, 28 or 36 octets, salt included" : "AES-CBC key must be 16, 24 or 32 octets";
+  bool cbc = suite->encryption == ESP_AES_CBC;
+  if (!cbc && suite->integrity != ESP_INTEG_NONE) return "an AEAD takes no separate integrity algorithm";
+  if (cbc && suite->integrity == ESP_INTEG_NONE) return "AES-CBC without an integrity algorithm is refused";
+  size_t salt = encryption_table[suite->encryption].salt, length = encryption_key_length - salt;
+  if ((length != 16 && length != 24 && length != 32) || length < encryption_table[suite->encryption].shortest_key)
+    return encryption_table[suite->encryption].key_error;
   if (integrity_key_length != integrity_table[suite->integrity].key_length)
     return "integrity key must be as long as the digest";
   return NULL;
 }
 
 static struct aead_shape suite_shape(const struct esp_suite *suite) {
-  if (suite->encryption == ESP_AES_GCM_16)
-    return (struct aead_shape){
-        .iv_length = 8, .icv_length = 16, .alignment = 4, .header_length = AEAD_FIXED_HEADER + 8};
-  return (struct aead_shape){.iv_length = CBC_IV_LENGTH,
-                             .icv_length = integrity_table[suite->integrity].icv_length,
-                             .alignment = 16,
-                             .header_length = AEAD_FIXED_HEADER + CBC_IV_LENGTH};
+  uint8_t iv_length = encryption_table[suite->encryption].iv_length;
+  /* One of the two has the ICV, the other says 0. */
+  uint8_t icv_length = encryption_table[suite->encryption].icv_length + integrity_table[suite->integrity].icv_length;
+  return (struct aead_shape){.iv_length = iv_length,
+                             .icv_length = icv_length,
+                             .alignment = encryption_table[suite->encryption].alignment,
+                             .header_length = AEAD_FIXED_HEADER + iv_length};
 }
 
 struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suite, const uint8_t *encryption_key,
@@ -98,9 +111,9 @@ struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suit
   if (*error) return NULL;
   bool cbc = suite->encryption == ESP_AES_CBC;
   struct aead_keying keying = {.suite = *suite, .shape = suite_shape(suite), .seal = seal};
-  keying.aes_key_length = encryption_key_length - (cbc ? 0 : AEAD_SALT);
-  memcpy(keying.aes_key, encryption_key, keying.aes_key_length);
-  if (!cbc) memcpy(keying.salt, encryption_key + keying.aes_key_length, AEAD_SALT);
+  keying.cipher_key_length = encryption_key_length - (cbc ? 0 : AEAD_SALT);
+  memcpy(keying.cipher_key, encryption_key, keying.cipher_key_length);
+  if (!cbc) memcpy(keying.salt, encryption_key + keying.cipher_key_length, AEAD_SALT);
   keying.integrity_key_length = integrity_key_length;
   if (integrity_key_length) memcpy(keying.integrity_key, integrity_key, integrity_key_length);
 
@@ -206,7 +219,7 @@ static bool frame(struct esp_thread *thread, const struct esp_key *key, const st
   uint8_t *esp = item->packet;
   aead_store32(esp, key->spi);
   aead_store32(esp + 4, (uint32_t)item->sequence);
-  /* RFC 4106 3.1: any IV that never repeats under the key; the 64-bit sequence number is one. */
+  /* RFC 4106 3.1, RFC 7634 2: any IV that never repeats under the key; the 64-bit sequence number is one. */
   if (!key->cbc)
     aead_store64(esp + AEAD_FIXED_HEADER, item->sequence);
   else if (!next_cbc_iv(thread, esp + AEAD_FIXED_HEADER))

@@ -10,7 +10,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum esp_encryption { ESP_AES_GCM_16, ESP_AES_CBC };
+enum esp_encryption {
+  ESP_AES_GCM_16, /* RFC 4106 */
+  ESP_AES_GCM_12,
+  ESP_AES_GCM_8,
+  ESP_CHACHA20_POLY1305, /* RFC 7634 */
+  ESP_AES_CBC,           /* RFC 3602 */
+};
 enum esp_integrity {
   ESP_INTEG_NONE,
   ESP_HMAC_SHA1_96,
@@ -71,8 +77,8 @@ enum esp_engine { ESP_ENGINE_AUTO, ESP_ENGINE_IPSECMB, ESP_ENGINE_LIBCRYPTO };
 enum esp_engine esp_engine_resolve(enum esp_engine wanted); /* falls back to libcrypto */
 const char *esp_engine_name(enum esp_engine engine);
 
-/* NULL with *error set to a sentence when the key lengths do not fit the suite. For GCM the salt follows the AES key.
- */
+/* NULL with *error set to a sentence when the key lengths do not fit the suite. For an AEAD
+ * the salt follows the cipher key. */
 struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suite, const uint8_t *encryption_key,
                             size_t encryption_key_length, const uint8_t *integrity_key, size_t integrity_key_length,
                             uint32_t spi, bool seal, const char **error);

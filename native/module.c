@@ -104,7 +104,9 @@ struct name {
 };
 
 static const struct name directions[] = {{"out", false}, {"in", true}, {NULL, 0}};
-static const struct name encryptions[] = {{"aes-gcm-16", ESP_AES_GCM_16}, {"aes-cbc", ESP_AES_CBC}, {NULL, 0}};
+static const struct name encryptions[] = {{"aes-gcm-16", ESP_AES_GCM_16}, {"aes-gcm-12", ESP_AES_GCM_12},
+                                          {"aes-gcm-8", ESP_AES_GCM_8},   {"chacha20-poly1305", ESP_CHACHA20_POLY1305},
+                                          {"aes-cbc", ESP_AES_CBC},       {NULL, 0}};
 static const struct name integrities[] = {{"none", ESP_INTEG_NONE},
                                           {"hmac-sha1-96", ESP_HMAC_SHA1_96},
                                           {"hmac-sha2-256-128", ESP_HMAC_SHA2_256_128},

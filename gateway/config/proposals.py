@@ -26,7 +26,8 @@ class ProposalSpec:
     """One proposal: the transforms offered of each type, preferred first."""
 
     encryption: tuple[tuple[str, int], ...]
-    """("aes-gcm-16" | "aes-cbc", key bits); never both kinds in one proposal."""
+    """(name, key bits): "aes-gcm-16" | "aes-gcm-12" | "aes-gcm-8" | "chacha20-poly1305", or "aes-cbc"; never an AEAD
+    and CBC in one proposal. Key bits are 0 where the cipher has one key length only (RFC 7296 3.3.5)."""
     integrity: tuple[str, ...] = ()
     """sha1 | sha256 | sha384 | sha512; empty for AEAD."""
     prf: tuple[str, ...] = ()
@@ -39,16 +40,21 @@ class ProposalSpec:
     @property
     def aead(self) -> bool:
         """Whether encryption brings its own integrity."""
-        return self.encryption[0][0] == "aes-gcm-16"
+        return self.encryption[0][0] != CBC
 
 
-AEAD = "aes-gcm-16"
 CBC = "aes-cbc"
+CHACHA = "chacha20-poly1305"
 
+_AES_BITS = (128, 192, 256)
 _ENCRYPTION: dict[str, tuple[str, int]] = {
-    **{f"aes{bits}": (CBC, bits) for bits in (128, 192, 256)},
-    **{f"aes{bits}gcm{icv}": (AEAD, bits) for icv in (16, 128) for bits in (128, 192, 256)},
+    **{f"aes{bits}": (CBC, bits) for bits in _AES_BITS},
+    **{f"aes{bits}gcm{icv}": (f"aes-gcm-{icv}", bits) for icv in (16, 12, 8) for bits in _AES_BITS},
+    "chacha20poly1305": (CHACHA, 0),
 }
+# The same with the length of the integrity check value in bits.
+_ENCRYPTION_ALIASES = {f"aes{bits}gcm{8 * icv}": (f"aes-gcm-{icv}", bits) for icv in (16, 12, 8) for bits in _AES_BITS}
+_ANY_ENCRYPTION = _ENCRYPTION | _ENCRYPTION_ALIASES
 _HASHES = {
     "sha1": "sha1",
     "sha": "sha1",
@@ -73,15 +79,15 @@ _REFUSED = {
     "prfmd5": "MD5 is broken (RFC 8247 2.2)",
     "modp768": "a 768-bit group can be broken (RFC 8247 2.4)",
     "modp1536": "a 1536-bit group is too weak; use modp2048 (RFC 8247 2.4)",
-    **{
-        f"aes{bits}gcm{icv}": "its integrity check value is truncated; use gcm16 (RFC 8221 5)"
-        for bits in (128, 192, 256)
-        for icv in (8, 12, 64, 96)
-    },
 }
 _WEAK = {
+    **{
+        f"aes-gcm-{icv}": f"gcm{icv} cuts the integrity check value to {icv} octets: forged packets pass more easily than "
+        f"with 16, for {16 - icv} octets saved a packet (RFC 4106 6, RFC 8221 5); use gcm16 as soon as the peer can"
+        for icv in (12, 8)
+    },
     "modp1024": "modp1024 is a 1024-bit group, within reach of a state-sized attacker (RFC 8247 2.4); "
-    "use modp2048 or ecp256 as soon as the peer can"
+    "use modp2048 or ecp256 as soon as the peer can",
 }
 
 
@@ -112,13 +118,14 @@ def parse_esp_proposal(text: str) -> ProposalSpec:
 
 def weaknesses(spec: ProposalSpec) -> tuple[str, ...]:
     """What is weak in a proposal that is allowed all the same."""
-    return tuple(_WEAK[name] for name in spec.key_exchange if name in _WEAK)
+    names = dict.fromkeys([*(name for name, _ in spec.encryption), *spec.key_exchange])
+    return tuple(_WEAK[name] for name in names if name in _WEAK)
 
 
 def keywords() -> dict[str, tuple[str, ...]]:
     """Every keyword by transform type, aliases left out, for messages and the reference."""
     return {
-        "encryption": tuple(name for name in _ENCRYPTION if "gcm128" not in name),
+        "encryption": tuple(_ENCRYPTION),
         "integrity": tuple(dict.fromkeys(_HASHES.values())),
         "PRF": tuple(_PRF),
         "key exchange": _GROUPS,
@@ -133,7 +140,7 @@ def _parse(text: str) -> ProposalSpec:
     for token in tokens:
         _check_known(text, token)
     spec = ProposalSpec(
-        _unique(_ENCRYPTION[t] for t in tokens if t in _ENCRYPTION),
+        _unique(_ANY_ENCRYPTION[t] for t in tokens if t in _ANY_ENCRYPTION),
         _unique(_HASHES[t] for t in tokens if t in _HASHES),
         _unique(_PRF[t] for t in tokens if t in _PRF),
         _unique(_KEY_EXCHANGE[t] for t in tokens if t in _KEY_EXCHANGE),
@@ -147,7 +154,7 @@ def _check_known(text: str, token: str) -> None:
     if token in _REFUSED:
         raise ProposalError(f"'{text}': {token} is not supported: {_REFUSED[token]}")
     known = [*_ENCRYPTION, *_HASHES, *_PRF, *_KEY_EXCHANGE, *_ESN]
-    if token in known:
+    if token in known or token in _ENCRYPTION_ALIASES:
         return
     if token == "":
         raise ProposalError(f"'{text}': a keyword is missing beside '-'")
@@ -157,21 +164,28 @@ def _check_known(text: str, token: str) -> None:
 
 def _check_encryption(text: str, spec: ProposalSpec) -> None:
     kinds = {kind for kind, _ in spec.encryption}
+    combined = " and ".join(dict.fromkeys(_spoken(kind) for kind, _ in spec.encryption if kind != CBC))
     if not kinds:
         raise ProposalError(f"'{text}' lacks an encryption algorithm, e.g. 'aes256gcm16-{text}'")
     # RFC 7296 3.3: AEAD and other ciphers must be offered in separate proposals.
-    if len(kinds) == 2:
-        raise ProposalError(f"'{text}' mixes AES-GCM with AES-CBC; write two proposals, one for each")
-    if kinds == {AEAD} and spec.integrity:
+    if combined and CBC in kinds:
+        raise ProposalError(f"'{text}' mixes {combined} with AES-CBC; write two proposals, one for each")
+    if combined and spec.integrity:
         names, meant = ", ".join(spec.integrity), ", ".join(f"prf{name}" for name in spec.integrity)
-        raise ProposalError(f"'{text}': AES-GCM has its own integrity; remove {names} (if the PRF is meant: {meant})")
+        raise ProposalError(
+            f"'{text}': {combined} has its own integrity; remove {names} (if the PRF is meant: {meant})"
+        )
     if kinds == {CBC} and not spec.integrity:
         raise ProposalError(f"'{text}' lacks an integrity algorithm, e.g. sha256")
 
 
+def _spoken(kind: str) -> str:
+    return "ChaCha20-Poly1305" if kind == CHACHA else "AES-GCM"
+
+
 def _with_prf(text: str) -> str:
     tokens = text.strip().lower().split("-")
-    last = max(index for index, token in enumerate(tokens) if token in _ENCRYPTION)
+    last = max(index for index, token in enumerate(tokens) if token in _ANY_ENCRYPTION)
     return "-".join([*tokens[: last + 1], "prfsha384", *tokens[last + 1 :]])
 
 

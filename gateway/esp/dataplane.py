@@ -21,7 +21,15 @@ class Encryption(Enum):
     """ESP encryption algorithms of the data plane; the value is its name in `gateway._native`."""
 
     AES_GCM_16 = "aes-gcm-16"  # RFC 4106
+    AES_GCM_12 = "aes-gcm-12"
+    AES_GCM_8 = "aes-gcm-8"
+    CHACHA20_POLY1305 = "chacha20-poly1305"  # RFC 7634
     AES_CBC = "aes-cbc"  # RFC 3602
+
+    @property
+    def aead(self) -> bool:
+        """Whether it brings its own integrity and takes a salt."""
+        return self in AEAD_ICV_OCTETS
 
 
 class Integrity(Enum):
@@ -40,7 +48,13 @@ ICV_OCTETS = {
     Integrity.HMAC_SHA2_384_192: 24,
     Integrity.HMAC_SHA2_512_256: 32,
 }
-GCM_SALT_OCTETS = 4
+AEAD_ICV_OCTETS = {
+    Encryption.AES_GCM_16: 16,
+    Encryption.AES_GCM_12: 12,
+    Encryption.AES_GCM_8: 8,
+    Encryption.CHACHA20_POLY1305: 16,
+}
+AEAD_SALT_OCTETS = 4
 
 
 class Direction(Enum):
@@ -50,7 +64,7 @@ class Direction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One CHILD_SA's algorithms. `key_octets` counts the AES key only (16, 24 or 32)."""
+    """One CHILD_SA's algorithms. `key_octets` counts the cipher key only (AES 16, 24 or 32; ChaCha20 32)."""
 
     encryption: Encryption
     key_octets: int
@@ -91,7 +105,7 @@ class Limits:
 class SaParameters:
     """All the data plane needs of one unidirectional SA.
 
-    `encryption_key` is the AES key followed, for GCM, by the 4-octet salt (RFC 4106 8.1).
+    `encryption_key` is the cipher key followed, for an AEAD, by the 4-octet salt (RFC 4106 8.1, RFC 7634 2).
     `selectors`: inbound, inner packets must match one of them; outbound, what the SA may carry.
     `local`/`remote`: the outer end points; ESP goes in UDP between them when `encapsulate`,
     else as protocol 50.

@@ -1,6 +1,6 @@
 """How large an inner packet may be so that its ESP packet fits the link, and the TCP MSS that follows.
 
-Not path MTU discovery: the link MTU is an argument (RFC 4301 8.2; sizes from RFC 4303 2, RFC 4106, RFC 3602).
+Not path MTU discovery: the link MTU is an argument (RFC 4301 8.2; sizes from RFC 4303 2, RFC 4106, RFC 7634, RFC 3602).
 
     outer IP | UDP 8 (encapsulated) | SPI, sequence 8 | IV | inner packet, padding, 2 | ICV
     <------------------------------- link MTU ------------------------------------------>
@@ -9,7 +9,7 @@ Not path MTU discovery: the link MTU is an argument (RFC 4301 8.2; sizes from RF
 
 from __future__ import annotations
 
-from gateway.esp.dataplane import ICV_OCTETS, Encryption, Suite
+from gateway.esp.dataplane import AEAD_ICV_OCTETS, ICV_OCTETS, Encryption, Suite
 
 OUTER_IPV4_OCTETS = 20
 OUTER_IPV6_OCTETS = 40
@@ -18,14 +18,14 @@ ESP_HEADER_OCTETS = 8
 ESP_TRAILER_OCTETS = 2
 TCP_OCTETS = 20
 
-IV_OCTETS = {Encryption.AES_GCM_16: 8, Encryption.AES_CBC: 16}
-ALIGNMENT_OCTETS = {Encryption.AES_GCM_16: 4, Encryption.AES_CBC: 16}
-GCM_ICV_OCTETS = 16
+IV_OCTETS = {encryption: 8 if encryption.aead else 16 for encryption in Encryption}
+# RFC 4303 2.4: the trailer ends on 4 octets, a block cipher's text on its block.
+ALIGNMENT_OCTETS = {encryption: 4 if encryption.aead else 16 for encryption in Encryption}
 
 
 def icv_octets(suite: Suite) -> int:
     """Length of the integrity check value the suite appends."""
-    return GCM_ICV_OCTETS if suite.encryption is Encryption.AES_GCM_16 else ICV_OCTETS[suite.integrity]
+    return AEAD_ICV_OCTETS[suite.encryption] if suite.encryption.aead else ICV_OCTETS[suite.integrity]
 
 
 def inner_mtu(suite: Suite, link_mtu: int, outer_ipv6: bool, encapsulate: bool) -> int:

@@ -1,7 +1,7 @@
 """ESP packets in plain Python: seal, open, anti-replay. Slow, obvious, the oracle of native/esp.c and native/replay.c.
 
-Written from the RFCs, not from native/: RFC 4303 (ESP, anti-replay, ESN in Appendix A), RFC 4106 (AES-GCM), RFC 3602
-(AES-CBC), RFC 2404 and RFC 4868 (HMACs). No tables, no clock; CBC IVs come from an injected source.
+Written from the RFCs, not from native/: RFC 4303 (ESP, anti-replay, ESN in Appendix A), RFC 4106 (AES-GCM), RFC 7634
+(ChaCha20-Poly1305), RFC 3602 (AES-CBC), RFC 2404 and RFC 4868 (HMACs). No tables, no clock; CBC IVs come from an injected source.
 
     SPI(4) sequence(4) | IV | payload, padding 1 2 3 ..., pad length, next header | ICV
     <---------- AAD -->      <------------------ encrypted ----------------------->
@@ -16,10 +16,10 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import constant_time, hashes, hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from gateway.contract import RandomSource
-from gateway.esp.dataplane import GCM_SALT_OCTETS, Encryption, Integrity, Suite
+from gateway.esp.dataplane import AEAD_SALT_OCTETS, Encryption, Integrity, Suite
 from gateway.esp.mtu import ALIGNMENT_OCTETS, ESP_HEADER_OCTETS, ESP_TRAILER_OCTETS, IV_OCTETS, icv_octets
 from gateway.wire import Reader, Truncated
 
@@ -64,14 +64,16 @@ class EspKeys:
     integrity_key: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        gcm = self.suite.encryption is Encryption.AES_GCM_16
-        if gcm != (self.suite.integrity is Integrity.NONE):
-            raise ValueError("AES-GCM takes no separate integrity algorithm, AES-CBC needs one")
-        salt = GCM_SALT_OCTETS if gcm else 0
-        if self.suite.key_octets not in (16, 24, 32) or len(self.encryption_key) != self.suite.key_octets + salt:
+        aead = self.suite.encryption.aead
+        if aead != (self.suite.integrity is Integrity.NONE):
+            raise ValueError("an AEAD takes no separate integrity algorithm, AES-CBC needs one")
+        salt = AEAD_SALT_OCTETS if aead else 0
+        # RFC 7634 2: ChaCha20 has one key length.
+        lengths = (32,) if self.suite.encryption is Encryption.CHACHA20_POLY1305 else (16, 24, 32)
+        if self.suite.key_octets not in lengths or len(self.encryption_key) != self.suite.key_octets + salt:
             raise ValueError("encryption key length does not fit the suite")
         # RFC 4868 2.1.1, RFC 2404 3: the key is as long as the digest.
-        digest = 0 if gcm else HASHES[self.suite.integrity]().digest_size
+        digest = 0 if aead else HASHES[self.suite.integrity]().digest_size
         if len(self.integrity_key) != digest:
             raise ValueError("integrity key length does not fit the suite")
 
@@ -93,10 +95,10 @@ def seal(keys: EspKeys, spi: int, sequence: int, payload: bytes, next_header: in
         raise ValueError(f"sequence number {sequence} is out of range")
     header = spi.to_bytes(4, "big") + (sequence % SEQUENCE_SPACE).to_bytes(4, "big")
     text = payload + _trailer(len(payload), ALIGNMENT_OCTETS[keys.suite.encryption], next_header)
-    if keys.suite.encryption is Encryption.AES_GCM_16:
-        # RFC 4106 3.1: the IV must not repeat under the key; the 64-bit sequence number does not.
+    if keys.suite.encryption.aead:
+        # RFC 4106 3.1, RFC 7634 2: the IV must not repeat under the key; the 64-bit sequence number does not.
         iv = sequence.to_bytes(8, "big")
-        return header + iv + _gcm(keys).encrypt(_salt(keys) + iv, text, _aad(keys, header, sequence))
+        return header + iv + _aead_seal(keys, iv, text, _aad(keys, header, sequence))
     # RFC 3602 3: the IV must be unpredictable.
     iv = random.octets(16)
     encryptor = Cipher(algorithms.AES(keys.encryption_key), modes.CBC(iv)).encryptor()
@@ -117,9 +119,9 @@ def open_packet(keys: EspKeys, packet: bytes, sequence: int) -> Opened | Drop:
         return Drop.TOO_SHORT
     if len(text) == 0 or len(text) % ALIGNMENT_OCTETS[keys.suite.encryption]:
         return Drop.TOO_SHORT
-    if keys.suite.encryption is Encryption.AES_GCM_16:
+    if keys.suite.encryption.aead:
         try:
-            plain = _gcm(keys).decrypt(_salt(keys) + iv, text + icv, _aad(keys, header, sequence))
+            plain = _aead_open(keys, iv, text, icv, _aad(keys, header, sequence))
         except InvalidTag:
             return Drop.INTEGRITY
         return _without_trailer(plain)
@@ -145,16 +147,27 @@ def _without_trailer(text: bytes) -> Opened | Drop:
     return Opened(body[: len(body) - pad], next_header)
 
 
-def _gcm(keys: EspKeys) -> AESGCM:
-    return AESGCM(keys.encryption_key[:-GCM_SALT_OCTETS])
+def _aead_seal(keys: EspKeys, iv: bytes, text: bytes, aad: bytes) -> bytes:
+    key, salt = keys.encryption_key[:-AEAD_SALT_OCTETS], keys.encryption_key[-AEAD_SALT_OCTETS:]
+    aead = ChaCha20Poly1305(key) if keys.suite.encryption is Encryption.CHACHA20_POLY1305 else AESGCM(key)
+    # RFC 4106 6: a shorter ICV is the beginning of the long one.
+    return aead.encrypt(salt + iv, text, aad)[: len(text) + icv_octets(keys.suite)]
 
 
-def _salt(keys: EspKeys) -> bytes:
-    return keys.encryption_key[-GCM_SALT_OCTETS:]
+def _aead_open(keys: EspKeys, iv: bytes, text: bytes, icv: bytes, aad: bytes) -> bytes:
+    """InvalidTag when it does not verify."""
+    key, salt = keys.encryption_key[:-AEAD_SALT_OCTETS], keys.encryption_key[-AEAD_SALT_OCTETS:]
+    if keys.suite.encryption is Encryption.CHACHA20_POLY1305:
+        return ChaCha20Poly1305(key).decrypt(salt + iv, text + icv, aad)
+    if keys.suite.encryption is Encryption.AES_GCM_16:
+        return AESGCM(key).decrypt(salt + iv, text + icv, aad)
+    decryptor = Cipher(algorithms.AES(key), modes.GCM(salt + iv, icv, min_tag_length=len(icv))).decryptor()
+    decryptor.authenticate_additional_data(aad)
+    return decryptor.update(text) + decryptor.finalize()
 
 
 def _aad(keys: EspKeys, header: bytes, sequence: int) -> bytes:
-    # RFC 4106 5: SPI and the 32-bit or, with ESN, the 64-bit sequence number.
+    # RFC 4106 5, RFC 7634 2.1: SPI and the 32-bit or, with ESN, the 64-bit sequence number.
     return header[:4] + _high(sequence) + header[4:] if keys.suite.esn else header
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from gateway.contract import RandomSource
 from gateway.ike.errors import LocalError, PeerError, Violation
@@ -36,7 +36,13 @@ INTEGRITY = {
     IntegrityId.HMAC_SHA2_384_192: ("sha384", 48, 24),
     IntegrityId.HMAC_SHA2_512_256: ("sha512", 64, 32),
 }
-GCM_SALT, GCM_IV, GCM_ICV = 4, 8, 16  # RFC 5282 4, 7.1
+AEAD_SALT, AEAD_IV = 4, 8  # RFC 5282 4, 7.1; RFC 7634 3
+AEAD_ICV = {
+    EncryptionId.AES_GCM_16: 16,
+    EncryptionId.AES_GCM_12: 12,
+    EncryptionId.AES_GCM_8: 8,
+    EncryptionId.CHACHA20_POLY1305: 16,
+}
 BLOCK = 16
 
 
@@ -56,8 +62,8 @@ def prf_plus(method: int, key: bytes, seed: bytes, count: int) -> bytes:
 
 
 def encryption_key_octets(choice: Choice) -> int:
-    """AES key plus the GCM salt (RFC 5282 7.1)."""
-    return choice.key_bits // 8 + (GCM_SALT if choice.encryption == EncryptionId.AES_GCM_16 else 0)
+    """The cipher key plus an AEAD's salt (RFC 5282 7.1, RFC 7634 3)."""
+    return choice.key_octets + (AEAD_SALT if choice.encryption in AEAD_ICV else 0)
 
 
 def integrity_key_octets(choice: Choice) -> int:
@@ -75,28 +81,47 @@ class Envelope:
 
     @property
     def _aead(self) -> bool:
-        return self.choice.encryption == EncryptionId.AES_GCM_16
+        return self.choice.encryption in AEAD_ICV
+
+    @property
+    def _icv_octets(self) -> int:
+        if self._aead:
+            return AEAD_ICV[EncryptionId(self.choice.encryption)]
+        return INTEGRITY[IntegrityId(self.choice.integrity)][2]
 
     def overhead(self, plaintext_octets: int) -> int:
         """Octets of IV, padding, pad length and ICV around a plaintext."""
         if self._aead:
-            return GCM_IV + 1 + GCM_ICV
+            return AEAD_IV + 1 + self._icv_octets
         padding = -(plaintext_octets + 1) % BLOCK
-        return BLOCK + padding + 1 + INTEGRITY[IntegrityId(self.choice.integrity)][2]
+        return BLOCK + padding + 1 + self._icv_octets
 
     def seal(self, prefix: bytes, plaintext: bytes, random: RandomSource) -> bytes:
         """IV | ciphertext | ICV; `prefix` is everything of the message before the IV."""
         if self._aead:
-            # RFC 5282 3.1: the IV is a counter, never repeated under one key
-            self._sealed += 1
-            iv = self._sealed.to_bytes(GCM_IV, "big")
-            key, salt = self.encryption_key[:-GCM_SALT], self.encryption_key[-GCM_SALT:]
-            return iv + AESGCM(key).encrypt(salt + iv, plaintext + b"\0", prefix)
+            return self._seal_aead(prefix, plaintext)
         padding = -(len(plaintext) + 1) % BLOCK
         iv = random.octets(BLOCK)
         encryptor = Cipher(algorithms.AES(self.encryption_key), modes.CBC(iv)).encryptor()
         body = iv + encryptor.update(plaintext + bytes(padding) + bytes([padding])) + encryptor.finalize()
         return body + self._icv(prefix + body)
+
+    def _seal_aead(self, prefix: bytes, plaintext: bytes) -> bytes:
+        # RFC 5282 3.1: the IV is a counter, never repeated under one key
+        self._sealed += 1
+        iv = self._sealed.to_bytes(AEAD_IV, "big")
+        # RFC 5282 3, RFC 7634 3: no padding, and the pad length says so
+        text = plaintext + b"\0"
+        # RFC 4106 6: a shorter ICV is the beginning of the long one
+        return iv + self._cipher().encrypt(self._salt + iv, text, prefix)[: len(text) + self._icv_octets]
+
+    def _cipher(self) -> AESGCM | ChaCha20Poly1305:
+        key = self.encryption_key[:-AEAD_SALT]
+        return ChaCha20Poly1305(key) if self.choice.encryption == EncryptionId.CHACHA20_POLY1305 else AESGCM(key)
+
+    @property
+    def _salt(self) -> bytes:
+        return self.encryption_key[-AEAD_SALT:]
 
     def _icv(self, data: bytes) -> bytes:
         name, _, octets = INTEGRITY[IntegrityId(self.choice.integrity)]
@@ -110,16 +135,25 @@ class Envelope:
         return plaintext[: len(plaintext) - 1 - plaintext[-1]]
 
     def _open_aead(self, prefix: bytes, data: bytes) -> bytes:
-        if len(data) < GCM_IV + GCM_ICV + 1:
+        if len(data) < AEAD_IV + self._icv_octets + 1:
             raise PeerError(Violation.BAD_ICV, "SK payload too short")
-        key, salt = self.encryption_key[:-GCM_SALT], self.encryption_key[-GCM_SALT:]
+        nonce, sealed = self._salt + data[:AEAD_IV], data[AEAD_IV:]
         try:
-            return AESGCM(key).decrypt(salt + data[:GCM_IV], data[GCM_IV:], prefix)
+            if self.choice.encryption in (EncryptionId.AES_GCM_12, EncryptionId.AES_GCM_8):
+                return self._open_truncated(prefix, nonce, sealed)
+            return self._cipher().decrypt(nonce, sealed, prefix)
         except InvalidTag:
             raise PeerError(Violation.BAD_ICV) from None
 
+    def _open_truncated(self, prefix: bytes, nonce: bytes, sealed: bytes) -> bytes:
+        octets = self._icv_octets
+        mode = modes.GCM(nonce, sealed[-octets:], min_tag_length=octets)
+        decryptor = Cipher(algorithms.AES(self.encryption_key[:-AEAD_SALT]), mode).decryptor()
+        decryptor.authenticate_additional_data(prefix)
+        return decryptor.update(sealed[:-octets]) + decryptor.finalize()
+
     def _open_cbc(self, prefix: bytes, data: bytes) -> bytes:
-        octets = INTEGRITY[IntegrityId(self.choice.integrity)][2]
+        octets = self._icv_octets
         body, icv = data[:-octets], data[-octets:]
         if len(body) < 2 * BLOCK or len(body) % BLOCK:
             raise PeerError(Violation.BAD_ICV, "SK payload of a wrong length")

@@ -18,7 +18,15 @@ from gateway.ike.registry import (
     TransformType,
 )
 
-ENCRYPTION_NAMES = {"aes-gcm-16": EncryptionId.AES_GCM_16, "aes-cbc": EncryptionId.AES_CBC}
+ENCRYPTION_NAMES = {
+    "aes-gcm-16": EncryptionId.AES_GCM_16,
+    "aes-gcm-12": EncryptionId.AES_GCM_12,
+    "aes-gcm-8": EncryptionId.AES_GCM_8,
+    "chacha20-poly1305": EncryptionId.CHACHA20_POLY1305,
+    "aes-cbc": EncryptionId.AES_CBC,
+}
+# RFC 7296 3.3.5: a cipher of one key length has no Key Length attribute
+FIXED_KEY_BITS = {EncryptionId.CHACHA20_POLY1305: 256}
 INTEGRITY_NAMES = {
     "sha1": IntegrityId.HMAC_SHA1_96,
     "sha256": IntegrityId.HMAC_SHA2_256_128,
@@ -68,7 +76,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A suite both sides agreed on; 0 where a type does not apply."""
+    """A suite both sides agreed on; 0 where a type does not apply, and for the key bits of a fixed-length cipher."""
 
     encryption: int
     key_bits: int
@@ -77,8 +85,14 @@ class Choice:
     key_exchange: int = 0
     esn: int = 0
 
+    @property
+    def key_octets(self) -> int:
+        """Of the cipher key alone, said in the proposal or not."""
+        return (self.key_bits or FIXED_KEY_BITS.get(EncryptionId(self.encryption), 0)) // 8
+
     def __str__(self) -> str:
-        parts = [f"{EncryptionId(self.encryption).name}-{self.key_bits}"]
+        name = EncryptionId(self.encryption).name
+        parts = [f"{name}-{self.key_bits}" if self.key_bits else name]
         if self.integrity:
             parts.append(IntegrityId(self.integrity).name)
         if self.prf:

@@ -86,7 +86,10 @@ class TransformType(Number):
 
 class EncryptionId(Number):
     AES_CBC = 12  # RFC 3602
-    AES_GCM_16 = 20  # RFC 4106, RFC 5282
+    AES_GCM_8 = 18  # RFC 4106, RFC 5282
+    AES_GCM_12 = 19
+    AES_GCM_16 = 20
+    CHACHA20_POLY1305 = 28  # RFC 7634
 
 
 class PrfId(Number):

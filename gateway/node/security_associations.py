@@ -13,7 +13,13 @@ from gateway.ike.proposal import Choice
 from gateway.ike.registry import EncryptionId, IntegrityId
 from gateway.ike.settings import IKE_PORT, NATT_PORT
 
-ENCRYPTION = {EncryptionId.AES_GCM_16: Encryption.AES_GCM_16, EncryptionId.AES_CBC: Encryption.AES_CBC}
+ENCRYPTION = {
+    EncryptionId.AES_GCM_16: Encryption.AES_GCM_16,
+    EncryptionId.AES_GCM_12: Encryption.AES_GCM_12,
+    EncryptionId.AES_GCM_8: Encryption.AES_GCM_8,
+    EncryptionId.CHACHA20_POLY1305: Encryption.CHACHA20_POLY1305,
+    EncryptionId.AES_CBC: Encryption.AES_CBC,
+}
 INTEGRITY = {
     IntegrityId.NONE: Integrity.NONE,
     IntegrityId.HMAC_SHA1_96: Integrity.HMAC_SHA1_96,
@@ -28,7 +34,7 @@ ESN_SEQUENCE_MAX = 2**64 - 1
 def suite(choice: Choice) -> Suite:
     return Suite(
         ENCRYPTION[EncryptionId(choice.encryption)],
-        choice.key_bits // 8,
+        choice.key_octets,
         INTEGRITY[IntegrityId(choice.integrity)],
         bool(choice.esn),
     )

@@ -19,6 +19,12 @@ static const struct named_suite suites[] = {
     {"gcm-192", {ESP_AES_GCM_16, ESP_INTEG_NONE, false}, 28, 0},
     {"gcm-256", {ESP_AES_GCM_16, ESP_INTEG_NONE, false}, 36, 0},
     {"gcm-256-esn", {ESP_AES_GCM_16, ESP_INTEG_NONE, true}, 36, 0},
+    {"gcm8-128", {ESP_AES_GCM_8, ESP_INTEG_NONE, false}, 20, 0},
+    {"gcm8-256-esn", {ESP_AES_GCM_8, ESP_INTEG_NONE, true}, 36, 0},
+    {"gcm12-192", {ESP_AES_GCM_12, ESP_INTEG_NONE, false}, 28, 0},
+    {"gcm12-256-esn", {ESP_AES_GCM_12, ESP_INTEG_NONE, true}, 36, 0},
+    {"chacha20-poly1305", {ESP_CHACHA20_POLY1305, ESP_INTEG_NONE, false}, 36, 0},
+    {"chacha20-poly1305-esn", {ESP_CHACHA20_POLY1305, ESP_INTEG_NONE, true}, 36, 0},
     {"cbc-128-sha1", {ESP_AES_CBC, ESP_HMAC_SHA1_96, false}, 16, 20},
     {"cbc-192-sha256", {ESP_AES_CBC, ESP_HMAC_SHA2_256_128, false}, 24, 32},
     {"cbc-256-sha256-esn", {ESP_AES_CBC, ESP_HMAC_SHA2_256_128, true}, 32, 32},
@@ -28,7 +34,7 @@ static const struct named_suite suites[] = {
     {"cbc-256-sha384-esn", {ESP_AES_CBC, ESP_HMAC_SHA2_384_192, true}, 32, 48},
     {"cbc-256-sha512-esn", {ESP_AES_CBC, ESP_HMAC_SHA2_512_256, true}, 32, 64},
 };
-enum { SUITES = sizeof suites / sizeof suites[0] };
+enum { SUITES = sizeof suites / sizeof suites[0], FIRST_CBC = 10, CBC_192_SHA256, CBC_256_SHA256_ESN };
 
 static uint8_t encryption_key[36], integrity_key[64];
 static uint8_t arena[BURST][2048];

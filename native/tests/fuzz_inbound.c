@@ -115,9 +115,9 @@ static void finish_round(struct worker *worker) {
 /* Text as it is, trailer included, under a good ICV. */
 static size_t seal_text(uint8_t *packet, const uint8_t *text, size_t length) {
   static void *key, *thread;
-  struct aead_keying keying = {.suite = plane_gcm, .shape = {8, 16, 4, 16}, .aes_key_length = 16, .seal = true};
+  struct aead_keying keying = {.suite = plane_gcm, .shape = {8, 16, 4, 16}, .cipher_key_length = 16, .seal = true};
   if (!key) {
-    memcpy(keying.aes_key, plane_key, 16);
+    memcpy(keying.cipher_key, plane_key, 16);
     memcpy(keying.salt, plane_key + 16, 4);
     key = aead_openssl.key_new(&keying);
     thread = aead_openssl.thread_new(40);

@@ -39,8 +39,8 @@ static double measure_one(const struct pair *pair, size_t length, size_t burst, 
 }
 
 static void measure(void) {
-  static const size_t bursts[] = {1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 44, 128}, which[] = {0, 2, 6, 8};
-  for (size_t w = 0; w < 4; w++)
+  static const size_t bursts[] = {1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 44, 128}, which[] = {0, 2, 8, 12, 14};
+  for (size_t w = 0; w < sizeof which / sizeof which[0]; w++)
     for (size_t e = 0; e < engine_count; e++)
       for (int open = 0; open < 2; open++)
         for (size_t length = 64; length <= 1400; length += 1336) {

@@ -80,11 +80,12 @@ static enum esp_result open_with_trailer(const struct named_suite *suite, const 
                                          struct esp_open_item *opened) {
   bool cbc = suite->suite.encryption == ESP_AES_CBC;
   struct aead_keying keying = {.suite = suite->suite, .seal = true};
-  uint8_t icv_lengths[] = {16, 12, 16, 24, 32};
-  keying.shape = (struct aead_shape){cbc ? 16 : 8, icv_lengths[suite->suite.integrity], cbc ? 16 : 4, cbc ? 24 : 16};
-  keying.aes_key_length = suite->encryption_key_length - (cbc ? 0 : 4);
-  memcpy(keying.aes_key, encryption_key, keying.aes_key_length);
-  if (!cbc) memcpy(keying.salt, encryption_key + keying.aes_key_length, 4);
+  uint8_t cbc_icvs[] = {0, 12, 16, 24, 32}, combined_icvs[] = {16, 12, 8, 16};
+  uint8_t icv_length = cbc ? cbc_icvs[suite->suite.integrity] : combined_icvs[suite->suite.encryption];
+  keying.shape = (struct aead_shape){cbc ? 16 : 8, icv_length, cbc ? 16 : 4, cbc ? 24 : 16};
+  keying.cipher_key_length = suite->encryption_key_length - (cbc ? 0 : 4);
+  memcpy(keying.cipher_key, encryption_key, keying.cipher_key_length);
+  if (!cbc) memcpy(keying.salt, encryption_key + keying.cipher_key_length, 4);
   memcpy(keying.integrity_key, integrity_key, keying.integrity_key_length = suite->integrity_key_length);
   void *thread = aead_openssl.thread_new(9), *key = aead_openssl.key_new(&keying);
   struct aead_packet packet = {.esp = arena[0], .text_length = length, .sequence = 3};
@@ -134,9 +135,10 @@ static void padding_of_255_octets_is_read_in_full(void) {
     text[15 + i] = (uint8_t)(i + 1);
   text[270] = 255;
   text[271] = 4;
-  CHECK(open_with_trailer(&suites[6], text, sizeof text, &opened) == ESP_OK && opened.payload_length == 15);
+  CHECK(open_with_trailer(&suites[CBC_256_SHA256_ESN], text, sizeof text, &opened) == ESP_OK &&
+        opened.payload_length == 15);
   text[15 + 200] ^= 1;
-  CHECK(open_with_trailer(&suites[6], text, sizeof text, &opened) == ESP_BAD_TRAILER);
+  CHECK(open_with_trailer(&suites[CBC_256_SHA256_ESN], text, sizeof text, &opened) == ESP_BAD_TRAILER);
 }
 
 /* The padding would begin in the IV, whose last octet is the 1 it ought to begin with. */

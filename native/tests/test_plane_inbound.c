@@ -184,8 +184,8 @@ static void lying_trailers_are_dropped(void) {
   uint64_t expected[DROP_REASON_COUNT] = {0};
   uint8_t packet[64], tag[16];
   open_both(AF_INET, &plane_gcm);
-  struct aead_keying keying = {.suite = plane_gcm, .shape = {8, 16, 4, 16}, .aes_key_length = 16, .seal = true};
-  memcpy(keying.aes_key, plane_key, 16);
+  struct aead_keying keying = {.suite = plane_gcm, .shape = {8, 16, 4, 16}, .cipher_key_length = 16, .seal = true};
+  memcpy(keying.cipher_key, plane_key, 16);
   memcpy(keying.salt, plane_key + 16, 4);
   void *key = aead_openssl.key_new(&keying), *thread = aead_openssl.thread_new(40);
   for (size_t i = 0; i < sizeof lies / sizeof lies[0]; i++) {

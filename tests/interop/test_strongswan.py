@@ -23,9 +23,24 @@ pytestmark = pytest.mark.interop
 SUITES = {
     "gcm": ("aes256gcm16-prfsha384-ecp384", "aes256gcm16", "ecp256"),
     "cbc": ("aes256-sha256-ecp256", "aes256-sha256", "ecp256"),
+    "chacha20": ("chacha20poly1305-prfsha256-x25519", "chacha20poly1305", "x25519"),
+    "gcm12": ("aes256gcm12-prfsha384-ecp384", "aes128gcm12", "ecp384"),
+    "gcm8": ("aes128gcm8-prfsha256-ecp256", "aes128gcm8", "ecp256"),
 }
-PEER_NAMES = {"gcm": ("AES_GCM_16/256", ""), "cbc": ("AES_CBC/256", "HMAC_SHA2_256_128")}
-GATEWAY_NAMES = {"gcm": "AES_GCM_16-256", "cbc": "AES_CBC-256"}
+PEER_NAMES = {
+    "gcm": ("AES_GCM_16/256", ""),
+    "cbc": ("AES_CBC/256", "HMAC_SHA2_256_128"),
+    "chacha20": ("CHACHA20_POLY1305", ""),
+    "gcm12": ("AES_GCM_12/128", ""),
+    "gcm8": ("AES_GCM_8/128", ""),
+}
+GATEWAY_NAMES = {
+    "gcm": "AES_GCM_16-256",
+    "cbc": "AES_CBC-256",
+    "chacha20": "CHACHA20_POLY1305",
+    "gcm12": "AES_GCM_12-128",
+    "gcm8": "AES_GCM_8-128",
+}
 REKEYERS: dict[str, Callable[[Pair], tuple[Callable[[], None], Callable[[], None]]]] = {
     "gateway": lambda pair: (pair.gateway.rekey_child, pair.gateway.rekey_ike),
     "edge": lambda pair: (pair.charon.rekey_child, pair.charon.rekey_ike),

@@ -32,6 +32,10 @@ SELECTORS = (
 SUITES = {
     "AES-128-GCM": Suite(Encryption.AES_GCM_16, 16),
     "AES-256-GCM, ESN": Suite(Encryption.AES_GCM_16, 32, esn=True),
+    "AES-128-GCM, ICV 8": Suite(Encryption.AES_GCM_8, 16),
+    "AES-256-GCM, ICV 12, ESN": Suite(Encryption.AES_GCM_12, 32, esn=True),
+    "ChaCha20-Poly1305": Suite(Encryption.CHACHA20_POLY1305, 32),
+    "ChaCha20-Poly1305, ESN": Suite(Encryption.CHACHA20_POLY1305, 32, esn=True),
     "AES-128-CBC, SHA-1": Suite(Encryption.AES_CBC, 16, Integrity.HMAC_SHA1_96),
     "AES-256-CBC, SHA-256, ESN": Suite(Encryption.AES_CBC, 32, Integrity.HMAC_SHA2_256_128, esn=True),
     "AES-192-CBC, SHA-384": Suite(Encryption.AES_CBC, 24, Integrity.HMAC_SHA2_384_192),

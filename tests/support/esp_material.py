@@ -9,7 +9,13 @@ from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, Encryption, Integrity, Limits, SaParameters, Selector, Suite
 from gateway.esp.packet import HASHES, EspKeys
 
-GCM_SUITES = tuple(Suite(Encryption.AES_GCM_16, octets, esn=esn) for octets in (16, 24, 32) for esn in (False, True))
+GCM_SUITES = tuple(
+    Suite(encryption, octets, esn=esn)
+    for encryption in (Encryption.AES_GCM_16, Encryption.AES_GCM_12, Encryption.AES_GCM_8)
+    for octets in (16, 24, 32)
+    for esn in (False, True)
+)
+CHACHA_SUITES = tuple(Suite(Encryption.CHACHA20_POLY1305, 32, esn=esn) for esn in (False, True))
 CBC_SUITES = tuple(
     Suite(Encryption.AES_CBC, octets, integrity, esn)
     for octets in (16, 24, 32)
@@ -17,7 +23,7 @@ CBC_SUITES = tuple(
     if integrity is not Integrity.NONE
     for esn in (False, True)
 )
-ALL_SUITES = GCM_SUITES + CBC_SUITES
+ALL_SUITES = GCM_SUITES + CHACHA_SUITES + CBC_SUITES
 
 
 def suite_name(suite: Suite) -> str:
@@ -39,9 +45,9 @@ class SeededRandom:
 
 def keys_for(suite: Suite, seed: int = 1) -> EspKeys:
     source = SeededRandom(seed)
-    gcm = suite.encryption is Encryption.AES_GCM_16
-    digest = 0 if gcm else HASHES[suite.integrity]().digest_size
-    return EspKeys(suite, source.octets(suite.key_octets + (4 if gcm else 0)), source.octets(digest))
+    aead = suite.encryption.aead
+    digest = 0 if aead else HASHES[suite.integrity]().digest_size
+    return EspKeys(suite, source.octets(suite.key_octets + (4 if aead else 0)), source.octets(digest))
 
 
 def udp4(source: str, destination: str, payload: bytes = b"data", ports: tuple[int, int] = (1000, 2000)) -> bytes:

@@ -18,7 +18,7 @@ from gateway.esp.packet import Drop, EspKeys, Opened
 ROOT = Path(__file__).parents[2]
 SOURCES = ("aead_ipsecmb.c", "aead_openssl.c", "checksum.c", "coalesce.c", "esp.c", "replay.c", "segment.c")
 ENGINES = {"ipsec-mb": 1, "libcrypto": 2}
-ENCRYPTION = {Encryption.AES_GCM_16: 0, Encryption.AES_CBC: 1}
+ENCRYPTION = {encryption: number for number, encryption in enumerate(Encryption)}
 INTEGRITY = {integrity: number for number, integrity in enumerate(Integrity)}
 RESULTS = {1: Drop.TOO_SHORT, 2: Drop.INTEGRITY, 3: Drop.BAD_TRAILER}
 STRIDE = 16384

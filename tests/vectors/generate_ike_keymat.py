@@ -51,6 +51,24 @@ SUITES = {
         {"encryption": "aes-gcm-16", "key_bits": 128, "prf": "sha256", "key_exchange": "x25519"},
         {"encryption": "aes-gcm-16", "key_bits": 128},
     ),
+    "chacha20poly1305-prfsha256-x25519-pfs": Suite(
+        "chacha20poly1305-prfsha256-curve25519",
+        "chacha20poly1305-curve25519",
+        {"encryption": "chacha20-poly1305", "key_bits": 0, "prf": "sha256", "key_exchange": "x25519"},
+        {"encryption": "chacha20-poly1305", "key_bits": 0, "key_exchange": "x25519"},
+    ),
+    "aes128gcm8-prfsha256-ecp256": Suite(
+        "aes128gcm8-prfsha256-ecp256",
+        "aes256gcm8",
+        {"encryption": "aes-gcm-8", "key_bits": 128, "prf": "sha256", "key_exchange": "ecp256"},
+        {"encryption": "aes-gcm-8", "key_bits": 256},
+    ),
+    "aes256gcm12-prfsha384-ecp384-pfs": Suite(
+        "aes256gcm12-prfsha384-ecp384",
+        "aes128gcm12-ecp384",
+        {"encryption": "aes-gcm-12", "key_bits": 256, "prf": "sha384", "key_exchange": "ecp384"},
+        {"encryption": "aes-gcm-12", "key_bits": 128, "key_exchange": "ecp384"},
+    ),
     "aes256-sha256-modp2048": Suite(
         "aes256-sha256-modp2048",
         "aes256-sha256",
