@@ -150,6 +150,13 @@ def bgp_routes() -> None:
 
 
 @app.command()
+def workers() -> None:
+    """Data plane threads: CPU time, packets, burst sizes, queues. Example: gatewayctl workers -o wide"""
+    snapshot = _snapshot()
+    _print(snapshot, "workers", snapshot.get("workers", []), lambda: [views.workers(snapshot, Session.style.wide)])
+
+
+@app.command()
 def initiate(target: Target, wait: Wait = 30) -> None:
     """Establishes a tunnel or a child. Example: gatewayctl initiate azure-a"""
     _operate("initiate", target, wait)

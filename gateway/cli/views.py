@@ -22,6 +22,7 @@ class Table:
 
 
 _CARRYING = ("INSTALLED", "REKEYING")  # states of a CHILD_SA that passes traffic
+_SENDING = ("read", "segment", "seal", "send")  # stages of a worker on the way out
 Block = Table | str  # a string is one line
 
 
@@ -117,6 +118,17 @@ def bgp_routes(snapshot: Json, wide: bool) -> Table:
     return Table(tuple(headings), tuple(rows))
 
 
+def workers(snapshot: Json, wide: bool) -> Table:
+    """Data plane threads. Cycles by stage are those of one packet of its direction, where they are counted."""
+    rows = snapshot.get("workers", ())
+    stages = [stage for stage in rows[0].get("cycles", ()) if any(w["cycles"][stage] for w in rows)] if rows else []
+    headings = ["Worker", "Cpu", "CpuTime", "In", "Out", "BurstIn", "BurstOut", "Waiting", "Lost"]
+    if wide:
+        headings += ["Turns", "EmptyPolls", "TunReads", "TunWrites", "UdpReads", "UdpSends"]
+        headings += [f"{stage.capitalize()}Cycles" for stage in stages]
+    return Table(tuple(headings), tuple(_worker(row, wide, stages) for row in rows))
+
+
 def explain(snapshot: Json, tunnel: str) -> list[Block]:
     """One sentence per tunnel."""
     lines: list[Block] = [f"PROBLEM  {problem}" for problem in snapshot.get("problems", ())] if not tunnel else []
@@ -165,6 +177,30 @@ def _tunnel(now: float, tunnel: Json, wide: bool) -> tuple[str, ...]:
         row.append(str(tunnel.get("mtu", 0)))
     why = "" if tunnel["up"] else tunnel.get("last_failure", "")
     return (*row, (tunnel.get("explanation") or why) if wide and not tunnel["up"] else why)
+
+
+def _worker(worker: Json, wide: bool, stages: Sequence[str]) -> tuple[str, ...]:
+    packets = {direction: worker.get(f"packets_{direction}", 0) for direction in ("in", "out")}
+    row = [
+        str(worker["worker"]),
+        "any" if worker.get("cpu") is None else str(worker["cpu"]),
+        f"{worker['cpu_seconds']:.2f}s",
+        *(quantity(packets[direction]) for direction in ("in", "out")),
+        *(_mean(packets[direction], sum(worker.get(f"bursts_{direction}", ()))) for direction in ("in", "out")),
+        octets(worker.get("queue_octets", 0)),
+        str(worker.get("queue_drops", 0)),
+    ]
+    if wide:
+        row += [str(worker["ticks"]), str(worker.get("empty_polls", 0))]
+        row += [
+            str(worker.get("calls", {}).get(call, 0)) for call in ("tun_reads", "tun_writes", "udp_reads", "udp_sends")
+        ]
+        row += [_mean(worker["cycles"][stage], packets["out" if stage in _SENDING else "in"], 0) for stage in stages]
+    return tuple(row)
+
+
+def _mean(total: int, count: int, digits: int = 1) -> str:
+    return f"{total / count:.{digits}f}" if count else "-"
 
 
 def _ike_sa(snapshot: Json, tunnel: Json, wide: bool) -> Iterable[str]:

@@ -14,18 +14,28 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from itertools import accumulate
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.ike.errors import Violation
 from gateway.ike.registry import NotifyType
 from gateway.ike.states import IkeState
-from gateway.observe.snapshot import ChildStatus, Snapshot
+from gateway.observe.snapshot import ChildStatus, Snapshot, WorkerStatus
 
-Sample = tuple[tuple[str, ...], float]
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The value of a histogram: how many were at most that large, for each bound, and the sum of all."""
+
+    buckets: tuple[tuple[str, float], ...]
+    total: float
+
+
+Sample = tuple[tuple[str, ...], float | Distribution]
 
 # Labels of native/drop_reasons.h and the direction named there; "any" where both directions can meet the reason.
 DROP_REASONS = {
@@ -60,6 +70,25 @@ EXCHANGES = ("IKE_SA_INIT", "IKE_AUTH", "CREATE_CHILD_SA", "INFORMATIONAL")
 ERROR_NOTIFIES = tuple(notify.name for notify in NotifyType if notify < 16384)
 _NOTIFY_NAMES = frozenset(notify.name for notify in NotifyType)
 _OTHER = "OTHER"
+# Of native/dataplane.h: the most packets of each of a worker's counters of bursts; what its cycles are counted by.
+BURST_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128)
+_BOUND_LABELS = tuple(f"{bound:.1f}" for bound in BURST_BOUNDS)
+STAGES = {
+    "read": "from the TUN",
+    "segment": "selectors, SA, segments",
+    "seal": "sequence numbers, cipher",
+    "send": "to the socket",
+    "receive": "from the socket",
+    "open": "SPI, replay window, cipher",
+    "deliver": "selectors, coalescing",
+    "write": "to the TUN",
+}
+CALLS = ("tun_reads", "tun_writes", "udp_reads", "udp_sends")
+_KINDS: dict[str, Callable[..., Metric]] = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +96,7 @@ class Family:
     """One metric: `samples` yields (label values, value) in the order of `labels`."""
 
     name: str
-    kind: Literal["gauge", "counter"]
+    kind: Literal["gauge", "counter", "histogram"]
     help: str
     labels: tuple[str, ...]
     samples: Callable[[Snapshot], Iterable[Sample]]
@@ -93,7 +122,10 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     for family in FAMILIES:
         metric = _metric(family)
         for labels, value in family.samples(snapshot):
-            metric.add_metric(labels, value)
+            if isinstance(value, Distribution):
+                metric.add_metric(labels, list(value.buckets), value.total)
+            else:
+                metric.add_metric(labels, value)
         yield metric
 
 
@@ -132,6 +164,10 @@ def documentation() -> str:
         f"- `reason` of `gateway_esp_drops_total`, with `direction`: {_listed(f'{r} ({d})' for r, d in DROP_REASONS.items())}",
         f"- `reason` of `gateway_ike_rejected_total`: {_listed(v.value for v in Violation)}",
         f"- `reason` of `gateway_ha_rejected_total`: {_listed(HEARTBEAT_REJECTIONS)}",
+        f"- `stage` of `gateway_worker_cycles_total`: {_listed(f'{stage} ({what})' for stage, what in STAGES.items())}",
+        "- `le` of `gateway_worker_batch_size_bucket`: "
+        f"{_listed(_BOUND_LABELS)}; `_sum` are packets, `_count` bursts, so their ratio is the mean size",
+        f"- `call` of `gateway_worker_system_calls_total`: {_listed(CALLS)}",
         f"- `notify`: IANA names; a number without a name counts as {_OTHER}",
         "",
     ]
@@ -142,10 +178,8 @@ def _listed(words: Iterable[str]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
-def _metric(family: Family) -> GaugeMetricFamily | CounterMetricFamily:
-    if family.kind == "counter":
-        return CounterMetricFamily(family.name, family.help, labels=family.labels)
-    return GaugeMetricFamily(family.name, family.help, labels=family.labels)
+def _metric(family: Family) -> Any:
+    return _KINDS[family.kind](family.name, family.help, labels=family.labels)
 
 
 def _wall(snapshot: Snapshot, at: float | None) -> float:
@@ -304,6 +338,33 @@ def _ike_rejected(snapshot: Snapshot) -> Iterator[Sample]:
         yield (reason,), snapshot.ike_rejected.get(reason, 0)
 
 
+def _batch_sizes(snapshot: Snapshot) -> Iterator[Sample]:
+    for worker in snapshot.workers:
+        for direction, sizes, packets in (
+            ("in", worker.bursts_in, worker.packets_in),
+            ("out", worker.bursts_out, worker.packets_out),
+        ):
+            counts = (*sizes, *(0,) * (len(BURST_BOUNDS) - len(sizes)))
+            upto = zip(_BOUND_LABELS, accumulate(counts), strict=True)
+            yield (str(worker.worker), direction), Distribution((*upto, ("+Inf", sum(counts))), packets)
+
+
+def _system_calls(snapshot: Snapshot) -> Iterator[Sample]:
+    for worker in snapshot.workers:
+        for call in CALLS:
+            yield (str(worker.worker), call), worker.calls.get(call, 0)
+
+
+def _cycles(snapshot: Snapshot) -> Iterator[Sample]:
+    for worker in snapshot.workers:
+        for stage in STAGES:
+            yield (str(worker.worker), stage), worker.cycles.get(stage, 0)
+
+
+def _by_worker(value: Callable[[WorkerStatus], float]) -> Callable[[Snapshot], Iterable[Sample]]:
+    return lambda snapshot: [((str(worker.worker),), value(worker)) for worker in snapshot.workers]
+
+
 FAMILIES: tuple[Family, ...] = (
     Family("gateway_build_info", "gauge", "always 1; what is running", ("version", "python", "crypto"), _build),
     Family("gateway_start_timestamp_seconds", "gauge", "UNIX time of the daemon's start", (), lambda s: [((), _wall(s, s.started_at))]),
@@ -380,13 +441,25 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("gateway_ha_heartbeats_total", "counter", "heartbeat datagrams sent and accepted", ("direction",), _ha_datagrams),
     Family("gateway_ha_rejected_total", "counter", "heartbeat datagrams refused", ("reason",), _ha_rejected),
+    Family("gateway_worker_cpu_seconds_total", "counter", "CPU time of a data plane thread", ("worker",), _by_worker(lambda w: w.cpu_seconds)),
+    Family("gateway_worker_ticks_total", "counter", "loop turns of a data plane thread", ("worker",), _by_worker(lambda w: w.ticks)),
     Family(
-        "gateway_worker_cpu_seconds_total", "counter", "CPU time of a data plane thread", ("worker",),
-        lambda s: [((str(w.worker),), w.cpu_seconds) for w in s.workers],
+        "gateway_worker_empty_polls_total", "counter", "looks for work that found none, where dataplane.busy_poll_us is set",
+        ("worker",), _by_worker(lambda w: w.empty_polls),
+    ),
+    Family("gateway_worker_batch_size", "histogram", "packets sealed or opened in one burst", ("worker", "direction"), _batch_sizes),
+    Family("gateway_worker_system_calls_total", "counter", "reads and writes of packets", ("worker", "call"), _system_calls),
+    Family(
+        "gateway_worker_socket_queue_bytes", "gauge", "memory of the datagrams that wait in a worker's sockets", ("worker",),
+        _by_worker(lambda w: w.queue_octets),
     ),
     Family(
-        "gateway_worker_ticks_total", "counter", "loop turns of a data plane thread", ("worker",),
-        lambda s: [((str(w.worker),), w.ticks) for w in s.workers],
+        "gateway_worker_socket_drops_total", "counter", "datagrams the kernel dropped because too many waited in a worker's sockets",
+        ("worker",), _by_worker(lambda w: w.queue_drops),
+    ),
+    Family(
+        "gateway_worker_cycles_total", "counter", "time stamp counter cycles by stage; 0 unless dataplane.count_cycles",
+        ("worker", "stage"), _cycles,
     ),
 )  # fmt: skip
 

@@ -135,6 +135,16 @@ class WorkerStatus:
     ticks: int
     cpu_seconds: float
     idle: bool
+    cpu: int | None = None  # where it is pinned to
+    empty_polls: int = 0  # looks for work that found none (busy_poll_us)
+    packets_in: int = 0
+    packets_out: int = 0
+    bursts_in: tuple[int, ...] = ()  # by size: up to 1, 2, 4, ... 128 packets, each burst counted once
+    bursts_out: tuple[int, ...] = ()
+    calls: dict[str, int] = field(default_factory=dict)  # system calls: tun_reads, tun_writes, udp_reads, udp_sends
+    queue_octets: int = 0  # memory of what waits in its sockets
+    queue_drops: int = 0  # datagrams dropped because too much waited there
+    cycles: dict[str, int] = field(default_factory=dict)  # by stage; all 0 unless dataplane.count_cycles
 
 
 @dataclass(frozen=True, slots=True)

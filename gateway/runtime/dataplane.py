@@ -40,6 +40,7 @@ class NativeDataPlane:
             count_cycles=config.count_cycles,
         )
         self._workers = workers
+        self._cpus = config.cpus
         self._on_event = on_event
         self._on_ike = on_ike
         self._tuns: dict[int, list[int]] = {}
@@ -135,9 +136,22 @@ class NativeDataPlane:
 
     def worker_status(self) -> tuple[WorkerStatus, ...]:
         return tuple(
-            WorkerStatus(number, one["ticks"], one["cpu_ns"] * NANOSECOND, bool(one["idle"]))
+            WorkerStatus(
+                number, one["ticks"], one["cpu_ns"] * NANOSECOND, bool(one["idle"]),
+                cpu=self._cpus[number] if self._cpus else None,
+                empty_polls=one["empty_polls"],
+                packets_in=one["packets_in"],
+                packets_out=one["packets_out"],
+                bursts_in=one["bursts_in"],
+                bursts_out=one["bursts_out"],
+                calls={"tun_reads": one["tun_reads"], "tun_writes": one["tun_writes"],
+                       "udp_reads": one["udp_reads"], "udp_sends": one["udp_sends"]},
+                queue_octets=one["socket_queue_octets"],
+                queue_drops=one["socket_drops"],
+                cycles=one["cycles"],
+            )
             for number, one in enumerate(self._native.worker_statistics())
-        )
+        )  # fmt: skip
 
     def stop(self) -> None:
         """Joins the workers, wipes the keys and closes the TUNs: what is left in the kernel is the guard."""

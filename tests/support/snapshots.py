@@ -137,6 +137,13 @@ HA = HaStatus(
     rejected={"bad_mac": 2, "replay": 1},
 )
 
+WORKER = WorkerStatus(
+    worker=0, ticks=1000, cpu_seconds=1.5, idle=False, cpu=1, empty_polls=77, packets_in=4000, packets_out=1100,
+    bursts_in=(10, 0, 5, 0, 0, 0, 0, 30), bursts_out=(0, 0, 0, 0, 0, 0, 25, 0),
+    calls={"tun_reads": 40, "tun_writes": 50, "udp_reads": 60, "udp_sends": 30}, queue_octets=2304, queue_drops=3,
+    cycles={"read": 1100, "segment": 2200, "seal": 330000, "send": 0, "receive": 4000, "open": 8000, "deliver": 0, "write": 12},
+)  # fmt: skip
+
 FRESH = Snapshot(
     name="gw-a",
     version="0.1.0",
@@ -159,7 +166,7 @@ HEALTHY = replace(
     kernel_routes={"desired": 5, "installed": 5, "failed": 0, "guard": 1},
     exabgp="running",
     ha=HA,
-    workers=(WorkerStatus(worker=0, ticks=1000, cpu_seconds=1.5, idle=False),),
+    workers=(WORKER,),
     drops={"unknown_spi": 7},
     ike_half_open=1,
     ike_rejected={"cookie": 3},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from support.control_fixture import SampleOperations, served
 from support.snapshots import DOWN, HEALTHY, PEER, TROUBLED, UP
 
 from gateway.cli.main import main
-from gateway.observe.snapshot import ChildStatus
+from gateway.observe.snapshot import ChildStatus, WorkerStatus
 
 ROOT = Path(__file__).parents[3]
 Run = Callable[..., tuple[int, str, str]]
@@ -67,6 +68,25 @@ def test_bgp_peers_have_the_columns_of_the_cloud_cli(daemon: SampleOperations, c
     ]
     assert row.split() == ["169.254.21.1", "65515", "Established", "17:54:06", "3", "1232", "1194"]
     assert len(ctl("bgp", "peers", "--no-header")[1].splitlines()) == 1
+
+
+def test_workers_show_packets_bursts_and_queues(daemon: SampleOperations, ctl: Run):
+    header, row = ctl("workers")[1].splitlines()
+    assert header.split() == ["Worker", "Cpu", "CpuTime", "In", "Out", "BurstIn", "BurstOut", "Waiting", "Lost"]
+    assert re.split(r"  +", row) == ["0", "1", "1.50s", "4.0 k", "1.1 k", "88.9", "44.0", "2.3 kB", "3"]
+    assert json.loads(ctl("workers", "-o", "json")[1])["workers"][0]["cycles"]["seal"] == 330000
+
+
+def test_workers_show_cycles_by_stage_and_packet_only_where_they_are_counted(daemon: SampleOperations, ctl: Run):
+    header, row = ctl("workers", "-o", "wide")[1].splitlines()
+    shown = dict(zip(header.split(), re.split(r"  +", row), strict=True))
+    assert (shown["SealCycles"], shown["ReadCycles"], shown["OpenCycles"]) == ("300", "1", "2")
+    assert (shown["EmptyPolls"], shown["UdpSends"]) == ("77", "30")
+    assert "SendCycles" not in shown
+    daemon.picture = replace(HEALTHY, workers=(WorkerStatus(0, 5, 0.0, idle=True), WorkerStatus(1, 6, 0.0, idle=True)))
+    header, first, _ = ctl("workers", "-o", "wide")[1].splitlines()
+    assert "Cycles" not in header
+    assert first.split()[1:7] == ["any", "0.00s", "0", "0", "-", "-"]
 
 
 def test_a_session_of_days_is_shown_as_azure_shows_it(daemon: SampleOperations, ctl: Run):

@@ -145,6 +145,31 @@ def test_drop_reasons_are_those_of_the_data_plane():
     assert {label: directions.get(word, "any") for label, word in listed.items()} == metrics.DROP_REASONS
 
 
+def test_stages_and_burst_sizes_are_those_of_the_data_plane():
+    header = (ROOT / "native" / "dataplane.h").read_text()
+    assert re.findall(r'_\([A-Z]+, "(\w+)", "(?:out|in)bound: ', header) == list(metrics.STAGES)
+    (buckets,) = re.findall(r"#define BURST_BUCKETS (\d+)", header)
+    assert tuple(2**i for i in range(int(buckets))) == metrics.BURST_BOUNDS
+
+
+def test_batch_sizes_are_a_histogram_of_packets():
+    for le, bursts in {"1.0": 10, "2.0": 10, "4.0": 15, "64.0": 15, "128.0": 45, "+Inf": 45}.items():
+        assert value(HEALTHY, "gateway_worker_batch_size_bucket", worker="0", direction="in", le=le) == bursts
+    assert value(HEALTHY, "gateway_worker_batch_size_count", worker="0", direction="in") == 45
+    assert value(HEALTHY, "gateway_worker_batch_size_sum", worker="0", direction="in") == 4000
+    assert value(HEALTHY, "gateway_worker_batch_size_sum", worker="0", direction="out") == 1100
+    assert value(FRESH, "gateway_worker_batch_size_bucket", worker="0", direction="in", le="+Inf") == 0
+
+
+def test_a_workers_queues_calls_and_cycles():
+    assert value(HEALTHY, "gateway_worker_socket_queue_bytes", worker="0") == 2304
+    assert value(HEALTHY, "gateway_worker_socket_drops_total", worker="0") == 3
+    assert value(HEALTHY, "gateway_worker_empty_polls_total", worker="0") == 77
+    assert value(HEALTHY, "gateway_worker_system_calls_total", worker="0", call="udp_sends") == 30
+    assert value(HEALTHY, "gateway_worker_cycles_total", worker="0", stage="seal") == 330000
+    assert value(FRESH, "gateway_worker_cycles_total", worker="0", stage="seal") == 0
+
+
 def test_names_follow_the_rules():
     for family in metrics.FAMILIES:
         assert family.name.startswith("gateway_")
