@@ -15,7 +15,7 @@ from support.strongswan import Connection, Strongswan
 from support.vici_text import parse_events
 
 from benchmarks.errors import BenchError, Unavailable
-from benchmarks.native_programs import ROOT, null_cipher_binaries
+from benchmarks.native_programs import null_cipher_binaries
 from benchmarks.side import LEFT_LAN, LEFT_OUTER, PATH_MTU, RIGHT_LAN, RIGHT_OUTER, Counters, Side
 
 PSK = "correct horse battery staple 42"
@@ -128,9 +128,7 @@ class BusyGatewayd(Gatewayd):
     spins = True
 
     def __init__(self, lab: Lab, label: str) -> None:
-        if '"busy_poll"' not in (ROOT / "config" / "gateway.schema.json").read_text():
-            raise Unavailable("not built: gatewayd has no busy_poll yet")
-        super().__init__(lab, label, gateway="busy_poll = true")
+        super().__init__(lab, label, gateway="[dataplane]\nbusy_poll_us = 200")
 
 
 class NullCipherGatewayd(Gatewayd):

@@ -142,10 +142,11 @@ class Gateway:
         engine: str = "auto",
         mtu: int = MTU,
         bind: str | None = None,
+        **placement: Any,
     ) -> None:
         self.machine, self.outer, self.number = machine, outer, number
         self.inner4, self.inner6 = f"10.{number}.0.1", f"fd00:{number}::1"
-        self.plane = DataPlane(workers, engine)
+        self.plane = DataPlane(workers, engine, **placement)
         self.sockets = [udp_socket(machine, bind or outer, PORT, share=workers > 1) for _ in range(workers)]
         for index, made in enumerate(self.sockets):
             self.plane.add_socket(index, made.fileno())
