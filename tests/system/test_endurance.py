@@ -63,9 +63,8 @@ def test_200_rekeys_lose_nothing_and_cost_no_memory(site: Site) -> None:
     grown, more = site.memory()
     assert grown - memory < 1500, "kilobytes"
     assert abs(more - files) <= 2
-    wait_until(
-        lambda: len((site.charon.established() or _none()).children) == 1, 10, "one CHILD_SA is left at the edge"
-    )
+    # strongSwan forgets to remove some that it lists as DELETED when their IKE_SA is rekeyed meanwhile
+    wait_until(lambda: installed(site) == 1, 10, "one CHILD_SA is left at the edge")
 
 
 def test_20000_datagrams_of_rubbish_change_nothing(site: Site) -> None:
@@ -194,5 +193,8 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def _none() -> object:
-    raise AssertionError("the edge has no IKE_SA")
+def installed(site: Site) -> int:
+    """CHILD_SAs that the edge uses."""
+    sa = site.charon.established()
+    assert sa is not None, "the edge has no IKE_SA"
+    return len([child for child in sa.children if child.state == "INSTALLED"])
