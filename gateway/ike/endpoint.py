@@ -62,7 +62,7 @@ class IkeEndpoint:
         self._deadlines: Deadlines[str] = Deadlines(self._deadline_of)
         self._stirred: dict[str, None] = {}  # a set in order of insertion
         self._half_open: dict[tuple[Endpoint, int], IkeSa] = {}
-        self._half_open_keys: dict[IkeSa, tuple[Endpoint, int]] = {}
+        self._half_open_keys: dict[int, tuple[Endpoint, int]] = {}  # by our SPI
         self._primary: dict[str, IkeSa] = {}
         self._counts: dict[str, Counts] = {}
         self._effects: deque[object] = deque()
@@ -239,7 +239,7 @@ class IkeEndpoint:
             primary.activate_all(again=False)
 
     def _forget_half_open(self, sa: IkeSa) -> None:
-        key = self._half_open_keys.pop(sa, None)
+        key = self._half_open_keys.pop(_our_spi(sa), None)
         if key is not None:
             del self._half_open[key]
 
@@ -323,7 +323,7 @@ class IkeEndpoint:
             raise
         self.adopt(sa)
         self._half_open[remote, sa.initiator_spi] = sa
-        self._half_open_keys[sa] = (remote, sa.initiator_spi)
+        self._half_open_keys[_our_spi(sa)] = (remote, sa.initiator_spi)
 
     def _asks_for_cookie(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> bool:
         """RFC 7296 2.6: with many half-open, only who receives at its address gets further. Costs us one hash."""

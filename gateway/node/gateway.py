@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from gateway.bgp import events as bgp
 from gateway.bgp.speaker import Speaker
 from gateway.contract import Compute, Endpoint, RandomSource, Transmit
+from gateway.deadlines import Deadlines
 from gateway.esp.dataplane import Direction, SaCounters
 from gateway.esp.mtu import tcp_mss
 from gateway.ha import heartbeat as ha
@@ -46,6 +48,9 @@ OWN_INTENT = {
 REOPEN_DELAY = 5.0
 """Seconds until a TUN that could not be made is tried again."""
 
+BURST = 16
+"""Connections supervised in one go; the rest follow at once, but datagrams and timers may come between."""
+
 
 class Gateway:
     """One gateway node. `routing`, `ike` and `speaker` are read by observe/build.py."""
@@ -57,6 +62,10 @@ class Gateway:
         self.speaker = Speaker(settings.bgp) if settings.bgp is not None else None
         self.heartbeat = ha.Heartbeat(settings.heartbeat, random) if settings.heartbeat is not None else None
         self.tunnels: dict[str, Tunnel] = {}
+        self._names: dict[int, str] = {}  # of the tunnels, by connection number
+        self._retry: Deadlines[str] = Deadlines(self._retry_at)
+        self._to_supervise: dict[str, None] = {}  # a set in order of insertion
+        self._settled_at = 0.0
         self.drops: dict[tuple[int, str], int] = {}
         self.started = self.guarded = self.stopping = False
         self._random = random
@@ -133,7 +142,7 @@ class Gateway:
         deadlines = [self.ike.next_deadline(), self.fib.next_deadline(), self._sweep_at, self._reopen_at]
         deadlines += [core.next_deadline() for core in (self.speaker, self.heartbeat) if core is not None]
         if self.guarded and not self.stopping:
-            deadlines += [when for tunnel in self.tunnels.values() for when in self._retries(tunnel)]
+            deadlines.append(self._settled_at if self._to_supervise else self._retry.earliest())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
@@ -148,6 +157,8 @@ class Gateway:
         if self._reopen_at is not None and now >= self._reopen_at:
             self._reopen_at = None
             self._open_tunnels()
+        for name in self._retry.due(now):
+            self._look_after(name)
         self._settle(now)
 
     # --- start, stop, reload ------------------------------------------------------------------------------------
@@ -172,13 +183,18 @@ class Gateway:
             heartbeat = settings.heartbeat
             self.heartbeat = ha.Heartbeat(heartbeat, self._random) if heartbeat is not None else None
         self.settings = settings
+        now_wanted = {wanted.name: wanted for wanted in settings.tunnels}
         for name, tunnel in list(self.tunnels.items()):
-            wanted = settings.tunnel(name)
+            wanted = now_wanted.get(name)
+            if wanted is tunnel.settings:
+                continue
             for prefix in tunnel.settings.routes:
                 if wanted is None or prefix not in wanted.routes:
                     self.fib.command(routing.RemoveRoute(prefix, "static"), now)
             if wanted is None:
                 del self.tunnels[name]
+                del self._names[tunnel.settings.id]
+                self._look_after(name)
                 self.ike.command(ike.Terminate(name, reason="REMOVED_FROM_CONFIGURATION"), now)
                 self.fib.command(routing.ConnectionGone(name), now)
                 self._emit(effects.CloseTunnel(tunnel.settings.id, name))
@@ -205,8 +221,12 @@ class Gateway:
     def _adopt_tunnels(self, now: float) -> None:
         for settings in self.settings.tunnels:
             known = self.tunnels.get(settings.name)
+            if known is not None and known.settings is settings:
+                continue
+            self._look_after(settings.name)
             if known is None:
                 known = self.tunnels[settings.name] = Tunnel(settings, self._random)
+                self._names[settings.id] = settings.name
             elif known.settings.ike != settings.ike and self.ike.primary(known.name) is None:
                 # What was tried so far was tried with the old settings
                 self.ike.command(ike.Terminate(known.name, reason="CONFIGURATION_CHANGED"), now)
@@ -253,9 +273,11 @@ class Gateway:
 
     def _check_guard(self) -> None:
         """Nothing is tried before every protected prefix has its blackhole in the kernel."""
-        if self.guarded or not self.started or self.fib.status().guard_missing or not self.fib.synchronised:
+        if self.guarded or not self.started or not self.fib.guard_complete:
             return
         self.guarded = True
+        for name in self.tunnels:
+            self._look_after(name)
         self._event("info", "guard-installed", "", "clear-text guard is in the kernel")
         self._open_tunnels()
         if self.settings.bgp is not None:
@@ -264,6 +286,7 @@ class Gateway:
     # --- inputs -------------------------------------------------------------------------------------------------
 
     def _tunnel_ready(self, name: str, interface: int, now: float) -> None:
+        self._look_after(name)
         tunnel = self.tunnels.get(name)
         if tunnel is not None:
             tunnel.interface = interface
@@ -277,6 +300,7 @@ class Gateway:
     def _tunnel_failed(self, name: str, reason: str, now: float) -> None:
         """A connection without a device is none: its SAs would have nowhere to go, so nothing is negotiated for it."""
         self._reopen_at = now + REOPEN_DELAY
+        self._look_after(name)
         tunnel = self.tunnels.get(name)
         if tunnel is not None and reason:
             tunnel.device_fault = reason
@@ -298,12 +322,13 @@ class Gateway:
                 self._open_tunnels()
 
     def _by_id(self, connection: int) -> Tunnel | None:
-        return next((tunnel for tunnel in self.tunnels.values() if tunnel.settings.id == connection), None)
+        return self.tunnels.get(self._names.get(connection, ""))
 
     def _data_plane_event(self, event: inputs.DataPlaneEvent, now: float) -> None:
         tunnel = self._by_id(event.connection)
         if tunnel is None:
             return
+        self._look_after(tunnel.name)
         match event.kind:
             case "acquire":
                 if tunnel.settings.start_action == "trap":
@@ -338,6 +363,7 @@ class Gateway:
         tunnel = self.tunnels.get(connection)
         if tunnel is None:
             return
+        self._look_after(connection)
         match verb:
             case "initiate":
                 tunnel.wanted = True
@@ -356,6 +382,15 @@ class Gateway:
 
     # --- supervision --------------------------------------------------------------------------------------------
 
+    def _look_after(self, name: str) -> None:
+        """Something about this connection changed: is what is wanted still there, and when is the next look?"""
+        self._to_supervise[name] = None
+        self._retry.touch(name)
+
+    def _retry_at(self, name: str) -> float | None:
+        tunnel = self.tunnels.get(name)
+        return min(self._retries(tunnel), default=None) if tunnel is not None else None
+
     def _retries(self, tunnel: Tunnel) -> Iterator[float]:
         primary = self.ike.primary(tunnel.name)
         if primary is None:
@@ -371,6 +406,15 @@ class Gateway:
         if not tunnel.wanted or tunnel.device_fault:
             return False
         return not any(sa.is_initiator or sa.established for sa in self.ike.sas(tunnel.name))
+
+    def _supervise_some(self, limit: int, now: float) -> int:
+        """Of those that something happened to, at most so many; says how many."""
+        names = list(islice(self._to_supervise, limit))
+        for name in names:
+            del self._to_supervise[name]
+            if name in self.tunnels:
+                self._supervise(self.tunnels[name], now)
+        return len(names)
 
     def _supervise(self, tunnel: Tunnel, now: float) -> None:
         """Level-triggered: whatever happened, what is wanted and missing is asked for."""
@@ -391,8 +435,9 @@ class Gateway:
     # --- carrying events between the cores ----------------------------------------------------------------------
 
     def _settle(self, now: float) -> None:
-        """Until no core has anything more to say."""
-        progress = True
+        """Until no core has anything more to say. Many connections to look after are taken in turns of BURST."""
+        progress, turns = True, BURST
+        self._settled_at = now
         while progress:
             progress = False
             for effect in self.ike.poll():
@@ -408,9 +453,11 @@ class Gateway:
                 progress = True
                 self._emit(effect)
             self._check_guard()
+            for name in self.ike.stirred():
+                self._look_after(name)
             if self.guarded and not self.stopping:
-                for tunnel in self.tunnels.values():
-                    self._supervise(tunnel, now)
+                turns -= (supervised := self._supervise_some(turns, now))
+                progress = progress or supervised > 0
 
     def _ike_event(self, event: object, now: float) -> None:
         if isinstance(event, Transmit | Compute):

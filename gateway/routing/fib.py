@@ -94,6 +94,7 @@ class Fib:
         self._by_target: dict[Target, set[Prefix]] = {}
         self._chosen: dict[Prefix, Target] = {}
         self._users: dict[tuple[Target, int], set[Prefix]] = {}
+        self._in_tunnels = {4: 0, 6: 0}  # connections among the users, by family
         self._refused: dict[Prefix, str] = {}
         self._protected: frozenset[Prefix] | None = None
         self._throws = SetThrows()
@@ -170,6 +171,11 @@ class Fib:
         return PrefixState(installed, target, "" if installed else self._error(key, target, prefix.version))
 
     @property
+    def guard_complete(self) -> bool:
+        """Whether the kernel is known to hold every entry of the guard."""
+        return self._synchronised and not self._guard_missing()
+
+    @property
     def synchronised(self) -> bool:
         """Whether the kernel has been read since the start."""
         return self._synchronised
@@ -215,12 +221,14 @@ class Fib:
         self._release(removed.target, command.prefix)
 
     def _set_protected(self, command: SetProtected) -> None:
-        self._protected = command.prefixes
-        self._guard_changed()
+        if command.prefixes != self._protected:
+            self._protected = command.prefixes
+            self._guard_changed()
 
     def _set_throws(self, command: SetThrows) -> None:
-        self._throws = command
-        self._guard_changed()
+        if command != self._throws:
+            self._throws = command
+            self._guard_changed()
 
     def _next_hop_resolved(self, command: NextHopResolved) -> None:
         if command.address in self._targets.next_hops:
@@ -340,6 +348,7 @@ class Fib:
             users.discard(prefix)
             if not users:
                 del self._users[(before, prefix.version)]
+                self._in_tunnels[prefix.version] -= isinstance(before, ViaConnection)
                 self._refresh(before)
 
     def _shadow(self, prefix: Prefix, target: Target | None) -> None:
@@ -351,9 +360,11 @@ class Fib:
         self._want((prefix, GUARD_METRIC), None if covered else Route(prefix, GUARD_METRIC, RouteKind.BLACKHOLE))
 
     def _use(self, prefix: Prefix, target: Target) -> None:
+        new = (target, prefix.version) not in self._users
         users = self._users.setdefault((target, prefix.version), set())
         users.add(prefix)
         if len(users) == 1:
+            self._in_tunnels[prefix.version] += new and isinstance(target, ViaConnection)
             self._refresh(target)
 
     def _target_changed(self, target: Target) -> None:
@@ -385,8 +396,7 @@ class Fib:
             self._want(key, wanted.get(key))
         if isinstance(target, ViaConnection) and known:
             blackhole = self._targets.blackhole(family)
-            used = any(isinstance(user, ViaConnection) and version == family for user, version in self._users)
-            self._want(blackhole.id, blackhole if used else None)
+            self._want(blackhole.id, blackhole if self._in_tunnels[family] else None)
 
     def _guard_changed(self) -> None:
         before = self._guard
@@ -409,7 +419,9 @@ class Fib:
         if self._dump_wanted:
             self._dump_wanted = False
             return DumpRequest(self._ticket)
-        keys = (key for key in self._dirty if key not in self._failed)
+        keys = [key for key in self._dirty if key not in self._failed]
+        if not keys:
+            return None
         ops = plan(keys, self._desired, self._mirror, self._exposure(), self._settings.batch)
         return RouteOps(self._ticket, ops) if ops else None
 

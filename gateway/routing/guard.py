@@ -16,6 +16,7 @@ Pure functions of their inputs: nothing here knows whether a tunnel is up.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -85,15 +86,35 @@ def guard(protected: Iterable[Prefix], connected: Iterable[Prefix] = (), endpoin
 
 
 def _conflicts(protected: frozenset[Prefix], connected: frozenset[Prefix], exceptions: set[Prefix]) -> Iterable[str]:
+    overlapping = Overlaps(exceptions)
     for prefix in sorted(protected, key=_order):
-        for other in sorted(exceptions, key=_order):
-            if prefix.version != other.version or not prefix.overlaps(other):
-                continue
+        for other in overlapping.of(prefix):
             if prefix == other and other not in connected:
                 yield f"protected prefix {prefix} is a peer's outer address or a platform address: remove it from `protected`"
             elif other in connected and prefix.prefixlen:
                 # A protected default route overlaps everything by nature; only named prefixes are a mistake.
                 yield f"protected prefix {prefix} overlaps {other}, which is connected to this host: correct `protected` or the host's address"
+
+
+class Overlaps:
+    """Which of many prefixes overlap a given one, in order, without looking at all of them."""
+
+    def __init__(self, prefixes: Iterable[Prefix]) -> None:
+        self._sorted = sorted(prefixes, key=_order)
+        self._by_key: dict[tuple[int, int, int], Prefix] = {_order(prefix): prefix for prefix in self._sorted}
+        self._lengths = sorted({(prefix.version, prefix.prefixlen) for prefix in self._sorted})
+
+    def of(self, prefix: Prefix) -> list[Prefix]:
+        version: int = prefix.version
+        width: int = prefix.max_prefixlen
+        first, last = int(prefix.network_address), int(prefix.broadcast_address)
+        shorter = [length for family, length in self._lengths if family == version and length < prefix.prefixlen]
+        networks = ((version, first >> (width - length) << (width - length), length) for length in shorter)
+        around = [self._by_key[network] for network in networks if network in self._by_key]
+        start = bisect_left(self._sorted, (version, first, int(prefix.prefixlen)), key=_order)
+        end = bisect_right(self._sorted, (version, last, width), key=_order)
+        inside = [other for other in self._sorted[start:end] if other.prefixlen >= prefix.prefixlen]
+        return sorted([*around, *inside], key=_order)
 
 
 def _order(prefix: Prefix) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ class Mirror:
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
         self._users: dict[int, set[Key]] = {}
+        self._on: dict[int, set[int]] = {}  # nexthops by interface
 
     def __contains__(self, key: Key) -> bool:
         return key in self._entries
@@ -34,6 +35,8 @@ class Mirror:
         """Added or replaced."""
         self._forget_uses(entry.key)
         self._entries[entry.key] = entry
+        if isinstance(entry, Nexthop):
+            self._on.setdefault(entry.interface, set()).add(entry.id)
         for identifier in _uses(entry):
             self._users.setdefault(identifier, set()).add(entry.key)
 
@@ -57,18 +60,23 @@ class Mirror:
 
     def drop_interface(self, interface: int) -> list[Key]:
         """The device is gone or down: its nexthops went, and with them what hung on them."""
-        nexthops = [e.id for e in self._entries.values() if isinstance(e, Nexthop) and e.interface == interface]
-        return [key for identifier in nexthops for key in self.drop(identifier)]
+        return [key for identifier in sorted(self._on.get(interface, ())) for key in self.drop(identifier)]
 
     def load(self, entries: Iterable[Entry]) -> None:
         """Start over from a dump."""
         self._entries.clear()
         self._users.clear()
+        self._on.clear()
         for entry in entries:
             self.put(entry)
 
     def _forget_uses(self, key: Key) -> None:
         old = self._entries.get(key)
+        if isinstance(old, Nexthop):
+            nexthops = self._on[old.interface]
+            nexthops.discard(old.id)
+            if not nexthops:
+                del self._on[old.interface]
         for identifier in _uses(old) if old is not None else ():
             users = self._users.get(identifier)
             if users is not None:

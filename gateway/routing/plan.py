@@ -72,6 +72,7 @@ def _undermines(entry: Entry, exposure: Exposure) -> bool:
     return (
         isinstance(entry, Route)
         and entry.kind is RouteKind.THROW
+        and entry.prefix.prefixlen < entry.prefix.max_prefixlen
         and any(
             entry.prefix.overlaps(route.prefix) and entry.prefix.prefixlen < route.prefix.prefixlen
             for route in exposure.missing

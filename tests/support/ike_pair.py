@@ -386,9 +386,12 @@ def in_clear(
 
 def snapshot(core: IkeEndpoint) -> object:
     """Everything a core knows except what it counts as rejected, as values that compare."""
-    return _freeze(
-        {name: value for name, value in vars(core).items() if name not in ("rejected", "random", "key_exchanges")}, {}
-    )
+    known = {name: value for name, value in vars(core).items() if name not in _NO_KNOWLEDGE}
+    return _freeze({**known, "deadline": core.next_deadline()}, {})
+
+
+# What is counted or given; and where the core looks again, of which only the outcome matters: the next deadline.
+_NO_KNOWLEDGE = ("rejected", "random", "key_exchanges", "_deadlines", "_stirred")
 
 
 def _freeze(value: object, known: dict[int, int]) -> object:
