@@ -130,6 +130,7 @@ struct worker {
   unsigned index;
   int epoll, wake;
   bool count_cycles;
+  uint64_t poll_again_ns;       /* no busy polling before */
   uint64_t cycles_seen;         /* when the last stage ended */
   uint64_t socket_drops_before; /* of sockets that were removed; under plane->control */
   pthread_t thread;

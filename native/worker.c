@@ -18,6 +18,9 @@
 
 #define READY_MAX       16
 #define IDLE_TIMEOUT_MS 500 /* a worker's tick advances at least this often */
+/* Busy polling: a core that others keep longer than this is left to them for a while. */
+#define YIELD_LONG_NS     200000
+#define CONTENDED_REST_NS 1000000000
 
 static void serve(struct worker *worker, struct source *source, uint32_t ready) {
   if (source->kind == SOURCE_TUN) {
@@ -36,17 +39,21 @@ static uint64_t clock_ns(void) {
 }
 
 /* Looks for events without sleeping until `busy_poll_ns` have passed, then sleeps. Between two looks it yields: on a
- * core that others want too it is they who bring the next packet. */
+ * shared core it is the others who bring the next packet. Who keeps the core for long does not; to one who yields the
+ * scheduler gives it back last, and to one who wakes first, so there it is better to sleep. */
 static int wait_for_work(struct worker *worker, struct epoll_event *ready, bool worked) {
   uint64_t patience = worker->plane->busy_poll_ns;
   if (worked && patience > 0) {
-    uint64_t until = clock_ns() + patience;
-    do {
+    uint64_t now = clock_ns(), until = now + patience;
+    while (now < until && now >= worker->poll_again_ns) {
       int count = epoll_wait(worker->epoll, ready, READY_MAX, 0);
       if (count != 0) return count;
       counter_add(&worker->counters.empty_polls, 1);
+      uint64_t before = clock_ns();
       sched_yield();
-    } while (clock_ns() < until);
+      now = clock_ns();
+      if (now - before > YIELD_LONG_NS) worker->poll_again_ns = now + CONTENDED_REST_NS;
+    }
   }
   return epoll_wait(worker->epoll, ready, READY_MAX, IDLE_TIMEOUT_MS);
 }

@@ -265,9 +265,10 @@ class DataPlane(Section):
     """The threads that carry the packets.
 
     With `busy_poll_us` a worker that has just worked looks for more, without sleeping, for at most that long: a
-    packet that comes meanwhile need not wake it. It costs at most that much CPU time after every burst, so nothing on
-    an idle gateway, and one whole core per worker where packets come more often. Worth it where workers have their
-    cores to themselves (`cpus`); it yields to whoever else wants the core.
+    packet that comes meanwhile need not wake it. It costs at most that much CPU time after every burst: nothing on an
+    idle gateway, and one whole core per worker where packets come more often. Between two looks it yields, and where
+    another process then keeps the core (for more than 0.2 ms) it sleeps as usual for a second. So it is worth it where
+    workers have their cores to themselves, see `cpus`.
     """
 
     workers: Workers = Field(

@@ -147,6 +147,36 @@ static void a_busy_poll_finds_what_comes_and_lets_control_through(void) {
   scene_close();
 }
 
+static void *hog(void *stop) {
+  while (!atomic_load((atomic_bool *)stop))
+    ;
+  return NULL;
+}
+
+/* Where another thread wants the core a busy poll would only keep it from the packets, so it gives up at once. */
+static void a_busy_poll_leaves_a_wanted_core_alone(void) {
+  struct placement busy = {.cpu_count = 1, .busy_poll_us = BUSY_POLL_US_MAX};
+  CHECK(allowed_cpus(busy.cpus, 1));
+  scene_open(1, &busy);
+  cpu_set_t set;
+  pthread_t thread;
+  atomic_bool stop = false;
+  CPU_ZERO(&set);
+  CPU_SET(busy.cpus[0], &set);
+  CHECK(pthread_create(&thread, NULL, hog, &stop) == 0);
+  CHECK(pthread_setaffinity_np(thread, sizeof set, &set) == 0);
+  for (int i = 0; i < 200; i++) {
+    send_out(1);
+    take_at_peer(1);
+  }
+  uint64_t polls = statistics().empty_polls;
+  atomic_store(&stop, true);
+  pthread_join(thread, NULL);
+  printf("   %llu polls\n", (unsigned long long)polls);
+  CHECK(polls < 100); /* alone it is thousands */
+  scene_close();
+}
+
 static void without_busy_polling_nothing_is_polled(void) {
   const struct placement anywhere = {0};
   scene_open(1, &anywhere);
@@ -266,6 +296,7 @@ int main(void) {
   RUN(a_placement_that_cannot_be_is_refused);
   RUN(a_busy_poll_ends);
   RUN(a_busy_poll_finds_what_comes_and_lets_control_through);
+  RUN(a_busy_poll_leaves_a_wanted_core_alone);
   RUN(without_busy_polling_nothing_is_polled);
   RUN(every_packet_is_counted_once);
   RUN(burst_sizes_have_their_places);

@@ -125,10 +125,13 @@ def test_what_the_workers_count_is_exactly_what_the_sas_count(pair: Pair, settin
 
 def test_a_busy_worker_finds_what_comes_without_sleeping_and_an_idle_one_sleeps(pair: Pair) -> None:
     left, right = pair(busy_poll_us=10000)
-    assert ping(left.machine, right.inner4, count=100, interval=0.002).lost == 0
-    polls = total(left, "empty_polls")
-    assert polls > 100
-    assert total(right, "empty_polls") > 100
+
+    def polled() -> bool:
+        """On a core that others want it gives up at once: then not for a second."""
+        assert ping(left.machine, right.inner4, count=50, interval=0.002).lost == 0
+        return min(total(left, "empty_polls"), total(right, "empty_polls")) > 200
+
+    wait_until(polled, 15, "it looks again and again")
     wait_until(lambda: all(row["idle"] for row in left.plane.worker_statistics()), 2, "it waits")
 
     def asleep() -> bool:
