@@ -387,7 +387,8 @@ def in_clear(
 def snapshot(core: IkeEndpoint) -> object:
     """Everything a core knows except what it counts as rejected, as values that compare."""
     known = {name: value for name, value in vars(core).items() if name not in _NO_KNOWLEDGE}
-    return _freeze({**known, "deadline": core.next_deadline()}, {})
+    deadline = core.next_deadline() if isinstance(core, IkeEndpoint) else None
+    return _freeze({**known, "deadline": deadline}, {})
 
 
 # What is counted or given; and where the core looks again, of which only the outcome matters: the next deadline.
