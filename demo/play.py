@@ -24,6 +24,8 @@ from support.traffic import Iperf, Stream, Streams, ping, result
 CONFIGURATION = Path(__file__).with_name("gateway.toml")
 TABLE = "221"
 REKEYS = 5  # of each kind, by each side
+ATTEMPTS = 3
+"""Of a measurement that the peer's machine spoils by dropping packets for want of processor time."""
 RATE = 1000  # probe datagrams per second and direction
 OUTAGE = 3.0  # seconds the gateway stays dead
 TCP_BACKGROUND = 10  # seconds
@@ -142,8 +144,18 @@ class Play:
 
     def rekey_under_load(self) -> str:
         """Five CHILD_SA and five IKE_SA rekeys by each side while datagrams and a TCP stream flow: nothing is lost."""
+        again = []
+        for attempt in range(ATTEMPTS):
+            told, void = self._rekey_under_load(7200 + 2 * attempt, last=attempt + 1 == ATTEMPTS)
+            if not void:
+                break
+            again.append(f"\ndone again: {void}")
+        return told + "".join(again)
+
+    def _rekey_under_load(self, port: int, last: bool) -> tuple[str, str]:
+        """What to tell, and why it has to be done again: the peer's machine lost packets of its own."""
         drops_before = {machine.name: machine.drops() for machine in self.lab.namespaces.values()}
-        streams = self._streams(7200)
+        streams = self._streams(port)
         background = self.iperf.background(self.scene.site, TCP_BACKGROUND, TCP_MEGABITS)
         for _ in range(REKEYS):
             self.gateway.rekey_child()
@@ -157,6 +169,8 @@ class Play:
         self.figures["rekey_packets_sent"] = there.sent + back.sent
         self.figures["rekey_packets_lost"] = lost
         self.figures["rekey_max_delay_ms"] = round(max(there.max_delay, back.max_delay) * 1000, 1)
+        if lost and there.void and not last:
+            return "", there.void
         if lost:
             where = {
                 name: {what: count - drops_before[name].get(what, 0) for what, count in machine.drops().items()}
@@ -166,11 +180,12 @@ class Play:
                 f"{there.lost} of {there.sent} lost to the VNet, {back.lost} of {back.sent} to the site\n"
                 f"numbers {there.missing} {back.missing}; dropped by the machines' kernels: {where}"
             )
-        return (
+        told = (
             f"{REKEYS * 4} rekeys, {there.sent + back.sent} datagrams, 0 lost, "
             f"{there.duplicated + back.duplicated} duplicated, at most {self.figures['rekey_max_delay_ms']} ms late;\n"
             f"TCP beside it {tcp.gbit_per_s * 1000:.0f} Mbit/s"
         )
+        return told, ""
 
     def killed(self) -> str:
         """kill -9 under traffic: silence, not clear text; then a fresh start."""
@@ -232,7 +247,7 @@ class Play:
         return "no namespace, process, device, route or rule left"
 
     def _streams(self, port: int) -> Streams:
-        streams = Streams(self.scene.site, SITE_HOST, self.scene.host, VNET_HOST, port)
+        streams = Streams(self.scene.site, SITE_HOST, self.scene.host, VNET_HOST, port, peer=self.scene.edge)
         streams.start(RATE)
         streams.wait_flowing(10)
         return streams

@@ -57,7 +57,7 @@ class Site:
 
     def under_traffic(self, act: Callable[[], object], rate: float = 1000, port: int = 7300) -> tuple[Loss, Loss]:
         """Datagrams both ways before, during and after `act`; a hundred of each must arrive afterwards."""
-        streams = Streams(self.scene.site, SITE_HOST, self.scene.host, VNET_HOST, port)
+        streams = Streams(self.scene.site, SITE_HOST, self.scene.host, VNET_HOST, port, peer=self.scene.edge)
         streams.start(rate)
         streams.wait_flowing(15)
         act()
