@@ -38,8 +38,14 @@ struct ipsecmb_key {
   void *lone; /* the libcrypto key of small CBC bursts */
 };
 
+struct gcm_inputs {
+  uint8_t nonce[16]; /* 12 of them */
+  uint8_t aad[16];   /* 12, with ESN */
+};
+
 struct ipsecmb_thread {
   IMB_MGR *manager;
+  struct gcm_inputs gcm_inputs[AEAD_BURST];
   void *lone;
   struct gcm_context_data gcm_context;
   struct chacha20_poly1305_context_data chacha_context;
@@ -218,30 +224,52 @@ static uint8_t *icv_of(const struct ipsecmb_key *key, const struct aead_packet *
   return text_of(key, packet) + packet->text_length;
 }
 
+/* For the whole burst before the first cipher call: what was stored in pieces a moment ago cannot be loaded whole at
+ * once, and the cipher would wait for it. */
+static void gcm_prepare(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, const struct aead_packet *packets,
+                        size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    aead_nonce(thread->gcm_inputs[i].nonce, key->salt, packets[i].esp + AEAD_FIXED_HEADER);
+    if (key->esn) aead_aad(thread->gcm_inputs[i].aad, true, &packets[i]);
+  }
+}
+
 static void gcm_one(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, const struct aead_packet *packet,
-                    uint8_t *tag) {
-  uint8_t nonce[AEAD_NONCE], aad[AEAD_AAD_MAX];
+                    struct gcm_inputs *inputs, uint8_t *tag) {
   uint8_t *text = text_of(key, packet);
-  aead_nonce(nonce, key->salt, packet->esp + AEAD_FIXED_HEADER);
-  size_t aad_length = aead_aad(aad, key->esn, packet);
-  key->gcm_function(&key->gcm, &thread->gcm_context, text, text, packet->text_length, nonce, aad, aad_length, tag,
-                    key->shape.icv_length);
+  /* Without ESN it is the packet's own SPI and sequence number. */
+  const uint8_t *aad = key->esn ? inputs->aad : packet->esp;
+  key->gcm_function(&key->gcm, &thread->gcm_context, text, text, packet->text_length, inputs->nonce, aad,
+                    key->esn ? AEAD_AAD_MAX : AEAD_FIXED_HEADER, tag, key->shape.icv_length);
 }
 
 static void gcm_seal(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
                      size_t count) {
+  gcm_prepare(thread, key, packets, count);
   for (size_t i = 0; i < count; i++) {
-    gcm_one(thread, key, &packets[i], icv_of(key, &packets[i]));
+    gcm_one(thread, key, &packets[i], &thread->gcm_inputs[i], icv_of(key, &packets[i]));
     packets[i].ok = true;
   }
+}
+
+/* In constant time. `length` is a multiple of 4. */
+static bool icv_equal(const uint8_t *a, const uint8_t *b, size_t length) {
+  uint32_t differences = 0, left, right;
+  for (size_t i = 0; i < length; i += sizeof left) {
+    memcpy(&left, a + i, sizeof left);
+    memcpy(&right, b + i, sizeof right);
+    differences |= left ^ right;
+  }
+  return differences == 0;
 }
 
 static void gcm_open(struct ipsecmb_thread *thread, const struct ipsecmb_key *key, struct aead_packet *packets,
                      size_t count) {
   uint8_t tag[16];
+  gcm_prepare(thread, key, packets, count);
   for (size_t i = 0; i < count; i++) {
-    gcm_one(thread, key, &packets[i], tag);
-    packets[i].ok = CRYPTO_memcmp(tag, icv_of(key, &packets[i]), key->shape.icv_length) == 0;
+    gcm_one(thread, key, &packets[i], &thread->gcm_inputs[i], tag);
+    packets[i].ok = icv_equal(tag, icv_of(key, &packets[i]), key->shape.icv_length);
   }
 }
 
