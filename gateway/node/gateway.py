@@ -402,8 +402,8 @@ class Gateway:
                 yield max(tunnel.back_off_of(child).at or 0.0, child_due(primary))
 
     def _may_initiate(self, tunnel: Tunnel) -> bool:
-        """Wanted, and nothing of ours under way. What a stranger half opened from the peer's address does not hold us back."""
-        if not tunnel.wanted or tunnel.device_fault:
+        """Wanted, its device there, and nothing of ours under way. What a stranger half opened from the peer's address does not hold us back."""
+        if not tunnel.wanted or tunnel.device_fault or not tunnel.interface:
             return False
         return not any(sa.is_initiator or sa.established for sa in self.ike.sas(tunnel.name))
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from gateway.config.model import Gateway
 from gateway.routing.model import Entry, Group, Nexthop, Op, Route, RouteKind, Verb
 from gateway.runtime.kernel import Kernel
+from gateway.runtime.rules import Rule, is_entry_guard
+from gateway.runtime.tun import PREFIX
 
 SHOWN = 20
 
@@ -71,11 +73,21 @@ def _rules(kernel: Kernel, settings: Gateway) -> Iterable[str]:
     }
     # A TUN that lives needs its entry guard, whoever runs this; without the TUN the rules are pointless.
     alive = {device.name for device in kernel.tuns() if device.in_use}
+    going = []
     for rule in kernel.rules():
         version = 4 if rule.family == 2 else 6
         if rule.table == settings.route_table and version in guarded:
             yield f"kept {rule}: the guard needs it"
-        elif rule.interface in alive:
-            yield f"kept {rule}: a running process holds {rule.interface}"
+        elif alive and is_entry_guard(rule, settings) and (_of_nobody(rule) or rule.interface in alive):
+            yield f"kept {rule}: a running process holds {rule.interface if rule.interface in alive else min(alive)}"
         else:
-            yield from kernel.remove_rules([rule])
+            going.append(rule)
+    removed = kernel.remove_rules(going)
+    yield from removed[:SHOWN]
+    if len(removed) > SHOWN:
+        yield f"removed {len(removed) - SHOWN} more rules"
+
+
+def _of_nobody(rule: Rule) -> bool:
+    """Shared by TUNs, or of an address on one of them."""
+    return not rule.interface.startswith(PREFIX)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,7 @@ from gateway.runtime.loading import Loaded
 from gateway.runtime.netlink import Netlink
 from gateway.runtime.operations import DaemonOperations
 from gateway.runtime.randomness import SystemRandom
-from gateway.runtime.tun import TunError, interface_name
+from gateway.runtime.tun import interface_name
 from gateway.runtime.udp import UdpSockets
 
 log = logging.getLogger("gateway")
@@ -86,7 +87,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.callback(self.driver.close)
             await stack.enter_async_context(self.netlink)
-            stack.callback(self.dataplane.stop)
+            stack.push_async_callback(self.dataplane.stop, self._delete_links)
             stack.callback(self.sockets.close)
             self._open_sockets(self.loaded.settings)
             stack.push_async_callback(self.listeners.close)
@@ -94,7 +95,7 @@ class Daemon:
             control = ControlServer(self.operations, run_directory / "control.sock")
             await control.start()
             stack.push_async_callback(control.stop)
-            self.routes = KernelRoutes(self.netlink, self.driver.command)
+            self.routes = KernelRoutes(self.netlink, self.driver.command, self)
             stack.push_async_callback(self.routes.close)
             await self.routes.prepare()
             self.bgp.start(self.routes.idle)
@@ -164,12 +165,14 @@ class Daemon:
                 self.dataplane.replace_policies(connection, spis)
             case effects.Grant(connection, spi, limit):
                 self.dataplane.grant(connection, spi, limit)
-            case effects.OpenTunnel():
-                self._open_tunnel(effect)
+            case effects.OpenTunnel(connection):
+                self.dataplane.expect(connection)
+                self.routes.open_tunnel(effect)
             case effects.SetTunnelMtu():
                 self._set_mtu(effect)
-            case effects.CloseTunnel(connection, _):
+            case effects.CloseTunnel(connection):
                 self.dataplane.remove_connection(connection)
+                self.routes.close_tunnel(effect)
             case routing.RouteOps():
                 self.routes.apply(effect)
             case routing.DumpRequest():
@@ -192,15 +195,24 @@ class Daemon:
             case _:
                 raise TypeError(f"effect {effect!r} has nobody to carry it out")
 
-    def _open_tunnel(self, effect: effects.OpenTunnel) -> None:
-        assert self.routes is not None
+    async def make(self, wanted: Sequence[effects.OpenTunnel]) -> list[effects.OpenTunnel]:
+        """`kernel_routes.Devices`: TUNs that cannot be had are the node's to try again."""
+        failed = await self.dataplane.make(wanted)
+        for name, error in failed.items():
+            self._journal("error", "tun-failed", name, str(error))
+            self.driver.command(inputs.TunnelFailed(name, str(error)))
+        return [one for one in wanted if one.name not in failed]
+
+    async def close(self, names: Sequence[str]) -> None:
+        """`kernel_routes.Devices`."""
+        await self.dataplane.close_removed(lambda: self._delete_links(names))
+
+    async def _delete_links(self, names: Sequence[str]) -> None:
         try:
-            self.dataplane.add_connection(effect.connection, effect.name, effect.mtu)
-        except TunError as error:
-            self._journal("error", "tun-failed", effect.name, str(error))
-            self.driver.command(inputs.TunnelFailed(effect.name, str(error)))
-            return
-        self.routes.open_tunnel(effect)
+            await self.netlink.delete_links(names)
+        except OSError as error:
+            # They go with their queues all the same, only slower
+            log.warning("%s", error, extra={"event": "netlink-failed"})
 
     def _set_mtu(self, effect: effects.SetTunnelMtu) -> None:
         assert self.routes is not None

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway import _native
 from gateway.config.model import DataPlane
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaCounters, SaParameters
+from gateway.node.effects import OpenTunnel
 from gateway.node.inputs import DataPlaneEvent
 from gateway.observe.snapshot import WorkerStatus
-from gateway.runtime.tun import interface_name, open_tun, reattach_tun
+from gateway.runtime.tun import TunError, interface_name, open_tun, reattach_tun
 from gateway.runtime.udp import Received, UdpSockets
 
 NANOSECOND = 1e-9
@@ -44,6 +45,9 @@ class NativeDataPlane:
         self._on_event = on_event
         self._on_ike = on_ike
         self._tuns: dict[int, list[int]] = {}
+        self._names: dict[int, str] = {}  # of their devices
+        self._waiting: dict[int, list[Callable[[], None]]] = {}  # by connection whose device is being made
+        self._removed: list[int] = []  # queues of connections that are gone
         self.sockets: UdpSockets | None = None
         asyncio.get_running_loop().add_reader(self._native.event_fd(), self._drain)
 
@@ -51,27 +55,31 @@ class NativeDataPlane:
 
     def add_connection(self, connection: int, name: str, mtu: int) -> None:
         """For an existing connection whose device was deleted: a new device under the same fds, so its SAs live on."""
-        known = self._tuns.get(connection)
-        if known is not None:
-            if reattach_tun(interface_name(name), known):
-                self._native.reopen_connection(connection)
-            return
-        fds = open_tun(interface_name(name), self._workers)
-        self._native.add_connection(connection, fds, mtu)
-        self._tuns[connection] = fds
+        self._tuns[connection] = self._made(connection, name, mtu)
 
     def update_connection(self, connection: int, mtu: int, tcp_mss4: int, tcp_mss6: int) -> None:
-        if connection in self._tuns:
-            self._native.update_connection(connection, mtu, tcp_mss4, tcp_mss6)
+        def update() -> None:
+            if connection in self._tuns:
+                self._native.update_connection(connection, mtu, tcp_mss4, tcp_mss6)
+
+        self._when_made(connection, update)
 
     def remove_connection(self, connection: int) -> None:
-        fds = self._tuns.pop(connection, None)
-        if fds is not None:
-            self._native.remove_connection(connection)
-            for fd in fds:
-                os.close(fd)
+        """Its device lives until `close_removed`."""
+
+        def remove() -> None:
+            fds = self._tuns.pop(connection, None)
+            if fds is not None:
+                self._native.remove_connection(connection)
+                self._names.pop(connection, None)
+                self._removed += fds
+
+        self._when_made(connection, remove)
 
     def add_sa(self, sa: SaParameters) -> None:
+        self._when_made(sa.connection, lambda: self._add_sa(sa))
+
+    def _add_sa(self, sa: SaParameters) -> None:
         outbound = sa.direction is Direction.OUTBOUND
         self._native.add_sa(
             direction=sa.direction.value,
@@ -99,16 +107,16 @@ class NativeDataPlane:
         )  # fmt: skip
 
     def remove_sa(self, direction: Direction, connection: int, spi: int) -> None:
-        self._native.remove_sa(direction.value, connection, spi)
+        self._when_made(connection, lambda: self._native.remove_sa(direction.value, connection, spi))
 
     def update_sa_remote(self, connection: int, spi: int, remote: Endpoint) -> None:
-        self._native.update_sa_remote(connection, spi, (remote.host, remote.port))
+        self._when_made(connection, lambda: self._native.update_sa_remote(connection, spi, (remote.host, remote.port)))
 
     def replace_policies(self, connection: int, spis: tuple[int, ...]) -> None:
-        self._native.replace_policies(connection, list(spis))
+        self._when_made(connection, lambda: self._native.replace_policies(connection, list(spis)))
 
     def grant(self, connection: int, spi: int, limit: int) -> None:
-        self._native.grant(connection, spi, limit)
+        self._when_made(connection, lambda: self._native.grant(connection, spi, limit))
 
     def sa_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
         return {
@@ -121,6 +129,72 @@ class NativeDataPlane:
 
     def drop_counters(self) -> dict[tuple[int, str], int]:
         return {(connection, reason): packets for connection, reason, packets in self._native.drops()}
+
+    # --- TUNs, off the loop -------------------------------------------------------------------------------------
+
+    def expect(self, connection: int) -> None:
+        """Its device is going to be made: what is asked for it meanwhile waits."""
+        if connection not in self._tuns:
+            self._waiting.setdefault(connection, [])
+
+    async def make(self, wanted: Sequence[OpenTunnel]) -> dict[str, TunError]:
+        """`add_connection` for many, in a thread; by name what could not be made."""
+
+        def work() -> list[list[int] | TunError]:
+            return [self._attempt(one) for one in wanted]
+
+        failed = {}
+        for one, outcome in zip(wanted, await asyncio.to_thread(work), strict=True):
+            calls = self._waiting.pop(one.connection, [])
+            if isinstance(outcome, TunError):
+                failed[one.name] = outcome
+                continue
+            self._tuns[one.connection] = outcome
+            for call in calls:
+                call()
+        return failed
+
+    async def close_removed(self, delete: Callable[[], Awaitable[None]]) -> None:
+        """Closes the queues of removed connections. `delete` deletes their devices at once before: a close that has to
+        do it takes 17 ms each."""
+        removed, self._removed = self._removed, []
+        try:
+            await delete()
+        finally:
+            await asyncio.to_thread(_close, removed)
+
+    async def stop(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
+        """Joins the workers, wipes the keys, deletes the TUNs (named to `delete`): what is left in the kernel is the guard."""
+        asyncio.get_running_loop().remove_reader(self._native.event_fd())
+        await asyncio.to_thread(self._native.stop)
+        self._removed += [fd for fds in self._tuns.values() for fd in fds]
+        self._tuns.clear()
+        names = list(self._names.values())
+        await self.close_removed(lambda: delete(names))
+
+    def _attempt(self, one: OpenTunnel) -> list[int] | TunError:
+        try:
+            return self._made(one.connection, one.name, one.mtu)
+        except TunError as error:
+            return error
+
+    def _made(self, connection: int, name: str, mtu: int) -> list[int]:
+        known = self._tuns.get(connection)
+        if known is not None:
+            if reattach_tun(interface_name(name), known):
+                self._native.reopen_connection(connection)
+            return known
+        fds = open_tun(interface_name(name), self._workers)
+        self._native.add_connection(connection, fds, mtu)
+        self._names[connection] = interface_name(name)
+        return fds
+
+    def _when_made(self, connection: int, call: Callable[[], None]) -> None:
+        waiting = self._waiting.get(connection)
+        if waiting is None:
+            call()
+        else:
+            waiting.append(call)
 
     # --- beside the protocol ------------------------------------------------------------------------------------
 
@@ -153,20 +227,16 @@ class NativeDataPlane:
             for number, one in enumerate(self._native.worker_statistics())
         )  # fmt: skip
 
-    def stop(self) -> None:
-        """Joins the workers, wipes the keys and closes the TUNs: what is left in the kernel is the guard."""
-        asyncio.get_running_loop().remove_reader(self._native.event_fd())
-        self._native.stop()
-        for fds in self._tuns.values():
-            for fd in fds:
-                os.close(fd)
-        self._tuns.clear()
-
     def _drain(self) -> None:
         for data, local, remote, _ in self._native.punted():
             self._on_ike(data, Endpoint(*local), Endpoint(*remote))
         for kind, connection, spi, detail in self._native.events():
             self._on_event(DataPlaneEvent(kind, connection, spi, _endpoint(detail) if kind == "peer-moved" else None))
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _endpoint(detail: bytes) -> Endpoint:

@@ -1,4 +1,4 @@
-"""The kernel's network state, synchronously: routes and nexthops by raw rtnetlink, links, addresses and rules by pyroute2.
+"""The kernel's network state, synchronously, by raw rtnetlink; what only a cleanup needs by pyroute2.
 
 Everything here blocks and belongs to one thread: netlink.py gives it one of its own, cleanup.py uses it directly.
 Touches only what is ours: our table and protocol, our rules, devices with our name prefix.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,18 +21,23 @@ from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
 
 from gateway.config.model import Gateway
 from gateway.routing.model import Address, Dump, Op, OpError, Prefix, Resolution, RouteKind
-from gateway.runtime import tun
-from gateway.runtime.rtnetlink import RT_TABLE_MAIN, KernelRoute, NetlinkError, RouteSocket, our_entries
-from gateway.runtime.rules import Entries, Rule, difference, rule_of, wanted_rules
+from gateway.runtime import rtlinks, tun
+from gateway.runtime.rtlinks import IPV6_MINIMUM_MTU, RTM_GETADDR, Interface
+from gateway.runtime.rtnetlink import RT_TABLE_MAIN, KernelRoute, NetlinkError, Request, RouteSocket, our_entries
+from gateway.runtime.rules import (
+    GOTO,
+    RTM_GETRULE,
+    Entries,
+    Rule,
+    decode_rule,
+    difference,
+    rule_dump,
+    wanted_rules,
+)
 
 # rtm_protocol of routes that mean "this prefix is on this link": kernel, router advertisement, DHCP.
 _CONNECTED_ORIGINS = (2, 9, 16)
 _IFF_LOWER_UP = 0x10000
-_IFA_F_NODAD = 0x02
-_IFA_LINK_LOCAL_SCOPE = 253
-_IPV6_MINIMUM_MTU = 1280  # RFC 8200 5: below it the kernel takes IPv6 off the device
-# IN6_ADDR_GEN_MODE_NONE: else the kernel sends router solicitations from a generated address into the tunnel.
-_NO_GENERATED_ADDRESS = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", 1]]}]]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,17 @@ class Device:
     index: int
     name: str
     in_use: bool  # some process has its fd open
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """How one of our TUNs is to be."""
+
+    name: str
+    mtu: int
+    addresses: tuple[Interface, ...] = ()
+    up: bool = True
+    fresh: bool = False  # just made, so that nothing is lost by another queueing discipline
 
 
 class Kernel:
@@ -80,50 +95,104 @@ class Kernel:
 
     def ensure_rules(self, entries: Entries, remove: bool = True) -> list[str]:
         """Adds what is missing, then (`remove`) takes away rules of ours that are no longer wanted; says what it did."""
-        missing, surplus = difference(wanted_rules(self._settings, self.ipv6, entries), self.rules())
-        done = []
-        for rule in missing:
-            self._rule("add", rule)
-            done.append(f"added {rule}")
-        return done + self.remove_rules(surplus if remove else ())
+        wanted, done = wanted_rules(self._settings, self.ipv6, entries), []
+        missing, surplus = difference(wanted, self.rules())
+        protocol = self._settings.route_protocol
+        # What a goto leads to is complete before it leads there
+        for chosen in ([r for r in missing if r.action != GOTO], [r for r in missing if r.action == GOTO]):
+            self._exchange([(str(rule), rule.add(protocol)) for rule in chosen])
+            done += [f"added {rule}" for rule in chosen]
+        if remove:
+            done += self.remove_rules(surplus)
+            if any(rule.action == GOTO for rule in surplus):
+                # The kernel does not tell two gotos from one place apart: it may have taken the other
+                lost, _ = difference(wanted, self.rules())
+                self._exchange([(str(rule), rule.add(protocol)) for rule in lost])
+        return done
 
     def rules(self) -> list[Rule]:
-        """The rules with our protocol, last first: a rule that leads into our table goes before its exceptions."""
+        """The rules with our protocol, as they are to be removed: gotos first, then the last first, for a rule that leads
+        into our table goes before its exceptions."""
         found = []
-        for family in (socket.AF_INET, socket.AF_INET6) if self.ipv6 else (socket.AF_INET,):
-            for message in self._ip.get_rules(family=family):
-                if message.get_attr("FRA_PROTOCOL") == self._settings.route_protocol:
-                    found.append(rule_of(message))
-        return sorted(found, reverse=True)
+        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)) if self.ipv6 else ((4, socket.AF_INET),):
+            for message in self._routes.dump(RTM_GETRULE, rule_dump(family), version):
+                protocol, rule = decode_rule(message.body)
+                if protocol == self._settings.route_protocol:
+                    found.append(rule)
+        return sorted(sorted(found, reverse=True), key=lambda rule: rule.action != GOTO)
 
     def remove_rules(self, rules: Iterable[Rule]) -> list[str]:
-        done = []
-        for rule in rules:
-            self._rule("del", rule)
-            done.append(f"removed {rule}")
-        return done
+        going = list(rules)
+        protocol = self._settings.route_protocol
+        self._exchange([(str(rule), rule.remove(protocol)) for rule in going], gone=(errno.ENOENT,))
+        return [f"removed {rule}" for rule in going]
 
     def configure_link(
         self,
         name: str,
         mtu: int,
-        addresses: Sequence[ipaddress.IPv4Interface | ipaddress.IPv6Interface],
+        addresses: Sequence[Interface],
         up: bool = True,
     ) -> int:
         """MTU, exactly these addresses (link-local apart), up or down; returns the index."""
-        index = self._index_or_error(name)
-        with _named(f"interface {name}"):
-            self._ip.link("set", index=index, mtu=mtu)
-            if self.ipv6 and mtu >= _IPV6_MINIMUM_MTU:
-                self._ip.link("set", index=index, IFLA_AF_SPEC=_NO_GENERATED_ADDRESS)
-            self._addresses(index, frozenset(addresses))
-            self._ip.link("set", index=index, state="up" if up else "down")
-        return index
+        (outcome,) = self.configure_links([LinkSettings(name, mtu, tuple(addresses), up)])
+        if isinstance(outcome, NetlinkError):
+            raise outcome
+        return outcome
+
+    def configure_links(self, links: Sequence[LinkSettings]) -> list[int | NetlinkError]:
+        """Of each its index, or why it is not as wanted: then it is not up either.
+
+        Step by step for all of them: a link that comes up makes the kernel work on it, and the next request wait for that.
+        """
+        outcomes: dict[str, int | NetlinkError] = {}
+        for link in links:
+            found = self.link_index(link.name)
+            missing = NetlinkError(errno.ENODEV, f"interface {link.name} does not exist")
+            outcomes[link.name] = missing if found is None else found
+        fresh = [i for link in links if link.fresh and isinstance(i := outcomes[link.name], int)]
+        # A kernel without disciplines refuses, and needs none
+        self._routes.exchange([rtlinks.no_queue(index) for index in fresh])
+        for step in (self._mtu, self._inside, self._state):
+            requests = [
+                (link.name, request)
+                for link in links
+                if isinstance(index := outcomes[link.name], int)
+                for request in step(index, link)
+            ]
+            errors = self._routes.exchange([request for _, request in requests])
+            for position, error in errors.items():
+                name = requests[position][0]
+                outcomes[name] = NetlinkError(error.number, f"interface {name}: {error.text}")
+        return [outcomes[link.name] for link in links]
+
+    def _mtu(self, index: int, link: LinkSettings) -> list[Request]:
+        return [rtlinks.set_mtu(index, link.mtu)]
+
+    def _inside(self, index: int, link: LinkSettings) -> list[Request]:
+        wanted = frozenset(link.addresses)
+        bodies = (message.body for message in self._routes.dump(RTM_GETADDR, rtlinks.addresses_of(index)))
+        present = rtlinks.decode_addresses(bodies, index)
+        requests = [rtlinks.no_generated_address(index)] if self.ipv6 and link.mtu >= IPV6_MINIMUM_MTU else []
+        requests += [rtlinks.delete_address(index, address) for address in sorted(present - wanted, key=str)]
+        return requests + [rtlinks.add_address(index, address) for address in sorted(wanted - present, key=str)]
+
+    def _state(self, index: int, link: LinkSettings) -> list[Request]:
+        return [rtlinks.set_up(index, link.up)]
+
+    def delete_links(self, names: Sequence[str]) -> None:
+        """All at once; those that are gone already are no error."""
+        indexes = [index for name in names if (index := self.link_index(name)) is not None]
+        self._exchange([(f"interface {index}", rtlinks.leave(index)) for index in indexes], gone=(errno.ENODEV,))
+        if indexes:
+            self._exchange([("our interfaces", rtlinks.delete_leaving())], gone=(errno.ENODEV,))
 
     def link_index(self, name: str) -> int | None:
         """None if there is no such device."""
-        found = self._ip.link_lookup(ifname=name)
-        return int(found[0]) if found else None
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            return None
 
     def tuns(self) -> list[Device]:
         """TUN devices with our prefix."""
@@ -139,11 +208,7 @@ class Kernel:
 
     def connected_prefixes(self) -> list[Prefix]:
         """Prefixes on this host's links, our TUNs and the loopback apart."""
-        skip = {
-            link["index"]
-            for link in self._ip.get_links()
-            if link.get_attr("IFLA_IFNAME").startswith(tun.PREFIX) or link.get_attr("IFLA_IFNAME") == "lo"
-        }
+        skip = {index for index, name in socket.if_nameindex() if name.startswith(tun.PREFIX) or name == "lo"}
         found = {route.prefix for route in self._routes.routes(RT_TABLE_MAIN) if _is_connected(route, skip)}
         return sorted(found, key=lambda prefix: (prefix.version, prefix))
 
@@ -171,28 +236,12 @@ class Kernel:
         except OSError:
             return ""  # gone since
 
-    def _rule(self, verb: str, rule: Rule) -> None:
-        with _named(str(rule)):
-            self._ip.rule(verb, **rule.request(), protocol=self._settings.route_protocol)
-
-    def _addresses(self, index: int, wanted: frozenset[ipaddress.IPv4Interface | ipaddress.IPv6Interface]) -> None:
-        present = set()
-        for message in self._ip.get_addr(index=index):
-            if message["family"] == socket.AF_INET6 and message["scope"] == _IFA_LINK_LOCAL_SCOPE:
-                continue
-            local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            present.add(ipaddress.ip_interface(f"{local}/{message['prefixlen']}"))
-        for address in sorted(present - wanted, key=str):
-            self._ip.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-        for address in sorted(wanted - present, key=str):
-            options = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
-            self._ip.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **options)
-
-    def _index_or_error(self, name: str) -> int:
-        index = self.link_index(name)
-        if index is None:
-            raise NetlinkError(errno.ENODEV, f"interface {name} does not exist")
-        return index
+    def _exchange(self, requests: Sequence[tuple[str, Request]], gone: tuple[int, ...] = ()) -> None:
+        """NetlinkError names the first that was refused; `gone`: errors that say there is nothing to do."""
+        errors = self._routes.exchange([request for _, request in requests])
+        for position, error in sorted(errors.items()):
+            if error.number not in gone:
+                raise NetlinkError(error.number, f"{requests[position][0]}: {error.text}")
 
 
 @contextmanager

@@ -5,34 +5,58 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface, ip_network
-from typing import Any
+from typing import Any, Protocol
 
-from gateway.node.effects import OpenTunnel, SetTunnelMtu
+from gateway.node.effects import CloseTunnel, OpenTunnel, SetTunnelMtu
 from gateway.node.inputs import TunnelFailed, TunnelReady, Underlay
 from gateway.routing import model as routing
+from gateway.runtime.kernel import LinkSettings
 from gateway.runtime.netlink import AddressGone, Change, LinkGone, LinkUp, Netlink, OursRemoved, UnderlayChanged
+from gateway.runtime.rtlinks import Interface
 from gateway.runtime.rtnetlink import NetlinkError
 from gateway.runtime.rules import Entry
 from gateway.runtime.tun import interface_name
 
 DUMP_RETRY = 1.0
+BATCH = 64
+"""TUNs made, changed or closed in one go: routes asked for meanwhile wait no longer than that takes."""
+SHOWN = 20
 log = logging.getLogger(__name__)
+
+
+class Devices(Protocol):
+    """Who makes and unmakes TUNs."""
+
+    async def make(self, wanted: Sequence[OpenTunnel]) -> Sequence[OpenTunnel]:
+        """Those that exist now; the node has been told of the others."""
+
+    async def close(self, names: Sequence[str]) -> None: ...
+
+
+@dataclass(slots=True)
+class _Batch:
+    kind: Callable[[Sequence[Any]], Coroutine[Any, Any, None]]
+    wanted: dict[str, object] = field(default_factory=dict)  # by interface
 
 
 class KernelRoutes:
     """Carries out one netlink job after the other, in the order the node asked."""
 
-    def __init__(self, netlink: Netlink, command: Callable[[object], None]) -> None:
+    def __init__(self, netlink: Netlink, command: Callable[[object], None], devices: Devices | None = None) -> None:
         self._netlink = netlink
         self._command = command
+        self._devices = devices
+        self._tail: _Batch | None = None  # the last of the jobs, while more may be put into it
+        self._underlay_due = False
         self._jobs: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue()
         self._worker = asyncio.create_task(self._work(), name="kernel-routes")
         self._links: dict[int, str] = {}
         self._entries: dict[str, Entry] = {}
         self._ensured: dict[str, Entry] | None = None
-        self._configured: dict[str, tuple[int, list[Any]]] = {}  # by interface: MTU and addresses
+        self._configured: dict[str, LinkSettings] = {}  # by interface
 
     async def prepare(self) -> None:
         """Rules and underlay, before the node starts.
@@ -40,8 +64,7 @@ class KernelRoutes:
         Nothing is removed yet: where the configuration names another table now, the old one holds the only guard until
         ours is in. The first TUN is opened after that, and with it rules nobody wants any more go.
         """
-        for change in await self._netlink.ensure_rules(remove=False):
-            log.info("%s", change, extra={"event": "ip-rule"})
+        _log_changes(await self._netlink.ensure_rules(remove=False), logging.INFO, "ip-rule")
         await self._report_underlay()
         self._netlink.monitor(self._changed)
 
@@ -65,7 +88,7 @@ class KernelRoutes:
                 errors = dict.fromkeys(range(len(ops.ops)), failure)
             self._command(routing.Applied(ops.ticket, errors))
 
-        self._jobs.put_nowait(job)
+        self._put(job)
 
     def dump(self, request: routing.DumpRequest) -> None:
         async def job() -> None:
@@ -78,7 +101,7 @@ class KernelRoutes:
                     await asyncio.sleep(DUMP_RETRY)
             self._command(routing.Reconcile(request.ticket, held))
 
-        self._jobs.put_nowait(job)
+        self._put(job)
 
     def resolve(self, request: routing.Resolve) -> None:
         async def job() -> None:
@@ -90,25 +113,15 @@ class KernelRoutes:
                 found = None
             self._command(routing.NextHopResolved(request.address, found))
 
-        self._jobs.put_nowait(job)
+        self._put(job)
 
     def open_tunnel(self, effect: OpenTunnel) -> None:
-        """The TUN exists already (the data plane made it); rules, addresses, MTU, up, and the node learns its index."""
+        """The device, unless somebody made it already; rules, addresses, MTU, up, and the node learns its index."""
         interface = interface_name(effect.name)
         self._entries[interface] = _entry(effect.local_destinations, effect.addresses)
         # The device has a new index; news of its predecessor's end may still be on the way.
         self._links = {index: name for index, name in self._links.items() if name != effect.name}
-
-        async def job() -> None:
-            try:
-                index = await self._configure(interface, effect.mtu, effect.addresses)
-            except (NetlinkError, OSError):
-                self._command(TunnelFailed(effect.name))
-                raise
-            self._links[index] = effect.name
-            self._command(TunnelReady(effect.name, index))
-
-        self._jobs.put_nowait(job)
+        self._collect(self._open, interface, effect)
 
     def set_mtu(self, effect: SetTunnelMtu, addresses: tuple[str, ...]) -> None:
         interface = interface_name(effect.name)
@@ -118,17 +131,54 @@ class KernelRoutes:
             self._entries[interface] = _entry(destinations, addresses)
         elif known is not None:
             self._entries[interface] = Entry(known.destinations, _entry((), addresses).addresses)
+        opening = self._tail.wanted.get(interface) if self._tail is not None else None
+        if self._tail is not None and isinstance(opening, OpenTunnel):
+            self._tail.wanted[interface] = replace(opening, mtu=effect.mtu, addresses=addresses)
+        else:
+            self._collect(self._change, interface, LinkSettings(interface, effect.mtu, _interfaces(addresses)))
 
-        async def job() -> None:
-            await self._configure(interface, effect.mtu, addresses)
+    def close_tunnel(self, effect: CloseTunnel) -> None:
+        """The data plane has let go of the device."""
+        self._collect(self._close, interface_name(effect.name), effect)
 
-        self._jobs.put_nowait(job)
+    async def _open(self, wanted: Sequence[OpenTunnel]) -> None:
+        made = await self._devices.make(wanted) if self._devices is not None else wanted
+        try:
+            outcomes = await self._configure(
+                [
+                    LinkSettings(interface_name(one.name), one.mtu, _interfaces(one.addresses), fresh=True)
+                    for one in made
+                ]
+            )
+        except (NetlinkError, OSError):
+            for one in made:
+                self._command(TunnelFailed(one.name))
+            raise
+        for one, outcome in zip(made, outcomes, strict=True):
+            if isinstance(outcome, NetlinkError):
+                _log_failure(outcome)
+                self._command(TunnelFailed(one.name))
+            else:
+                self._links[outcome] = one.name
+                self._command(TunnelReady(one.name, outcome))
 
-    async def _configure(self, interface: str, mtu: int, addresses: tuple[str, ...]) -> int:
+    async def _change(self, wanted: Sequence[LinkSettings]) -> None:
+        for outcome in await self._configure(wanted):
+            if isinstance(outcome, NetlinkError):
+                _log_failure(outcome)
+
+    async def _configure(self, links: Sequence[LinkSettings]) -> list[int | NetlinkError]:
         """Nothing may come out of a TUN before its entry guard stands: without the rules it stays down."""
         await self._follow_entries()
-        self._configured[interface] = mtu, _interfaces(addresses)
-        return await self._netlink.configure_link(interface, mtu, _interfaces(addresses), True)
+        self._configured.update({link.name: replace(link, fresh=False) for link in links})
+        return await self._netlink.configure_links(links)
+
+    async def _close(self, going: Sequence[CloseTunnel]) -> None:
+        names = [interface_name(one.name) for one in going]
+        if self._devices is None:
+            await self._netlink.delete_links(names)
+        else:
+            await self._devices.close(names)
 
     async def _follow_entries(self) -> None:
         """Rules for the TUNs there are now; at a start one call covers them all."""
@@ -137,8 +187,7 @@ class KernelRoutes:
 
     async def _ensure_rules(self, level: int, event: str) -> None:
         wanted, self._ensured = dict(self._entries), None
-        for change in await self._netlink.ensure_rules(wanted):
-            log.log(level, "%s", change, extra={"event": event})
+        _log_changes(await self._netlink.ensure_rules(wanted), level, event)
         self._ensured = wanted
 
     # --- the kernel's news --------------------------------------------------------------------------------------
@@ -149,40 +198,65 @@ class KernelRoutes:
                 if deleted and index in self._links:
                     # Before the node hears of it: it may make the TUN again at once.
                     self._entries.pop(interface_name(self._links.pop(index)), None)
-                    self._jobs.put_nowait(self._follow_entries)
+                    self._put(self._follow_entries)
                 self._command(routing.InterfaceGone(index))
             case LinkUp(index=index, mtu=mtu) if index in self._links:
-                if mtu != self._configured_of(index)[0]:
+                if mtu != self._configured_of(index).mtu:
                     self._repair(index, f"MTU {mtu}")
                 self._command(routing.ConnectionAdded(self._links[index], index))
             case AddressGone(index=index, address=address) if index in self._links:
-                if address in self._configured_of(index)[1]:
+                if address in self._configured_of(index).addresses:
                     self._repair(index, f"without address {address}")
             case UnderlayChanged() | LinkUp() | AddressGone():
-                self._jobs.put_nowait(self._report_underlay)
+                if not self._underlay_due:
+                    self._underlay_due = True
+                    self._put(self._report_underlay)
                 self._command(routing.InterfaceChanged())
             case OursRemoved():
-                self._jobs.put_nowait(self._restore_rules)
+                self._put(self._restore_rules)
                 self._command(routing.Resync())
 
-    def _configured_of(self, index: int) -> tuple[int, list[Any]]:
+    def _configured_of(self, index: int) -> LinkSettings:
         return self._configured[interface_name(self._links[index])]
 
     def _repair(self, index: int, found: str) -> None:
         async def job() -> None:
             if index in self._links:  # a device that is deleted loses its addresses first
                 interface = interface_name(self._links[index])
-                mtu, addresses = self._configured[interface]
-                await self._netlink.configure_link(interface, mtu, addresses, True)
+                (outcome,) = await self._netlink.configure_links([self._configured[interface]])
+                if isinstance(outcome, NetlinkError):
+                    raise outcome
                 log.warning("%s was %s: restored", interface, found, extra={"event": "tun-restored"})
 
-        self._jobs.put_nowait(job)
+        self._put(job)
 
     async def _report_underlay(self) -> None:
+        self._underlay_due = False
         self._command(Underlay(frozenset(await self._netlink.connected_prefixes())))
 
     async def _restore_rules(self) -> None:
         await self._ensure_rules(logging.WARNING, "ip-rule-restored")
+
+    def _put(self, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tail = None
+        self._jobs.put_nowait(job)
+
+    def _collect(
+        self, kind: Callable[[Sequence[Any]], Coroutine[Any, Any, None]], interface: str, wanted: object
+    ) -> None:
+        """Many of one kind, asked for one after the other, are one job; a job of another kind in between is not overtaken."""
+        batch = self._tail
+        if batch is None or batch.kind != kind or interface in batch.wanted or len(batch.wanted) >= BATCH:
+            batch = _Batch(kind)
+
+            async def job(batch: _Batch = batch) -> None:
+                if self._tail is batch:
+                    self._tail = None
+                await batch.kind(list(batch.wanted.values()))
+
+            self._put(job)
+            self._tail = batch
+        batch.wanted[interface] = wanted
 
     async def _work(self) -> None:
         while True:
@@ -190,7 +264,7 @@ class KernelRoutes:
             try:
                 await job()
             except (NetlinkError, OSError) as error:
-                log.error("netlink: %s", error, extra={"event": "netlink-failed"})
+                _log_failure(error)
             finally:
                 self._jobs.task_done()
 
@@ -199,5 +273,16 @@ def _entry(destinations: tuple[str, ...], addresses: tuple[str, ...]) -> Entry:
     return Entry(tuple(ip_network(text) for text in destinations), tuple(own.ip for own in _interfaces(addresses)))
 
 
-def _interfaces(texts: tuple[str, ...]) -> list[Any]:
-    return [ip_interface(text) for text in texts]
+def _interfaces(texts: tuple[str, ...]) -> tuple[Interface, ...]:
+    return tuple(ip_interface(text) for text in texts)
+
+
+def _log_failure(error: OSError) -> None:
+    log.error("netlink: %s", error, extra={"event": "netlink-failed"})
+
+
+def _log_changes(changes: Sequence[str], level: int, event: str) -> None:
+    for change in changes[:SHOWN]:
+        log.log(level, "%s", change, extra={"event": event})
+    if len(changes) > SHOWN:
+        log.log(level, "and %d more ip rules", len(changes) - SHOWN, extra={"event": event})

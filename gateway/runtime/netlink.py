@@ -24,8 +24,9 @@ from typing import TypeVar
 from gateway.config.model import Gateway
 from gateway.routing.model import Address, Dump, Op, OpError, Prefix, Resolution
 from gateway.runtime import rtnetlink
-from gateway.runtime.kernel import Kernel
+from gateway.runtime.kernel import Kernel, LinkSettings
 from gateway.runtime.rules import Entries
+from gateway.runtime.tun import PREFIX
 
 Value = TypeVar("Value")
 
@@ -93,6 +94,7 @@ class Netlink:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._kernel: Kernel | None = None
         self._monitor: socket.socket | None = None
+        self._tuns: set[int] = set()  # indexes of ours, as far as the monitor has heard
 
     async def __aenter__(self) -> Netlink:
         await self.open()
@@ -135,6 +137,14 @@ class Netlink:
     ) -> int:
         """MTU, exactly these addresses, up or down; returns the interface index."""
         return await self._call(lambda kernel: kernel.configure_link(name, mtu, addresses, up))
+
+    async def configure_links(self, links: Sequence[LinkSettings]) -> list[int | rtnetlink.NetlinkError]:
+        """Of each the interface index, or what the kernel said."""
+        return await self._call(lambda kernel: kernel.configure_links(links))
+
+    async def delete_links(self, names: Sequence[str]) -> None:
+        """Devices of ours, all at once; those that do not exist are left out."""
+        await self._call(lambda kernel: kernel.delete_links(names))
 
     async def link_index(self, name: str) -> int | None:
         return await self._call(lambda kernel: kernel.link_index(name))
@@ -196,11 +206,12 @@ class Netlink:
     def _change(self, message: rtnetlink.Message) -> Change | None:
         kind = message.type
         if kind in (_RTM_NEWLINK, _RTM_DELLINK):
-            return _link_change(message)
+            return self._link_change(message)
         if kind == _RTM_DELADDR:
             return _address_gone(message)
         if kind == _RTM_NEWADDR:
-            return UnderlayChanged()
+            # What we put on our TUNs is no underlay, and there may be thousands of them
+            return None if _IFADDR.unpack_from(message.body)[4] in self._tuns else UnderlayChanged()
         if kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE):
             return self._route_change(message)
         if self._kernel is None or message.sender == self._kernel.port:
@@ -213,10 +224,19 @@ class Netlink:
             return OursRemoved() if value[0] == protocol else None
         return None
 
+    def _link_change(self, message: rtnetlink.Message) -> Change:
+        change = _link_change(message)
+        if change.name.startswith(PREFIX):
+            if isinstance(change, LinkGone) and change.deleted:
+                self._tuns.discard(change.index)
+            else:
+                self._tuns.add(change.index)
+        return change
+
     def _route_change(self, message: rtnetlink.Message) -> Change | None:
         route = rtnetlink.decode_route(message.body)
         if route.table == rtnetlink.RT_TABLE_MAIN:
-            return UnderlayChanged()
+            return None if route.interface in self._tuns else UnderlayChanged()
         ours = route.table == self._settings.route_table and route.protocol == self._settings.route_protocol
         by_others = self._kernel is not None and message.sender != self._kernel.port
         return OursRemoved() if ours and by_others and message.type == rtnetlink.RTM_DELROUTE else None
@@ -235,7 +255,7 @@ def _address_gone(message: rtnetlink.Message) -> AddressGone:
     return AddressGone(index, ip_interface((found.get(_IFA_LOCAL) or found[_IFA_ADDRESS], length)))
 
 
-def _link_change(message: rtnetlink.Message) -> Change:
+def _link_change(message: rtnetlink.Message) -> LinkGone | LinkUp:
     _, _, _, index, flags, _ = _IFINFO.unpack_from(message.body)
     found = rtnetlink.attributes(message.body, _IFINFO.size)
     name = found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")

@@ -1,8 +1,8 @@
 """rtnetlink in octets: our operations as messages, the kernel's answers as values, and a socket that carries batches.
 
 pyroute2 has no nexthop objects and spends a quarter of a millisecond per route; here a batch of messages goes out in
-one system call and each is acknowledged by itself, so that every error finds its prefix. Only what the FIB needs:
-routes, nexthops, groups, route lookups. Links, addresses and rules are pyroute2's (kernel.py).
+one system call and each is acknowledged by itself, so that every error finds its prefix. Here what the FIB needs:
+routes, nexthops, groups, route lookups; rtlinks.py has links, addresses and rules.
 
 Layouts: linux/netlink.h, linux/rtnetlink.h, linux/nexthop.h; host byte order except addresses.
 """
@@ -101,6 +101,18 @@ class KernelNexthop:
     entry: Nexthop | Group | None  # None: a kind we do not make
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A message to the kernel that asks for an acknowledgement, its sequence number apart."""
+
+    type: int
+    flags: int
+    body: bytes
+
+    def message(self, sequence: int) -> bytes:
+        return _message(self.type, NLM_F_REQUEST | NLM_F_ACK | self.flags, sequence, self.body)
+
+
 class RouteSocket:
     """A blocking NETLINK_ROUTE socket. Belongs to one thread."""
 
@@ -119,24 +131,30 @@ class RouteSocket:
 
     def apply(self, ops: Sequence[Op], table: int, protocol: int) -> dict[int, OpError]:
         """All operations in order, whatever fails; errors by position."""
+        return self.exchange([request(op, table, protocol) for op in ops])
+
+    def exchange(self, requests: Sequence[Request]) -> dict[int, OpError]:
+        """All requests in order, whatever fails; errors by position."""
         errors: dict[int, OpError] = {}
-        for start in range(0, len(ops), _CHUNK):
+        for start in range(0, len(requests), _CHUNK):
             first = self._sequence + 1
-            messages = [
-                encode(op, table, protocol, first + offset) for offset, op in enumerate(ops[start : start + _CHUNK])
-            ]
-            self._sequence += len(messages)
-            self._socket.send(b"".join(messages))
-            for sequence, error in self._acknowledgements(first, len(messages)):
+            chunk = requests[start : start + _CHUNK]
+            self._sequence += len(chunk)
+            self._socket.send(b"".join(request.message(first + offset) for offset, request in enumerate(chunk)))
+            for sequence, error in self._acknowledgements(first, len(chunk)):
                 errors[start + sequence - first] = error
         return errors
+
+    def dump(self, kind: int, body: bytes, version: int = 4) -> list[Message]:
+        """Every object of a kind that the kernel holds."""
+        return self._dump(kind, body, version)
 
     def routes(self, table: int, protocol: int = 0) -> list[KernelRoute]:
         """The routes of one table, both families; protocol 0 for all."""
         found = []
         for version, family in _FAMILY.items():
             header = _RTMSG.pack(family, 0, 0, 0, table if table < 256 else 0, protocol, 0, 0, 0)
-            body = header + _attribute(RTA_TABLE, _U32.pack(table))
+            body = header + attribute(RTA_TABLE, _U32.pack(table))
             routes = (decode_route(m.body) for m in self._dump(RTM_GETROUTE, body, version) if m.type == RTM_NEWROUTE)
             found += [r for r in routes if r.table == table and protocol in (0, r.protocol)]
         return found
@@ -149,7 +167,7 @@ class RouteSocket:
     def route_to(self, address: Address, mark: int) -> KernelRoute:
         """The route a packet with this mark would take; NetlinkError if there is none."""
         header = _RTMSG.pack(_FAMILY[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
-        body = header + _attribute(RTA_DST, address.packed) + _attribute(RTA_MARK, _U32.pack(mark))
+        body = header + attribute(RTA_DST, address.packed) + attribute(RTA_MARK, _U32.pack(mark))
         self._sequence += 1
         self._socket.send(_message(RTM_GETROUTE, NLM_F_REQUEST, self._sequence, body))
         while True:
@@ -220,17 +238,20 @@ def grow_receive_buffer(netlink: socket.socket, octets: int) -> None:
 
 def encode(op: Op, table: int, protocol: int, sequence: int) -> bytes:
     """One operation as a message that asks for an acknowledgement."""
-    flags = NLM_F_REQUEST | NLM_F_ACK | _FLAGS[op.verb]
+    return request(op, table, protocol).message(sequence)
+
+
+def request(op: Op, table: int, protocol: int) -> Request:
+    """One operation as a request."""
+    flags = _FLAGS[op.verb]
     deleting = op.verb is Verb.DELETE
     if isinstance(op.entry, Route):
-        return _message(
-            RTM_DELROUTE if deleting else RTM_NEWROUTE, flags, sequence, _route(op.entry, table, protocol, deleting)
-        )
+        return Request(RTM_DELROUTE if deleting else RTM_NEWROUTE, flags, _route(op.entry, table, protocol, deleting))
     if deleting:
-        body = _NHMSG.pack(0, 0, 0, 0, 0) + _attribute(NHA_ID, _U32.pack(op.entry.id))
-        return _message(RTM_DELNEXTHOP, flags, sequence, body)
+        body = _NHMSG.pack(0, 0, 0, 0, 0) + attribute(NHA_ID, _U32.pack(op.entry.id))
+        return Request(RTM_DELNEXTHOP, flags, body)
     body = _group(op.entry, protocol) if isinstance(op.entry, Group) else _nexthop(op.entry, protocol)
-    return _message(RTM_NEWNEXTHOP, flags, sequence, body)
+    return Request(RTM_NEWNEXTHOP, flags, body)
 
 
 def decode(octets: bytes) -> Iterator[Message]:
@@ -322,32 +343,33 @@ def _route(route: Route, table: int, protocol: int, deleting: bool) -> bytes:
     low = table if table < 256 else 0
     kind = 0 if deleting else int(route.kind)
     body = _RTMSG.pack(_FAMILY[prefix.version], prefix.prefixlen, 0, 0, low, protocol, scope, kind, 0)
-    body += _attribute(RTA_DST, prefix.network_address.packed) + _attribute(RTA_TABLE, _U32.pack(table))
-    body += _attribute(RTA_PRIORITY, _U32.pack(route.metric))
+    body += attribute(RTA_DST, prefix.network_address.packed) + attribute(RTA_TABLE, _U32.pack(table))
+    body += attribute(RTA_PRIORITY, _U32.pack(route.metric))
     if route.group and not deleting:
-        body += _attribute(RTA_NH_ID, _U32.pack(route.group))
+        body += attribute(RTA_NH_ID, _U32.pack(route.group))
     return body
 
 
 def _nexthop(nexthop: Nexthop, protocol: int) -> bytes:
-    body = _NHMSG.pack(_FAMILY[nexthop.family], 0, protocol, 0, 0) + _attribute(NHA_ID, _U32.pack(nexthop.id))
+    body = _NHMSG.pack(_FAMILY[nexthop.family], 0, protocol, 0, 0) + attribute(NHA_ID, _U32.pack(nexthop.id))
     if not nexthop.interface:
-        return body + _attribute(NHA_BLACKHOLE, b"")
-    body += _attribute(NHA_OIF, _U32.pack(nexthop.interface))
-    return body + _attribute(NHA_GATEWAY, nexthop.gateway.packed) if nexthop.gateway else body
+        return body + attribute(NHA_BLACKHOLE, b"")
+    body += attribute(NHA_OIF, _U32.pack(nexthop.interface))
+    return body + attribute(NHA_GATEWAY, nexthop.gateway.packed) if nexthop.gateway else body
 
 
 def _group(group: Group, protocol: int) -> bytes:
     members = b"".join(_GROUP_MEMBER.pack(member, 0, 0, 0) for member in group.members)
-    body = _NHMSG.pack(socket.AF_UNSPEC, 0, protocol, 0, 0) + _attribute(NHA_ID, _U32.pack(group.id))
-    return body + _attribute(NHA_GROUP, members)
+    body = _NHMSG.pack(socket.AF_UNSPEC, 0, protocol, 0, 0) + attribute(NHA_ID, _U32.pack(group.id))
+    return body + attribute(NHA_GROUP, members)
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded."""
     length = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(length, kind) + value + bytes(_aligned(length) - length)
 

@@ -4,30 +4,38 @@ In the order of their priorities, for each family; the first rule whose lookup f
 
     +0      our own marked traffic            lookup main
     +1, +2  our own to the platform           lookup main        IPv4 only
-    +1, +2  what a TUN let in, to the same    blackhole          whatever routes main has: the platform trusts this host
     +3      everything                        lookup our table
-    +4      what a TUN let in                 lookup main, but no default route, whole or in pieces
-    +5      what a TUN let in, to a prefix    lookup main        one for each prefix the configuration names as ours
-    +6      what a TUN let in                 blackhole
+    +5      what a TUN let in                 goto its block
+    +6      what a TUN let in                 blackhole          if there is no such block
+    32766   everything else                   lookup main        not ours
+    far behind, nobody comes here but by goto:
+            what main has no route for        unreachable        as it is without any rule
+    block   to the platform                   blackhole          IPv4 only; whatever routes main has: it trusts this host
+            everything                        lookup main, but no default route, whole or in pieces
+            to a prefix                       lookup main        one for each prefix the configuration names as ours
+            everything                        blackhole
 
-The last three are the entry guard, one set per TUN, and one for each of our addresses inside the tunnel, whose answers
-have no other way either. Without it a packet from a tunnel whose destination nobody has taught us yet would take main's
-default route and leave in clear on the link it came in by, encrypted.
+A block is shared by all TUNs whose connections name the same prefixes, so a thousand TUNs are a thousand short rules in
+the way of a packet our table says nothing about, and none in the way of one it knows. +5 and +6 are there also for each
+of our addresses inside the tunnel, whose answers have no other way either. Together they are the entry guard. Without it
+a packet from a tunnel whose destination nobody has taught us yet would take main's default route and leave in clear on
+the link it came in by, encrypted. A goto whose target is gone goes on to the next rule: that is what +6 is for.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Any
 
 from gateway.config.model import Gateway
 from gateway.routing.guard import PLATFORM
 from gateway.routing.model import Address, Prefix
-from gateway.runtime.rtnetlink import RT_TABLE_MAIN
+from gateway.runtime.rtnetlink import NLM_F_CREATE, RT_TABLE_MAIN, Request, attribute, attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +49,25 @@ class Entry:
 Entries = Mapping[str, Entry]
 """By TUN."""
 
-LOOKUP, BLACKHOLE = 1, 6  # FR_ACT_TO_TBL, FR_ACT_BLACKHOLE
+# FR_ACT_*
+LOOKUP, GOTO, BLACKHOLE, UNREACHABLE = 1, 2, 6, 7
 ANY_LENGTH = -1
+ENTRY, CLOSED = 5, 6
+"""Priorities of the entry guard above the first."""
 # The kernel's name for the device that locally generated packets come from.
 _OURSELVES = "lo"
 # Up to these lengths a route of main's is a default route or a piece of one: 0.0.0.0/1 and 128.0.0.0/1, 2000::/3.
 _DEFAULT: dict[int, int] = {socket.AF_INET: 7, socket.AF_INET6: 6}
 _ABSENT = 0xFFFFFFFF
+# Blocks lie behind main's rule and default's, each gateway's (by its first priority) apart from every other's.
+_BLOCKS, _BLOCKS_OF_ONE, _BLOCK = 1_000_000_000, 100_000, 10
+_RTM_NEWRULE, _RTM_DELRULE = 32, 33
+RTM_GETRULE = 34
+_HEADER = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, reserved, reserved, action, flags
+_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 3, 4, 6, 10
+_FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL = 14, 15, 21
+_U32 = struct.Struct("=I")
+_DOES = {BLACKHOLE: "blackhole", UNREACHABLE: "unreachable"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,61 +76,85 @@ class Rule:
 
     family: int  # AF_INET or AF_INET6
     priority: int
-    table: int  # 0 for a blackhole
+    table: int  # 0 where it is no lookup
     fwmark: int = 0
     destination: str = ""  # a prefix
     interface: str = ""  # by which the packet came
     suppress: int = ANY_LENGTH  # routes of at most this prefix length do not count
     action: int = LOOKUP
     source: str = ""  # a prefix
+    target: int = 0  # the priority to go to
 
     def __str__(self) -> str:
         selectors = [f"fwmark {self.fwmark:#x}"] if self.fwmark else []
         selectors += [f"from {self.source}"] if self.source else []
         selectors += [f"to {self.destination}"] if self.destination else []
         selectors += [f"iif {self.interface}"] if self.interface else []
-        does = "blackhole" if self.action == BLACKHOLE else f"lookup {self.table}"
+        does = f"goto {self.target}" if self.action == GOTO else _DOES.get(self.action, f"lookup {self.table}")
         suppressed = f" suppress_prefixlength {self.suppress}" if self.suppress != ANY_LENGTH else ""
         version = 4 if self.family == socket.AF_INET else 6
         return f"IPv{version} rule {self.priority}: {' '.join(selectors) or 'from all'} {does}{suppressed}"
 
-    def request(self) -> dict[str, Any]:
-        """As pyroute2 takes it, to add it or to remove just this one."""
-        request: dict[str, Any] = {"family": self.family, "priority": self.priority, "action": self.action}
-        if self.table:
-            request["table"] = self.table
-        if self.fwmark:
-            request["fwmark"] = self.fwmark
-        for end, text in (("dst", self.destination), ("src", self.source)):
-            if text:
-                prefix = ip_network(text)
-                request |= {end: str(prefix.network_address), f"{end}_len": prefix.prefixlen}
-        if self.interface:
-            request["iifname"] = self.interface
+    def add(self, protocol: int) -> Request:
+        """Not exclusive: to the kernel a goto elsewhere, or the same for fewer packets, is the same rule."""
+        return Request(_RTM_NEWRULE, NLM_F_CREATE, self._body(protocol))
+
+    def remove(self, protocol: int) -> Request:
+        """Of several gotos from one place the kernel takes the oldest."""
+        return Request(_RTM_DELRULE, 0, self._body(protocol))
+
+    def _body(self, protocol: int) -> bytes:
+        ends = [ip_network(text) if text else None for text in (self.destination, self.source)]
+        lengths = [end.prefixlen if end else 0 for end in ends]
+        low = self.table if self.table < 256 else 0
+        body = _HEADER.pack(self.family, *lengths, 0, low, 0, 0, self.action, 0)
+        for kind, end in zip((_FRA_DST, _FRA_SRC), ends, strict=True):
+            body += attribute(kind, end.network_address.packed) if end else b""
+        body += attribute(_FRA_IIFNAME, self.interface.encode() + b"\0") if self.interface else b""
+        numbers = (
+            (_FRA_PRIORITY, self.priority),
+            (_FRA_TABLE, self.table),
+            (_FRA_FWMARK, self.fwmark),
+            (_FRA_GOTO, self.target),
+        )
+        for kind, number in numbers:
+            body += attribute(kind, _U32.pack(number)) if number else b""
         if self.suppress != ANY_LENGTH:
-            request["suppress_prefixlen"] = self.suppress
-        return request
+            body += attribute(_FRA_SUPPRESS_PREFIXLEN, _U32.pack(self.suppress))
+        return body + attribute(_FRA_PROTOCOL, bytes((protocol,)))
 
 
-def rule_of(message: Any) -> Rule:
-    """The rule in a message of the kernel's."""
-    destination, source = message.get_attr("FRA_DST"), message.get_attr("FRA_SRC")
-    suppress = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
-    return Rule(
-        family=message["family"],
-        priority=message.get_attr("FRA_PRIORITY") or 0,
-        table=message.get_attr("FRA_TABLE") or message["table"],
-        fwmark=message.get_attr("FRA_FWMARK") or 0,
-        destination=str(ip_network(f"{destination}/{message['dst_len']}")) if destination else "",
-        interface=message.get_attr("FRA_IIFNAME") or "",
-        suppress=ANY_LENGTH if suppress in (None, _ABSENT) else suppress,
-        action=message["action"],
-        source=str(ip_network(f"{source}/{message['src_len']}")) if source else "",
+def rule_dump(family: int) -> bytes:
+    """The body of a dump of one family's rules."""
+    return _HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def decode_rule(body: bytes) -> tuple[int, Rule]:
+    """(its protocol, the rule) in a message of the kernel's."""
+    family, destination_length, source_length, _, low, _, _, action, _ = _HEADER.unpack_from(body)
+    found = attributes(body, _HEADER.size)
+
+    def number(kind: int, default: int = 0) -> int:
+        return int(_U32.unpack(found[kind])[0]) if kind in found else default
+
+    suppress = number(_FRA_SUPPRESS_PREFIXLEN, _ABSENT)
+    rule = Rule(
+        family=family,
+        priority=number(_FRA_PRIORITY),
+        table=number(_FRA_TABLE, low),
+        fwmark=number(_FRA_FWMARK),
+        destination=_prefix(found.get(_FRA_DST), destination_length),
+        interface=found.get(_FRA_IIFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        suppress=ANY_LENGTH if suppress == _ABSENT else suppress,
+        action=action,
+        source=_prefix(found.get(_FRA_SRC), source_length),
+        target=number(_FRA_GOTO),
     )
+    return found.get(_FRA_PROTOCOL, b"\0")[0], rule
 
 
 def wanted_rules(settings: Gateway, ipv6: bool, entries: Entries | None = None) -> list[Rule]:
-    """All there should be, in their order."""
+    """All there should be, in the order they are to be made: every TUN's way out is closed before it is opened."""
     first = settings.rule_priority
     rules = []
     for family in (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,):
@@ -122,24 +166,58 @@ def wanted_rules(settings: Gateway, ipv6: bool, entries: Entries | None = None) 
                 for at, prefix in enumerate(PLATFORM, first + 1)
             ]
         rules.append(Rule(family, first + 3, settings.route_table))
-        for interface, entry in (entries or {}).items():
-            rules += _entry_guard(family, first, interface, entry)
+        rules += _entry_guard(family, first, entries or {})
     return rules
 
 
-def _entry_guard(family: int, first: int, interface: str, entry: Entry) -> Iterator[Rule]:
-    """Every packet that our table says nothing about walks past the rules of every TUN, so they are few."""
+def is_entry_guard(rule: Rule, settings: Gateway) -> bool:
+    """Whether it closes the way of what TUNs let in, rather than leading into our table."""
+    return rule.priority > settings.rule_priority + 3
+
+
+def _entry_guard(family: int, first: int, entries: Entries) -> list[Rule]:
     version = 4 if family == socket.AF_INET else 6
+    if not entries:
+        return []
+    named = {
+        interface: tuple(str(prefix) for prefix in entry.destinations if prefix.version == version)
+        for interface, entry in entries.items()
+    }
+    blocks = _places(set(named.values()), _BLOCKS + first * _BLOCKS_OF_ONE)
+    rules = [Rule(family, _BLOCKS + first * _BLOCKS_OF_ONE, 0, action=UNREACHABLE)]
+    for destinations, start in blocks.items():
+        rules += _block(family, start, destinations)
+    gotos = []
+    for interface, entry in entries.items():
+        ours = (str(ip_network(address)) for address in entry.addresses if address.version == version)
+        for came, source in ((interface, ""), *((_OURSELVES, address) for address in ours)):
+            rules.append(Rule(family, first + CLOSED, 0, interface=came, source=source, action=BLACKHOLE))
+            target = blocks[named[interface]] + (version == 6)  # there is no rule at the very start of an IPv6 block
+            gotos.append(Rule(family, first + ENTRY, 0, interface=came, source=source, action=GOTO, target=target))
+    return rules + gotos
+
+
+def _places(sets: set[tuple[str, ...]], base: int) -> dict[tuple[str, ...], int]:
+    """The priority at which each block starts: always the same for the same prefixes, so that others may come and go."""
+    slots = _BLOCKS_OF_ONE // _BLOCK
+    places: dict[int, tuple[str, ...]] = {}
+    for destinations in sorted(sets):
+        slot = zlib.crc32(" ".join(destinations).encode()) % (slots - 1)
+        while slot in places:
+            slot = (slot + 1) % (slots - 1)
+        places[slot] = destinations
+    return {destinations: base + (slot + 1) * _BLOCK for slot, destinations in sorted(places.items())}
+
+
+def _block(family: int, start: int, destinations: tuple[str, ...]) -> Iterator[Rule]:
+    """Its end first: it is closed before it is opened."""
+    yield Rule(family, start + 3, 0, action=BLACKHOLE)
     if family == socket.AF_INET:
-        for at, address in enumerate(PLATFORM, first + 1):
-            yield Rule(family, at, 0, destination=str(address), interface=interface, action=BLACKHOLE)
-    ours = (str(ip_network(address)) for address in entry.addresses if address.version == version)
-    for came, source in ((interface, ""), *((_OURSELVES, address) for address in ours)):
-        yield Rule(family, first + 4, RT_TABLE_MAIN, interface=came, source=source, suppress=_DEFAULT[family])
-        for prefix in entry.destinations:
-            if prefix.version == version:
-                yield Rule(family, first + 5, RT_TABLE_MAIN, destination=str(prefix), interface=came, source=source)
-        yield Rule(family, first + 6, 0, interface=came, source=source, action=BLACKHOLE)
+        for address in PLATFORM:
+            yield Rule(family, start, 0, destination=str(address), action=BLACKHOLE)
+    yield Rule(family, start + 1, RT_TABLE_MAIN, suppress=_DEFAULT[family])
+    for prefix in destinations:
+        yield Rule(family, start + 2, RT_TABLE_MAIN, destination=prefix)
 
 
 def difference(wanted: list[Rule], present: list[Rule]) -> tuple[list[Rule], list[Rule]]:
@@ -149,3 +227,7 @@ def difference(wanted: list[Rule], present: list[Rule]) -> tuple[list[Rule], lis
     kept = set(wanted)
     surplus = [rule for rule in held if rule not in kept]
     return missing, surplus + [rule for rule in wanted for _ in range(held[rule] - 1)]
+
+
+def _prefix(address: bytes | None, length: int) -> str:
+    return str(ip_network((address, length))) if address else ""

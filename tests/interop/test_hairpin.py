@@ -112,6 +112,37 @@ def test_what_a_tunnel_lets_in_goes_into_a_tunnel_or_to_the_vnet_and_nowhere_els
     wires.run(main)
 
 
+def test_a_tunnel_whose_rules_have_lost_their_block_is_closed(wires: MouthLab) -> None:
+    """A goto without its target goes on to the next rule; and here nobody repairs anything."""
+
+    def delete(family: str, *rule: str) -> None:
+        run(("ip", "-n", wires.gw, family, "rule", "del", *rule))
+
+    async def main() -> None:
+        async with Mouth(wires, TWO) as mouth:
+            await learn(mouth)
+            assert (await mouth.passed("a", udp(SITE, LAN_HOST)))[1] == {f"{LAN_HOST}/udp": 1}
+            await mouth.routes.close()
+            for family, packets in (
+                ("-4", (udp(SITE, STRANGER), udp(SITE, "10.0.1.1"), udp(SITE, "169.254.169.254"))),
+                ("-6", (udp(SITE6, STRANGER6),)),
+            ):
+                block = [str(rule["priority"]) for rule in wires.ip(family, "rule") if rule["priority"] > 40_000]
+                assert len(block) > 2
+                # Its end, a blackhole: the site is told that there is no way. Then everything.
+                delete(family, "priority", block[-1])
+                assert (await mouth.passed("a", packets[0]))[:2] == ({}, {})
+                for priority in block[:-1]:
+                    delete(family, "priority", priority)
+                assert await mouth.passed("a", *packets) == CLOSED
+                # Control: what closes it now is the rule behind the goto.
+                delete(family, "priority", "22106", "iif", "gw-a")
+                assert sum((await mouth.passed("a", packets[0]))[0].values()) == 1
+            assert await mouth.passed("b", udp("172.20.0.1", STRANGER)) == CLOSED
+
+    wires.run(main)
+
+
 def test_fragments_go_the_way_of_the_whole(wires: MouthLab) -> None:
     async def main() -> None:
         async with Mouth(wires, TWO) as mouth:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from gateway.node.effects import OpenTunnel, SetTunnelMtu
-from gateway.node.inputs import TunnelReady
+from gateway.node.effects import CloseTunnel, OpenTunnel, SetTunnelMtu
+from gateway.node.inputs import TunnelFailed, TunnelReady
 from gateway.routing.model import Prefix
-from gateway.runtime.kernel_routes import KernelRoutes
+from gateway.runtime.kernel import LinkSettings
+from gateway.runtime.kernel_routes import BATCH, KernelRoutes
 from gateway.runtime.netlink import Change, LinkGone, LinkUp, OursRemoved
 from gateway.runtime.rtnetlink import NetlinkError
 from gateway.runtime.rules import Entry
@@ -37,9 +38,12 @@ class FakeNetlink:
         self.said.append(("rules" if remove else "rules added", named))
         return []
 
-    async def configure_link(self, name: str, mtu: int, addresses: object, up: bool) -> int:
-        self.said.append(("up", name))
-        return self.index
+    async def configure_links(self, links: list[LinkSettings]) -> list[int]:
+        self.said += [("up", link.name) for link in links]
+        return [self.index for _ in links]
+
+    async def delete_links(self, names: list[str]) -> None:
+        self.said.append(("deleted", names))
 
     async def connected_prefixes(self) -> list[Prefix]:
         return []
@@ -151,5 +155,60 @@ def test_a_tun_made_again_at_once_keeps_its_rules() -> None:
         said = await stage.said()
         assert said[-1] == ("up", "gw-a")
         assert all(entries == {"gw-a": (VNET,)} for kind, entries in said if kind == "rules")
+
+    play(scenario)
+
+
+def test_many_tuns_are_made_in_batches_with_the_mtu_last_asked_for_and_nothing_is_overtaken() -> None:
+    class Devices:
+        def __init__(self, netlink: FakeNetlink) -> None:
+            self.netlink = netlink
+
+        async def make(self, wanted: list[OpenTunnel]) -> list[OpenTunnel]:
+            self.netlink.said.append(("made", [(one.name, one.mtu) for one in wanted]))
+            return [one for one in wanted if one.name != "n1"]
+
+        async def close(self, names: list[str]) -> None:
+            self.netlink.said.append(("closed", names))
+
+    async def scenario(stage: Stage) -> None:
+        stage.routes._devices = Devices(stage.netlink)
+        count = BATCH + 3
+        for number in range(count):
+            stage.open(f"n{number}")
+            stage.routes.set_mtu(SetTunnelMtu(1, f"n{number}", 1300 + number, 0, 0), ())
+        stage.routes.close_tunnel(CloseTunnel(1, "n0"))
+        stage.routes.close_tunnel(CloseTunnel(1, "n2"))
+        stage.open("n0")
+        said = await stage.said()
+        batches = [value for kind, value in said if kind == "made"]
+        whole = [(f"n{number}", 1300 + number) for number in range(count)]
+        assert batches == [whole[:BATCH], whole[BATCH:], [("n0", 1400)]]
+        assert [kind for kind, _ in said if kind in ("made", "closed", "rules")] == [
+            "made",
+            "rules",
+            "made",
+            "closed",
+            "made",
+        ]
+        assert ("closed", ["gw-n0", "gw-n2"]) in said
+        ready = [command.name for command in stage.commands if isinstance(command, TunnelReady)]
+        assert ready == [f"n{number}" for number in range(count) if number != 1] + ["n0"]
+        assert ("up", "gw-n1") not in said
+
+    play(scenario)
+
+
+def test_one_link_that_is_refused_does_not_stop_the_others() -> None:
+    async def scenario(stage: Stage) -> None:
+        async def configure_links(links: list[LinkSettings]) -> list[int | NetlinkError]:
+            return [NetlinkError(errno.EINVAL, "no") if link.name == "gw-b" else 9 for link in links]
+
+        stage.netlink.configure_links = configure_links  # type: ignore[method-assign, assignment]
+        for name in ("a", "b", "c"):
+            stage.open(name)
+        await stage.said()
+        told = [c for c in stage.commands if isinstance(c, TunnelReady | TunnelFailed)]
+        assert told == [TunnelReady("a", 9), TunnelFailed("b"), TunnelReady("c", 9)]
 
     play(scenario)
