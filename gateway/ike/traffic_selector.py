@@ -36,7 +36,13 @@ def intersection(left: TrafficSelector, right: TrafficSelector) -> TrafficSelect
 
 def contains(outer: TrafficSelector, inner: TrafficSelector) -> bool:
     """Whether everything `inner` selects is selected by `outer`."""
-    return intersection(outer, inner) == inner
+    return (
+        outer.type == inner.type
+        and inner.type in TS_ADDRESS_OCTETS
+        and outer.protocol in (ANY_PROTOCOL, inner.protocol)
+        and outer.start_port <= inner.start_port <= inner.end_port <= outer.end_port
+        and outer.first <= inner.first <= inner.last <= outer.last
+    )
 
 
 def narrow(received: Iterable[TrafficSelector], allowed: Iterable[TrafficSelector]) -> tuple[TrafficSelector, ...]:

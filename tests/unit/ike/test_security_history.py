@@ -6,7 +6,6 @@ What is walked in full elsewhere (states, mutation, retransmission) is played on
 from __future__ import annotations
 
 import random
-import time
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from support.ike_stages import (
     reach,
     selectors,
 )
+from support.work import calls_while
 
 from gateway.contract import Endpoint
 from gateway.ike.commands import Initiate
@@ -312,9 +312,7 @@ def test_cve_2026_35328_and_others_no_message_takes_long() -> None:
         stage = reach("responder", "ESTABLISHED")
         octets = stage.encode(exchange, payloads, stage.request_id, False)
         assert len(octets) < 65535
-        start = time.process_time()
-        stage.deliver(octets)
-        assert time.process_time() - start < 0.5, name
+        assert calls_while(lambda stage=stage, octets=octets: stage.deliver(octets)) < 500_000, name  # type: ignore[misc]
         assert len(stage.answers()) == 1
 
 
