@@ -34,10 +34,10 @@ class Deadlines(Generic[Key]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def due(self, now: float) -> list[Key]:
-        """What is due, earliest first; due again at the next call unless its deadline changed."""
+    def due(self, now: float, limit: int | None = None) -> list[Key]:
+        """What is due, earliest first, at most so many; due again at the next call unless its deadline changed."""
         found: dict[Key, None] = {}
-        while (at := self.earliest()) is not None and at <= now:
+        while len(found) != limit and (at := self.earliest()) is not None and at <= now:
             key = heapq.heappop(self._heap)[2]
             del self._at[key]
             found[key] = None

@@ -44,6 +44,8 @@ from gateway.ike.uniqueness import elect
 
 ANSWERED_MIN = 40
 """Octets of a request below which an answer in clear would be longer than it."""
+DUE_AT_ONCE = 8
+"""Connections whose timers are served in one go; the rest are due still, and datagrams may come between."""
 HALF_OPEN_MAX = 1000
 """Half-open IKE_SAs as responder; beyond it new ones are dropped, with a cookie too."""
 
@@ -127,7 +129,7 @@ class IkeEndpoint:
         return self._deadlines.earliest()
 
     def handle_deadline(self, now: float) -> None:
-        for connection in self._deadlines.due(now):
+        for connection in self._deadlines.due(now, DUE_AT_ONCE):
             self._stir(connection)
             for sa in self.sas(connection):
                 if sa.state is not IkeState.DESTROYING:

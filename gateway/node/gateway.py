@@ -66,6 +66,8 @@ class Gateway:
         self._retry: Deadlines[str] = Deadlines(self._retry_at)
         self._to_supervise: dict[str, None] = {}  # a set in order of insertion
         self._settled_at = 0.0
+        self.redraw: set[str] = set()
+        """Connections whose picture may be another one than when somebody last took them out of here."""
         self.drops: dict[tuple[int, str], int] = {}
         self.started = self.guarded = self.stopping = False
         self._random = random
@@ -258,14 +260,15 @@ class Gateway:
     def _open_tunnels(self) -> None:
         for tunnel in self.tunnels.values():
             if not tunnel.interface:
-                tunnel.mtu = tunnel.mtu or INITIAL_MTU
-                settings = tunnel.settings
-                self._emit(
-                    effects.OpenTunnel(
-                        settings.id, tunnel.name, tunnel.mtu, settings.addresses, settings.local_destinations
-                    )
-                )
-                self._set_link(tunnel)
+                self._open_tunnel(tunnel)
+
+    def _open_tunnel(self, tunnel: Tunnel) -> None:
+        tunnel.mtu = tunnel.mtu or INITIAL_MTU
+        settings = tunnel.settings
+        self._emit(
+            effects.OpenTunnel(settings.id, tunnel.name, tunnel.mtu, settings.addresses, settings.local_destinations)
+        )
+        self._set_link(tunnel)
 
     def _set_link(self, tunnel: Tunnel, local_destinations: tuple[str, ...] | None = None) -> None:
         mss4, mss6 = tcp_mss(tunnel.mtu, False), tcp_mss(tunnel.mtu, True)
@@ -313,13 +316,14 @@ class Gateway:
         for tunnel in self.tunnels.values():
             if tunnel.interface == interface:
                 tunnel.interface = 0
+                self._look_after(tunnel.name)
                 self._event(
                     "warning",
                     "tun-lost",
                     tunnel.name,
                     "its TUN was removed or taken down by somebody else; restoring it",
                 )
-                self._open_tunnels()
+                self._open_tunnel(tunnel)
 
     def _by_id(self, connection: int) -> Tunnel | None:
         return self.tunnels.get(self._names.get(connection, ""))
@@ -351,13 +355,19 @@ class Gateway:
     def _read_counters(
         self, sas: dict[tuple[Direction, int, int], SaCounters], drops: dict[tuple[int, str], int], now: float
     ) -> None:
-        self.drops = drops
+        if drops:
+            changed = [key for key, packets in drops.items() if packets != self.drops.get(key, 0)]
+            self.redraw.update(self._names.get(number, "") for number, _ in changed)
+            self.drops = drops
         of_connection: dict[int, dict[tuple[Direction, int], SaCounters]] = {}
         for (direction, number, spi), value in sas.items():
             of_connection.setdefault(number, {})[direction, spi] = value
-        for tunnel in self.tunnels.values():
-            if heard := tunnel.read(of_connection.get(tunnel.settings.id, {})):
-                self.ike.command(ike.TrafficSeen(tunnel.name, heard), now)
+        for number, counters in of_connection.items():
+            tunnel = self._by_id(number)
+            if tunnel is not None:
+                self.redraw.add(tunnel.name)
+                if heard := tunnel.read(counters):
+                    self.ike.command(ike.TrafficSeen(tunnel.name, heard), now)
 
     def _operate(self, verb: str, connection: str, child: str, now: float) -> None:
         tunnel = self.tunnels.get(connection)
@@ -384,6 +394,7 @@ class Gateway:
 
     def _look_after(self, name: str) -> None:
         """Something about this connection changed: is what is wanted still there, and when is the next look?"""
+        self.redraw.add(name)
         self._to_supervise[name] = None
         self._retry.touch(name)
 

@@ -73,7 +73,7 @@ class DataPlaneEvent:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """A reading of the data plane's counters."""
+    """A reading of the data plane's counters: of SAs at least those that changed, of drops all or none."""
 
     sas: Mapping[tuple[Direction, int, int], SaCounters]
     drops: Mapping[tuple[int, str], int] = field(default_factory=dict)

@@ -77,9 +77,11 @@ def build(
     """The node's settings. `ids`: connection numbers to keep over a reload; new names get fresh ones.
     `sources`: by neighbor name, the address this host would use towards it, for neighbors outside of tunnels."""
     known = dict(ids or {})
+    last = max(known.values(), default=0)
     tunnels = []
     for name, connection in config.connection.items():
-        number = known.setdefault(name, max(known.values(), default=0) + 1)
+        number = known.setdefault(name, last + 1)
+        last = max(last, number)
         tunnels.append(_tunnel(number, name, connection, secrets.psks[name], _local_destinations(config, name)))
     return GatewaySettings(
         config.gateway.name,

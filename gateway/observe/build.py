@@ -46,8 +46,9 @@ class ShellFacts:
     problems: tuple[str, ...] = ()
 
 
-def build(node: Gateway, facts: ShellFacts, now: float) -> Snapshot:
-    """One consistent picture."""
+def build(node: Gateway, facts: ShellFacts, now: float, drawn: dict[str, TunnelStatus] | None = None) -> Snapshot:
+    """One consistent picture. `drawn`: the connections as drawn the last time, to be kept for the next; of a thousand
+    only those are drawn again to which something happened."""
     fib = node.fib.status()
     return Snapshot(
         name=node.settings.name,
@@ -57,7 +58,7 @@ def build(node: Gateway, facts: ShellFacts, now: float) -> Snapshot:
         taken_at=facts.taken_at,
         engine=facts.engine,
         ready=node.guarded and not node.stopping,
-        tunnels=tuple(_tunnel(node, tunnel, facts, now) for tunnel in node.tunnels.values()),
+        tunnels=tuple(_tunnels(node, facts, now, {} if drawn is None else drawn)),
         peers=tuple(_peers(node)),
         routes=tuple(_routes(node)),
         kernel_routes={"desired": fib.desired, "installed": fib.installed, "failed": fib.failed, "guard": fib.guard},
@@ -70,6 +71,17 @@ def build(node: Gateway, facts: ShellFacts, now: float) -> Snapshot:
         journal=facts.journal,
         problems=(*facts.problems, *fib.problems),
     )
+
+
+def _tunnels(node: Gateway, facts: ShellFacts, now: float, drawn: dict[str, TunnelStatus]) -> Iterator[TunnelStatus]:
+    for name in node.redraw:
+        drawn.pop(name, None)
+    node.redraw.clear()
+    for name, tunnel in node.tunnels.items():
+        status = drawn.get(name)
+        if status is None:
+            status = drawn[name] = _tunnel(node, tunnel, facts, now)
+        yield status
 
 
 def _drops(node: Gateway, connection: int, facts: ShellFacts) -> dict[str, int]:

@@ -111,9 +111,11 @@ class Fib:
         self._synchronised = False  # the first dump has been read
         self._swept = False
         self._retry_at: float | None = None
+        self._status: FibStatus | None = None  # until something happens
 
     def command(self, command: Command, now: float) -> None:
         """Intent, news from the kernel, or the answer to an effect."""
+        self._status = None
         if isinstance(command, Applied):
             self._applied(command, now)
         else:
@@ -137,12 +139,18 @@ class Fib:
         """Try again what failed, from a fresh view of the kernel."""
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
+            self._status = None
             self._dirty.update(dict.fromkeys(self._failed))
             self._failed.clear()
             self._dump_wanted = True
 
     def status(self) -> FibStatus:
         """Counts for metrics; sentences for the operator."""
+        if self._status is None:
+            self._status = self._counted()
+        return self._status
+
+    def _counted(self) -> FibStatus:
         routes = sum(self.state(prefix).installed for prefix in self._candidates)
         missing = self._guard_missing()
         problems = list(self._guard.conflicts)

@@ -26,7 +26,7 @@ from gateway.node.settings import GatewaySettings
 from gateway.observe.build import ShellFacts, build
 from gateway.observe.explain import explain
 from gateway.observe.journal import Journal
-from gateway.observe.snapshot import JournalEntry, Snapshot
+from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
 from gateway.routing import model as routing
 from gateway.runtime import logs, systemd
 from gateway.runtime.bgp_service import BgpService
@@ -75,7 +75,8 @@ class Daemon:
             Path(config.gateway.run_directory), self._received_bgp, self.driver.command,
             lambda problem: self.tell("error", "exabgp-failed", problem),
         )  # fmt: skip
-        self.listeners = Listeners(self.snapshot, self._received_heartbeat)
+        self.listeners = Listeners(self.snapshot, self._received_heartbeat, self.picture)
+        self._drawn: dict[str, TunnelStatus] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -102,7 +103,7 @@ class Daemon:
             self.driver.command(inputs.Start())
             self._spawn(self._read_counters(), "counters")
             self._spawn(self._check_host(), "host-checks")
-            self._spawn(systemd.attend(self.notifier, self.snapshot), "systemd")
+            self._spawn(systemd.attend(self.notifier, self.picture), "systemd")
             self._watch_signals()
             self.notifier.ready()
             log.info("gatewayd is running: %s", self.dataplane_name(), extra={"event": "started"})
@@ -122,15 +123,17 @@ class Daemon:
 
     async def _read_counters(self) -> None:
         while True:
-            self.read_counters()
+            self.read_counters(drops=False)
             self._write(self.journal.flush(time.monotonic()))
             # Not at the reload itself: the peer is told by the old socket that the IKE_SA ends
-            configured = {tunnel.ike.local for tunnel in self.node.settings.tunnels}
+            tunnels = self.node.settings.tunnels
+            configured = {tunnel.ike.local for tunnel in tunnels}
             self.sockets.close_unused(configured, self.node.ike.hosts, self.dataplane.detach)
-            await asyncio.sleep(COUNTER_INTERVAL)
+            await asyncio.sleep(COUNTER_INTERVAL * (1 + len(tunnels) / 1000))
 
-    def read_counters(self) -> None:
-        self.driver.command(inputs.Counters(self.dataplane.sa_counters(), self.dataplane.drop_counters()))
+    def read_counters(self, drops: bool = True) -> None:
+        dropped = self.dataplane.drop_counters() if drops else {}
+        self.driver.command(inputs.Counters(self.dataplane.changed_counters(), dropped))
 
     async def _check_host(self) -> None:
         while True:
@@ -142,7 +145,8 @@ class Daemon:
     async def _look_at_host(self) -> None:
         names = [interface_name(tunnel.name) for tunnel in self.node.settings.tunnels]
         underlay = await self.netlink.interfaces_towards(next_to_us(self.loaded.config))
-        found = tuple(host_problems([*underlay, *names], ipv6=uses_ipv6(self.loaded.config)))
+        config = self.loaded.config
+        found = await asyncio.to_thread(lambda: (*host_problems([*underlay, *names], ipv6=uses_ipv6(config)),))
         for problem in found:
             if problem not in self.problems:
                 self.tell("warning", "host-problem", problem)
@@ -217,9 +221,9 @@ class Daemon:
     def _set_mtu(self, effect: effects.SetTunnelMtu) -> None:
         assert self.routes is not None
         self.dataplane.update_connection(effect.connection, effect.mtu, effect.tcp_mss4, effect.tcp_mss6)
-        settings = self.node.settings.tunnel(effect.name)
-        if settings is not None:
-            self.routes.set_mtu(effect, settings.addresses)
+        tunnel = self.node.tunnels.get(effect.name)
+        if tunnel is not None:
+            self.routes.set_mtu(effect, tunnel.settings.addresses)
 
     def tell(self, level: str, event: str, text: str) -> None:
         """An event of the shell's own; only the same words again are held back."""
@@ -238,7 +242,12 @@ class Daemon:
         return f"{_native.ENGINE}, {len(self.dataplane.worker_status())} workers"
 
     def snapshot(self) -> Snapshot:
+        """The picture with the counters of this moment."""
         self.read_counters()
+        return self.picture()
+
+    def picture(self) -> Snapshot:
+        """The same with the counters last read, for those who look every moment."""
         facts = ShellFacts(
             started_at=self.started_at,
             taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -250,7 +259,7 @@ class Daemon:
             journal=self.journal.entries(),
             problems=(*self.problems, *((self.bgp.problem,) if self.bgp.problem else ())),
         )
-        return build(self.node, facts, time.monotonic())
+        return build(self.node, facts, time.monotonic(), self._drawn)
 
     # --- reload and stop ----------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from gateway import _native
@@ -20,6 +21,9 @@ from gateway.runtime.tun import TunError, interface_name, open_tun, reattach_tun
 from gateway.runtime.udp import Received, UdpSockets
 
 NANOSECOND = 1e-9
+TURN = 8
+"""IKE datagrams taken in one turn of the loop: each costs up to a millisecond, and timers must not wait for hundreds."""
+_DIRECTIONS = {direction.value: direction for direction in Direction}
 
 
 class NativeDataPlane:
@@ -47,6 +51,8 @@ class NativeDataPlane:
         self._tuns: dict[int, list[int]] = {}
         self._names: dict[int, str] = {}  # of their devices
         self._waiting: dict[int, list[Callable[[], None]]] = {}  # by connection whose device is being made
+        self._seen: dict[tuple[str, int, int], tuple[int, int, int, int]] = {}  # by SA, when it was last read
+        self._punted: deque[tuple[bytes, tuple[str, int], tuple[str, int], int]] = deque()
         self._removed: list[int] = []  # queues of connections that are gone
         self.sockets: UdpSockets | None = None
         asyncio.get_running_loop().add_reader(self._native.event_fd(), self._drain)
@@ -118,14 +124,23 @@ class NativeDataPlane:
     def grant(self, connection: int, spi: int, limit: int) -> None:
         self._when_made(connection, lambda: self._native.grant(connection, spi, limit))
 
+    def changed_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
+        """Of those SAs that did something since this was last asked."""
+        changed, seen = {}, {}
+        for one in self._native.sa_statistics():
+            key = (one["direction"], one["connection"], one["spi"])
+            did = (one["packets"], one["replay_drops"], one["integrity_failures"], one["selector_drops"])
+            seen[key] = did
+            if self._seen.get(key) != did:
+                changed[_DIRECTIONS[key[0]], key[1], key[2]] = _counters(one)
+        self._seen = seen
+        return changed
+
     def sa_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
         return {
-            (Direction(one["direction"]), one["connection"], one["spi"]): SaCounters(
-                one["packets"], one["octets"], one["sequence"], one["last_used"],
-                one["replay_drops"], one["integrity_failures"], one["selector_drops"],
-            )
+            (_DIRECTIONS[one["direction"]], one["connection"], one["spi"]): _counters(one)
             for one in self._native.sa_statistics()
-        }  # fmt: skip
+        }
 
     def drop_counters(self) -> dict[tuple[int, str], int]:
         return {(connection, reason): packets for connection, reason, packets in self._native.drops()}
@@ -227,11 +242,27 @@ class NativeDataPlane:
             for number, one in enumerate(self._native.worker_statistics())
         )  # fmt: skip
 
-    def _drain(self) -> None:
-        for data, local, remote, _ in self._native.punted():
+    def _deliver(self) -> None:
+        for _ in range(min(TURN, len(self._punted))):
+            data, local, remote, _ = self._punted.popleft()
             self._on_ike(data, Endpoint(*local), Endpoint(*remote))
+        if self._punted:
+            asyncio.get_running_loop().call_soon(self._deliver)
+
+    def _drain(self) -> None:
+        under_way = bool(self._punted)
+        self._punted += self._native.punted()
+        if self._punted and not under_way:
+            self._deliver()
         for kind, connection, spi, detail in self._native.events():
             self._on_event(DataPlaneEvent(kind, connection, spi, _endpoint(detail) if kind == "peer-moved" else None))
+
+
+def _counters(one: _native.SaStatistics) -> SaCounters:
+    return SaCounters(
+        one["packets"], one["octets"], one["sequence"], one["last_used"],
+        one["replay_drops"], one["integrity_failures"], one["selector_drops"],
+    )  # fmt: skip
 
 
 def _close(fds: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ loopback unless configured otherwise.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -33,9 +34,19 @@ _PAGE_HEADERS = {
 class HttpServer:
     """Serves views of `snapshot` on one address; port 0 picks a free one, `port` tells which."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], address: str, port: int) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        address: str,
+        port: int,
+        picture: Callable[[], Snapshot] | None = None,
+    ) -> None:
         self._runner = web.AppRunner(
-            application(snapshot), access_log=None, max_line_size=2048, max_field_size=4096, keepalive_timeout=75.0
+            application(snapshot, picture=picture),
+            access_log=None,
+            max_line_size=2048,
+            max_field_size=4096,
+            keepalive_timeout=75.0,
         )
         self._address = address
         self._wanted_port = port
@@ -57,31 +68,42 @@ class HttpServer:
         await self._runner.cleanup()
 
 
-def application(snapshot: Callable[[], Snapshot], clock: Callable[[], float] = time.monotonic) -> web.Application:
-    """The routes. A scrape, a probe and a page view each take one snapshot."""
-    registry = CollectorRegistry()
-    registry.register(SnapshotCollector(snapshot))
-    ProcessCollector(registry=registry)
-    GCCollector(registry=registry)
-    liveness = Liveness()
+def application(
+    snapshot: Callable[[], Snapshot],
+    clock: Callable[[], float] = time.monotonic,
+    picture: Callable[[], Snapshot] | None = None,
+) -> web.Application:
+    """The routes. A scrape and a page view each take one snapshot, a probe a `picture`, which may be a little older."""
+    liveness, glance = Liveness(), picture or snapshot
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+        # A thousand tunnels are 10 MB of text: not on the loop
+        body = await asyncio.to_thread(lambda taken: encode(_registry(taken)), snapshot())
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(request: web.Request) -> web.Response:
-        stuck = liveness.stuck(snapshot().workers, clock())
+        stuck = liveness.stuck(glance().workers, clock())
         text = f"data plane workers stuck: {', '.join(map(str, stuck))}\n" if stuck else "ok\n"
         return web.Response(text=text, status=503 if stuck else 200)
 
     async def readyz(request: web.Request) -> web.Response:
-        ready = snapshot().ready
+        ready = glance().ready
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
 
     async def page(request: web.Request) -> web.Response:
-        return web.Response(text=render_page(snapshot()), content_type="text/html", headers=_PAGE_HEADERS)
+        text = await asyncio.to_thread(render_page, snapshot())
+        return web.Response(text=text, content_type="text/html", headers=_PAGE_HEADERS)
 
     app = web.Application(client_max_size=1024)
     for path, handler in (("/metrics", metrics), ("/healthz", healthz), ("/readyz", readyz), ("/", page)):
         app.router.add_get(path, handler)
     return app
+
+
+def _registry(taken: Snapshot) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(lambda: taken))
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry

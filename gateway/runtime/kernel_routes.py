@@ -54,6 +54,7 @@ class KernelRoutes:
         self._jobs: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue()
         self._worker = asyncio.create_task(self._work(), name="kernel-routes")
         self._links: dict[int, str] = {}
+        self._indexes: dict[str, int] = {}  # the reverse
         self._entries: dict[str, Entry] = {}
         self._ensured: dict[str, Entry] | None = None
         self._configured: dict[str, LinkSettings] = {}  # by interface
@@ -69,6 +70,7 @@ class KernelRoutes:
         self._netlink.monitor(self._changed)
 
     async def close(self) -> None:
+        self._netlink.unmonitor()
         self._worker.cancel()
         await asyncio.gather(self._worker, return_exceptions=True)
 
@@ -120,7 +122,7 @@ class KernelRoutes:
         interface = interface_name(effect.name)
         self._entries[interface] = _entry(effect.local_destinations, effect.addresses)
         # The device has a new index; news of its predecessor's end may still be on the way.
-        self._links = {index: name for index, name in self._links.items() if name != effect.name}
+        self._links.pop(self._indexes.pop(effect.name, 0), None)
         self._collect(self._open, interface, effect)
 
     def set_mtu(self, effect: SetTunnelMtu, addresses: tuple[str, ...]) -> None:
@@ -160,7 +162,9 @@ class KernelRoutes:
                 self._command(TunnelFailed(one.name))
             else:
                 self._links[outcome] = one.name
+                self._indexes[one.name] = outcome
                 self._command(TunnelReady(one.name, outcome))
+                await asyncio.sleep(0)  # others have their turn
 
     async def _change(self, wanted: Sequence[LinkSettings]) -> None:
         for outcome in await self._configure(wanted):
@@ -197,7 +201,9 @@ class KernelRoutes:
             case LinkGone(index=index, deleted=deleted):
                 if deleted and index in self._links:
                     # Before the node hears of it: it may make the TUN again at once.
-                    self._entries.pop(interface_name(self._links.pop(index)), None)
+                    name = self._links.pop(index)
+                    self._indexes.pop(name, None)
+                    self._entries.pop(interface_name(name), None)
                     self._put(self._follow_entries)
                 self._command(routing.InterfaceGone(index))
             case LinkUp(index=index, mtu=mtu) if index in self._links:

@@ -14,8 +14,14 @@ from gateway.runtime.http import HttpServer
 class Listeners:
     """`follow` at the start and at each reload, `close` at the end."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], received_heartbeat: Callable[[bytes, Endpoint], None]) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        received_heartbeat: Callable[[bytes, Endpoint], None],
+        picture: Callable[[], Snapshot] | None = None,
+    ) -> None:
         self._snapshot = snapshot
+        self._picture = picture
         self._received_heartbeat = received_heartbeat
         self._metrics: Metrics | None = None
         self._http: HttpServer | None = None
@@ -71,6 +77,6 @@ class Listeners:
     async def _started(self, wanted: Metrics) -> HttpServer | None:
         if not wanted.port:
             return None
-        server = HttpServer(self._snapshot, str(wanted.address), wanted.port)
+        server = HttpServer(self._snapshot, str(wanted.address), wanted.port, self._picture)
         await server.start()
         return server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -53,6 +53,7 @@ def load_all(path: Path, current: GatewaySettings | None = None) -> tuple[Loaded
         secrets, warnings = read_secrets(found.config, path.parent)
         ids = {tunnel.name: tunnel.id for tunnel in current.tunnels} if current is not None else None
         settings = build(found.config, secrets, ids, _sources(found.config))
+        settings = _with_the_same_objects(settings, current)
     except SecretProblems as error:
         problems = [placed("error", where, message) for where, message in error.problems]
         raise LoadError(in_order((*found.diagnostics, *problems)), found.source) from error
@@ -76,6 +77,16 @@ def refuse_foreign_cpus(loaded: Loaded, allowed: Collection[int]) -> None:
     raise LoadError(
         (Diagnostic("error", str(loaded.path), place.line, place.column, "dataplane.cpus", message),), source
     )
+
+
+def _with_the_same_objects(settings: GatewaySettings, current: GatewaySettings | None) -> GatewaySettings:
+    """What is as it was is the very same object: a reload tells in no time what changed."""
+    known = {tunnel.name: tunnel for tunnel in current.tunnels} if current is not None else {}
+    tunnels = []
+    for tunnel in settings.tunnels:
+        before = known.get(tunnel.name)
+        tunnels.append(before if before is not None and before == tunnel else tunnel)
+    return replace(settings, tunnels=tuple(tunnels))
 
 
 def _sources(config: Config) -> dict[str, Address]:

@@ -19,7 +19,7 @@ from gateway import __version__
 from gateway.config.check import check_file
 from gateway.config.derive import workers_of
 from gateway.config.model import Gateway
-from gateway.runtime import logs
+from gateway.runtime import logs, memory
 from gateway.runtime.cleanup import cleanup
 from gateway.runtime.control import AlreadyRunning
 from gateway.runtime.daemon import Daemon
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     logs.setup(loaded.config.gateway.log_level, options.log_format)
     for warning in warnings:
         log.warning("%s", warning, extra={"event": "configuration"})
+    memory.settle()
     return _run(loaded)
 
 

@@ -110,10 +110,7 @@ class Netlink:
 
     async def close(self) -> None:
         """Idempotent; changes nothing in the kernel."""
-        if self._monitor is not None:
-            asyncio.get_running_loop().remove_reader(self._monitor)
-            self._monitor.close()
-            self._monitor = None
+        self.unmonitor()
         if self._kernel is not None:
             await self._call(Kernel.close)
             self._kernel = None
@@ -173,6 +170,13 @@ class Netlink:
             watch.setsockopt(rtnetlink.SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         self._monitor = watch
         self._listen(watch, callback)
+
+    def unmonitor(self) -> None:
+        """No more news: what happens from here on is our own doing."""
+        if self._monitor is not None:
+            asyncio.get_running_loop().remove_reader(self._monitor)
+            self._monitor.close()
+            self._monitor = None
 
     def _listen(self, watch: socket.socket, callback: Callable[[Change], None]) -> None:
         asyncio.get_running_loop().add_reader(watch, self._readable, watch, callback)

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.config.diff import Impact, diff
+from gateway.config.diff import Change, Impact, diff
 from gateway.node.inputs import Operate
 from gateway.observe.snapshot import ChildStatus, Snapshot, TunnelStatus
-from gateway.runtime.loading import LoadError, load_all
+from gateway.runtime import memory
+from gateway.runtime.loading import Loaded, LoadError, load_all
 
 if TYPE_CHECKING:
     from gateway.runtime.daemon import Daemon
@@ -48,7 +49,7 @@ class DaemonOperations:
         )
 
     def _tunnel(self, name: str) -> TunnelStatus:
-        return next(tunnel for tunnel in self._daemon.snapshot().tunnels if tunnel.name == name)
+        return next(tunnel for tunnel in self._daemon.picture().tunnels if tunnel.name == name)
 
     async def _reload(self) -> tuple[bool, str]:
         async with self._reloading:
@@ -60,8 +61,7 @@ class DaemonOperations:
         """Whether the file was applied, and what to say of it, line by line."""
         before = self._daemon.loaded
         try:
-            loaded, warnings = await asyncio.to_thread(load_all, before.path, before.settings)
-            changes = diff(before.config, loaded.config)
+            loaded, warnings, changes = await asyncio.to_thread(_load, before)
             refused = [change.path for change in changes if change.impact is Impact.RESTART_DAEMON]
             if refused:
                 fix = "takes effect only at a restart (systemctl restart gatewayd)"
@@ -73,6 +73,13 @@ class DaemonOperations:
         if not told:
             told = ["nothing changed" if loaded.settings == before.settings else "secrets changed"]
         return True, [f"configuration reloaded: {told[0]}", *told[1:], *warnings]
+
+
+def _load(before: Loaded) -> tuple[Loaded, list[str], tuple[Change, ...]]:
+    """Everything a reload needs to know; not on the loop, because a large configuration takes a second."""
+    with memory.undisturbed():
+        loaded, warnings = load_all(before.path, before.settings)
+        return loaded, warnings, diff(before.config, loaded.config)
 
 
 Outcome = tuple[bool, str] | None

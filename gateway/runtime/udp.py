@@ -18,7 +18,7 @@ from gateway.ike.settings import NATT_PORT
 
 RECEIVE_BUFFER = SEND_BUFFER = 8 << 20
 LARGEST = 65535
-BATCH = 32
+BATCH = 8  # of a millisecond each; what is left makes the socket readable again
 ESP_PROTOCOL = 50  # RFC 4303 2
 
 Received = Callable[[bytes, Endpoint, Endpoint], None]

@@ -51,6 +51,9 @@ class FakeNetlink:
     def monitor(self, callback: Callable[[Change], None]) -> None:
         self.notify = callback
 
+    def unmonitor(self) -> None:
+        self.notify = lambda _: None
+
 
 class Stage:
     def __init__(self) -> None:
