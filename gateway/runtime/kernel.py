@@ -95,7 +95,8 @@ class Kernel:
 
     def ensure_rules(self, entries: Entries, remove: bool = True) -> list[str]:
         """Adds what is missing, then (`remove`) takes away rules of ours that are no longer wanted; says what it did."""
-        wanted, done = wanted_rules(self._settings, self.ipv6, entries), []
+        links = [name for _, name in socket.if_nameindex() if not name.startswith(tun.PREFIX) and name != "lo"]
+        wanted, done = wanted_rules(self._settings, self.ipv6, entries, links), []
         missing, surplus = difference(wanted, self.rules())
         protocol = self._settings.route_protocol
         # What a goto leads to is complete before it leads there

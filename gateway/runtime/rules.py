@@ -5,8 +5,10 @@ In the order of their priorities, for each family; the first rule whose lookup f
     +0      our own marked traffic            lookup main
     +1, +2  our own to the platform           lookup main        IPv4 only
     +3      everything                        lookup our table
+    +4      what came by another link         goto +7            past the TUNs: a short cut, no more
     +5      what a TUN let in                 goto its block
     +6      what a TUN let in                 blackhole          if there is no such block
+    +7      everything                        nothing
     32766   everything else                   lookup main        not ours
     far behind, nobody comes here but by goto:
             what main has no route for        unreachable        as it is without any rule
@@ -15,8 +17,9 @@ In the order of their priorities, for each family; the first rule whose lookup f
             to a prefix                       lookup main        one for each prefix the configuration names as ours
             everything                        blackhole
 
-A block is shared by all TUNs whose connections name the same prefixes, so a thousand TUNs are a thousand short rules in
-the way of a packet our table says nothing about, and none in the way of one it knows. +5 and +6 are there also for each
+A block is shared by all TUNs whose connections name the same prefixes, so a packet that a TUN let in and our table says
+nothing about meets one short rule per TUN; all others meet none, or two where the link is younger than the rules, or where
+the packet is this host's own and TUNs have addresses. +5 and +6 are there also for each
 of our addresses inside the tunnel, whose answers have no other way either. Together they are the entry guard. Without it
 a packet from a tunnel whose destination nobody has taught us yet would take main's default route and leave in clear on
 the link it came in by, encrypted. A goto whose target is gone goes on to the next rule: that is what +6 is for.
@@ -28,7 +31,7 @@ import socket
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -50,10 +53,12 @@ Entries = Mapping[str, Entry]
 """By TUN."""
 
 # FR_ACT_*
-LOOKUP, GOTO, BLACKHOLE, UNREACHABLE = 1, 2, 6, 7
+LOOKUP, GOTO, NOTHING, BLACKHOLE, UNREACHABLE = 1, 2, 3, 6, 7
 ANY_LENGTH = -1
-ENTRY, CLOSED = 5, 6
+PAST, ENTRY, CLOSED, END = 4, 5, 6, 7
 """Priorities of the entry guard above the first."""
+LINKS = 8
+"""Links with a short cut, at most: a host may have hundreds, of containers."""
 # The kernel's name for the device that locally generated packets come from.
 _OURSELVES = "lo"
 # Up to these lengths a route of main's is a default route or a piece of one: 0.0.0.0/1 and 128.0.0.0/1, 2000::/3.
@@ -67,7 +72,7 @@ _HEADER = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, r
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 3, 4, 6, 10
 _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL = 14, 15, 21
 _U32 = struct.Struct("=I")
-_DOES = {BLACKHOLE: "blackhole", UNREACHABLE: "unreachable"}
+_DOES = {NOTHING: "nop", BLACKHOLE: "blackhole", UNREACHABLE: "unreachable"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -153,8 +158,11 @@ def decode_rule(body: bytes) -> tuple[int, Rule]:
     return found.get(_FRA_PROTOCOL, b"\0")[0], rule
 
 
-def wanted_rules(settings: Gateway, ipv6: bool, entries: Entries | None = None) -> list[Rule]:
-    """All there should be, in the order they are to be made: every TUN's way out is closed before it is opened."""
+def wanted_rules(
+    settings: Gateway, ipv6: bool, entries: Entries | None = None, links: Sequence[str] = ()
+) -> list[Rule]:
+    """All there should be, in the order they are to be made: every TUN's way out is closed before it is opened.
+    `links`: those of this host that are no TUNs of ours."""
     first = settings.rule_priority
     rules = []
     for family in (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,):
@@ -166,7 +174,13 @@ def wanted_rules(settings: Gateway, ipv6: bool, entries: Entries | None = None) 
                 for at, prefix in enumerate(PLATFORM, first + 1)
             ]
         rules.append(Rule(family, first + 3, settings.route_table))
-        rules += _entry_guard(family, first, entries or {})
+        if entries:
+            guard = _entry_guard(family, first, entries)
+            rules += [*guard, Rule(family, first + END, 0, action=NOTHING)]
+            # Answers of our addresses inside a tunnel must not get past their guard
+            addressed = any(rule.interface == _OURSELVES for rule in guard)
+            past = sorted(links)[:LINKS] + ([] if addressed else [_OURSELVES])
+            rules += [Rule(family, first + PAST, 0, interface=o, action=GOTO, target=first + END) for o in past]
     return rules
 
 
@@ -177,8 +191,6 @@ def is_entry_guard(rule: Rule, settings: Gateway) -> bool:
 
 def _entry_guard(family: int, first: int, entries: Entries) -> list[Rule]:
     version = 4 if family == socket.AF_INET else 6
-    if not entries:
-        return []
     named = {
         interface: tuple(str(prefix) for prefix in entry.destinations if prefix.version == version)
         for interface, entry in entries.items()

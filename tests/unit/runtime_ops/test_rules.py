@@ -11,8 +11,12 @@ from gateway.config.model import Gateway
 from gateway.runtime.rules import (
     ANY_LENGTH,
     BLACKHOLE,
+    ENTRY,
     GOTO,
+    LINKS,
     LOOKUP,
+    NOTHING,
+    PAST,
     UNREACHABLE,
     Entry,
     Rule,
@@ -29,7 +33,7 @@ MAIN, OTHER_MAIN = 32766, 32767
 
 
 def test_a_tun_has_its_guard_behind_our_table_in_both_families() -> None:
-    rules = wanted_rules(SETTINGS, True, {"gw-a": Entry((FOUR, SIX), INSIDE), "gw-b": Entry()})
+    rules = wanted_rules(SETTINGS, True, {"gw-a": Entry((FOUR, SIX), INSIDE), "gw-b": Entry()}, ["eth0"])
     assert [str(rule) for rule in rules] == [
         "IPv4 rule 22100: fwmark 0x67770001 lookup 254",
         "IPv4 rule 22101: to 169.254.169.254/32 iif lo lookup 254",
@@ -51,6 +55,8 @@ def test_a_tun_has_its_guard_behind_our_table_in_both_families() -> None:
         "IPv4 rule 22105: iif gw-a goto 3210044120",
         "IPv4 rule 22105: from 169.254.21.1/32 iif lo goto 3210044120",
         "IPv4 rule 22105: iif gw-b goto 3210000010",
+        "IPv4 rule 22107: from all nop",
+        "IPv4 rule 22104: iif eth0 goto 22107",
         "IPv6 rule 22100: fwmark 0x67770001 lookup 254",
         "IPv6 rule 22103: from all lookup 221",
         "IPv6 rule 3210000000: from all unreachable",
@@ -65,6 +71,8 @@ def test_a_tun_has_its_guard_behind_our_table_in_both_families() -> None:
         "IPv6 rule 22105: iif gw-a goto 3210076781",
         "IPv6 rule 22105: from fd00::1/128 iif lo goto 3210076781",
         "IPv6 rule 22105: iif gw-b goto 3210000011",
+        "IPv6 rule 22107: from all nop",
+        "IPv6 rule 22104: iif eth0 goto 22107",
     ]
 
 
@@ -81,7 +89,8 @@ def _block(rules: list[Rule], goto: Rule) -> list[Rule]:
 
 def test_every_way_out_of_a_tun_ends_in_a_blackhole_after_all_its_permissions() -> None:
     rules = wanted_rules(SETTINGS, True, BOTH)
-    gotos = [rule for rule in rules if rule.action == GOTO]
+    gotos = [rule for rule in rules if rule.priority == SETTINGS.rule_priority + ENTRY]
+    assert all(rule.action == GOTO for rule in gotos)
     assert len(gotos) == 6  # two TUNs and one address, in both families
     for goto in gotos:
         block = _block(rules, goto)
@@ -101,7 +110,7 @@ def test_every_way_out_of_a_tun_ends_in_a_blackhole_after_all_its_permissions() 
 
 def test_a_goto_that_leads_nowhere_is_followed_by_a_blackhole_for_the_same_packets() -> None:
     rules = wanted_rules(SETTINGS, True, BOTH)
-    for goto in (rule for rule in rules if rule.action == GOTO):
+    for goto in (rule for rule in rules if rule.priority == SETTINGS.rule_priority + ENTRY):
         between = [
             rule
             for rule in rules
@@ -120,13 +129,13 @@ def test_nobody_enters_a_block_but_by_goto() -> None:
         assert behind[0] == Rule(family, behind[0].priority, 0, action=UNREACHABLE)
         assert behind[1].priority > behind[0].priority
         before = [rule for rule in rules if rule.priority < MAIN and rule.priority > SETTINGS.rule_priority + 3]
-        assert all(rule.interface for rule in before)
+        assert all(rule.interface or rule.action == NOTHING for rule in before)
 
 
 def test_what_is_closed_is_made_before_what_is_opened() -> None:
     made: list[Rule] = []
     for rule in wanted_rules(SETTINGS, True, BOTH):
-        if rule.action == GOTO:
+        if rule.action == GOTO and rule.interface in (*BOTH, "lo"):
             block = _block(made, rule)
             assert block and block[0].priority == rule.target and not block[-1].destination
             assert any(
@@ -139,17 +148,45 @@ def test_a_thousand_tuns_with_the_same_destinations_share_one_block() -> None:
     many = {f"gw-{number}": Entry((FOUR,)) for number in range(1000)}
     rules = wanted_rules(SETTINGS, False, many)
     assert len([rule for rule in rules if rule.priority > OTHER_MAIN]) == 6
-    assert len(rules) == 4 + 6 + 2 * 1000
+    assert len(rules) == 4 + 6 + 2 * 1000 + 2
+
+
+def test_what_came_by_another_link_goes_past_the_tuns_and_meets_nothing_of_theirs() -> None:
+    names = [f"eth{number}" for number in range(LINKS + 5)]
+    rules = wanted_rules(SETTINGS, True, BOTH, names)
+    cuts = [rule for rule in rules if rule.priority == SETTINGS.rule_priority + PAST]
+    assert [(rule.family, rule.interface) for rule in cuts] == [
+        (family, name) for family in (socket.AF_INET, socket.AF_INET6) for name in sorted(names)[:LINKS]
+    ]
+    for cut in cuts:
+        (end,) = [rule for rule in rules if rule.priority == cut.target and rule.family == cut.family]
+        assert (end.action, end.interface, end.destination) == (NOTHING, "", "")
+        guards = [rule for rule in rules if rule.interface in BOTH and rule.family == cut.family]
+        assert all(cut.priority < guard.priority < cut.target for guard in guards)
+        assert rules.index(end) < rules.index(cut)
+    # Nothing of a TUN's, and nothing of this host's own
+    assert not {rule.interface for rule in cuts} & {*BOTH, "lo", ""}
+    assert wanted_rules(SETTINGS, True, {}, names) == wanted_rules(SETTINGS, True)
+
+
+def test_this_host_s_own_packets_have_the_short_cut_only_where_no_tun_has_an_address() -> None:
+    def cut(entries: dict[str, Entry]) -> set[int]:
+        rules = wanted_rules(SETTINGS, True, entries)
+        return {rule.family for rule in rules if (rule.interface, rule.action, rule.source) == ("lo", GOTO, "")}
+
+    assert cut({"gw-a": Entry((FOUR,))}) == {socket.AF_INET, socket.AF_INET6}
+    assert cut({"gw-a": Entry((FOUR,), INSIDE[:1])}) == {socket.AF_INET6}
+    assert cut(BOTH) == set()
 
 
 def test_blocks_keep_their_places_when_others_come_and_go() -> None:
     sets = {f"gw-{n}": Entry((ip_network((0x0A000000 + (n << 8), 24)),)) for n in range(3000)}
     all_of_them = wanted_rules(SETTINGS, False, sets)
-    starts = {rule.interface: rule.target for rule in all_of_them if rule.action == GOTO}
+    starts = {rule.interface: rule.target for rule in all_of_them if rule.interface in sets and rule.action == GOTO}
     assert len(set(starts.values())) == 3000
     assert all(rule.priority < 2**32 for rule in all_of_them)
     one = wanted_rules(SETTINGS, False, {"gw-7": sets["gw-7"], "gw-2999": sets["gw-2999"]})
-    kept = {rule.interface: rule.target for rule in one if rule.action == GOTO}
+    kept = {rule.interface: rule.target for rule in one if rule.interface in sets and rule.action == GOTO}
     assert kept == {name: starts[name] for name in kept}
 
 
