@@ -30,3 +30,12 @@ def named(reason: str, context: dict[str, str]) -> tuple[str, dict[str, str]]:
         if reason.endswith(suffix):
             return reason.removesuffix(suffix), {**context, **extra}
     return reason, context
+
+
+OWN_INTENT = {
+    "TERMINATED": "DELETED_BY_OPERATOR",
+    "STOPPING": "DELETED_BY_OPERATOR",
+    "REMOVED_FROM_CONFIGURATION": "DELETED_BY_OPERATOR",
+    "CONFIGURATION_CHANGED": "CONFIGURATION_CHANGED",
+}
+"""Ends we wanted ourselves: no failures, and no reason to back off."""

@@ -37,18 +37,10 @@ STALE_SWEEP = 30.0
 """Seconds after a start at which routes an earlier process left, and nobody asked for since, are removed; with BGP its stale_time."""
 
 
-OWN_INTENT = {
-    "TERMINATED": "DELETED_BY_OPERATOR",
-    "STOPPING": "DELETED_BY_OPERATOR",
-    "REMOVED_FROM_CONFIGURATION": "DELETED_BY_OPERATOR",
-    "CONFIGURATION_CHANGED": "CONFIGURATION_CHANGED",
-}
-"""Ends we wanted ourselves: no failures, and no reason to back off."""
-
 REOPEN_DELAY = 5.0
 """Seconds until a TUN that could not be made is tried again."""
 
-BURST = 16
+BURST = 8
 """Connections supervised in one go; the rest follow at once, but datagrams and timers may come between."""
 
 
@@ -65,6 +57,7 @@ class Gateway:
         self._names: dict[int, str] = {}  # of the tunnels, by connection number
         self._retry: Deadlines[str] = Deadlines(self._retry_at)
         self._to_supervise: dict[str, None] = {}  # a set in order of insertion
+        self._to_close: dict[str, None] = {}  # likewise, at the end
         self._settled_at = 0.0
         self.redraw: set[str] = set()
         """Connections whose picture may be another one than when somebody last took them out of here."""
@@ -103,8 +96,7 @@ class Gateway:
             case inputs.Stop():
                 self._stop(now)
             case inputs.CloseTunnels():
-                for name in self.tunnels:
-                    self.ike.command(ike.Terminate(name, reason="STOPPING"), now)
+                self._to_close = dict.fromkeys(self.tunnels)
             case inputs.RetryTunnels():
                 if self.guarded:
                     self._open_tunnels()
@@ -143,6 +135,8 @@ class Gateway:
     def next_deadline(self) -> float | None:
         deadlines = [self.ike.next_deadline(), self.fib.next_deadline(), self._sweep_at, self._reopen_at]
         deadlines += [core.next_deadline() for core in (self.speaker, self.heartbeat) if core is not None]
+        if self._to_close:
+            deadlines.append(self._settled_at)
         if self.guarded and not self.stopping:
             deadlines.append(self._settled_at if self._to_supervise else self._retry.earliest())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -317,12 +311,8 @@ class Gateway:
             if tunnel.interface == interface:
                 tunnel.interface = 0
                 self._look_after(tunnel.name)
-                self._event(
-                    "warning",
-                    "tun-lost",
-                    tunnel.name,
-                    "its TUN was removed or taken down by somebody else; restoring it",
-                )
+                text = "its TUN was removed or taken down by somebody else; restoring it"
+                self._event("warning", "tun-lost", tunnel.name, text)
                 self._open_tunnel(tunnel)
 
     def _by_id(self, connection: int) -> Tunnel | None:
@@ -343,12 +333,8 @@ class Gateway:
                 if event.remote is not None:
                     self.ike.command(ike.PeerMoved(tunnel.name, event.spi, event.remote), now)
             case "integrity-burst":
-                self._event(
-                    "warning",
-                    "esp-integrity",
-                    tunnel.name,
-                    f"ESP with SPI {event.spi:08x} does not verify: keys differ or somebody forges",
-                )
+                text = f"ESP with SPI {event.spi:08x} does not verify: keys differ or somebody forges"
+                self._event("warning", "esp-integrity", tunnel.name, text)
             case _:
                 return
 
@@ -356,8 +342,8 @@ class Gateway:
         self, sas: dict[tuple[Direction, int, int], SaCounters], drops: dict[tuple[int, str], int], now: float
     ) -> None:
         if drops:
-            changed = [key for key, packets in drops.items() if packets != self.drops.get(key, 0)]
-            self.redraw.update(self._names.get(number, "") for number, _ in changed)
+            changed = set(drops.items()) ^ set(self.drops.items())
+            self.redraw.update(self._names.get(number, "") for (number, _), _ in changed)
             self.drops = drops
         of_connection: dict[int, dict[tuple[Direction, int], SaCounters]] = {}
         for (direction, number, spi), value in sas.items():
@@ -469,6 +455,10 @@ class Gateway:
             if self.guarded and not self.stopping:
                 turns -= (supervised := self._supervise_some(turns, now))
                 progress = progress or supervised > 0
+            for name in list(islice(self._to_close, turns)):
+                del self._to_close[name]
+                self.ike.command(ike.Terminate(name, reason="STOPPING"), now)
+                progress, turns = True, turns - 1
 
     def _ike_event(self, event: object, now: float) -> None:
         if isinstance(event, Transmit | Compute):
@@ -523,10 +513,13 @@ class Gateway:
                 "info", "ike-spare-down", tunnel.name, f"a second IKE_SA with the same peer ended: {event.reason}"
             )
             return
-        if event.reason in OWN_INTENT:
-            tunnel.closed(OWN_INTENT[event.reason], self._context(tunnel, {}, now), now)
+        if event.reason in failures.OWN_INTENT:
+            tunnel.closed(failures.OWN_INTENT[event.reason], self._context(tunnel, {}, now), now)
             self._event(
-                "info", "ike-down", tunnel.name, f"IKE_SA is down: {OWN_INTENT[event.reason].lower().replace('_', ' ')}"
+                "info",
+                "ike-down",
+                tunnel.name,
+                f"IKE_SA is down: {failures.OWN_INTENT[event.reason].lower().replace('_', ' ')}",
             )
             return
         name, context = failures.named(event.reason, self._context(tunnel, event.context, now))
@@ -538,7 +531,7 @@ class Gateway:
 
     def _failure(self, tunnel: Tunnel, child: str, reason: str, context: dict[str, str], now: float) -> None:
         name, full = failures.named(reason, self._context(tunnel, {"child": child, **context}, now))
-        if reason in OWN_INTENT:
+        if reason in failures.OWN_INTENT:
             if not tunnel.usable:
                 tunnel.note("CHILD_DELETED_BY_OPERATOR", full, now)
             self._event("info", "child-down", tunnel.name, f"CHILD_SA {child} is down: deleted by operator")

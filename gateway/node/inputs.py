@@ -73,7 +73,8 @@ class DataPlaneEvent:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """A reading of the data plane's counters: of SAs at least those that changed, of drops all or none."""
+    """A reading of the data plane's counters: of SAs at least those that changed, of drops all that are not zero,
+    or none at all where they were not read."""
 
     sas: Mapping[tuple[Direction, int, int], SaCounters]
     drops: Mapping[tuple[int, str], int] = field(default_factory=dict)

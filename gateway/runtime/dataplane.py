@@ -143,7 +143,7 @@ class NativeDataPlane:
         }
 
     def drop_counters(self) -> dict[tuple[int, str], int]:
-        return {(connection, reason): packets for connection, reason, packets in self._native.drops()}
+        return {(connection, reason): packets for connection, reason, packets in self._native.drops() if packets}
 
     # --- TUNs, off the loop -------------------------------------------------------------------------------------
 
