@@ -231,7 +231,7 @@ def devices(machine: Namespace) -> int:
 
 @contextmanager
 def made(connections: int, peers: bool = True) -> Iterator[Fleet]:
-    with Lab(keep_logs=Path("/tmp/scale-logs")) as lab:
+    with Lab() as lab:
         yield Fleet(lab, connections, peers=peers)
 
 
