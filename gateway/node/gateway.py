@@ -470,6 +470,8 @@ class Gateway:
             if isinstance(event, ike_events.Notice):
                 self._event(event.level, event.event, connection, event.text)
             return
+        # Whatever it says may show in the connection's picture
+        self.redraw.add(connection)
         match event:
             case ike_events.IkeUp():
                 self._ike_up(tunnel, event, now)
