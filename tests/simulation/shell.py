@@ -25,6 +25,7 @@ from gateway.ike.settings import NATT_PORT
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
 from gateway.node.settings import GatewaySettings
+from gateway.observe.snapshot import TunnelStatus
 from gateway.routing import model as routing
 
 Input = Callable[[Gateway, float], None]
@@ -76,6 +77,7 @@ class Shell:
         self.sad: dict[tuple[Direction, int, int], SaParameters] = {}
         self.policies: dict[int, tuple[int, ...]] = {}
         self._opened: set[int] = set()
+        self.drawn: dict[str, TunnelStatus] = {}
         self._next_interface = 10
         self._inputs: deque[Input] = deque()
         self._busy = False
@@ -87,6 +89,7 @@ class Shell:
     def start(self) -> None:
         self.incarnation += 1
         self.running = True
+        self.drawn = {}
         seed = f"{self.seed} {self.name} {self.incarnation}"
         self.node = Gateway(self.settings, SeededRandom(seed), CheapKeyExchanges())
         self.dataplane = ReferenceDataPlane(SeededRandom(seed + " esp"))

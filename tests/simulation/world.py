@@ -12,7 +12,7 @@ import heapq
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 
 from simulation.links import End, Link, check_counts, unrest
@@ -25,6 +25,7 @@ from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction
 from gateway.ike.settings import NATT_PORT
 from gateway.node import effects, inputs
+from gateway.observe.build import ShellFacts, build
 
 BEGINNING = 1000.0
 PROBE_INTERVAL, DENSE_INTERVAL, DENSE_TIME = 0.2, 0.01, 0.06
@@ -32,6 +33,8 @@ LATE = 4.0
 """A probe that took longer than this may find its SA gone."""
 SPINNING = 200
 """Wake-ups of one node at one instant."""
+PICTURES = 7
+"""Every so many steps the status is drawn."""
 MARKER = bytes(4)
 REKEYS = ("rekey", "rekey child", "rekey child")
 SILENCE = ("DPD_TIMEOUT", "NO_ANSWER_TO_IKE_AUTH", "PEER_UNREACHABLE")
@@ -67,6 +70,7 @@ class World:
         ends = (End(self.shells["a"], CONNECTION), End(self.shells["b"], CONNECTION))
         self.link = Link(ends, plan.children)
         self.probe_interval = PROBE_INTERVAL
+        self._pictures = 0
         self.probes_sent = self.probes_delivered = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -218,8 +222,21 @@ class World:
                 for sa in shell.node.ike.sas(end.connection):
                     self.trace.learn(sa)
                 check_counts(end)
+        self._check_picture(shell)
         if self.link.check(self.now):
             self.trace.note(self.now, "", "the connection is up")
+
+    def _check_picture(self, shell: Shell) -> None:
+        """Now and then: what is kept of the last picture must be what a new one shows."""
+        self._pictures += 1
+        if self._pictures % PICTURES:
+            return
+        facts = ShellFacts(0.0, "")
+        kept = build(shell.node, facts, self.now, shell.drawn).tunnels
+        for one, fresh in zip(kept, build(shell.node, facts, self.now).tunnels, strict=True):
+            if one != fresh:
+                stale = [field.name for field in fields(one) if getattr(one, field.name) != getattr(fresh, field.name)]
+                raise Broken(f"{shell.name} would show an old picture of {one.name}: {stale}")
 
     def check_kernel(self, shell: Shell) -> None:
         """After every single operation: a protected prefix leads into its TUN or nowhere."""
