@@ -17,7 +17,6 @@ from itertools import islice
 from gateway.bgp import events as bgp
 from gateway.bgp.speaker import Speaker
 from gateway.contract import Compute, Endpoint, RandomSource, Transmit
-from gateway.deadlines import Deadlines
 from gateway.esp.dataplane import Direction, SaCounters
 from gateway.esp.mtu import tcp_mss
 from gateway.ha import heartbeat as ha
@@ -27,7 +26,8 @@ from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.node import effects, failures, inputs
 from gateway.node.settings import GatewaySettings
-from gateway.node.tunnel import Tunnel, child_due
+from gateway.node.supervisor import Supervisor
+from gateway.node.tunnel import Tunnel
 from gateway.routing import model as routing
 from gateway.routing.fib import Fib
 
@@ -35,11 +35,8 @@ INITIAL_MTU = 1400
 """Of a TUN before a suite is negotiated."""
 STALE_SWEEP = 30.0
 """Seconds after a start at which routes an earlier process left, and nobody asked for since, are removed; with BGP its stale_time."""
-
-
 REOPEN_DELAY = 5.0
 """Seconds until a TUN that could not be made is tried again."""
-
 BURST = 8
 """Connections supervised in one go; the rest follow at once, but datagrams and timers may come between."""
 
@@ -55,9 +52,8 @@ class Gateway:
         self.heartbeat = ha.Heartbeat(settings.heartbeat, random) if settings.heartbeat is not None else None
         self.tunnels: dict[str, Tunnel] = {}
         self._names: dict[int, str] = {}  # of the tunnels, by connection number
-        self._retry: Deadlines[str] = Deadlines(self._retry_at)
-        self._to_supervise: dict[str, None] = {}  # a set in order of insertion
-        self._to_close: dict[str, None] = {}  # likewise, at the end
+        self._supervisor = Supervisor(self.tunnels, self.ike)
+        self._to_close: dict[str, None] = {}  # a set in order of insertion, at the end
         self._settled_at = 0.0
         self.redraw: set[str] = set()
         """Connections whose picture may be another one than when somebody last took them out of here."""
@@ -138,7 +134,7 @@ class Gateway:
         if self._to_close:
             deadlines.append(self._settled_at)
         if self.guarded and not self.stopping:
-            deadlines.append(self._settled_at if self._to_supervise else self._retry.earliest())
+            deadlines.append(self._settled_at if self._supervisor.busy else self._supervisor.next_deadline())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
@@ -153,7 +149,7 @@ class Gateway:
         if self._reopen_at is not None and now >= self._reopen_at:
             self._reopen_at = None
             self._open_tunnels()
-        for name in self._retry.due(now):
+        for name in self._supervisor.due(now):
             self._look_after(name)
         self._settle(now)
 
@@ -376,58 +372,10 @@ class Gateway:
             case _:
                 return
 
-    # --- supervision --------------------------------------------------------------------------------------------
-
     def _look_after(self, name: str) -> None:
-        """Something about this connection changed: is what is wanted still there, and when is the next look?"""
+        """Something about this connection changed."""
         self.redraw.add(name)
-        self._to_supervise[name] = None
-        self._retry.touch(name)
-
-    def _retry_at(self, name: str) -> float | None:
-        tunnel = self.tunnels.get(name)
-        return min(self._retries(tunnel), default=None) if tunnel is not None else None
-
-    def _retries(self, tunnel: Tunnel) -> Iterator[float]:
-        primary = self.ike.primary(tunnel.name)
-        if primary is None:
-            if self._may_initiate(tunnel) and tunnel.back_off.at is not None:
-                yield tunnel.back_off.at
-            return
-        for child in tunnel.missing(primary):
-            if primary.exchange is None:
-                yield max(tunnel.back_off_of(child).at or 0.0, child_due(primary))
-
-    def _may_initiate(self, tunnel: Tunnel) -> bool:
-        """Wanted, its device there, and nothing of ours under way. What a stranger half opened from the peer's address does not hold us back."""
-        if not tunnel.wanted or tunnel.device_fault or not tunnel.interface:
-            return False
-        return not any(sa.is_initiator or sa.established for sa in self.ike.sas(tunnel.name))
-
-    def _supervise_some(self, limit: int, now: float) -> int:
-        """Of those that something happened to, at most so many; says how many."""
-        names = list(islice(self._to_supervise, limit))
-        for name in names:
-            del self._to_supervise[name]
-            if name in self.tunnels:
-                self._supervise(self.tunnels[name], now)
-        return len(names)
-
-    def _supervise(self, tunnel: Tunnel, now: float) -> None:
-        """Level-triggered: whatever happened, what is wanted and missing is asked for."""
-        primary = self.ike.primary(tunnel.name)
-        if primary is None:
-            if self._may_initiate(tunnel) and tunnel.back_off.due(now):
-                tunnel.attempts += 1
-                self.ike.command(ike.Initiate(tunnel.name), now)
-            return
-        if now < child_due(primary) or primary.exchange is not None:
-            return
-        for child in tunnel.missing(primary):
-            back_off = tunnel.back_off_of(child)
-            if back_off.due(now):
-                back_off.failed(now)
-                self.ike.command(ike.CreateChildSa(tunnel.name, child), now)
+        self._supervisor.look_after(name)
 
     # --- carrying events between the cores ----------------------------------------------------------------------
 
@@ -453,7 +401,7 @@ class Gateway:
             for name in self.ike.stirred():
                 self._look_after(name)
             if self.guarded and not self.stopping:
-                turns -= (supervised := self._supervise_some(turns, now))
+                turns -= (supervised := self._supervisor.look_after_some(turns, now))
                 progress = progress or supervised > 0
             for name in list(islice(self._to_close, turns)):
                 del self._to_close[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from gateway.contract import Endpoint
@@ -25,11 +26,10 @@ class HaLink:
         with explained(f"heartbeat {self._local}", listening("ha", "local_address")):
             bound = _bound(self._local, self._mark)
         loop = asyncio.get_running_loop()
-        try:
+        with ExitStack() as unless_taken:
+            unless_taken.callback(bound.close)
             self._transport, _ = await loop.create_datagram_endpoint(lambda: _Receiver(self._received), sock=bound)
-        except BaseException:
-            bound.close()
-            raise
+            unless_taken.pop_all()
 
     def send(self, data: bytes, remote: Endpoint) -> None:
         if self._transport is not None:

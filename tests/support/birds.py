@@ -8,30 +8,13 @@ Everything carries the prefix `gwbgp` and the test's process number, and is remo
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-
-def available() -> str:
-    """Why these tests cannot run here, or ""."""
-    if os.geteuid() != 0:
-        return "needs root for network namespaces"
-    missing = [tool for tool in ("ip", "bird", "birdc") if shutil.which(tool) is None]
-    return f"not installed: {', '.join(missing)}" if missing else ""
-
-
-def wait_for(what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
+from support.process import wait_until
 
 
 class Bird:
@@ -62,7 +45,7 @@ class Bird:
         ]
         done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        wait_for("BIRD's control socket", self.control.exists)
+        wait_until(self.control.exists, 20, "BIRD's control socket")
 
     def reconfigure(self, config: str) -> None:
         self.config.write_text(config)
@@ -91,7 +74,7 @@ class Bird:
             return
         try:
             os.kill(pid, signal.SIGTERM)
-            wait_for("BIRD's end", lambda: not Path(f"/proc/{pid}").exists(), 5)
+            wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5, "BIRD's end")
         except ProcessLookupError:
             return
         except AssertionError:

@@ -1,6 +1,7 @@
 """pytest fixtures for tests that play in the laboratory; a conftest imports them by name.
 
-They need root, network namespaces and the peers' programs; without these the tests are skipped with the reason.
+They need root and the peers' programs. Without root they are skipped, so that others can run the rest; a program that
+is missing is a failure, for the set-up installs all of them.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ PROGRAMS = ("ip", "setpriv", "nft", "tcpdump", "iperf3", "ping", "ss", "charon-s
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A laboratory that leaves nothing behind; on failure the end of every log is printed."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if os.geteuid() != 0 or missing:
-        pytest.skip("needs root" if os.geteuid() else f"needs {', '.join(missing)}")
+    assert not missing, f"needs {', '.join(missing)}"
     with Lab() as laboratory:
         yield laboratory
         if request.node.stash.get(FAILED, False):
