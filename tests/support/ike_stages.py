@@ -12,15 +12,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from support.ike_pair import ESP_OFFERS, IKE_OFFERS, NAME, Flight, Host, Pair
+from support.ike_pair import ESP_OFFERS, IKE_OFFERS, LEFT, NAME, RIGHT, Flight, Host, Pair
 
+from gateway.contract import Endpoint
 from gateway.ike import proposal
 from gateway.ike.commands import Initiate, Rekey, Terminate
 from gateway.ike.errors import PeerError
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.key_exchange import PUBLIC_OCTETS
 from gateway.ike.keymat import IkeKeys, open_message, seal_message
-from gateway.ike.message import Header, emit_message, parse_message
+from gateway.ike.message import Header, Message, emit_message, parse_message
 from gateway.ike.payloads import (
     Authentication,
     Delete,
@@ -225,3 +226,24 @@ def reach(role: str, state: str, **changes: object) -> Stage:
     pair.in_flight.clear()
     pair.now += 0.1
     return Stage(role, pair, subject, sa, None if state == "INIT" else keys)
+
+
+# --- first requests ---------------------------------------------------------------------------------------------------
+
+GOOD_REQUEST = (ike_offer(b""), IKE_KE, NONCE)
+
+
+def ask(
+    pair: Pair, *payloads: Payload, spi: int = 0xABC, remote: Endpoint | None = None, **header: int
+) -> list[Message]:
+    """A first request to the right host; gives its answers."""
+    head = Header(
+        spi, header.get("responder_spi", 0), ExchangeType.IKE_SA_INIT, Flags.INITIATOR, header.get("message_id", 0)
+    )
+    return ask_octets(pair, emit_message(head, payloads), remote)
+
+
+def ask_octets(pair: Pair, octets: bytes, remote: Endpoint | None = None) -> list[Message]:
+    pair.in_flight.clear()
+    pair.receive(pair.right, octets, remote or Endpoint(LEFT, 500), Endpoint(RIGHT, 500))
+    return [flight.message for flight in pair.in_flight]

@@ -14,12 +14,14 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Coroutine
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
 from support.process import run
 
+from gateway.config.model import Gateway
 from gateway.routing.fib import Fib
 from gateway.routing.model import (
     Applied,
@@ -30,6 +32,7 @@ from gateway.routing.model import (
     Reconcile,
     Resolve,
 )
+from gateway.runtime import tun
 from gateway.runtime.netlink import Netlink
 
 Value = TypeVar("Value")
@@ -42,6 +45,9 @@ ANSWERS = (
     "2001:db8:5::1",
     "2001:db8:99::7",
 )
+SETTINGS = Gateway()
+ONPREM, SIX = ip_network("172.16.0.0/12"), ip_network("2001:db8:5::/48")
+INSIDE = (ip_interface("169.254.21.1/30"), ip_interface("fd00:21::1/64"))
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -159,6 +165,22 @@ class Driver:
             return Reconcile(effect.ticket, await self.netlink.dump())
         self.batches.append(effect.ops)  # type: ignore[attr-defined]
         return Applied(effect.ticket, await self.netlink.apply(effect.ops))  # type: ignore[attr-defined]
+
+
+class Tunnel:
+    """A connection's TUN, configured and told to the FIB."""
+
+    def __init__(self, netlink: Netlink, name: str = "gw-edge") -> None:
+        self.netlink, self.name = netlink, name
+        self.fds: list[int] = []
+
+    async def open(self, queues: int = 1) -> int:
+        self.fds = tun.open_tun(self.name, queues)
+        return await self.netlink.configure_link(self.name, 1400, INSIDE)
+
+    def close(self) -> None:
+        while self.fds:
+            os.close(self.fds.pop())
 
 
 def _stable(entry: dict[str, Any]) -> str:
