@@ -130,8 +130,12 @@ class DataPlane:
         """Drains IKE datagrams: (octets without the marker, local, remote, socket fd)."""
 
     def sa_statistics(self) -> list[SaStatistics]: ...
+    def sa_changes(self) -> list[tuple[str, int, int, int, int, int, float, int, int, int]]:
+        """Of those SAs that did something since this was last called, the values of `SaStatistics` in its order. One caller
+        only: what it was told once it is not told again."""
+
     def drops(self) -> list[tuple[int, str, int]]:
-        """(connection or 0, reason, packets), zero counts included."""
+        """(connection or 0, reason, packets) where packets were dropped."""
 
     def worker_statistics(self) -> list[WorkerStatistics]:
         """One for each worker, in their order."""

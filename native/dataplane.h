@@ -24,6 +24,7 @@
 
 #include "drop_reasons.h"
 #include "esp.h"
+#include "index.h"
 #include "replay.h"
 
 #define CACHE_LINE  64
@@ -167,8 +168,9 @@ struct dataplane {
   /* The control thread's own. */
   pthread_mutex_t control;
   bool stopped;
-  struct sa *sas;
+  struct sa *sas; /* those of one connection stand together */
   struct connection *connections;
+  struct index outbound_sas, connections_by_id;
   struct source *sockets;
 
   struct event_ring *events;
@@ -215,7 +217,7 @@ struct drop_row {
   enum drop_reason reason;
   uint64_t packets;
 };
-/* A malloc'ed array. */
+/* A malloc'ed array of what is not zero. */
 struct fault dataplane_drops(struct dataplane *plane, struct drop_row **rows, size_t *count);
 
 /* ---- connections and TUN queues: tun.c ---- */
@@ -237,7 +239,10 @@ struct connection {
   struct lane *lanes;
   struct source *queues;
   size_t queue_count;
-  struct connection *next;
+
+  /* The control thread's own. */
+  struct connection *next, *previous;
+  struct sa *sas; /* the first of its SAs in plane->sas */
 };
 
 struct fault connection_add(struct dataplane *plane, uint32_t id, const int *fds, size_t count, uint32_t mtu);
@@ -262,7 +267,10 @@ struct sa {
   struct endpoint local;
   _Atomic(struct outer *) outer; /* outbound */
   atomic_int socket;             /* outbound; -1 once removed */
-  struct sa *next;               /* the control thread's list */
+
+  /* The control thread's own. */
+  struct sa *next, *previous;
+  uint64_t reported; /* how much it had done when sa_changes last told of it */
 
   /* Under `lock`. Packets and octets move in bursts, beside the sequence number that every worker has to share anyway.
    */
@@ -303,11 +311,12 @@ struct fault sa_remove(struct dataplane *plane, bool inbound, uint32_t connectio
 struct fault sa_update_remote(struct dataplane *plane, uint32_t connection, uint32_t spi,
                               const struct endpoint *remote);
 struct fault sa_grant(struct dataplane *plane, uint32_t connection, uint32_t spi, uint64_t limit);
-struct fault sa_statistics(struct dataplane *plane, struct sa_statistics **rows, size_t *count); /* malloc'ed */
+/* Of every SA; of those that did something since the last sa_changes. Malloc'ed arrays. */
+struct fault sa_statistics(struct dataplane *plane, struct sa_statistics **rows, size_t *count);
+struct fault sa_changes(struct dataplane *plane, struct sa_statistics **rows, size_t *count);
 struct sa *sa_find(struct dataplane *plane, bool inbound, uint32_t connection, uint32_t spi);
-/* Unlinks the connection's SAs and publishes the table without them; the chain is freed by sas_free after quiescence.
- */
-struct fault sas_unlink(struct dataplane *plane, struct connection *connection, struct sa **removed);
+/* Takes the connection's SAs out of every table; the chain is freed by sas_free after quiescence. */
+struct sa *sas_unlink(struct dataplane *plane, struct connection *connection);
 void sas_free(struct sa *chain);
 
 /* Workers. */

@@ -469,21 +469,31 @@ static PyObject *py_punted(PyObject *self, PyObject *unused) {
   return list_or_null(list, complete);
 }
 
-static PyObject *py_sa_statistics(PyObject *self, PyObject *unused) {
-  (void)unused;
+static PyObject *sa_rows(PyObject *self, struct fault (*read)(struct dataplane *, struct sa_statistics **, size_t *),
+                         PyObject *(*row)(const struct sa_statistics *)) {
   struct dataplane *plane = plane_of(self);
   struct sa_statistics *rows = NULL;
   size_t count = 0;
   struct fault fault;
   if (!plane) return NULL;
-  Py_BEGIN_ALLOW_THREADS fault = sa_statistics(plane, &rows, &count);
+  Py_BEGIN_ALLOW_THREADS fault = read(plane, &rows, &count);
   Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
   PyObject *list = PyList_New(0);
   bool complete = list != NULL;
   for (size_t i = 0; i < count && complete; i++)
-    complete = append(list, sa_row(&rows[i]));
+    complete = append(list, row(&rows[i]));
   free(rows);
   return list_or_null(list, complete);
+}
+
+static PyObject *py_sa_statistics(PyObject *self, PyObject *unused) {
+  (void)unused;
+  return sa_rows(self, sa_statistics, sa_row);
+}
+
+static PyObject *py_sa_changes(PyObject *self, PyObject *unused) {
+  (void)unused;
+  return sa_rows(self, sa_changes, sa_tuple);
 }
 
 static PyObject *py_drops(PyObject *self, PyObject *unused) {
@@ -538,6 +548,7 @@ static PyMethodDef dataplane_methods[] = {METHOD(event_fd),
                                           METHOD(events),
                                           METHOD(punted),
                                           METHOD(sa_statistics),
+                                          METHOD(sa_changes),
                                           METHOD(drops),
                                           METHOD(worker_statistics),
                                           METHOD(stop),

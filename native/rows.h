@@ -9,6 +9,7 @@
 
 /* New references; NULL with an exception set. */
 PyObject *sa_row(const struct sa_statistics *row);
+PyObject *sa_tuple(const struct sa_statistics *row);
 PyObject *worker_row(const struct worker_statistics *row);
 PyObject *drop_row(const struct drop_row *row);
 PyObject *drop_names(void);

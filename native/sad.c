@@ -13,14 +13,20 @@
 /* Without ESN a rekey is due well before the sequence numbers end. */
 #define SEQUENCE_SOFT_32 (SEQUENCE_MAX_32 / 10 * 8)
 
+/* RFC 4303 2.1: no SA has an SPI below 256, so these two mark slots: never used, and of an SA that was removed. */
+#define SPI_FREE    0u
+#define SPI_REMOVED 1u
+
 struct spi_slot {
-  uint32_t spi;
-  struct sa *sa;
+  _Atomic uint32_t spi;
+  _Atomic(struct sa *) sa;
 };
 
-/* Open addressing, at most half full. Immutable. */
+/* Open addressing, at most half full. The control thread fills and clears slots while workers read: the SA is there
+ * before its SPI, and gone before it. A cleared slot is not filled again, so no worker that read one SPI finds
+ * another's SA behind it; a new table without them is published when no more slots may be used. */
 struct spi_table {
-  uint32_t mask;
+  uint32_t mask, used, live;
   struct spi_slot slots[];
 };
 
@@ -34,34 +40,113 @@ struct sa *sa_lookup(struct dataplane *plane, uint32_t spi) {
   if (!table) return NULL;
   for (uint32_t i = spi_hash(spi);; i++) {
     const struct spi_slot *slot = &table->slots[i & table->mask];
-    if (!slot->sa || slot->spi == spi) return slot->sa;
+    uint32_t found = atomic_load_explicit(&slot->spi, memory_order_acquire);
+    /* First: a slot that was free may hold any SA by now. */
+    if (found == SPI_FREE) return NULL;
+    if (found == spi) return atomic_load_explicit(&slot->sa, memory_order_relaxed);
   }
 }
 
-static struct spi_table *spi_table_build(const struct dataplane *plane) {
-  size_t count = 0;
-  for (const struct sa *sa = plane->sas; sa; sa = sa->next)
-    count += sa->inbound;
-  uint32_t size = 16;
-  while (size < 2 * count)
+/* The control thread's own look: the slot with this SPI, or the free one where it would go. */
+static struct spi_slot *spi_slot_of(struct spi_table *table, uint32_t spi) {
+  for (uint32_t i = spi_hash(spi);; i++) {
+    struct spi_slot *slot = &table->slots[i & table->mask];
+    uint32_t found = atomic_load(&slot->spi);
+    if (found == spi || found == SPI_FREE) return slot;
+  }
+}
+
+static void spi_table_fill(struct spi_table *table, struct sa *sa) {
+  struct spi_slot *slot = spi_slot_of(table, sa->spi);
+  atomic_store_explicit(&slot->sa, sa, memory_order_relaxed);
+  atomic_store_explicit(&slot->spi, sa->spi, memory_order_release);
+  table->used++;
+  table->live++;
+}
+
+/* At most a quarter full with one SA more, so that a table is made once for as many additions as it holds SAs. */
+static struct spi_table *spi_table_copy(const struct spi_table *old) {
+  uint32_t live = old ? old->live : 0, size = 16;
+  while (size < 4 * (live + 1))
     size *= 2;
   struct spi_table *table = calloc(1, sizeof *table + size * sizeof table->slots[0]);
   if (!table) return NULL;
   table->mask = size - 1;
-  for (struct sa *sa = plane->sas; sa; sa = sa->next) {
-    if (!sa->inbound) continue;
-    uint32_t i = spi_hash(sa->spi);
-    while (table->slots[i & table->mask].sa)
-      i++;
-    table->slots[i & table->mask] = (struct spi_slot){sa->spi, sa};
+  for (uint32_t i = 0; old && i <= old->mask; i++) {
+    struct sa *sa = atomic_load(&old->slots[i].sa);
+    if (sa) spi_table_fill(table, sa);
   }
   return table;
 }
 
+/* False: out of memory. */
+static bool spi_publish(struct dataplane *plane, struct sa *sa) {
+  struct spi_table *old = atomic_load(&plane->inbound_sas);
+  if (old && 2 * (old->used + 1) <= old->mask + 1) {
+    spi_table_fill(old, sa);
+    return true;
+  }
+  struct spi_table *table = spi_table_copy(old);
+  if (!table) return false;
+  spi_table_fill(table, sa);
+  atomic_store(&plane->inbound_sas, table);
+  workers_quiesce(plane);
+  free(old);
+  return true;
+}
+
+static void spi_unpublish(struct dataplane *plane, const struct sa *sa) {
+  struct spi_table *table = atomic_load(&plane->inbound_sas);
+  struct spi_slot *slot = spi_slot_of(table, sa->spi);
+  atomic_store_explicit(&slot->sa, NULL, memory_order_relaxed);
+  atomic_store_explicit(&slot->spi, SPI_REMOVED, memory_order_release);
+  table->live--;
+}
+
+static uint64_t outbound_key(uint32_t connection, uint32_t spi) {
+  return (uint64_t)connection << 32 | spi;
+}
+
 struct sa *sa_find(struct dataplane *plane, bool inbound, uint32_t connection, uint32_t spi) {
-  for (struct sa *sa = plane->sas; sa; sa = sa->next)
-    if (sa->inbound == inbound && sa->spi == spi && sa->connection->id == connection) return sa;
-  return NULL;
+  if (!inbound) return index_at(&plane->outbound_sas, outbound_key(connection, spi));
+  struct sa *sa = sa_lookup(plane, spi);
+  return sa && sa->connection->id == connection ? sa : NULL;
+}
+
+/* Into the table where it is found by its SPI. False: out of memory. */
+static bool sa_enter(struct dataplane *plane, struct sa *sa) {
+  if (sa->inbound) return spi_publish(plane, sa);
+  return index_put(&plane->outbound_sas, outbound_key(sa->connection->id, sa->spi), sa);
+}
+
+static void sa_leave(struct dataplane *plane, struct sa *sa) {
+  if (sa->inbound)
+    spi_unpublish(plane, sa);
+  else
+    index_remove(&plane->outbound_sas, outbound_key(sa->connection->id, sa->spi));
+}
+
+/* Before the others of its connection. */
+static void sa_link(struct dataplane *plane, struct sa *sa) {
+  struct connection *connection = sa->connection;
+  sa->next = connection->sas ? connection->sas : plane->sas;
+  sa->previous = sa->next ? sa->next->previous : NULL;
+  if (sa->next) sa->next->previous = sa;
+  if (sa->previous)
+    sa->previous->next = sa;
+  else
+    plane->sas = sa;
+  connection->sas = sa;
+}
+
+static void sa_unlink(struct dataplane *plane, struct sa *sa) {
+  struct connection *connection = sa->connection;
+  if (connection->sas == sa) connection->sas = sa->next && sa->next->connection == connection ? sa->next : NULL;
+  if (sa->next) sa->next->previous = sa->previous;
+  if (sa->previous)
+    sa->previous->next = sa->next;
+  else
+    plane->sas = sa->next;
 }
 
 static void sa_free(struct sa *sa) {
@@ -88,9 +173,8 @@ static struct fault sa_allowed(struct dataplane *plane, const struct sa_request 
   /* RFC 4303 3.3.1: encryption without integrity is not offered here. */
   if (r->suite.encryption == ESP_AES_CBC && r->suite.integrity == ESP_INTEG_NONE)
     return (struct fault){"aes-cbc needs an integrity algorithm", 0};
-  for (const struct sa *sa = plane->sas; sa; sa = sa->next)
-    if (sa->inbound == r->inbound && sa->spi == r->spi && (r->inbound || sa->connection == connection))
-      return (struct fault){"an SA with this SPI exists", 0};
+  if (r->inbound ? sa_lookup(plane, r->spi) : sa_find(plane, false, connection->id, r->spi))
+    return (struct fault){"an SA with this SPI exists", 0};
   return NO_FAULT;
 }
 
@@ -132,16 +216,6 @@ static struct fault sa_new(struct dataplane *plane, const struct sa_request *r, 
   return fault;
 }
 
-/* Publishes the SPI table that plane->sas now calls for. */
-static bool spi_table_publish(struct dataplane *plane) {
-  struct spi_table *table = spi_table_build(plane);
-  if (!table) return false;
-  struct spi_table *old = atomic_exchange(&plane->inbound_sas, table);
-  workers_quiesce(plane);
-  free(old);
-  return true;
-}
-
 struct fault sa_add(struct dataplane *plane, const struct sa_request *request) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
@@ -149,64 +223,52 @@ struct fault sa_add(struct dataplane *plane, const struct sa_request *request) {
   struct sa *sa = NULL;
   fault = sa_allowed(plane, request, connection);
   if (!fault.sentence) fault = sa_new(plane, request, connection, &sa);
-  if (sa) {
-    sa->next = plane->sas;
-    plane->sas = sa;
-    if (sa->inbound && !spi_table_publish(plane)) {
-      plane->sas = sa->next;
-      sa_free(sa);
-      fault.sentence = "out of memory";
-    }
+  if (sa && sa_enter(plane, sa)) {
+    sa_link(plane, sa);
+  } else if (sa) {
+    sa_free(sa);
+    fault.sentence = "out of memory";
   }
   control_leave(plane);
   return fault;
+}
+
+/* Out of its connection's policy: after the next quiescence no worker sends on it. */
+static struct fault policy_leave(struct dataplane *plane, const struct sa *sa) {
+  struct policy *old = atomic_load(&sa->connection->policy);
+  if (!old) return NO_FAULT;
+  struct policy *policy = policy_without(old, sa);
+  if (!policy) return (struct fault){"out of memory", 0};
+  atomic_store(&sa->connection->policy, policy);
+  workers_quiesce(plane);
+  free(old);
+  return NO_FAULT;
 }
 
 struct fault sa_remove(struct dataplane *plane, bool inbound, uint32_t connection_id, uint32_t spi) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
   struct sa *sa = sa_find(plane, inbound, connection_id, spi);
-  if (sa) {
-    struct sa **link = &plane->sas;
-    while (*link != sa)
-      link = &(*link)->next;
-    *link = sa->next;
-    if (inbound) {
-      if (!spi_table_publish(plane)) fault.sentence = "out of memory";
-    } else {
-      struct policy *old = atomic_load(&sa->connection->policy);
-      struct policy *policy = old ? policy_without(old, sa) : NULL;
-      if (old && !policy) fault.sentence = "out of memory";
-      if (policy) atomic_store(&sa->connection->policy, policy);
-      workers_quiesce(plane);
-      if (policy) free(old);
-    }
-    if (fault.sentence)
-      *link = sa; /* still reachable by workers: it stays */
-    else
-      sa_free(sa);
+  if (sa && !inbound) fault = policy_leave(plane, sa);
+  if (sa && !fault.sentence) {
+    sa_leave(plane, sa);
+    sa_unlink(plane, sa);
+    workers_quiesce(plane);
+    sa_free(sa);
   }
   control_leave(plane);
   return fault;
 }
 
-struct fault sas_unlink(struct dataplane *plane, struct connection *connection, struct sa **removed) {
-  struct sa **link = &plane->sas;
-  *removed = NULL;
-  while (*link) {
-    struct sa *sa = *link;
-    if (sa->connection == connection) {
-      *link = sa->next;
-      sa->next = *removed;
-      *removed = sa;
-    } else {
-      link = &sa->next;
-    }
+struct sa *sas_unlink(struct dataplane *plane, struct connection *connection) {
+  struct sa *removed = NULL;
+  for (struct sa *sa; (sa = connection->sas);) {
+    sa_leave(plane, sa);
+    sa_unlink(plane, sa);
+    sa->next = removed;
+    removed = sa;
   }
-  if (spi_table_publish(plane)) return NO_FAULT;
-  *link = *removed;
-  *removed = NULL;
-  return (struct fault){"out of memory", 0};
+  return removed;
 }
 
 struct fault sa_update_remote(struct dataplane *plane, uint32_t connection, uint32_t spi,
@@ -290,18 +352,19 @@ size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *ite
   return taken;
 }
 
-struct fault sa_statistics(struct dataplane *plane, struct sa_statistics **rows, size_t *count) {
-  struct fault fault = control_enter(plane);
-  if (fault.sentence) return fault;
-  size_t total = 0;
-  for (const struct sa *sa = plane->sas; sa; sa = sa->next)
-    total++;
-  *rows = calloc(total + 1, sizeof **rows);
-  *count = 0;
-  if (!*rows) fault.sentence = "out of memory";
-  for (struct sa *sa = plane->sas; sa && *rows; sa = sa->next) {
-    spin_lock(&sa->lock);
-    (*rows)[(*count)++] = (struct sa_statistics){
+/* Grows whenever one of its counters does; under its lock. */
+static uint64_t done_by(const struct sa *sa) {
+  return sa->packets + sa->replay_drops + sa->integrity_failures + sa->selector_drops +
+         (sa->inbound ? sa->window.top : sa->sequence);
+}
+
+/* False when only changes are wanted and there is none. */
+static bool row_read(struct sa *sa, bool changes, struct sa_statistics *row) {
+  spin_lock(&sa->lock);
+  uint64_t done = done_by(sa);
+  bool wanted = !changes || done != sa->reported;
+  if (wanted)
+    *row = (struct sa_statistics){
         .inbound = sa->inbound,
         .connection = sa->connection->id,
         .spi = sa->spi,
@@ -313,8 +376,29 @@ struct fault sa_statistics(struct dataplane *plane, struct sa_statistics **rows,
         .integrity_failures = sa->integrity_failures,
         .selector_drops = sa->selector_drops,
     };
-    spin_unlock(&sa->lock);
-  }
+  spin_unlock(&sa->lock);
+  if (changes && wanted) sa->reported = done;
+  return wanted;
+}
+
+static struct fault rows_read(struct dataplane *plane, bool changes, struct sa_statistics **rows, size_t *count) {
+  struct fault fault = control_enter(plane);
+  if (fault.sentence) return fault;
+  const struct spi_table *table = atomic_load(&plane->inbound_sas);
+  size_t most = plane->outbound_sas.count + (table ? table->live : 0);
+  *rows = calloc(most + 1, sizeof **rows);
+  *count = 0;
+  if (!*rows) fault.sentence = "out of memory";
+  for (struct sa *sa = plane->sas; sa && *rows; sa = sa->next)
+    *count += row_read(sa, changes, &(*rows)[*count]);
   control_leave(plane);
   return fault;
+}
+
+struct fault sa_statistics(struct dataplane *plane, struct sa_statistics **rows, size_t *count) {
+  return rows_read(plane, false, rows, count);
+}
+
+struct fault sa_changes(struct dataplane *plane, struct sa_statistics **rows, size_t *count) {
+  return rows_read(plane, true, rows, count);
 }

@@ -42,10 +42,7 @@ static struct fault queue_prepare(int fd, bool *merge_udp) {
 }
 
 struct connection *connection_find(struct dataplane *plane, uint32_t id) {
-  struct connection *connection = plane->connections;
-  while (connection && connection->id != id)
-    connection = connection->next;
-  return connection;
+  return index_at(&plane->connections_by_id, id);
 }
 
 void connection_free(struct connection *connection) {
@@ -79,6 +76,20 @@ static void queues_unpoll(struct dataplane *plane, struct connection *connection
   workers_quiesce_sources(plane);
 }
 
+static void connection_link(struct dataplane *plane, struct connection *connection) {
+  connection->next = plane->connections;
+  if (connection->next) connection->next->previous = connection;
+  plane->connections = connection;
+}
+
+static void connection_unlink(struct dataplane *plane, struct connection *connection) {
+  if (connection->next) connection->next->previous = connection->previous;
+  if (connection->previous)
+    connection->previous->next = connection->next;
+  else
+    plane->connections = connection->next;
+}
+
 struct fault connection_add(struct dataplane *plane, uint32_t id, const int *fds, size_t count, uint32_t mtu) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
@@ -103,9 +114,9 @@ struct fault connection_add(struct dataplane *plane, uint32_t id, const int *fds
     queue->connection = connection;
     fault = worker_poll(&plane->workers[i], queue);
   }
+  if (!fault.sentence && !index_put(&plane->connections_by_id, id, connection)) fault.sentence = "out of memory";
   if (!fault.sentence) {
-    connection->next = plane->connections;
-    plane->connections = connection;
+    connection_link(plane, connection);
   } else if (connection) {
     queues_unpoll(plane, connection);
     connection_free(connection);
@@ -153,13 +164,10 @@ struct fault connection_remove(struct dataplane *plane, uint32_t id) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
   struct connection *connection = connection_find(plane, id);
-  struct sa *removed = NULL;
-  if (connection) fault = sas_unlink(plane, connection, &removed);
-  if (connection && !fault.sentence) {
-    struct connection **link = &plane->connections;
-    while (*link != connection)
-      link = &(*link)->next;
-    *link = connection->next;
+  if (connection) {
+    struct sa *removed = sas_unlink(plane, connection);
+    index_remove(&plane->connections_by_id, id);
+    connection_unlink(plane, connection);
     /* The policy goes with the connection: once no queue is polled, no worker reads it. */
     queues_unpoll(plane, connection);
     sas_free(removed);

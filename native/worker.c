@@ -287,6 +287,8 @@ void dataplane_stop(struct dataplane *plane) {
       connection_free(connection);
     }
     free(atomic_exchange(&plane->inbound_sas, NULL));
+    index_free(&plane->outbound_sas);
+    index_free(&plane->connections_by_id);
     plane->sockets = NULL;
     plane->sas = NULL;
     plane->connections = NULL;
@@ -352,27 +354,30 @@ struct fault dataplane_worker_statistics(struct dataplane *plane, struct worker_
   return fault;
 }
 
+static uint64_t drops_of(const struct dataplane *plane, const struct connection *connection, int reason) {
+  uint64_t packets = 0;
+  for (unsigned w = 0; w < plane->worker_count; w++)
+    packets += atomic_load_explicit(connection ? &connection->lanes[w].drops[reason] : &plane->workers[w].drops[reason],
+                                    memory_order_relaxed);
+  return packets;
+}
+
 struct fault dataplane_drops(struct dataplane *plane, struct drop_row **rows, size_t *count) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
-  size_t owners = 1;
-  for (const struct connection *c = plane->connections; c; c = c->next)
-    owners++;
+  size_t owners = 1 + plane->connections_by_id.count;
   *rows = calloc(owners * DROP_REASON_COUNT, sizeof **rows);
   *count = 0;
   if (!*rows) {
     fault.sentence = "out of memory";
     owners = 0;
   }
-  struct connection *connection = NULL;
+  const struct connection *connection = NULL;
   for (size_t i = 0; i < owners; i++) {
     for (int reason = 0; reason < DROP_REASON_COUNT; reason++) {
-      struct drop_row *row = &(*rows)[(*count)++];
-      row->connection = connection ? connection->id : 0;
-      row->reason = (enum drop_reason)reason;
-      for (unsigned w = 0; w < plane->worker_count; w++)
-        row->packets += connection ? atomic_load(&connection->lanes[w].drops[reason])
-                                   : atomic_load(&plane->workers[w].drops[reason]);
+      uint64_t packets = drops_of(plane, connection, reason);
+      if (packets == 0) continue;
+      (*rows)[(*count)++] = (struct drop_row){connection ? connection->id : 0, (enum drop_reason)reason, packets};
     }
     connection = connection ? connection->next : plane->connections;
   }

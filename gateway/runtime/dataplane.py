@@ -51,7 +51,6 @@ class NativeDataPlane:
         self._tuns: dict[int, list[int]] = {}
         self._names: dict[int, str] = {}  # of their devices
         self._waiting: dict[int, list[Callable[[], None]]] = {}  # by connection whose device is being made
-        self._seen: dict[tuple[str, int, int], tuple[int, int, int, int]] = {}  # by SA, when it was last read
         self._punted: deque[tuple[bytes, tuple[str, int], tuple[str, int], int]] = deque()
         self._removed: list[int] = []  # queues of connections that are gone
         self.sockets: UdpSockets | None = None
@@ -126,15 +125,7 @@ class NativeDataPlane:
 
     def changed_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
         """Of those SAs that did something since this was last asked."""
-        changed, seen = {}, {}
-        for one in self._native.sa_statistics():
-            key = (one["direction"], one["connection"], one["spi"])
-            did = (one["packets"], one["replay_drops"], one["integrity_failures"], one["selector_drops"])
-            seen[key] = did
-            if self._seen.get(key) != did:
-                changed[_DIRECTIONS[key[0]], key[1], key[2]] = _counters(one)
-        self._seen = seen
-        return changed
+        return {(_DIRECTIONS[row[0]], row[1], row[2]): SaCounters(*row[3:]) for row in self._native.sa_changes()}
 
     def sa_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
         return {
@@ -143,7 +134,7 @@ class NativeDataPlane:
         }
 
     def drop_counters(self) -> dict[tuple[int, str], int]:
-        return {(connection, reason): packets for connection, reason, packets in self._native.drops() if packets}
+        return {(connection, reason): packets for connection, reason, packets in self._native.drops()}
 
     # --- TUNs, off the loop -------------------------------------------------------------------------------------
 

