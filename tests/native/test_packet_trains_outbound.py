@@ -1,0 +1,250 @@
+"""Trains of random packets written into two TUNs at once: what leaves must be, packet for packet, what the model says.
+
+The kernel hands the data plane the same super-packets, partial checksums, fragments and nonsense that hosts and bad hosts
+write (packet_trains.py). Every ESP packet on the wire is opened and sealed again by the reference, some also by scapy;
+what is inside, in order for each flow and SA, is compared with the model (inner_packets.py), the drops with its refusals.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.ipsec import ESP, SecurityAssociation
+from support import inner_packets as model
+from support.dataplane_pair import CONNECTION
+from support.esp_material import SeededRandom
+from support.inner_packets import Parcel
+from support.netns import Lab
+from support.packet_mouth import held, receive
+from support.packet_trains import Trains, seeds
+from support.process import wait_until
+from support.train_plane import CPU, OTHER, OURS, THEIRS, Sa, TrainPlane, drawn, train_plane
+
+from gateway.esp.dataplane import Direction, Encryption, Integrity
+from gateway.esp.packet import Opened, open_packet, seal
+from gateway.esp.spd import parse_flow, selector_matches
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")
+
+TRAINS = 5
+SECONDS = 10.0
+POLICIES = {CONNECTION: (0x1001, 0x1002, 0x1003), OTHER: (0x1004,)}
+SCAPY_ENCRYPTION = {
+    Encryption.AES_GCM_16: "AES-GCM", Encryption.CHACHA20_POLY1305: "CHACHA20-POLY1305", Encryption.AES_CBC: "AES-CBC",
+}  # fmt: skip
+SCAPY_INTEGRITY = {
+    Integrity.NONE: None, Integrity.HMAC_SHA1_96: "HMAC-SHA1-96", Integrity.HMAC_SHA2_256_128: "SHA2-256-128",
+}  # fmt: skip
+Ordered = dict[tuple[int, bytes], list[bytes]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a train must become: inner packets by SA and flow, in order, and drops."""
+
+    packets: Ordered = field(default_factory=lambda: defaultdict(list))
+    drops: Counter[tuple[int, str]] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.packets.values()))
+
+
+@dataclass(slots=True)
+class Oracle:
+    """The model of the whole outbound half, for one train after the other."""
+
+    sas: dict[int, Sa]
+    mtu: int
+    mss: tuple[int, int]
+
+    def take(self, outcome: Outcome, connection: int, parcel: Parcel) -> None:
+        total = model.whole_length(parcel.packet)
+        try:
+            at = model.layout(parcel.packet[:total]) if total is not None else None
+        except ValueError:
+            at = None
+        flow = parse_flow(parcel.packet)
+        if at is None or total is None or flow is None:
+            outcome.drops[connection, "inner_malformed"] += 1
+            return
+        packet = parcel.packet[:total]
+        if len(packet) >= at.transport + 20:
+            packet = model.clamped(packet, self.mss, whole=not parcel.vnet.flags & model.NEEDS_CSUM)
+        segments = model.split(Parcel(parcel.vnet, packet))
+        spi = next((spi for spi in POLICIES[connection] if self._carries(spi, packet)), None)
+        if spi is None:
+            outcome.drops[connection, "no_sa"] += len(segments)
+            return
+        mtu = max(self.mtu, 1280) if at.ipv6 else self.mtu
+        if max(map(len, segments)) > mtu:
+            # RFC 8200 5, RFC 791 3.1: routers fragment IPv4 without DF, nothing else
+            if at.ipv6 or struct.unpack_from("!H", packet, 6)[0] & model.DONT_FRAGMENT:
+                outcome.drops[connection, "too_big"] += len(segments)
+                return
+            segments = [piece for segment in segments for piece in model.fragments(segment, mtu)]
+        for segment in segments:
+            outcome.packets[spi, model.flow_of(segment)].append(segment)
+
+    def _carries(self, spi: int, packet: bytes) -> bool:
+        flow = parse_flow(packet)
+        assert flow is not None
+        return any(selector_matches(one, flow, Direction.OUTBOUND) for one in self.sas[spi].selectors)
+
+
+@dataclass(slots=True)
+class Wire:
+    """The ESP packets that arrive, opened; no sequence number twice."""
+
+    plane: TrainPlane
+    numbers: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    seen: int = 0
+
+    def collect(self, count: int) -> Ordered:
+        """As many as are expected, and at once whatever comes besides."""
+        found: Ordered = defaultdict(list)
+        sockets, deadline = (self.plane.udp, self.plane.raw), time.monotonic() + SECONDS
+        while got := receive(sockets, deadline if count > 0 else 0.0):
+            sock, datagram, tos = got
+            raw = sock is self.plane.raw
+            spi, inner = self.open(datagram[20:] if raw else datagram, tos, raw=raw)
+            found[spi, model.flow_of(inner)].append(inner)
+            count -= 1
+        return found
+
+    def open(self, esp: bytes, tos: int, *, raw: bool) -> tuple[int, bytes]:
+        spi, low = struct.unpack_from("!II", esp)
+        sa = self.plane.sas[spi]
+        assert raw == (not sa.encapsulate)
+        assert low not in self.numbers[spi], "a sequence number was used twice"
+        self.numbers[spi].add(low)
+        opened = open_packet(sa.keys, esp, low)
+        assert isinstance(opened, Opened), f"{opened}: {esp.hex()}"
+        inner = opened.payload
+        assert opened.next_header == (41 if inner[0] >> 4 == 6 else 4)
+        assert tos == model.tos_of(inner), "RFC 6040 4.1, RFC 4301 5.1.2.1"
+        if sa.suite.encryption.aead:  # nothing is random in it
+            assert seal(sa.keys, spi, low, inner, opened.next_header, SeededRandom()) == esp
+        self.seen += 1
+        if self.seen % 40 == 1 and sa.suite.encryption in SCAPY_ENCRYPTION:
+            assert scapy_opens(sa, esp) == inner
+        return spi, inner
+
+
+def scapy_opens(sa: Sa, esp: bytes) -> bytes:
+    """RFC 4303 by a third party."""
+    association = SecurityAssociation(
+        ESP,
+        spi=sa.spi,
+        crypt_algo=SCAPY_ENCRYPTION[sa.suite.encryption],
+        crypt_key=sa.keys.encryption_key,
+        auth_algo=SCAPY_INTEGRITY[sa.suite.integrity],
+        auth_key=sa.keys.integrity_key or None,
+        tunnel_header=IP(src=THEIRS, dst=OURS),
+        nat_t_header=UDP(sport=4500, dport=4500) if sa.encapsulate else None,
+        esn_en=sa.suite.esn,
+    )
+    outer = IP(src=THEIRS, dst=OURS)
+    outer = outer / UDP(sport=4500, dport=4500) / ESP(esp) if sa.encapsulate else outer / ESP(esp)
+    return bytes(association.decrypt(IP(bytes(outer))))
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the plane is set up, and whether a train waits until it is whole."""
+
+    mtu: int = 1438
+    mss: tuple[int, int] = (0, 0)
+    hold: bool = True
+    workers: int = 1
+
+
+SETTINGS = {
+    "bursts": (Setting(), 5),
+    "as they come": (Setting(hold=False, mss=(1200, 1180)), 3),
+    "jumbo": (Setting(mtu=9000), 2),
+    "small MTU": (Setting(mtu=1000, mss=(500, 0)), 2),
+    "two workers": (Setting(workers=2), 3),
+}
+CASES = [
+    pytest.param(setting, seed, id=f"{name}-{seed}") for name, (setting, n) in SETTINGS.items() for seed in seeds(n)
+]
+
+
+@pytest.mark.parametrize(("setting", "seed"), CASES)
+def test_what_leaves_is_what_the_model_says(lab: Lab, setting: Setting, seed: int) -> None:
+    sas = drawn(random.Random(f"outbound {seed}"))
+    plane = train_plane(lab, sas, Direction.OUTBOUND, mtu=setting.mtu, mss=setting.mss, workers=setting.workers)
+    trains, oracle, wire = Trains(seed, setting.mtu), Oracle(plane.sas, setting.mtu, setting.mss), Wire(plane)
+    drops: Counter[tuple[int, str]] = Counter()
+    chooser = random.Random(seed)
+    for number in range(TRAINS):
+        again = f"TRAIN_SEED={seed}, train {number}, {setting}"
+        outcome = Outcome()
+        train = [(chooser.choice((CONNECTION, CONNECTION, OTHER)), parcel) for parcel in trains.outbound()]
+        with held(CPU if setting.hold else None):
+            for connection, parcel in train:
+                plane.mouths[connection].write(parcel)
+                oracle.take(outcome, connection, parcel)
+        found = wire.collect(outcome.count)
+        drops += outcome.drops
+        compare(outcome.packets, found, again, ordered=setting.workers == 1)
+        wait_until(partial(_dropped, plane, drops), 3, f"{again}: drops {dict(drops)}; {dict(plane.drops())}")
+    for spi, numbers in wire.numbers.items():
+        assert numbers == set(range(1, len(numbers) + 1)), f"{spi:x}: a sequence number was left out"
+    plane.close()
+
+
+def test_the_trains_hold_all_that_they_promise() -> None:
+    """So that no case of the test above is empty for want of luck: nothing of the data plane runs here."""
+    kinds: Counter[int] = Counter()
+    outcome = Outcome()
+    for seed in range(5):
+        oracle = Oracle({sa.spi: sa for sa in drawn(random.Random(seed))}, 1438, (1200, 1180))
+        trains = Trains(seed)
+        for parcel in (one for _ in range(TRAINS) for one in trains.outbound()):
+            kinds[parcel.vnet.gso_type] += 1
+            oracle.take(outcome, CONNECTION, parcel)
+    assert min(kinds[kind] for kind in (model.GSO_TCPV4, model.GSO_TCPV6, model.GSO_UDP_L4, model.GSO_NONE)) > 50
+    assert kinds[model.GSO_TCPV4 | model.GSO_ECN] + kinds[model.GSO_TCPV6 | model.GSO_ECN] > 10
+    assert {reason for _, reason in outcome.drops} == {"no_sa", "too_big", "inner_malformed"}
+    packets = [packet for flow in outcome.packets.values() for packet in flow]
+    layouts = [model.layout(packet) for packet in packets]
+    assert len(packets) > 10_000
+    assert {spi for spi, _ in outcome.packets} == {0x1001, 0x1002, 0x1003}
+    assert sum(at.fragment for at in layouts) > 50
+    assert sum(at.ipv6 and at.transport > 40 and not at.fragment for at in layouts) > 20
+    assert sum(not at.ipv6 and at.transport > 20 for at in layouts) > 100
+    assert {at.protocol for at in layouts} > {1, 6, 17, 58, 132, 253}
+    assert {model.tos_of(packet) & 3 for packet in packets} == {0, 1, 2, 3}
+
+
+def _dropped(plane: TrainPlane, drops: Counter[tuple[int, str]]) -> bool:
+    return plane.drops() == drops
+
+
+def compare(expected: Ordered, found: Ordered, again: str, *, ordered: bool) -> None:
+    """Flow by flow; the first difference is shown whole. Between queues the kernel keeps no order for fragments."""
+    for flow in expected.keys() | found.keys():
+        ours, theirs = found.get(flow, []), expected.get(flow, [])
+        if not ordered:
+            ours, theirs = sorted(ours), sorted(theirs)
+        at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+        where = f"{again}: SPI {flow[0]:x}, flow {flow[1].hex()}: {len(ours)} packets of {len(theirs)}"
+        assert at is None, f"{where}; packet {at}:\n{ours[at].hex()}\nshould be\n{theirs[at].hex()}"
+        assert len(ours) == len(theirs), where
