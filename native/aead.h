@@ -24,18 +24,10 @@
 #define AEAD_DIGEST_MAX   64
 #define AEAD_ICV_MAX      32
 
-/* Octets of each part of a packet, fixed by the suite. */
-struct aead_shape {
-  uint8_t iv_length;
-  uint8_t icv_length;
-  uint8_t alignment;     /* of the text */
-  uint8_t header_length; /* SPI, sequence and IV */
-};
-
 /* Everything an engine needs to expand its keys. Wiped by esp.c as soon as key_new returned. */
 struct aead_keying {
   struct esp_suite suite;
-  struct aead_shape shape;
+  struct esp_shape shape;
   uint8_t cipher_key[32];
   size_t cipher_key_length;
   uint8_t salt[AEAD_SALT];

@@ -28,7 +28,7 @@ struct ipsecmb_key {
   uint8_t decrypt_schedule[16 * 15] __attribute__((aligned(16)));
   uint8_t inner[AEAD_DIGEST_MAX], outer[AEAD_DIGEST_MAX]; /* digest states in the order the one-block functions leave */
   aes_gcm_enc_dec_t gcm_function;
-  struct aead_shape shape;
+  struct esp_shape shape;
   uint8_t salt[AEAD_SALT];
   enum esp_encryption encryption;
   bool esn;

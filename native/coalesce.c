@@ -43,20 +43,20 @@ static bool parse_udp(struct candidate *candidate, const uint8_t *udp, size_t le
   return true;
 }
 
-static bool parse(struct candidate *candidate, uint8_t *packet, size_t length, bool merge_udp) {
-  struct inner_layout layout;
-  if (!inner_parse(&layout, packet, length) || layout.length != length || layout.fragment) return false;
+static bool parse(struct candidate *candidate, uint8_t *packet, const struct inner *inner, bool merge_udp) {
+  if (!inner->whole || inner->fragment) return false;
   /* IPv4 options and IPv6 extension headers are rare, and the kernel's own GRO does not merge them either. */
-  if (layout.l3_length != (layout.ipv6 ? IPV6_HEADER : IPV4_MINIMUM)) return false;
-  *candidate = (struct candidate){.packet = packet,
-                                  .length = length,
-                                  .ipv6 = layout.ipv6,
-                                  .protocol = layout.l4_protocol,
-                                  .l3_length = layout.l3_length};
-  const uint8_t *l4 = packet + layout.l3_length;
-  size_t left = length - layout.l3_length;
-  if (layout.l4_protocol == PROTOCOL_TCP) return parse_tcp(candidate, l4, left);
-  return merge_udp && layout.l4_protocol == PROTOCOL_UDP && parse_udp(candidate, l4, left);
+  if (inner->l3_length != (inner->ipv6 ? IPV6_HEADER : IPV4_MINIMUM)) return false;
+  candidate->packet = packet;
+  candidate->length = inner->length;
+  candidate->ipv6 = inner->ipv6;
+  candidate->protocol = inner->protocol;
+  candidate->l3_length = inner->l3_length;
+  candidate->last = false;
+  const uint8_t *l4 = packet + inner->l3_length;
+  size_t left = inner->length - inner->l3_length;
+  if (inner->protocol == PROTOCOL_TCP) return parse_tcp(candidate, l4, left);
+  return merge_udp && inner->protocol == PROTOCOL_UDP && parse_udp(candidate, l4, left);
 }
 
 static bool checksums_verify(const uint8_t *packet, size_t length, bool ipv6, uint8_t protocol, size_t l3_length) {
@@ -103,8 +103,18 @@ void coalescer_reset(struct coalescer *c) {
 }
 
 bool coalescer_add(struct coalescer *c, uint8_t *packet, size_t length, bool merge_udp) {
+  struct inner inner;
+  if (inner_parse(&inner, packet, length) && inner.length == length)
+    return coalescer_add_parsed(c, packet, &inner, merge_udp);
+  if (c->iov_count) return false;
+  start(c, packet, length);
+  return true;
+}
+
+bool coalescer_add_parsed(struct coalescer *c, uint8_t *packet, const struct inner *inner, bool merge_udp) {
   struct candidate next;
-  bool mergeable = !(c->iov_count && c->closed) && parse(&next, packet, length, merge_udp);
+  size_t length = inner->length;
+  bool mergeable = !(c->iov_count && c->closed) && parse(&next, packet, inner, merge_udp);
   if (c->iov_count == 0) {
     start(c, packet, length);
     if (!mergeable) return true;

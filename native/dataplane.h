@@ -25,6 +25,7 @@
 #include "drop_reasons.h"
 #include "esp.h"
 #include "index.h"
+#include "inner.h"
 #include "replay.h"
 
 #define CACHE_LINE  64
@@ -55,11 +56,6 @@ struct endpoint {
   uint32_t scope;
   uint16_t port;
   uint16_t family; /* AF_INET, AF_INET6 or 0: none */
-};
-
-/* Inner addresses in host order, IPv4 in `low`. */
-struct address {
-  uint64_t high, low;
 };
 
 /* RFC 4301 4.4.1.1: one traffic selector pair, seen from this gateway. */
@@ -261,6 +257,7 @@ struct sa {
   uint32_t spi;
   struct connection *connection;
   struct esp_key *key;
+  struct esp_shape shape; /* the key's */
   size_t selector_count;
   struct selector *selectors;
   struct limits limits;
@@ -321,9 +318,9 @@ void sas_free(struct sa *chain);
 
 /* Workers. */
 struct sa *sa_lookup(struct dataplane *plane, uint32_t spi);
-/* Gives sequence numbers to the first items of a burst and accounts for them. Returns how many; `reason` says why not
- * more. RFC 4303 3.3.3: a number is used once and never wraps. */
-size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *items, size_t count,
+/* Gives sequence numbers to the first items of a burst, whose payloads are `octets` long, and accounts for them.
+ * Returns how many; `reason` says why not more. RFC 4303 3.3.3: a number is used once and never wraps. */
+size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *items, size_t count, uint64_t octets,
                enum drop_reason *reason);
 
 static inline void spin_lock(struct spinlock *lock);
@@ -334,19 +331,11 @@ struct sa_news {
   bool soft, hard;
 };
 bool sa_account(struct sa *sa, uint64_t octets, struct sa_news *news);
+/* The same for many packets at once; false, and nothing is done, where one of them would come near a limit. */
+bool sa_account_burst(struct sa *sa, uint64_t packets, uint64_t octets);
 void sa_raise(struct dataplane *plane, const struct sa *sa, struct sa_news news);
 
 /* ---- SPD: spd.c ---- */
-
-/* What selectors look at in an inner packet. ICMP: type and code in both ports (RFC 4301 4.4.1.1). */
-struct flow {
-  struct address source, destination;
-  uint16_t source_port, destination_port;
-  uint8_t protocol;
-  bool ipv6;
-  bool syn;         /* TCP: it may carry an MSS */
-  bool ports_known; /* not so in fragments but the first, nor where the transport header is missing or unreadable */
-};
 
 /* The outbound SAs of a connection in order of preference. Immutable. */
 struct policy {
@@ -354,10 +343,8 @@ struct policy {
   struct sa *sas[];
 };
 
-/* False unless `length` octets hold a whole IP packet. *total is the length its header claims, which may be less. */
-bool flow_parse(const uint8_t *packet, size_t length, struct flow *flow, size_t *total);
-bool sa_carries(const struct sa *sa, const struct flow *flow);
-struct sa *policy_match(const struct policy *policy, const struct flow *flow);
+bool sa_carries(const struct sa *sa, const struct inner *inner);
+struct sa *policy_match(const struct policy *policy, const struct inner *inner);
 struct fault policies_replace(struct dataplane *plane, uint32_t connection, const uint32_t *spis, size_t count);
 /* A copy without `sa`; NULL when memory ran out. */
 struct policy *policy_without(const struct policy *policy, const struct sa *sa);

@@ -12,13 +12,14 @@
 
 #include "aead.h"
 
-enum { TRAILER_LENGTH = 2, AEAD_IV_LENGTH = 8, CBC_IV_LENGTH = 16, IV_POOL_LENGTH = 256 * CBC_IV_LENGTH };
+enum { AEAD_IV_LENGTH = 8, CBC_IV_LENGTH = 16, IV_POOL_LENGTH = 256 * CBC_IV_LENGTH };
+enum { OPEN_SLICE = 16 };
 enum { NEXT_HEADER_IPV4 = 4, NEXT_HEADER_IPV6 = 41, NEXT_HEADER_NONE = 59 };
 
 struct esp_key {
   const struct aead_engine *engine;
   void *engine_key;
-  struct aead_shape shape;
+  struct esp_shape shape;
   uint32_t spi;
   bool cbc;
   bool esn;
@@ -94,14 +95,14 @@ static const char *suite_error(const struct esp_suite *suite, size_t encryption_
   return NULL;
 }
 
-static struct aead_shape suite_shape(const struct esp_suite *suite) {
+static struct esp_shape suite_shape(const struct esp_suite *suite) {
   uint8_t iv_length = encryption_table[suite->encryption].iv_length;
   /* One of the two has the ICV, the other says 0. */
   uint8_t icv_length = encryption_table[suite->encryption].icv_length + integrity_table[suite->integrity].icv_length;
-  return (struct aead_shape){.iv_length = iv_length,
-                             .icv_length = icv_length,
-                             .alignment = encryption_table[suite->encryption].alignment,
-                             .header_length = AEAD_FIXED_HEADER + iv_length};
+  return (struct esp_shape){.iv_length = iv_length,
+                            .icv_length = icv_length,
+                            .alignment = encryption_table[suite->encryption].alignment,
+                            .header_length = AEAD_FIXED_HEADER + iv_length};
 }
 
 struct esp_key *esp_key_new(enum esp_engine engine, const struct esp_suite *suite, const uint8_t *encryption_key,
@@ -136,17 +137,20 @@ void esp_key_free(struct esp_key *key) {
   free(key);
 }
 
+const struct esp_shape *esp_key_shape(const struct esp_key *key) {
+  return &key->shape;
+}
+
 size_t esp_header_length(const struct esp_key *key) {
   return key->shape.header_length;
 }
 
-static size_t text_length(const struct esp_key *key, size_t payload_length) {
-  size_t mask = (size_t)key->shape.alignment - 1;
-  return (payload_length + TRAILER_LENGTH + mask) & ~mask;
+size_t esp_sealed_length(const struct esp_key *key, size_t payload_length) {
+  return esp_shape_sealed(&key->shape, payload_length);
 }
 
-size_t esp_sealed_length(const struct esp_key *key, size_t payload_length) {
-  return key->shape.header_length + text_length(key, payload_length) + key->shape.icv_length;
+size_t esp_open_slice(const struct esp_key *key) {
+  return key->cbc ? AEAD_BURST : OPEN_SLICE;
 }
 
 size_t esp_minimum_length(const struct esp_key *key) {
@@ -205,7 +209,7 @@ static bool next_cbc_iv(struct esp_thread *thread, uint8_t *iv) {
 
 /* RFC 4303 2.4: padding 1, 2, 3, ... to the alignment, no more, so that equal payloads give equal packets. */
 static void write_trailer(uint8_t *text, size_t payload_length, size_t length, uint8_t next_header) {
-  size_t pad_length = length - payload_length - TRAILER_LENGTH;
+  size_t pad_length = length - payload_length - ESP_TRAILER_LENGTH;
   for (size_t i = 0; i < pad_length; i++)
     text[payload_length + i] = (uint8_t)(i + 1);
   text[length - 2] = (uint8_t)pad_length;
@@ -225,7 +229,7 @@ static bool frame(struct esp_thread *thread, const struct esp_key *key, const st
   else if (!next_cbc_iv(thread, esp + AEAD_FIXED_HEADER))
     return false;
   *packet = (struct aead_packet){
-      .esp = esp, .text_length = text_length(key, item->payload_length), .sequence = item->sequence};
+      .esp = esp, .text_length = esp_shape_text(&key->shape, item->payload_length), .sequence = item->sequence};
   write_trailer(esp + key->shape.header_length, item->payload_length, packet->text_length, item->next_header);
   return true;
 }
@@ -236,8 +240,26 @@ static void wipe_unsealed(const struct esp_key *key, const struct esp_seal_item 
                   esp_sealed_length(key, item->payload_length) - key->shape.header_length);
 }
 
-static void seal_burst(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items,
-                       size_t count) {
+static void wipe_burst(const struct esp_key *key, struct esp_seal_item *items, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    items[i].length = 0;
+    wipe_unsealed(key, &items[i]);
+  }
+}
+
+/* What the engine made of the framed packets, which are items `origin`. */
+static size_t sealed_lengths(const struct esp_key *key, struct esp_seal_item *items, const struct aead_packet *packets,
+                             const uint8_t *origin, size_t framed) {
+  size_t overhead = (size_t)key->shape.header_length + key->shape.icv_length, sealed = 0;
+  for (size_t i = 0; i < framed; i++) {
+    items[origin[i]].length = packets[i].ok ? overhead + packets[i].text_length : 0;
+    sealed += packets[i].ok;
+  }
+  return sealed;
+}
+
+static size_t seal_burst(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items,
+                         size_t count) {
   struct aead_packet packets[AEAD_BURST];
   uint8_t origin[AEAD_BURST];
   size_t framed = 0;
@@ -247,27 +269,25 @@ static void seal_burst(struct esp_thread *thread, const struct esp_key *key, str
     origin[framed++] = (uint8_t)i;
   }
   if (framed) key->engine->seal(thread->engine_thread, key->engine_key, packets, framed);
-  for (size_t i = 0; i < framed; i++)
-    if (packets[i].ok)
-      items[origin[i]].length = key->shape.header_length + packets[i].text_length + key->shape.icv_length;
-  for (size_t i = 0; i < count; i++)
+  size_t sealed = sealed_lengths(key, items, packets, origin, framed);
+  for (size_t i = 0; i < count && sealed < count; i++)
     if (items[i].length == 0) wipe_unsealed(key, &items[i]);
+  return sealed;
 }
 
-void esp_seal(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items, size_t count) {
+size_t esp_seal(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items, size_t count) {
+  size_t sealed = 0;
   if (thread->engine != key->engine) {
-    for (size_t i = 0; i < count; i++) {
-      items[i].length = 0;
-      wipe_unsealed(key, &items[i]);
-    }
-    return;
+    wipe_burst(key, items, count);
+    return 0;
   }
   while (count) {
     size_t burst = count < AEAD_BURST ? count : AEAD_BURST;
-    seal_burst(thread, key, items, burst);
+    sealed += seal_burst(thread, key, items, burst);
     items += burst;
     count -= burst;
   }
+  return sealed;
 }
 
 /* ---- open ---- */
@@ -278,8 +298,8 @@ static enum esp_result read_trailer(const struct esp_key *key, const struct aead
   uint8_t *text = packet->esp + key->shape.header_length;
   size_t pad_length = text[packet->text_length - 2];
   uint8_t next_header = text[packet->text_length - 1];
-  if (pad_length + TRAILER_LENGTH > packet->text_length) return ESP_BAD_TRAILER;
-  size_t payload_length = packet->text_length - TRAILER_LENGTH - pad_length;
+  if (pad_length + ESP_TRAILER_LENGTH > packet->text_length) return ESP_BAD_TRAILER;
+  size_t payload_length = packet->text_length - ESP_TRAILER_LENGTH - pad_length;
   for (size_t i = 0; i < pad_length; i++)
     if (text[payload_length + i] != (uint8_t)(i + 1)) return ESP_BAD_TRAILER;
   if (next_header != NEXT_HEADER_IPV4 && next_header != NEXT_HEADER_IPV6 && next_header != NEXT_HEADER_NONE)

@@ -31,6 +31,25 @@ struct esp_suite {
   bool esn;
 };
 
+/* Octets of each part of a packet, fixed by the suite (RFC 4303 2). */
+struct esp_shape {
+  uint8_t iv_length;
+  uint8_t icv_length;
+  uint8_t alignment;     /* of payload, padding and trailer */
+  uint8_t header_length; /* SPI, sequence and IV */
+};
+#define ESP_TRAILER_LENGTH 2 /* pad length, next header */
+
+/* Payload, padding and trailer. */
+static inline size_t esp_shape_text(const struct esp_shape *shape, size_t payload_length) {
+  size_t mask = (size_t)shape->alignment - 1;
+  return (payload_length + ESP_TRAILER_LENGTH + mask) & ~mask;
+}
+
+static inline size_t esp_shape_sealed(const struct esp_shape *shape, size_t payload_length) {
+  return shape->header_length + esp_shape_text(shape, payload_length) + shape->icv_length;
+}
+
 /* Keys of one SA with every schedule and inner/outer HMAC state precomputed. Immutable after creation, hence usable by
  * every worker at once. Opaque: the engine decides what is inside. */
 struct esp_key;
@@ -88,12 +107,17 @@ void esp_key_free(struct esp_key *key); /* wipes */
 struct esp_thread *esp_thread_new(enum esp_engine engine);
 void esp_thread_free(struct esp_thread *thread);
 
+const struct esp_shape *esp_key_shape(const struct esp_key *key);
 size_t esp_header_length(const struct esp_key *key);                        /* SPI, sequence, IV */
 size_t esp_sealed_length(const struct esp_key *key, size_t payload_length); /* the whole ESP packet */
 size_t esp_minimum_length(const struct esp_key *key);
+/* How many packets of a burst the suite wants to have at once: what was opened last is in the nearest cache only while
+ * bursts are small, but the lanes of a multi-buffer cipher have to be filled. */
+size_t esp_open_slice(const struct esp_key *key);
 
-/* Bursts of one SA; any count >= 1. CBC uses the multi-buffer path from a measured threshold up, libcrypto below it. */
-void esp_seal(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items, size_t count);
+/* Bursts of one SA; any count >= 1. CBC uses the multi-buffer path from a measured threshold up, libcrypto below it.
+ * Gives how many were sealed. */
+size_t esp_seal(struct esp_thread *thread, const struct esp_key *key, struct esp_seal_item *items, size_t count);
 void esp_open(struct esp_thread *thread, const struct esp_key *key, struct esp_open_item *items, size_t count);
 
 #endif

@@ -2,7 +2,8 @@
  *
  *    recvmmsg   merged datagrams (UDP_GRO) into 64 KB slots
  *    classify   every segment by itself: keepalive, IKE, or ESP of some SA
- *    burst      neighbours of one SA from one sender: checked against the window, opened in place together, marked
+ *    burst      neighbours of one SA from one sender
+ *    slice      checked against the window, opened in place together, marked, while it is in the nearest cache
  *    deliver    selectors, then the coalescer, which points into the slots
  *    write      one writev for each merged packet; all of them before the slots are used again
  *
@@ -38,8 +39,13 @@ struct inbound {
   struct receive_slots slots;
 };
 
-static void classify(struct worker *worker, struct source *source, const struct received *from, uint8_t *packet,
-                     size_t length);
+/* A part of the burst, which shrinks to what may be delivered. */
+struct slice {
+  struct esp_open_item *items;
+  size_t count;
+};
+
+static void classify(struct worker *worker, struct source *source, const struct received *from);
 static void open_burst(struct worker *worker);
 static void write_out(struct worker *worker);
 
@@ -75,11 +81,7 @@ void inbound_turn(struct worker *worker, struct source *source) {
         drop_count(worker, NULL, DROP_TOO_SHORT, 1);
         continue;
       }
-      /* One GRO buffer may mix SPIs and IKE: only addresses, ports and sizes are equal in it. */
-      for (size_t offset = 0; offset < from.length; offset += from.segment_size) {
-        size_t left = from.length - offset;
-        classify(worker, source, &from, from.data + offset, left < from.segment_size ? left : from.segment_size);
-      }
+      classify(worker, source, &from);
     }
     open_burst(worker);
     write_out(worker);
@@ -107,52 +109,61 @@ static bool take_non_esp(struct worker *worker, struct source *source, const str
   return true;
 }
 
-static void classify(struct worker *worker, struct source *source, const struct received *from, uint8_t *packet,
-                     size_t length) {
+/* False when no SA has the SPI. */
+static bool begin_burst(struct worker *worker, const struct source *source, const struct received *from, uint32_t spi) {
   struct inbound *in = worker->inbound;
-  if (source->kind == SOURCE_UDP && take_non_esp(worker, source, from, packet, length)) return;
-  if (length < 8) {
-    drop_count(worker, NULL, DROP_TOO_SHORT, 1);
-    return;
+  open_burst(worker);
+  in->sa = sa_lookup(worker->plane, spi);
+  if (!in->sa) {
+    unknown_spi(worker, from, spi);
+    return false;
   }
-  uint32_t spi = load32(packet);
-  bool same = in->count > 0 && in->sa->spi == spi && in->ecn == from->ecn && endpoint_equal(&in->remote, &from->remote);
-  if (!same || in->count == BURST_MAX) {
-    open_burst(worker);
-    struct sa *sa = sa_lookup(worker->plane, spi);
-    if (!sa) {
-      unknown_spi(worker, from, spi);
-      return;
+  in->remote = from->remote;
+  in->ecn = from->ecn;
+  in->raw = source->kind == SOURCE_RAW;
+  return true;
+}
+
+/* Every datagram of one buffer by itself: it may mix SPIs and IKE. Only addresses, ports and sizes are equal in it. */
+static void classify(struct worker *worker, struct source *source, const struct received *from) {
+  struct inbound *in = worker->inbound;
+  bool same_sender = in->count > 0 && in->ecn == from->ecn && endpoint_equal(&in->remote, &from->remote);
+  for (size_t offset = 0; offset < from->length; offset += from->segment_size) {
+    uint8_t *packet = from->data + offset;
+    size_t left = from->length - offset, length = left < from->segment_size ? left : from->segment_size;
+    if (source->kind == SOURCE_UDP && take_non_esp(worker, source, from, packet, length)) continue;
+    if (length < 8) {
+      drop_count(worker, NULL, DROP_TOO_SHORT, 1);
+      continue;
     }
-    in->sa = sa;
-    in->remote = from->remote;
-    in->ecn = from->ecn;
-    in->raw = source->kind == SOURCE_RAW;
+    uint32_t spi = load32(packet);
+    if (!same_sender || in->count == 0 || in->count == BURST_MAX || in->sa->spi != spi)
+      if (!(same_sender = begin_burst(worker, source, from, spi))) continue;
+    struct esp_open_item *item = &in->items[in->count++];
+    item->packet = packet;
+    item->length = length;
   }
-  in->items[in->count++] = (struct esp_open_item){.packet = packet, .length = length};
 }
 
 /* ---- one burst of an SA ---- */
 
 /* RFC 4303 3.4.3: the window is asked before the ICV is computed. Keeps what may be new. */
-static void check_replay(struct worker *worker, struct inbound *in) {
-  struct sa *sa = in->sa;
-  size_t kept = 0, stopped = 0, count = in->count;
+static void check_replay(struct worker *worker, struct sa *sa, struct slice *slice) {
+  size_t kept = 0;
   spin_lock(&sa->lock);
-  for (size_t i = 0; i < count; i++) {
-    struct esp_open_item *item = &in->items[i];
+  bool stopped = sa->hard_reached;
+  for (size_t i = 0; i < slice->count && !stopped; i++) {
+    struct esp_open_item *item = &slice->items[i];
     item->sequence = replay_infer(&sa->window, load32(item->packet + 4));
-    if (sa->hard_reached)
-      stopped++;
-    else if (replay_check(&sa->window, item->sequence))
-      in->items[kept++] = *item;
+    if (!replay_check(&sa->window, item->sequence)) continue;
+    if (kept < i) slice->items[kept] = *item;
+    kept++;
   }
-  size_t replayed = count - kept - stopped;
-  sa->replay_drops += replayed;
+  size_t refused = slice->count - kept;
+  if (!stopped) sa->replay_drops += refused;
   spin_unlock(&sa->lock);
-  in->count = kept;
-  if (replayed) drop_count(worker, sa->connection, DROP_REPLAY, replayed);
-  if (stopped) drop_count(worker, sa->connection, DROP_HARD_LIMIT, stopped);
+  slice->count = kept;
+  if (refused) drop_count(worker, sa->connection, stopped ? DROP_HARD_LIMIT : DROP_REPLAY, refused);
 }
 
 static bool came_from_elsewhere(const struct inbound *in) {
@@ -169,60 +180,70 @@ static bool came_from_elsewhere(const struct inbound *in) {
 static const enum drop_reason drop_of_result[] = {
     [ESP_TOO_SHORT] = DROP_TOO_SHORT, [ESP_BAD_ICV] = DROP_INTEGRITY, [ESP_BAD_TRAILER] = DROP_BAD_TRAILER};
 
-/* What the authenticated packets of a burst change, found under the SA's lock and told after it. */
+/* What the authenticated packets of a slice change, found under the SA's lock and told after it. */
 struct verdict {
   struct sa_news news;
   bool moved, integrity_burst;
   size_t drops[DROP_REASON_COUNT];
 };
 
-/* Another worker may have opened the same packet meanwhile: replay_accept decides. */
-static bool accept_item(struct inbound *in, const struct esp_open_item *item, uint64_t now, struct verdict *verdict) {
-  struct sa *sa = in->sa;
-  if (item->result == ESP_TOO_SHORT || item->result == ESP_BAD_ICV) {
-    verdict->drops[drop_of_result[item->result]]++;
-    return false;
-  }
-  uint64_t top = sa->window.top;
-  if (!replay_accept(&sa->window, item->sequence)) {
+/* Marks the window. Another worker may have opened the same packet meanwhile: replay_accept decides. */
+static bool accept_item(struct sa *sa, const struct esp_open_item *item, struct verdict *verdict) {
+  bool authentic = item->result == ESP_OK || item->result == ESP_BAD_TRAILER;
+  if (authentic && !replay_accept(&sa->window, item->sequence)) {
     verdict->drops[DROP_REPLAY]++;
     return false;
   }
-  /* Once a second and SA: who bounces a peer between addresses must not push others' events out of the ring. A move
-   * passed over now is seen with the next packet. */
-  if (item->sequence > top && sa->moved_second != now / 1000000000u + 1 && came_from_elsewhere(in)) {
-    sa->moved_second = now / 1000000000u + 1;
-    sa->peer = in->remote;
-    verdict->moved = true;
-  }
-  if (item->result != ESP_OK) {
-    verdict->drops[drop_of_result[item->result]]++;
-    return false;
-  }
-  if (!sa_account(sa, item->payload_length, &verdict->news)) {
-    verdict->drops[DROP_HARD_LIMIT]++;
-    return false;
-  }
-  return true;
+  if (item->result == ESP_OK) return true;
+  verdict->drops[drop_of_result[item->result]]++;
+  return false;
+}
+
+/* All at once, or one by one where a limit is near. */
+static void account(struct sa *sa, struct slice *slice, uint64_t octets, struct verdict *verdict) {
+  if (sa_account_burst(sa, slice->count, octets)) return;
+  size_t kept = 0;
+  for (size_t i = 0; i < slice->count; i++)
+    if (sa_account(sa, slice->items[i].payload_length, &verdict->news)) slice->items[kept++] = slice->items[i];
+  verdict->drops[DROP_HARD_LIMIT] += slice->count - kept;
+  slice->count = kept;
+}
+
+/* True the first time in a second for one `mark`. */
+static bool new_second(uint64_t *mark, uint64_t now) {
+  uint64_t second = now / 1000000000u + 1;
+  bool is_new = *mark != second;
+  *mark = second;
+  return is_new;
 }
 
 /* Keeps the accepted items, in order. */
-static void accept_burst(struct inbound *in, struct verdict *verdict) {
+static void accept_slice(const struct inbound *in, struct slice *slice, struct verdict *verdict) {
   struct sa *sa = in->sa;
-  uint64_t now = now_ns();
+  uint64_t now = now_ns(), octets = 0;
   size_t kept = 0;
   spin_lock(&sa->lock);
-  for (size_t i = 0; i < in->count; i++)
-    if (accept_item(in, &in->items[i], now, verdict)) in->items[kept++] = in->items[i];
-  if (kept > 0) sa->last_used_ns = now;
+  uint64_t top = sa->window.top;
+  for (size_t i = 0; i < slice->count; i++) {
+    struct esp_open_item *item = &slice->items[i];
+    if (!accept_item(sa, item, verdict)) continue;
+    octets += item->payload_length;
+    if (kept < i) slice->items[kept] = *item;
+    kept++;
+  }
+  slice->count = kept;
+  account(sa, slice, octets, verdict);
+  if (slice->count > 0) sa->last_used_ns = now;
+  /* Once a second and SA: who bounces a peer between addresses must not push others' events out of the ring. A move
+   * passed over now is seen with the next packet. */
+  if (sa->window.top > top && came_from_elsewhere(in) && new_second(&sa->moved_second, now)) {
+    sa->peer = in->remote;
+    verdict->moved = true;
+  }
   sa->replay_drops += verdict->drops[DROP_REPLAY];
   sa->integrity_failures += verdict->drops[DROP_INTEGRITY];
-  if (verdict->drops[DROP_INTEGRITY] && sa->integrity_second != now / 1000000000u + 1) {
-    sa->integrity_second = now / 1000000000u + 1;
-    verdict->integrity_burst = true;
-  }
+  verdict->integrity_burst = verdict->drops[DROP_INTEGRITY] && new_second(&sa->integrity_second, now);
   spin_unlock(&sa->lock);
-  in->count = kept;
 }
 
 static void tell(struct worker *worker, const struct inbound *in, const struct verdict *verdict) {
@@ -238,78 +259,90 @@ static void tell(struct worker *worker, const struct inbound *in, const struct v
 /* ---- inner packets ---- */
 
 /* RFC 6040 4.2: the inner ECN field after decapsulation; false when the packet has to be dropped. */
-static bool carry_ecn(uint8_t outer, const struct flow *flow, uint8_t *packet) {
-  uint8_t *octet = flow->ipv6 ? packet + 1 : packet + IPV4_TOS;
-  unsigned shift = flow->ipv6 ? 4 : 0; /* RFC 8200 3: the traffic class lies across two octets */
-  uint8_t inner = *octet >> shift & ECN_MASK, carried = inner;
+static bool carry_ecn(uint8_t outer, const struct inner *inner, uint8_t *packet) {
+  uint8_t *octet = inner->ipv6 ? packet + 1 : packet + IPV4_TOS;
+  unsigned shift = inner->ipv6 ? 4 : 0; /* RFC 8200 3: the traffic class lies across two octets */
+  uint8_t sent = *octet >> shift & ECN_MASK, carried = sent;
   if (outer == ECN_CE) {
-    if (inner == ECN_NOT_ECT) return false;
+    if (sent == ECN_NOT_ECT) return false;
     carried = ECN_CE;
-  } else if (outer == ECN_ECT_1 && inner == ECN_ECT_0) {
+  } else if (outer == ECN_ECT_1 && sent == ECN_ECT_0) {
     carried = ECN_ECT_1;
   }
-  if (carried == inner) return true;
+  if (carried == sent) return true;
   uint16_t before = load16(packet);
-  *octet = (uint8_t)(*octet ^ (inner ^ carried) << shift);
-  if (!flow->ipv6) checksum_update(packet + IPV4_CHECKSUM, before, load16(packet));
+  *octet = (uint8_t)(*octet ^ (sent ^ carried) << shift);
+  if (!inner->ipv6) checksum_update(packet + IPV4_CHECKSUM, before, load16(packet));
   return true;
+}
+
+static void selector_mismatch(struct worker *worker, struct sa *sa) {
+  drop_count(worker, sa->connection, DROP_SELECTOR, 1);
+  spin_lock(&sa->lock);
+  sa->selector_drops++;
+  spin_unlock(&sa->lock);
+}
+
+static void clamp_mss(const struct connection *connection, uint8_t *packet, const struct inner *inner) {
+  uint16_t mss4 = atomic_load_explicit(&connection->mss4, memory_order_relaxed);
+  uint16_t mss6 = atomic_load_explicit(&connection->mss6, memory_order_relaxed);
+  if (mss4 || mss6) segment_clamp_mss(packet, inner->length, mss4, mss6, false);
 }
 
 static void deliver(struct worker *worker, struct sa *sa, const struct esp_open_item *item) {
   struct inbound *in = worker->inbound;
   struct connection *connection = sa->connection;
-  struct flow flow;
-  size_t length; /* RFC 4303 2.7: behind the inner packet there may be TFC padding */
+  struct inner inner; /* RFC 4303 2.7: behind the inner packet there may be TFC padding */
   if (item->next_header == NEXT_HEADER_NONE) {
     drop_count(worker, connection, DROP_DUMMY, 1);
     return;
   }
-  if (!flow_parse(item->payload, item->payload_length, &flow, &length) ||
-      flow.ipv6 != (item->next_header == NEXT_HEADER_IPV6)) {
+  if (!inner_parse(&inner, item->payload, item->payload_length) ||
+      inner.ipv6 != (item->next_header == NEXT_HEADER_IPV6)) {
     drop_count(worker, connection, DROP_INNER_MALFORMED, 1);
     return;
   }
   /* RFC 4301 5.2 step 4. */
-  if (!sa_carries(sa, &flow)) {
-    drop_count(worker, connection, DROP_SELECTOR, 1);
-    spin_lock(&sa->lock);
-    sa->selector_drops++;
-    spin_unlock(&sa->lock);
+  if (!sa_carries(sa, &inner)) {
+    selector_mismatch(worker, sa);
     return;
   }
-  if (in->ecn != ECN_NOT_ECT && !carry_ecn(in->ecn, &flow, item->payload)) {
+  if (in->ecn != ECN_NOT_ECT && !carry_ecn(in->ecn, &inner, item->payload)) {
     drop_count(worker, connection, DROP_ECN, 1);
     return;
   }
-  uint16_t mss4 = atomic_load_explicit(&connection->mss4, memory_order_relaxed);
-  uint16_t mss6 = atomic_load_explicit(&connection->mss6, memory_order_relaxed);
-  if (flow.syn && (mss4 || mss6)) segment_clamp_mss(item->payload, length, mss4, mss6, false);
-
-  if (in->connection != connection) write_out(worker);
+  if (inner.syn) clamp_mss(connection, item->payload, &inner);
+  bool joined = in->connection == connection &&
+                coalescer_add_parsed(&in->coalescer, item->payload, &inner, connection->merge_udp);
+  if (joined) return;
+  write_out(worker);
   in->connection = connection;
-  if (!coalescer_add(&in->coalescer, item->payload, length, connection->merge_udp)) {
-    write_out(worker);
-    in->connection = connection;
-    coalescer_add(&in->coalescer, item->payload, length, connection->merge_udp);
-  }
+  coalescer_add_parsed(&in->coalescer, item->payload, &inner, connection->merge_udp);
+}
+
+static void open_slice(struct worker *worker, struct slice slice) {
+  struct inbound *in = worker->inbound;
+  struct sa *sa = in->sa;
+  struct verdict verdict;
+  check_replay(worker, sa, &slice);
+  if (slice.count == 0) return;
+  memset(&verdict, 0, sizeof verdict);
+  esp_open(worker->esp, sa->key, slice.items, slice.count);
+  accept_slice(in, &slice, &verdict);
+  if (slice.count > 0) burst_count(&worker->counters.in, slice.count);
+  stage_ended(worker, STAGE_OPEN);
+  tell(worker, in, &verdict);
+  for (size_t i = 0; i < slice.count; i++)
+    deliver(worker, sa, &slice.items[i]);
+  stage_ended(worker, STAGE_DELIVER);
 }
 
 static void open_burst(struct worker *worker) {
   struct inbound *in = worker->inbound;
-  struct sa *sa = in->sa;
-  if (in->count == 0) return;
-  check_replay(worker, in);
-  if (in->count > 0) {
-    struct verdict verdict;
-    memset(&verdict, 0, sizeof verdict);
-    esp_open(worker->esp, sa->key, in->items, in->count);
-    accept_burst(in, &verdict);
-    if (in->count > 0) burst_count(&worker->counters.in, in->count);
-    stage_ended(worker, STAGE_OPEN);
-    tell(worker, in, &verdict);
-    for (size_t i = 0; i < in->count; i++)
-      deliver(worker, sa, &in->items[i]);
-    stage_ended(worker, STAGE_DELIVER);
+  size_t most = in->count ? esp_open_slice(in->sa->key) : 1;
+  for (size_t done = 0; done < in->count; done += most) {
+    size_t left = in->count - done;
+    open_slice(worker, (struct slice){in->items + done, left < most ? left : most});
   }
   in->count = 0;
   in->sa = NULL;

@@ -1,7 +1,5 @@
-/* Inner packets as seen by segment.c and coalesce.c: field offsets, big-endian access, pseudo-header sums.
- *
- * Not a parser of everything: only what splitting, merging and MSS clamping touch (RFC 791, RFC 8200, RFC 9293, RFC
- * 768).
+/* Inner packets: their headers read once for all who ask (selectors, splitting, merging, MSS), field offsets,
+ * big-endian access, pseudo-header sums (RFC 791, RFC 8200, RFC 9293, RFC 768).
  */
 #ifndef GATEWAY_INNER_H
 #define GATEWAY_INNER_H
@@ -83,17 +81,28 @@ static inline size_t l4_checksum_offset(uint8_t protocol) {
   return protocol == PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM;
 }
 
-/* Where L3 and L4 begin and end, all inside the buffer. */
-struct inner_layout {
-  bool ipv6;
-  bool fragment;       /* IPv4 MF or offset, or an IPv6 fragment header */
-  bool routing;        /* IPv6 routing header: the pseudo-header's destination is not the header's */
-  uint8_t l4_protocol; /* of the last header reached */
-  size_t l3_length;    /* fixed header, IPv4 options, IPv6 extension headers */
-  size_t length;       /* of the whole IP packet; never more than the buffer */
+/* Inner addresses in host order, IPv4 in `low`. */
+struct address {
+  uint64_t high, low;
 };
 
-/* False when the IP header contradicts itself or the buffer. */
-bool inner_parse(struct inner_layout *layout, const uint8_t *packet, size_t length);
+/* An inner packet as its headers say. Every offset lies inside the buffer. */
+struct inner {
+  struct address source, destination;
+  size_t length;      /* of the whole IP packet; never more than the buffer, which may hold TFC padding behind it */
+  uint16_t l3_length; /* fixed header, IPv4 options, IPv6 extension headers */
+  /* RFC 4301 4.4.1.1: what selectors look at. ICMP: type and code in both ports. */
+  uint16_t source_port, destination_port;
+  uint8_t protocol; /* of the last header reached */
+  bool ipv6;
+  bool whole;       /* every extension header lies inside the packet */
+  bool fragment;    /* IPv4 MF or offset, or an IPv6 fragment header */
+  bool routing;     /* IPv6 routing header: the pseudo-header's destination is not the header's */
+  bool ports_known; /* not so in fragments but the first, nor where the transport header is missing or unreadable */
+  bool syn;         /* TCP: it may carry an MSS */
+};
+
+/* False unless `length` octets begin with a whole IP packet whose fixed header does not contradict itself. */
+bool inner_parse(struct inner *inner, const uint8_t *packet, size_t length);
 
 #endif

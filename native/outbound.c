@@ -1,8 +1,9 @@
 /* TUN -> selectors -> SA -> segments -> seal -> socket.
  *
- *    read()            one (super-)packet with its virtio header into `read`
- *    flow, policy      the first outbound SA that carries it
- *    segmenter         each segment straight to its place in `buffer`, behind room for the ESP header
+ *    readv()           one packet with its virtio header, to the place in `buffer` where it will be sealed; what is
+ *                      longer than one packet goes on in `super`
+ *    inner, policy     the first outbound SA that carries it
+ *    segmenter         each segment of a super-packet straight to its place, behind room for the ESP header
  *    flush             sequence numbers reserved for all, sealed in place in one burst
  *    runs              sealed neighbours of equal size and TOS become one UDP_SEGMENT send; one sendmmsg for all
  *
@@ -25,6 +26,8 @@
 
 #define ITEMS_MAX     128
 #define BUFFER_OCTETS (192 * 1024)
+#define PLACE_OCTETS  2048 /* of a packet read to its place */
+#define HEADER_MAX    64   /* SPI, sequence, IV */
 /* One turn's budget, so that the other direction gets its share. */
 #define TURN_PACKETS 64
 #define TURN_OCTETS  (256 * 1024)
@@ -37,17 +40,21 @@
 
 struct outbound {
   struct sa *sa; /* of what is buffered; NULL: nothing is */
-  size_t used, item_count;
+  size_t used, item_count, payload_octets;
+  size_t header_length; /* of the last SA: where the next packet is read to */
+  struct virtio_net_hdr_v1 vnet;
   struct esp_seal_item items[ITEMS_MAX];
   uint8_t tos[ITEMS_MAX]; /* of the items: TOS or traffic class */
   struct run runs[ITEMS_MAX];
-  alignas(CACHE_LINE) uint8_t buffer[BUFFER_OCTETS];
-  alignas(CACHE_LINE) uint8_t read[TUN_PACKET_OCTETS + VNET_OCTETS];
+  alignas(CACHE_LINE) uint8_t buffer[BUFFER_OCTETS + HEADER_MAX + PLACE_OCTETS];
+  alignas(CACHE_LINE) uint8_t super[TUN_PACKET_OCTETS];
   uint8_t whole[TUN_PACKET_OCTETS]; /* a segment before it is fragmented */
 };
 
-static void forward(struct worker *worker, struct connection *connection, const struct virtio_net_hdr_v1 *vnet,
-                    uint8_t *packet, size_t length);
+/* readv() failed, minus what it never reads. */
+#define NOTHING_READ (-1 - (ssize_t)VNET_OCTETS)
+
+static void forward(struct worker *worker, struct connection *connection, uint8_t *packet, size_t length);
 static void flush(struct worker *worker);
 
 struct outbound *outbound_new(void) {
@@ -60,23 +67,35 @@ void outbound_free(struct outbound *outbound) {
   free(outbound);
 }
 
-bool outbound_turn(struct worker *worker, struct source *queue) {
+/* One packet from the TUN: where it stands, and how long it is without its virtio header; less than 0: none. What is to
+ * be split may not stand where its segments go. */
+static ssize_t read_packet(struct worker *worker, int fd, uint8_t **packet) {
   struct outbound *out = worker->outbound;
+  uint8_t *place = out->buffer + out->used + out->header_length;
+  struct iovec pieces[] = {
+      {&out->vnet, VNET_OCTETS}, {place, PLACE_OCTETS}, {out->super + PLACE_OCTETS, sizeof out->super - PLACE_OCTETS}};
+  ssize_t length = readv(fd, pieces, 3) - (ssize_t)VNET_OCTETS;
+  counter_add(&worker->counters.tun_reads, 1);
+  bool stays = length <= PLACE_OCTETS && out->vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE;
+  *packet = stays ? place : out->super;
+  if (length > 0 && !stays) memcpy(out->super, place, length < PLACE_OCTETS ? (size_t)length : PLACE_OCTETS);
+  return length;
+}
+
+bool outbound_turn(struct worker *worker, struct source *queue) {
   size_t octets = 0;
-  ssize_t got = 0;
+  ssize_t length = 0;
   stages_begin(worker);
   for (int packets = 0; packets < TURN_PACKETS && octets < TURN_OCTETS; packets++) {
-    got = read(queue->fd, out->read, sizeof out->read);
-    counter_add(&worker->counters.tun_reads, 1);
+    uint8_t *packet;
+    length = read_packet(worker, queue->fd, &packet);
     stage_ended(worker, STAGE_READ);
-    if (got < (ssize_t)VNET_OCTETS) break;
-    struct virtio_net_hdr_v1 vnet;
-    memcpy(&vnet, out->read, sizeof vnet);
-    octets += (size_t)got;
-    forward(worker, queue->connection, &vnet, out->read + VNET_OCTETS, (size_t)got - VNET_OCTETS);
+    if (length < 0) break;
+    octets += (size_t)length;
+    forward(worker, queue->connection, packet, (size_t)length);
     stage_ended(worker, STAGE_SEGMENT);
   }
-  int error = got < 0 ? errno : 0;
+  int error = length == NOTHING_READ ? errno : 0;
   flush(worker);
   return error == 0 || error == EAGAIN || error == EINTR || error == EFAULT || error == EIO;
 }
@@ -93,30 +112,28 @@ static void no_sa(struct worker *worker, struct connection *connection, const ui
 /* Room for one inner packet of this SA; the place where it goes. */
 static uint8_t *reserve(struct worker *worker, struct sa *sa, size_t length) {
   struct outbound *out = worker->outbound;
-  size_t sealed = esp_sealed_length(sa->key, length);
+  size_t sealed = esp_shape_sealed(&sa->shape, length);
   if (out->sa && (out->sa != sa || out->item_count == ITEMS_MAX || out->used + sealed > BUFFER_OCTETS)) flush(worker);
   out->sa = sa;
-  return out->buffer + out->used + esp_header_length(sa->key);
+  out->header_length = sa->shape.header_length;
+  return out->buffer + out->used + out->header_length;
 }
 
 /* Takes the packet that now stands at the reserved place. */
 static void commit(struct worker *worker, size_t length) {
   struct outbound *out = worker->outbound;
   uint8_t *packet = out->buffer + out->used;
-  size_t sealed = esp_sealed_length(out->sa->key, length);
-  const uint8_t *inner = packet + esp_header_length(out->sa->key);
+  const uint8_t *inner = packet + out->header_length;
   bool ipv6 = inner[0] >> 4 == 6;
   /* RFC 4301 5.1.2.1: the outer DS field is the inner one's. RFC 6040 4.1, 5.1: so is the outer ECN field, for who
    * speaks IKEv2 obeys it at decapsulation. */
   out->tos[out->item_count] = ipv6 ? (uint8_t)(load16(inner) >> 4) : inner[IPV4_TOS];
-  out->items[out->item_count++] =
-      (struct esp_seal_item){.packet = packet, .payload_length = length, .next_header = ipv6 ? 41 : 4};
-  out->used += sealed;
-}
-
-static void put_copy(struct worker *worker, struct sa *sa, const uint8_t *packet, size_t length) {
-  memcpy(reserve(worker, sa, length), packet, length);
-  commit(worker, length);
+  struct esp_seal_item *item = &out->items[out->item_count++];
+  item->packet = packet;
+  item->payload_length = length;
+  item->next_header = ipv6 ? 41 : 4;
+  out->used += esp_shape_sealed(&out->sa->shape, length);
+  out->payload_octets += length;
 }
 
 /* RFC 791 3.1: options without the copied flag stand in the first fragment only; elsewhere they become no-operations.
@@ -161,6 +178,20 @@ static void put_fragments(struct worker *worker, struct sa *sa, uint8_t *packet,
   }
 }
 
+/* Segments longer than the MTU, or a packet that stays whole: each is written out before it is cut. */
+static void put_in_fragments(struct worker *worker, struct sa *sa, struct segmenter *segmenter, uint32_t mtu) {
+  uint8_t *whole = worker->outbound->whole;
+  size_t length;
+  while ((length = segmenter_next(segmenter, whole)) != 0) {
+    if (length > mtu) {
+      put_fragments(worker, sa, whole, length, mtu);
+      continue;
+    }
+    memcpy(reserve(worker, sa, length), whole, length);
+    commit(worker, length);
+  }
+}
+
 static void put_segments(struct worker *worker, struct sa *sa, struct segmenter *segmenter) {
   size_t length;
   while ((length = segmenter_next_length(segmenter)) != 0) {
@@ -173,64 +204,60 @@ static bool same_address(struct address a, struct address b) {
   return a.high == b.high && a.low == b.low;
 }
 
-/* The SA's own ESP, routed into its tunnel by mistake: sealed again it would come back for ever. */
-static bool is_own_esp(const struct sa *sa, const struct flow *flow) {
-  const struct outer *outer = atomic_load_explicit(&sa->outer, memory_order_acquire);
-  if (flow->ipv6 != outer->ipv6 || !same_address(flow->destination, outer->remote)) return false;
-  if (!outer->any_local && !same_address(flow->source, outer->local)) return false;
-  if (outer->raw) return flow->protocol == IPPROTO_ESP;
-  return flow->protocol == IPPROTO_UDP && (!flow->ports_known || flow->destination_port == outer->port);
+static void clamp_mss(const struct connection *connection, uint8_t *packet, const struct inner *inner, bool partial) {
+  uint16_t mss4 = atomic_load_explicit(&connection->mss4, memory_order_relaxed);
+  uint16_t mss6 = atomic_load_explicit(&connection->mss6, memory_order_relaxed);
+  if (mss4 || mss6) segment_clamp_mss(packet, inner->length, mss4, mss6, partial);
 }
 
-static void forward(struct worker *worker, struct connection *connection, const struct virtio_net_hdr_v1 *vnet,
-                    uint8_t *packet, size_t length) {
+/* The SA's own ESP, routed into its tunnel by mistake: sealed again it would come back for ever. */
+static bool is_own_esp(const struct sa *sa, const struct inner *inner) {
+  const struct outer *outer = atomic_load_explicit(&sa->outer, memory_order_acquire);
+  if (inner->ipv6 != outer->ipv6 || !same_address(inner->destination, outer->remote)) return false;
+  if (!outer->any_local && !same_address(inner->source, outer->local)) return false;
+  if (outer->raw) return inner->protocol == IPPROTO_ESP;
+  return inner->protocol == IPPROTO_UDP && (!inner->ports_known || inner->destination_port == outer->port);
+}
+
+static void forward(struct worker *worker, struct connection *connection, uint8_t *packet, size_t length) {
+  const struct virtio_net_hdr_v1 *vnet = &worker->outbound->vnet;
   struct segmenter segmenter;
-  struct flow flow;
-  size_t total;
-  if (!flow_parse(packet, length, &flow, &total)) {
+  struct inner inner;
+  if (!inner_parse(&inner, packet, length)) {
     drop_count(worker, connection, DROP_INNER_MALFORMED, 1);
     return;
   }
-  uint16_t mss4 = atomic_load_explicit(&connection->mss4, memory_order_relaxed);
-  uint16_t mss6 = atomic_load_explicit(&connection->mss6, memory_order_relaxed);
-  if (flow.syn && (mss4 || mss6))
-    segment_clamp_mss(packet, total, mss4, mss6, vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
-  if (segmenter_begin(&segmenter, vnet, packet, length) != SEGMENT_OK) {
+  if (inner.syn) clamp_mss(connection, packet, &inner, vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM);
+  if (segmenter_begin_parsed(&segmenter, vnet, packet, &inner) != SEGMENT_OK) {
     drop_count(worker, connection, DROP_INNER_MALFORMED, 1);
     return;
   }
   uint32_t count = segmenter_count(&segmenter);
-  struct sa *sa = policy_match(atomic_load_explicit(&connection->policy, memory_order_acquire), &flow);
+  struct sa *sa = policy_match(atomic_load_explicit(&connection->policy, memory_order_acquire), &inner);
   if (!sa) {
-    no_sa(worker, connection, packet, total, count);
+    no_sa(worker, connection, packet, inner.length, count);
     return;
   }
-  if (is_own_esp(sa, &flow)) {
+  if (is_own_esp(sa, &inner)) {
     drop_count(worker, connection, DROP_LOOP, count);
     return;
   }
   uint32_t mtu = atomic_load_explicit(&connection->mtu, memory_order_relaxed);
   /* RFC 8200 5: every IPv6 link carries 1280 octets; below that it is the outer packet that gets fragmented. */
-  if (flow.ipv6 && mtu < IPV6_MTU_MIN) mtu = IPV6_MTU_MIN;
+  if (inner.ipv6 && mtu < IPV6_MTU_MIN) mtu = IPV6_MTU_MIN;
   if (segmenter_next_length(&segmenter) <= mtu) {
     put_segments(worker, sa, &segmenter);
-  } else if (flow.ipv6 || (load16(packet + IPV4_FRAGMENT) & IPV4_DONT_FRAGMENT)) {
+  } else if (inner.ipv6 || (load16(packet + IPV4_FRAGMENT) & IPV4_DONT_FRAGMENT)) {
     drop_count(worker, connection, DROP_TOO_BIG, count);
-    tun_too_big(worker, connection, &flow, packet, total, mtu);
+    tun_too_big(worker, connection, &inner, packet, inner.length, mtu);
   } else {
-    uint8_t *whole = worker->outbound->whole;
-    while ((length = segmenter_next(&segmenter, whole)) != 0) {
-      if (length <= mtu)
-        put_copy(worker, sa, whole, length);
-      else
-        put_fragments(worker, sa, whole, length, mtu);
-    }
+    put_in_fragments(worker, sa, &segmenter, mtu);
   }
 }
 
 /* ---- what is buffered ---- */
 
-/* Keeps what was sealed, in order; the rest was wiped by esp_seal and its sequence numbers stay used. */
+/* Some failed. Keeps what was sealed, in order; the rest was wiped by esp_seal and its sequence numbers stay used. */
 static size_t keep_sealed(struct worker *worker, size_t count) {
   struct outbound *out = worker->outbound;
   size_t kept = 0;
@@ -275,12 +302,11 @@ static void flush(struct worker *worker) {
   if (!sa) return;
   enum drop_reason reason = DROP_SEQUENCE_EXHAUSTED;
   stage_ended(worker, STAGE_SEGMENT);
-  size_t count = sa_take(worker->plane, sa, out->items, out->item_count, &reason);
+  size_t count = sa_take(worker->plane, sa, out->items, out->item_count, out->payload_octets, &reason);
   if (count < out->item_count) drop_count(worker, sa->connection, reason, out->item_count - count);
   if (count > 0) {
     burst_count(&worker->counters.out, count);
-    esp_seal(worker->esp, sa->key, out->items, count);
-    count = keep_sealed(worker, count);
+    if (esp_seal(worker->esp, sa->key, out->items, count) < count) count = keep_sealed(worker, count);
   }
   stage_ended(worker, STAGE_SEAL);
   if (sa->encapsulate)
@@ -290,5 +316,5 @@ static void flush(struct worker *worker) {
   udp_send_runs(worker, sa, out->runs, count);
   stage_ended(worker, STAGE_SEND);
   out->sa = NULL;
-  out->used = out->item_count = 0;
+  out->used = out->item_count = out->payload_octets = 0;
 }

@@ -202,6 +202,7 @@ static struct fault sa_new(struct dataplane *plane, const struct sa_request *r, 
     memcpy(sa->selectors, r->selectors, r->selector_count * sizeof *sa->selectors);
     sa->key = esp_key_new(plane->engine, &r->suite, r->encryption_key, r->encryption_key_length, r->integrity_key,
                           r->integrity_key_length, r->spi, !r->inbound, &fault.sentence);
+    if (sa->key) sa->shape = *esp_key_shape(sa->key);
   }
   if (!fault.sentence && !r->inbound) {
     struct outer *outer = NULL;
@@ -307,6 +308,22 @@ static bool reached(uint64_t value, uint64_t limit) {
   return limit != 0 && value >= limit;
 }
 
+static bool below(uint64_t value, uint64_t limit) {
+  return limit == 0 || value < limit;
+}
+
+bool sa_account_burst(struct sa *sa, uint64_t packets, uint64_t octets) {
+  const struct limits *limits = &sa->limits;
+  uint64_t all_packets = sa->packets + packets, all_octets = sa->octets + octets;
+  bool soft_due = !below(all_packets, limits->soft_packets) || !below(all_octets, limits->soft_octets) ||
+                  (!sa->esn && all_packets >= SEQUENCE_SOFT_32);
+  if (sa->hard_reached || (soft_due && !sa->soft_raised)) return false;
+  if (!below(all_packets, limits->hard_packets) || !below(all_octets, limits->hard_octets)) return false;
+  sa->packets = all_packets;
+  sa->octets = all_octets;
+  return true;
+}
+
 bool sa_account(struct sa *sa, uint64_t octets, struct sa_news *news) {
   const struct limits *limits = &sa->limits;
   if (sa->hard_reached) return false;
@@ -330,24 +347,46 @@ void sa_raise(struct dataplane *plane, const struct sa *sa, struct sa_news news)
   if (news.hard) event_raise(plane, EVENT_EXPIRE_HARD, sa->connection->id, sa->spi, direction, strlen(direction));
 }
 
-size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *items, size_t count,
-               enum drop_reason *reason) {
-  struct sa_news news = {false, false};
+static void number(struct esp_seal_item *items, size_t count, uint64_t last) {
+  for (size_t i = 0; i < count; i++)
+    items[i].sequence = last + 1 + i;
+}
+
+/* One by one, up to the limit that is near. */
+static size_t take_singly(struct sa *sa, struct esp_seal_item *items, size_t count, struct sa_news *news,
+                          enum drop_reason *reason) {
   size_t taken = 0;
-  spin_lock(&sa->lock);
   while (taken < count) {
     if (sa->sequence >= sa->sequence_limit) {
       *reason = DROP_SEQUENCE_EXHAUSTED;
       break;
     }
-    if (!sa_account(sa, items[taken].payload_length, &news)) {
+    if (!sa_account(sa, items[taken].payload_length, news)) {
       *reason = DROP_HARD_LIMIT;
       break;
     }
     items[taken++].sequence = ++sa->sequence;
   }
-  if (taken > 0) sa->last_used_ns = now_ns();
+  return taken;
+}
+
+size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *items, size_t count, uint64_t octets,
+               enum drop_reason *reason) {
+  struct sa_news news = {false, false};
+  uint64_t now = now_ns();
+  size_t taken = count;
+  spin_lock(&sa->lock);
+  /* A grant may have been lowered below what was used. */
+  bool granted = sa->sequence_limit >= sa->sequence && sa->sequence_limit - sa->sequence >= count;
+  uint64_t last = sa->sequence;
+  bool block = granted && sa_account_burst(sa, count, octets);
+  if (block)
+    sa->sequence += count;
+  else
+    taken = take_singly(sa, items, count, &news, reason);
+  if (taken > 0) sa->last_used_ns = now;
   spin_unlock(&sa->lock);
+  if (block) number(items, count, last);
   sa_raise(plane, sa, news);
   return taken;
 }

@@ -11,101 +11,49 @@
 #include "inner.h"
 
 enum { GSO_KIND = 0x7f };
-enum { IPV6_HOP_BY_HOP = 0, IPV6_ROUTING = 43, IPV6_FRAGMENT = 44, IPV6_DESTINATION = 60, IPV6_EXTENSIONS_MAX = 8 };
-
-/* ---- layout ---- */
-
-static bool parse_ipv4(struct inner_layout *layout, const uint8_t *packet, size_t length) {
-  if (length < IPV4_MINIMUM) return false;
-  layout->l3_length = (size_t)(packet[0] & 0x0f) * 4;
-  layout->length = load16(packet + IPV4_TOTAL_LENGTH);
-  layout->l4_protocol = packet[IPV4_PROTOCOL];
-  layout->fragment = (load16(packet + IPV4_FRAGMENT) & IPV4_MORE_FRAGMENTS_AND_OFFSET) != 0;
-  return layout->l3_length >= IPV4_MINIMUM && layout->l3_length <= layout->length && layout->length <= length;
-}
-
-static bool is_extension(uint8_t next_header) {
-  return next_header == IPV6_HOP_BY_HOP || next_header == IPV6_ROUTING || next_header == IPV6_FRAGMENT ||
-         next_header == IPV6_DESTINATION;
-}
-
-/* Walks the extension headers (RFC 8200 4) that may stand before TCP or UDP; stops at any other. */
-static bool parse_ipv6(struct inner_layout *layout, const uint8_t *packet, size_t length) {
-  if (length < IPV6_HEADER) return false;
-  layout->ipv6 = true;
-  layout->length = IPV6_HEADER + (size_t)load16(packet + IPV6_PAYLOAD_LENGTH);
-  if (layout->length > length) return false;
-  size_t offset = IPV6_HEADER;
-  uint8_t next = packet[IPV6_NEXT_HEADER];
-  for (int i = 0; i < IPV6_EXTENSIONS_MAX && is_extension(next) && !layout->fragment; i++) {
-    if (layout->length - offset < 8) return false;
-    size_t octets = next == IPV6_FRAGMENT ? 8 : ((size_t)packet[offset + 1] + 1) * 8;
-    if (layout->length - offset < octets) return false;
-    layout->fragment = next == IPV6_FRAGMENT;
-    layout->routing |= next == IPV6_ROUTING;
-    next = packet[offset];
-    offset += octets;
-  }
-  layout->l4_protocol = next;
-  layout->l3_length = offset;
-  return true;
-}
-
-bool inner_parse(struct inner_layout *layout, const uint8_t *packet, size_t length) {
-  *layout = (struct inner_layout){0};
-  if (length == 0) return false;
-  switch (packet[0] >> 4) {
-  case 4:
-    return parse_ipv4(layout, packet, length);
-  case 6:
-    return parse_ipv6(layout, packet, length);
-  default:
-    return false;
-  }
-}
 
 /* ---- segmenter ---- */
 
 /* A packet that stays whole; with NEEDS_CSUM its checksum field holds only the pseudo-header sum so far. */
 static enum segment_result begin_plain(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet,
-                                       const struct inner_layout *layout) {
+                                       const struct inner *inner) {
   s->complete_checksum = (vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0;
   if (s->complete_checksum) {
     s->checksum_start = vnet->csum_start;
     s->checksum_field = s->checksum_start + vnet->csum_offset;
-    size_t fixed = layout->ipv6 ? IPV6_HEADER : layout->l3_length;
+    size_t fixed = inner->ipv6 ? IPV6_HEADER : inner->l3_length;
     if (s->checksum_start < fixed || s->checksum_field + 2 > s->length) return SEGMENT_MALFORMED;
   }
   s->count = 1;
   return SEGMENT_OK;
 }
 
-static bool kind_fits(uint8_t kind, const struct inner_layout *layout) {
+static bool kind_fits(uint8_t kind, const struct inner *inner) {
   switch (kind) {
   case VIRTIO_NET_HDR_GSO_TCPV4:
-    return !layout->ipv6 && layout->l4_protocol == PROTOCOL_TCP;
+    return !inner->ipv6 && inner->protocol == PROTOCOL_TCP;
   case VIRTIO_NET_HDR_GSO_TCPV6:
-    return layout->ipv6 && layout->l4_protocol == PROTOCOL_TCP;
+    return inner->ipv6 && inner->protocol == PROTOCOL_TCP;
   default:
-    return layout->l4_protocol == PROTOCOL_UDP;
+    return inner->protocol == PROTOCOL_UDP;
   }
 }
 
-static enum segment_result begin_super(struct segmenter *s, const struct inner_layout *layout, uint8_t kind) {
-  if (s->gso_size == 0 || layout->fragment || !kind_fits(kind, layout)) return SEGMENT_MALFORMED;
-  if (layout->routing) return SEGMENT_UNSUPPORTED;
-  size_t left = s->length - layout->l3_length;
+static enum segment_result begin_super(struct segmenter *s, const struct inner *inner, uint8_t kind) {
+  if (s->gso_size == 0 || inner->fragment || !kind_fits(kind, inner)) return SEGMENT_MALFORMED;
+  if (inner->routing) return SEGMENT_UNSUPPORTED;
+  size_t left = s->length - inner->l3_length;
   size_t l4_length = UDP_HEADER;
-  if (layout->l4_protocol == PROTOCOL_TCP) {
+  if (inner->protocol == PROTOCOL_TCP) {
     if (left < TCP_MINIMUM) return SEGMENT_MALFORMED;
-    l4_length = (size_t)(s->packet[layout->l3_length + TCP_DATA_OFFSET] >> 4) * 4;
+    l4_length = (size_t)(s->packet[inner->l3_length + TCP_DATA_OFFSET] >> 4) * 4;
     if (l4_length < TCP_MINIMUM) return SEGMENT_MALFORMED;
-    s->first_sequence = load32(s->packet + layout->l3_length + TCP_SEQUENCE);
+    s->first_sequence = load32(s->packet + inner->l3_length + TCP_SEQUENCE);
   }
   if (left < l4_length) return SEGMENT_MALFORMED;
-  if (!layout->ipv6) s->first_ip_id = load16(s->packet + IPV4_ID);
+  if (!inner->ipv6) s->first_ip_id = load16(s->packet + IPV4_ID);
   s->l4_length = (uint16_t)l4_length;
-  s->header_length = (uint16_t)(layout->l3_length + l4_length);
+  s->header_length = (uint16_t)(inner->l3_length + l4_length);
   s->payload_offset = s->header_length;
   size_t payload = s->length - s->header_length;
   s->count = payload ? (uint32_t)((payload + s->gso_size - 1) / s->gso_size) : 1;
@@ -113,28 +61,34 @@ static enum segment_result begin_super(struct segmenter *s, const struct inner_l
   return SEGMENT_OK;
 }
 
-enum segment_result segmenter_begin(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet, const uint8_t *packet,
-                                    size_t length) {
-  struct inner_layout layout;
-  *s = (struct segmenter){0}; /* count 0: next() gives nothing after a failure */
-  if (!inner_parse(&layout, packet, length)) return SEGMENT_MALFORMED;
-  s->packet = packet;
-  s->length = layout.length;
-  s->gso_type = vnet->gso_type & GSO_KIND; /* the ECN bit only says that CWR is for the first segment */
-  s->gso_size = vnet->gso_size;
-  s->l3_length = (uint16_t)layout.l3_length;
-  s->ipv6 = layout.ipv6;
-  s->l4_protocol = layout.l4_protocol;
+enum segment_result segmenter_begin_parsed(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet,
+                                           const uint8_t *packet, const struct inner *inner) {
+  *s = (struct segmenter){.packet = packet,
+                          .length = inner->length,
+                          /* The ECN bit only says that CWR is for the first segment. */
+                          .gso_type = vnet->gso_type & GSO_KIND,
+                          .gso_size = vnet->gso_size,
+                          .l3_length = inner->l3_length,
+                          .ipv6 = inner->ipv6,
+                          .l4_protocol = inner->protocol};
+  if (!inner->whole) return SEGMENT_MALFORMED;
   switch (s->gso_type) {
   case VIRTIO_NET_HDR_GSO_NONE:
-    return begin_plain(s, vnet, &layout);
+    return begin_plain(s, vnet, inner);
   case VIRTIO_NET_HDR_GSO_TCPV4:
   case VIRTIO_NET_HDR_GSO_TCPV6:
   case VIRTIO_NET_HDR_GSO_UDP_L4:
-    return begin_super(s, &layout, s->gso_type);
+    return begin_super(s, inner, s->gso_type);
   default:
     return SEGMENT_UNSUPPORTED;
   }
+}
+
+enum segment_result segmenter_begin(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet, const uint8_t *packet,
+                                    size_t length) {
+  struct inner inner;
+  *s = (struct segmenter){0}; /* count 0: next() gives nothing after a failure */
+  return inner_parse(&inner, packet, length) ? segmenter_begin_parsed(s, vnet, packet, &inner) : SEGMENT_MALFORMED;
 }
 
 uint32_t segmenter_count(const struct segmenter *s) {
@@ -150,7 +104,7 @@ size_t segmenter_next_length(const struct segmenter *s) {
 
 static size_t next_plain(struct segmenter *s, uint8_t *out) {
   s->index++;
-  memcpy(out, s->packet, s->length);
+  if (out != s->packet) memmove(out, s->packet, s->length);
   if (s->complete_checksum) {
     uint16_t folded = checksum_fold(checksum_add(0, out + s->checksum_start, s->length - s->checksum_start));
     /* RFC 768: zero would say "no checksum"; in one's complement 0xffff is the same number, good for TCP too. */
@@ -229,11 +183,11 @@ static void update_checksum(uint8_t *field, uint16_t before, uint16_t after, boo
 }
 
 void segment_clamp_mss(uint8_t *packet, size_t length, uint16_t mss4, uint16_t mss6, bool partial) {
-  struct inner_layout layout;
-  if (!inner_parse(&layout, packet, length) || layout.fragment || layout.l4_protocol != PROTOCOL_TCP) return;
-  uint16_t clamp = layout.ipv6 ? mss6 : mss4;
-  uint8_t *tcp = packet + layout.l3_length;
-  size_t left = layout.length - layout.l3_length;
+  struct inner inner;
+  if (!inner_parse(&inner, packet, length) || !inner.whole || inner.fragment || inner.protocol != PROTOCOL_TCP) return;
+  uint16_t clamp = inner.ipv6 ? mss6 : mss4;
+  uint8_t *tcp = packet + inner.l3_length;
+  size_t left = inner.length - inner.l3_length;
   if (clamp == 0 || left < TCP_MINIMUM || !(tcp[TCP_FLAGS] & TCP_SYN)) return;
   size_t tcp_length = (size_t)(tcp[TCP_DATA_OFFSET] >> 4) * 4;
   if (tcp_length > left) return;

@@ -15,6 +15,8 @@
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5
 #endif
 
+struct inner;
+
 enum segment_result { SEGMENT_OK, SEGMENT_MALFORMED, SEGMENT_UNSUPPORTED };
 
 /* Splits one packet from the TUN. Iterator style, so that each segment is written straight into its place in the UDP
@@ -40,10 +42,14 @@ struct segmenter {
 
 enum segment_result segmenter_begin(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet, const uint8_t *packet,
                                     size_t length);
+/* The same for a packet whose headers were read. */
+enum segment_result segmenter_begin_parsed(struct segmenter *s, const struct virtio_net_hdr_v1 *vnet,
+                                           const uint8_t *packet, const struct inner *inner);
 uint32_t segmenter_count(const struct segmenter *s);
 size_t segmenter_next_length(const struct segmenter *s); /* octets of the next segment, 0 at the end */
-/* Writes the next segment to `out` (room for segmenter_next_length): headers rebuilt (lengths, IP id, checksums, TCP
- * sequence, FIN/PSH only on the last, CWR only on the first), payload copied, L4 checksum complete. */
+/* Writes the next segment to `out` (room for segmenter_next_length; a packet that stays whole may stand there already):
+ * headers rebuilt (lengths, IP id, checksums, TCP sequence, FIN/PSH only on the last, CWR only on the first), payload
+ * copied, L4 checksum complete. */
 size_t segmenter_next(struct segmenter *s, uint8_t *out);
 
 /* Clamps the MSS option of a TCP SYN in place (RFC 1624 incremental checksum, or the pseudo-header sum left alone when
@@ -74,6 +80,8 @@ void coalescer_reset(struct coalescer *c);
  * flush first (coalescer_finish, writev iov, reset), then add again, which succeeds. Packets stay owned by the caller
  * until finish+writev. `merge_udp`: the TUN accepts USO. */
 bool coalescer_add(struct coalescer *c, uint8_t *packet, size_t length, bool merge_udp);
+/* The same for a packet whose headers were read. */
+bool coalescer_add_parsed(struct coalescer *c, uint8_t *packet, const struct inner *inner, bool merge_udp);
 /* Rewrites the head's lengths and pseudo-header checksum and fills vnet. */
 void coalescer_finish(struct coalescer *c);
 

@@ -202,12 +202,12 @@ static bool icmp_allowed(struct worker *worker, struct connection *connection) {
 
 /* RFC 1122 3.2.2: no ICMP error about an ICMP error, a later fragment, a multicast or broadcast packet, or from a
  * source that is no single host. */
-static bool icmp4_answerable(const uint8_t *packet, const struct flow *flow) {
+static bool icmp4_answerable(const uint8_t *packet, const struct inner *inner) {
   if ((packet[6] & 0x1f) != 0 || packet[7] != 0) return false;
   if (packet[16] >= 224 || packet[12] >= 224 || packet[12] == 127 || packet[12] == 0) return false;
-  if (flow->protocol != IPPROTO_ICMP) return true;
-  unsigned type = flow->source_port >> 8;
-  return flow->ports_known &&
+  if (inner->protocol != IPPROTO_ICMP) return true;
+  unsigned type = inner->source_port >> 8;
+  return inner->ports_known &&
          (type == ICMP_ECHO || type == ICMP_ECHOREPLY || type == ICMP_TIMESTAMP || type == ICMP_TIMESTAMPREPLY);
 }
 
@@ -231,10 +231,10 @@ static size_t icmp4_too_big(uint8_t *out, const uint8_t *packet, size_t length, 
 }
 
 /* RFC 4443 2.4 (e): what hides its ICMPv6 type in a later fragment may be an error too. */
-static bool icmp6_answerable(const uint8_t *packet, const struct flow *flow) {
+static bool icmp6_answerable(const uint8_t *packet, const struct inner *inner) {
   static const uint8_t unspecified[16];
   if (packet[8] == 0xff || memcmp(packet + 8, unspecified, 16) == 0 || packet[24] == 0xff) return false;
-  return flow->protocol != IPPROTO_ICMPV6 || (flow->ports_known && (flow->source_port & 0x8000));
+  return inner->protocol != IPPROTO_ICMPV6 || (inner->ports_known && (inner->source_port & 0x8000));
 }
 
 static size_t icmp6_too_big(uint8_t *out, const uint8_t *packet, size_t length, uint32_t mtu) {
@@ -257,16 +257,16 @@ static size_t icmp6_too_big(uint8_t *out, const uint8_t *packet, size_t length, 
   return 40 + body;
 }
 
-void tun_too_big(struct worker *worker, struct connection *connection, const struct flow *flow, const uint8_t *packet,
+void tun_too_big(struct worker *worker, struct connection *connection, const struct inner *inner, const uint8_t *packet,
                  size_t length, uint32_t mtu) {
   uint8_t error[1280];
   struct virtio_net_hdr_v1 vnet;
   size_t octets;
-  if (!flow->ipv6) {
-    if (!icmp4_answerable(packet, flow) || !icmp_allowed(worker, connection)) return;
+  if (!inner->ipv6) {
+    if (!icmp4_answerable(packet, inner) || !icmp_allowed(worker, connection)) return;
     octets = icmp4_too_big(error, packet, length, mtu);
   } else {
-    if (!icmp6_answerable(packet, flow) || !icmp_allowed(worker, connection)) return;
+    if (!icmp6_answerable(packet, inner) || !icmp_allowed(worker, connection)) return;
     octets = icmp6_too_big(error, packet, length, mtu);
   }
   memset(&vnet, 0, sizeof vnet);

@@ -17,7 +17,7 @@ bool tun_write(struct worker *worker, struct connection *connection, const struc
 /* Tells the sender of `packet` that it exceeds `mtu` (RFC 1191 4, RFC 4443 3.2): ICMP from the packet's own
  * destination, for the gateway has no address inside. Silent where no ICMP error may be sent, and beyond 100 a second.
  */
-void tun_too_big(struct worker *worker, struct connection *connection, const struct flow *flow, const uint8_t *packet,
+void tun_too_big(struct worker *worker, struct connection *connection, const struct inner *inner, const uint8_t *packet,
                  size_t length, uint32_t mtu);
 
 #endif

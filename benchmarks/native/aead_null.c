@@ -13,7 +13,7 @@
 #include "aead.h"
 
 struct null_key {
-  struct aead_shape shape;
+  struct esp_shape shape;
 };
 
 static bool null_usable(void) { return true; }

@@ -184,7 +184,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t length = make(how, &in, packet);
     if (length == 0) continue; /* inbound_turn passes none on */
     uint8_t *copy = copies[copy_count++] = exact_copy(packet, length);
-    classify(worker, &source, &from, copy, length);
+    from.data = copy;
+    from.length = from.segment_size = length;
+    classify(worker, &source, &from);
     count++;
   }
   finish_round(worker);

@@ -110,7 +110,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   enum segment_result result = segmenter_begin(&first, &vnet, packet, in.left);
   uint64_t before = dropped();
   sent = 0;
-  forward(&site.plane->workers[0], connection, &vnet, packet, in.left);
+  site.plane->workers[0].outbound->vnet = vnet;
+  forward(&site.plane->workers[0], connection, packet, in.left);
   flush(&site.plane->workers[0]);
   uint64_t ended = sent + dropped() - before;
   CHECK(result == SEGMENT_OK ? ended >= segmenter_count(&first) : sent == 0 && ended == 1);

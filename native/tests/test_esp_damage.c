@@ -82,7 +82,7 @@ static enum esp_result open_with_trailer(const struct named_suite *suite, const 
   struct aead_keying keying = {.suite = suite->suite, .seal = true};
   uint8_t cbc_icvs[] = {0, 12, 16, 24, 32}, combined_icvs[] = {16, 12, 8, 16};
   uint8_t icv_length = cbc ? cbc_icvs[suite->suite.integrity] : combined_icvs[suite->suite.encryption];
-  keying.shape = (struct aead_shape){cbc ? 16 : 8, icv_length, cbc ? 16 : 4, cbc ? 24 : 16};
+  keying.shape = (struct esp_shape){cbc ? 16 : 8, icv_length, cbc ? 16 : 4, cbc ? 24 : 16};
   keying.cipher_key_length = suite->encryption_key_length - (cbc ? 0 : 4);
   memcpy(keying.cipher_key, encryption_key, keying.cipher_key_length);
   if (!cbc) memcpy(keying.salt, encryption_key + keying.cipher_key_length, 4);
