@@ -97,7 +97,10 @@ def whole_length(packet: bytes) -> int | None:
 
 def flow_of(packet: bytes) -> bytes:
     """What a network keeps in order: addresses, protocol, and ports where every packet of the flow shows them."""
-    at = layout(packet)
+    try:
+        at = layout(packet)
+    except ValueError:  # of headers that run out, the addresses
+        return packet[8:40]
     ends = packet[8:40] if at.ipv6 else packet[12:20]
     ports = packet[at.transport : at.transport + 4] if at.protocol in (TCP, UDP) and not at.fragment else b""
     return ends + bytes((at.protocol,)) + ports
@@ -247,7 +250,9 @@ def clamped(packet: bytes, mss: tuple[int, int], *, whole: bool = True) -> bytes
     """RFC 9293 3.7.1: a SYN whose MSS option is not above the limit for its family. `whole`: fix the checksum too."""
     at = layout(packet)
     limit = mss[1] if at.ipv6 else mss[0]
-    if not limit or at.protocol != TCP or at.fragment or not packet[at.transport + 13] & SYN:
+    if not limit or at.protocol != TCP or at.fragment or len(packet) < at.transport + 20:
+        return packet
+    if not packet[at.transport + 13] & SYN:
         return packet
     option, end = at.transport + 20, at.transport + (packet[at.transport + 12] >> 4) * 4
     while option < end and packet[option] != 0:

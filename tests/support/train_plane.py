@@ -18,6 +18,7 @@ from support.dataplane_pair import CONNECTION, PORT, Gateway, esp_socket, linked
 from support.esp_material import SeededRandom, keys_for
 from support.netns import Lab
 from support.packet_mouth import BUFFER, Mouth
+from support.scapy_esp import ThirdParty
 
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, Encryption, Integrity, SaParameters, Selector, Suite
@@ -48,6 +49,10 @@ class Sa:
     keys: EspKeys
     selectors: tuple[Selector, ...]
     encapsulate: bool = True
+
+    def third_party(self) -> ThirdParty:
+        """The same SA in scapy."""
+        return ThirdParty(self.keys, self.spi, encapsulate=self.encapsulate)
 
 
 def drawn(rng: random.Random) -> list[Sa]:
