@@ -58,7 +58,7 @@ def build(node: Gateway, facts: ShellFacts, now: float, drawn: dict[str, TunnelS
         taken_at=facts.taken_at,
         engine=facts.engine,
         ready=node.guarded and not node.stopping,
-        tunnels=tuple(_tunnels(node, facts, now, {} if drawn is None else drawn)),
+        tunnels=tuple(_tunnels(node, facts, {} if drawn is None else drawn)),
         peers=tuple(_peers(node)),
         routes=tuple(_routes(node)),
         kernel_routes={"desired": fib.desired, "installed": fib.installed, "failed": fib.failed, "guard": fib.guard},
@@ -73,14 +73,23 @@ def build(node: Gateway, facts: ShellFacts, now: float, drawn: dict[str, TunnelS
     )
 
 
-def _tunnels(node: Gateway, facts: ShellFacts, now: float, drawn: dict[str, TunnelStatus]) -> Iterator[TunnelStatus]:
+def draw_some(node: Gateway, facts: ShellFacts, drawn: dict[str, TunnelStatus], limit: int) -> None:
+    """At most so many of the connections to which something happened, so that `build` has few left to draw."""
+    for _ in range(min(limit, len(node.redraw))):
+        name = node.redraw.pop()
+        drawn.pop(name, None)
+        if name in node.tunnels:
+            drawn[name] = _tunnel(node, node.tunnels[name], facts)
+
+
+def _tunnels(node: Gateway, facts: ShellFacts, drawn: dict[str, TunnelStatus]) -> Iterator[TunnelStatus]:
     for name in node.redraw:
         drawn.pop(name, None)
     node.redraw.clear()
     for name, tunnel in node.tunnels.items():
         status = drawn.get(name)
         if status is None:
-            status = drawn[name] = _tunnel(node, tunnel, facts, now)
+            status = drawn[name] = _tunnel(node, tunnel, facts)
         yield status
 
 
@@ -88,7 +97,7 @@ def _drops(node: Gateway, connection: int, facts: ShellFacts) -> dict[str, int]:
     return {reason: node.drops.get((connection, reason), 0) for reason in facts.drop_reasons}
 
 
-def _tunnel(node: Gateway, tunnel: Tunnel, facts: ShellFacts, now: float) -> TunnelStatus:
+def _tunnel(node: Gateway, tunnel: Tunnel, facts: ShellFacts) -> TunnelStatus:
     sa = node.ike.primary(tunnel.name)
     shown = sa or next(iter(node.ike.sas(tunnel.name)), None)
     counts = node.ike.counts(tunnel.name)

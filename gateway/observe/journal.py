@@ -82,7 +82,7 @@ class Journal:
     def _make_room(self) -> None:
         """The window that started first goes; its summary, if any, is kept in the journal."""
         if len(self._windows) >= self._kinds:
-            oldest = min(self._windows, key=lambda key: self._windows[key].start)
+            oldest = next(iter(self._windows))  # time does not go back, and a window that ended is made anew
             window = self._windows.pop(oldest)
             self._summary(oldest, window, window.start + self._interval)
 

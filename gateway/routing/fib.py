@@ -151,22 +151,25 @@ class Fib:
         return self._status
 
     def _counted(self) -> FibStatus:
-        routes = sum(self.state(prefix).installed for prefix in self._candidates)
-        missing = self._guard_missing()
+        # What is not as wanted is dirty: of many routes only those few are looked at
+        differing = [self.state(prefix) for prefix in self._candidates if self._differs(prefix)] if self._dirty else []
+        missing = self._guard_missing() if self._dirty or not self._synchronised else []
         problems = list(self._guard.conflicts)
         problems += [
             f"clear-text guard: {r.kind.name.lower()} {r.prefix} is not installed: {self._why(r.key)}" for r in missing
         ]
-        failed = sum(1 for prefix in self._candidates if self.state(prefix).error)
         return FibStatus(
             desired=len(self._candidates),
-            installed=routes,
-            failed=failed,
+            installed=len(self._chosen) - len(differing),
+            failed=len(self._refused) + sum(1 for state in differing if state.error),
             stale=len(self._stale),
             guard=len(self._guard.routes) - len(missing),
             guard_missing=len(missing),
             problems=tuple(problems),
         )
+
+    def _differs(self, prefix: Prefix) -> bool:
+        return (prefix, self._settings.metric) in self._dirty and prefix in self._chosen
 
     def state(self, prefix: Prefix) -> PrefixState:
         """Is the route for `prefix` in the kernel as wanted, and if not, why."""
@@ -302,8 +305,9 @@ class Fib:
         if first:
             self._targets.avoid(command.dump.used_ids)
             self._guard_changed()
-        for target, _ in list(self._users):
-            self._refresh(target)
+        else:
+            for target, _ in list(self._users):
+                self._refresh(target)
         self._dirty.clear()
         self._stale.intersection_update(self._mirror)
         for key in {*self._desired, *self._mirror}:
@@ -407,10 +411,10 @@ class Fib:
             self._want(blackhole.id, blackhole if self._in_tunnels[family] else None)
 
     def _guard_changed(self) -> None:
+        if not self._synchronised:
+            return  # the first dump asks for all of it
         before = self._guard
         self._guard = guard(self._protected or (), self._throws.connected, self._throws.endpoints)
-        if not self._synchronised:
-            return
         wanted = {route.key: route for route in self._guard.routes}
         for key in {route.key for route in before.routes} | wanted.keys():
             self._want(key, wanted.get(key))

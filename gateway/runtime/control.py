@@ -36,7 +36,7 @@ _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 class Operations(Protocol):
     """What the daemon offers to its operator."""
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         """The picture of now."""
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
@@ -103,7 +103,7 @@ async def _authorize(request: web.Request, handler: Handler) -> web.StreamRespon
 def _status(operations: Operations) -> Handler:
     async def status(request: web.Request) -> web.StreamResponse:
         # A thousand tunnels are megabytes of text: not on the loop
-        text = await asyncio.to_thread(lambda taken: json.dumps(taken.to_json()), operations.snapshot())
+        text = await asyncio.to_thread(lambda taken: json.dumps(taken.to_json()), await operations.snapshot())
         return web.Response(text=text, content_type="application/json")
 
     return status
@@ -115,7 +115,7 @@ def _operations(operations: Operations) -> Handler:
             wanted = _parse(await request.text())
         except (ValueError, RecursionError, web.HTTPRequestEntityTooLarge) as error:
             return _answer(False, f"request not understood: {error}", 400)
-        missing = _missing(operations.snapshot(), wanted) if wanted.target else ""
+        missing = _missing(await operations.snapshot(), wanted) if wanted.target else ""
         if missing:
             return _answer(False, missing, 404)
         try:

@@ -23,7 +23,7 @@ from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
 from gateway.node.settings import GatewaySettings
-from gateway.observe.build import ShellFacts, build
+from gateway.observe.build import ShellFacts, build, draw_some
 from gateway.observe.explain import explain
 from gateway.observe.journal import Journal
 from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
@@ -46,6 +46,8 @@ from gateway.runtime.udp import UdpSockets
 
 log = logging.getLogger("gateway")
 COUNTER_INTERVAL = 0.5
+DRAW_INTERVAL, DRAWN_AT_ONCE = 0.25, 16
+"""Connections are drawn before somebody asks for the picture, a millisecond's worth in one turn of the loop."""
 HOST_CHECK_INTERVAL = 30.0
 STOP_PATIENCE = 3.0
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -75,7 +77,7 @@ class Daemon:
             Path(config.gateway.run_directory), self._received_bgp, self.driver.command,
             lambda problem: self.tell("error", "exabgp-failed", problem),
         )  # fmt: skip
-        self.listeners = Listeners(self.snapshot, self._received_heartbeat, self.picture)
+        self.listeners = Listeners(self.picture, self._received_heartbeat, self.snapshot)
         self._drawn: dict[str, TunnelStatus] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -103,7 +105,7 @@ class Daemon:
             self.driver.command(inputs.Start())
             self._spawn(self._read_counters(), "counters")
             self._spawn(self._check_host(), "host-checks")
-            self._spawn(systemd.attend(self.notifier, self.picture), "systemd")
+            self._spawn(self._attend(), "systemd")
             self._watch_signals()
             self.notifier.ready()
             log.info("gatewayd is running: %s", self.dataplane_name(), extra={"event": "started"})
@@ -134,6 +136,23 @@ class Daemon:
     def read_counters(self, drops: bool = True) -> None:
         dropped = self.dataplane.drop_counters() if drops else {}
         self.driver.command(inputs.Counters(self.dataplane.changed_counters(), dropped))
+
+    async def _draw(self) -> None:
+        """Those to which something happened until now; more may happen meanwhile."""
+        facts = self._facts()
+        for _ in range(0, len(self.node.redraw), DRAWN_AT_ONCE):
+            draw_some(self.node, facts, self._drawn, DRAWN_AT_ONCE)
+            await asyncio.sleep(0)
+
+    async def _keep_drawn(self) -> None:
+        while True:
+            await asyncio.sleep(DRAW_INTERVAL)
+            await self._draw()
+
+    async def _attend(self) -> None:
+        await self._draw()
+        self._spawn(self._keep_drawn(), "pictures")
+        await systemd.attend(self.notifier, self.picture)
 
     async def _check_host(self) -> None:
         while True:
@@ -241,14 +260,18 @@ class Daemon:
     def dataplane_name(self) -> str:
         return f"{_native.ENGINE}, {len(self.dataplane.worker_status())} workers"
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         """The picture with the counters of this moment."""
         self.read_counters()
+        await self._draw()
         return self.picture()
 
     def picture(self) -> Snapshot:
         """The same with the counters last read, for those who look every moment."""
-        facts = ShellFacts(
+        return build(self.node, self._facts(), time.monotonic(), self._drawn)
+
+    def _facts(self) -> ShellFacts:
+        return ShellFacts(
             started_at=self.started_at,
             taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             engine=_native.ENGINE,
@@ -259,7 +282,6 @@ class Daemon:
             journal=self.journal.entries(),
             problems=(*self.problems, *((self.bgp.problem,) if self.bgp.problem else ())),
         )
-        return build(self.node, facts, time.monotonic(), self._drawn)
 
     # --- reload and stop ----------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from gateway.contract import Compute
 from gateway.node.gateway import Gateway
 
 log = logging.getLogger(__name__)
+TURN = 8
+"""Results of computations taken in one turn of the loop; each may end in several datagrams and SAs."""
 
 Input = Callable[[Gateway, float], None]
 
@@ -30,6 +32,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(compute_threads, thread_name_prefix="compute")
         self._inputs: deque[Input] = deque()
+        self._results: deque[tuple[int, object]] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -69,7 +72,20 @@ class Driver:
     def _computed(self, ticket: int, done: Future[object]) -> None:
         if done.cancelled():
             return
-        result = done.exception() or done.result()
+        if not self._results:
+            self._loop.call_soon(self._take_results)
+        self._results.append((ticket, done.exception() or done.result()))
+
+    def _take_results(self) -> None:
+        """The threads finish more of them while these are taken: what else the loop has to do comes in between."""
+        try:
+            for _ in range(min(TURN, len(self._results))):
+                self._take(*self._results.popleft())
+        finally:
+            if self._results:
+                self._loop.call_soon(self._take_results)
+
+    def _take(self, ticket: int, result: object) -> None:
         self.feed(lambda node, now: node.computed(ticket, result, now))
 
     def _arm(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
@@ -32,17 +32,17 @@ _PAGE_HEADERS = {
 
 
 class HttpServer:
-    """Serves views of `snapshot` on one address; port 0 picks a free one, `port` tells which."""
+    """Serves views of the gateway on one address; port 0 picks a free one, `port` tells which."""
 
     def __init__(
         self,
-        snapshot: Callable[[], Snapshot],
+        picture: Callable[[], Snapshot],
         address: str,
         port: int,
-        picture: Callable[[], Snapshot] | None = None,
+        snapshot: Callable[[], Awaitable[Snapshot]] | None = None,
     ) -> None:
         self._runner = web.AppRunner(
-            application(snapshot, picture=picture),
+            application(picture, snapshot=snapshot),
             access_log=None,
             max_line_size=2048,
             max_field_size=4096,
@@ -69,30 +69,33 @@ class HttpServer:
 
 
 def application(
-    snapshot: Callable[[], Snapshot],
+    picture: Callable[[], Snapshot],
     clock: Callable[[], float] = time.monotonic,
-    picture: Callable[[], Snapshot] | None = None,
+    snapshot: Callable[[], Awaitable[Snapshot]] | None = None,
 ) -> web.Application:
     """The routes. A scrape and a page view each take one snapshot, a probe a `picture`, which may be a little older."""
-    liveness, glance = Liveness(), picture or snapshot
+    liveness = Liveness()
+
+    async def taken() -> Snapshot:
+        return await snapshot() if snapshot is not None else picture()
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         # A thousand tunnels are 10 MB of text: not on the loop
-        body = await asyncio.to_thread(lambda taken: encode(_registry(taken)), snapshot())
+        body = await asyncio.to_thread(lambda shown: encode(_registry(shown)), await taken())
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(request: web.Request) -> web.Response:
-        stuck = liveness.stuck(glance().workers, clock())
+        stuck = liveness.stuck(picture().workers, clock())
         text = f"data plane workers stuck: {', '.join(map(str, stuck))}\n" if stuck else "ok\n"
         return web.Response(text=text, status=503 if stuck else 200)
 
     async def readyz(request: web.Request) -> web.Response:
-        ready = glance().ready
+        ready = picture().ready
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
 
     async def page(request: web.Request) -> web.Response:
-        text = await asyncio.to_thread(render_page, snapshot())
+        text = await asyncio.to_thread(render_page, await taken())
         return web.Response(text=text, content_type="text/html", headers=_PAGE_HEADERS)
 
     app = web.Application(client_max_size=1024)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from gateway.config.model import Config, Metrics
 from gateway.contract import Endpoint
@@ -16,9 +16,9 @@ class Listeners:
 
     def __init__(
         self,
-        snapshot: Callable[[], Snapshot],
+        picture: Callable[[], Snapshot],
         received_heartbeat: Callable[[bytes, Endpoint], None],
-        picture: Callable[[], Snapshot] | None = None,
+        snapshot: Callable[[], Awaitable[Snapshot]] | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._picture = picture
@@ -77,6 +77,6 @@ class Listeners:
     async def _started(self, wanted: Metrics) -> HttpServer | None:
         if not wanted.port:
             return None
-        server = HttpServer(self._snapshot, str(wanted.address), wanted.port, self._picture)
+        server = HttpServer(self._picture, str(wanted.address), wanted.port, self._snapshot)
         await server.start()
         return server

@@ -26,8 +26,8 @@ class DaemonOperations:
         self._daemon = daemon
         self._reloading = asyncio.Lock()
 
-    def snapshot(self) -> Snapshot:
-        return self._daemon.snapshot()
+    async def snapshot(self) -> Snapshot:
+        return await self._daemon.snapshot()
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         if verb == "reload":

@@ -23,7 +23,7 @@ class SampleOperations:
         self.answer: tuple[bool, str] = (True, "done")
         self.hang = False
 
-    def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         return self.picture
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:

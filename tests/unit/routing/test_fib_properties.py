@@ -250,6 +250,13 @@ class FibMachine(RuleBasedStateMachine):
         leaking = {str(prefix) for prefix in self.closed if not self.is_closed(prefix)}
         assert not leaking, f"leaks: {leaking}"
 
+    @invariant()
+    def counted_as_if_every_route_were_looked_at(self) -> None:
+        fib = self.shell.fib
+        status, states = fib.status(), [fib.state(prefix) for prefix, sources in self.routes.items() if sources]
+        counted = (status.desired, status.installed, status.failed)
+        assert counted == (len(states), sum(one.installed for one in states), sum(bool(one.error) for one in states))
+
 
 TestFibMachine = FibMachine.TestCase
 TestFibMachine.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
