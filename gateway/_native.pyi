@@ -112,9 +112,11 @@ class DataPlane:
         soft_packets: int,
         hard_packets: int,
         socket_fd: int,
+        worker: int,
     ) -> None:
         """Strings are the values of the enums of gateway/esp/dataplane.py. `socket_fd`: the UDP socket an
-        outbound SA sends on (-1 for inbound). ValueError names what is wrong."""
+        outbound SA sends on (-1 for inbound). `worker`: the one an outbound SA is for (RFC 9611); -1: all. ValueError
+        names what is wrong."""
 
     def remove_sa(self, direction: str, connection: int, spi: int) -> None: ...
     def update_sa_remote(self, connection: int, spi: int, remote: tuple[str, int]) -> None: ...

@@ -30,6 +30,7 @@
 
 #define CACHE_LINE  64
 #define WORKERS_MAX 64
+#define ANY_WORKER  (-1)
 
 struct connection;
 struct dataplane;
@@ -262,6 +263,7 @@ struct sa {
   struct selector *selectors;
   struct limits limits;
   struct endpoint local;
+  int worker;                    /* outbound, RFC 9611: for what this worker sends; ANY_WORKER: for all */
   _Atomic(struct outer *) outer; /* outbound */
   atomic_int socket;             /* outbound; -1 once removed */
 
@@ -295,6 +297,7 @@ struct sa_request {
   uint32_t replay_window;
   struct limits limits;
   int socket;
+  int worker; /* outbound: ANY_WORKER or the one it is for */
 };
 
 struct sa_statistics {
@@ -337,17 +340,18 @@ void sa_raise(struct dataplane *plane, const struct sa *sa, struct sa_news news)
 
 /* ---- SPD: spd.c ---- */
 
-/* The outbound SAs of a connection in order of preference. Immutable. */
+/* The outbound SAs of a connection in order of preference, once for each worker: its own first, then those for all,
+ * then the others' (RFC 9611 2: what has no SA of its own uses the fallback SA). Immutable. */
 struct policy {
   size_t count;
-  struct sa *sas[];
+  struct sa *sas[]; /* `count` for worker 0, `count` for worker 1, ... */
 };
 
 bool sa_carries(const struct sa *sa, const struct inner *inner);
-struct sa *policy_match(const struct policy *policy, const struct inner *inner);
+struct sa *policy_match(const struct policy *policy, unsigned worker, const struct inner *inner);
 struct fault policies_replace(struct dataplane *plane, uint32_t connection, const uint32_t *spis, size_t count);
 /* A copy without `sa`; NULL when memory ran out. */
-struct policy *policy_without(const struct policy *policy, const struct sa *sa);
+struct policy *policy_without(const struct dataplane *plane, const struct policy *policy, const struct sa *sa);
 
 /* ---- events.c: what the workers tell the control plane ---- */
 

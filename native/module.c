@@ -331,17 +331,17 @@ static bool parse_sa(PyObject *args, PyObject *kwargs, struct sa_request *r, PyO
   static char *keywords[] = {"direction",      "connection",    "spi",           "encryption",  "integrity",
                              "encryption_key", "integrity_key", "esn",           "encapsulate", "local",
                              "remote",         "selectors",     "replay_window", "soft_octets", "hard_octets",
-                             "soft_packets",   "hard_packets",  "socket_fd",     NULL};
+                             "soft_packets",   "hard_packets",  "socket_fd",     "worker",      NULL};
   const char *direction, *encryption, *integrity, *encryption_key, *integrity_key, *local, *remote;
   Py_ssize_t encryption_length, integrity_length;
   unsigned local_port, remote_port;
   int esn, encapsulate, inbound, cipher, hash;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$sO&O&ssy#y#pp(sO&)(sO&)OO&O&O&O&O&i", keywords, &direction, to_u32,
-                                   &r->connection, to_u32, &r->spi, &encryption, &integrity, &encryption_key,
-                                   &encryption_length, &integrity_key, &integrity_length, &esn, &encapsulate, &local,
-                                   to_u32, &local_port, &remote, to_u32, &remote_port, selectors, to_u32,
-                                   &r->replay_window, to_u64, &r->limits.soft_octets, to_u64, &r->limits.hard_octets,
-                                   to_u64, &r->limits.soft_packets, to_u64, &r->limits.hard_packets, &r->socket))
+  if (!PyArg_ParseTupleAndKeywords(
+          args, kwargs, "$sO&O&ssy#y#pp(sO&)(sO&)OO&O&O&O&O&ii", keywords, &direction, to_u32, &r->connection, to_u32,
+          &r->spi, &encryption, &integrity, &encryption_key, &encryption_length, &integrity_key, &integrity_length,
+          &esn, &encapsulate, &local, to_u32, &local_port, &remote, to_u32, &remote_port, selectors, to_u32,
+          &r->replay_window, to_u64, &r->limits.soft_octets, to_u64, &r->limits.hard_octets, to_u64,
+          &r->limits.soft_packets, to_u64, &r->limits.hard_packets, &r->socket, &r->worker))
     return false;
   if (!named(directions, "direction", direction, &inbound) || !named(encryptions, "encryption", encryption, &cipher) ||
       !named(integrities, "integrity", integrity, &hash))
@@ -362,6 +362,7 @@ static PyObject *py_add_sa(PyObject *self, PyObject *args, PyObject *kwargs) {
   struct sa_request request;
   PyObject *list;
   memset(&request, 0, sizeof request);
+  request.worker = ANY_WORKER;
   if (!plane || !parse_sa(args, kwargs, &request, &list)) return NULL;
   struct selector *selectors = parse_selectors(list, &request.selector_count);
   if (!selectors) return NULL;

@@ -233,7 +233,7 @@ static void forward(struct worker *worker, struct connection *connection, uint8_
     return;
   }
   uint32_t count = segmenter_count(&segmenter);
-  struct sa *sa = policy_match(atomic_load_explicit(&connection->policy, memory_order_acquire), &inner);
+  struct sa *sa = policy_match(atomic_load_explicit(&connection->policy, memory_order_acquire), worker->index, &inner);
   if (!sa) {
     no_sa(worker, connection, packet, inner.length, count);
     return;

@@ -169,6 +169,8 @@ static struct fault sa_allowed(struct dataplane *plane, const struct sa_request 
   if (!connection) return (struct fault){"unknown connection", 0};
   if (r->spi < 256) return (struct fault){"SPIs 0 to 255 are reserved", 0}; /* RFC 4303 2.1 */
   if (r->replay_window > REPLAY_WINDOW_MAX) return (struct fault){"the replay window is too large", 0};
+  if (r->worker != ANY_WORKER && (r->inbound || r->worker < 0 || (unsigned)r->worker >= plane->worker_count))
+    return (struct fault){"an outbound SA is for any worker or for one there is", 0};
   if (r->selector_count == 0) return (struct fault){"an SA needs a selector", 0};
   /* RFC 4303 3.3.1: encryption without integrity is not offered here. */
   if (r->suite.encryption == ESP_AES_CBC && r->suite.integrity == ESP_INTEG_NONE)
@@ -189,6 +191,7 @@ static struct fault sa_new(struct dataplane *plane, const struct sa_request *r, 
   sa->esn = r->suite.esn;
   sa->spi = r->spi;
   sa->connection = connection;
+  sa->worker = r->worker;
   sa->limits = r->limits;
   sa->local = r->local;
   sa->peer = r->remote;
@@ -238,7 +241,7 @@ struct fault sa_add(struct dataplane *plane, const struct sa_request *request) {
 static struct fault policy_leave(struct dataplane *plane, const struct sa *sa) {
   struct policy *old = atomic_load(&sa->connection->policy);
   if (!old) return NO_FAULT;
-  struct policy *policy = policy_without(old, sa);
+  struct policy *policy = policy_without(plane, old, sa);
   if (!policy) return (struct fault){"out of memory", 0};
   atomic_store(&sa->connection->policy, policy);
   workers_quiesce(plane);

@@ -39,27 +39,50 @@ bool sa_carries(const struct sa *sa, const struct inner *inner) {
   return false;
 }
 
-struct sa *policy_match(const struct policy *policy, const struct inner *inner) {
+struct sa *policy_match(const struct policy *policy, unsigned worker, const struct inner *inner) {
   if (!policy) return NULL;
+  struct sa *const *sas = policy->sas + worker * policy->count;
   for (size_t i = 0; i < policy->count; i++)
-    if (sa_carries(policy->sas[i], inner)) return policy->sas[i];
+    if (sa_carries(sas[i], inner)) return sas[i];
   return NULL;
+}
+
+/* ---- the list ---- */
+
+/* How much this worker would rather use others. */
+static int distance(const struct sa *sa, unsigned worker) {
+  if (sa->worker == ANY_WORKER) return 1;
+  return (unsigned)sa->worker == worker ? 0 : 2;
+}
+
+/* Stable: among equals the order given. */
+static struct policy *policy_new(const struct dataplane *plane, struct sa *const *sas, size_t count) {
+  struct policy *policy = calloc(1, sizeof *policy + plane->worker_count * count * sizeof policy->sas[0]);
+  if (!policy) return NULL;
+  struct sa **place = policy->sas;
+  policy->count = count;
+  for (unsigned worker = 0; worker < plane->worker_count; worker++)
+    for (int d = 0; d <= 2; d++)
+      for (size_t i = 0; i < count; i++)
+        if (distance(sas[i], worker) == d) *place++ = sas[i];
+  return policy;
 }
 
 struct fault policies_replace(struct dataplane *plane, uint32_t connection_id, const uint32_t *spis, size_t count) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
   struct connection *connection = connection_find(plane, connection_id);
-  struct policy *policy = calloc(1, sizeof *policy + count * sizeof policy->sas[0]);
+  struct sa **sas = calloc(count + 1, sizeof *sas);
+  struct policy *policy = NULL;
   if (!connection) fault.sentence = "unknown connection";
-  if (!policy) fault.sentence = "out of memory";
+  if (!sas) fault.sentence = "out of memory";
   for (size_t i = 0; i < count && !fault.sentence; i++) {
-    policy->sas[policy->count] = sa_find(plane, false, connection_id, spis[i]);
-    if (!policy->sas[policy->count++]) fault.sentence = "unknown outbound SPI in the policy list";
+    sas[i] = sa_find(plane, false, connection_id, spis[i]);
+    if (!sas[i]) fault.sentence = "unknown outbound SPI in the policy list";
   }
-  if (fault.sentence) {
-    free(policy);
-  } else {
+  if (!fault.sentence && !(policy = policy_new(plane, sas, count))) fault.sentence = "out of memory";
+  free(sas);
+  if (policy) {
     struct policy *old = atomic_exchange(&connection->policy, policy);
     workers_quiesce(plane);
     free(old);
@@ -68,10 +91,14 @@ struct fault policies_replace(struct dataplane *plane, uint32_t connection_id, c
   return fault;
 }
 
-struct policy *policy_without(const struct policy *policy, const struct sa *sa) {
-  struct policy *copy = calloc(1, sizeof *copy + policy->count * sizeof copy->sas[0]);
+struct policy *policy_without(const struct dataplane *plane, const struct policy *policy, const struct sa *sa) {
+  size_t all = plane->worker_count * policy->count, kept = 0, named = 0;
+  struct policy *copy = calloc(1, sizeof *copy + all * sizeof copy->sas[0]);
   if (!copy) return NULL;
+  for (size_t i = 0; i < all; i++)
+    if (policy->sas[i] != sa) copy->sas[kept++] = policy->sas[i];
   for (size_t i = 0; i < policy->count; i++)
-    if (policy->sas[i] != sa) copy->sas[copy->count++] = policy->sas[i];
+    named += policy->sas[i] == sa;
+  copy->count = policy->count - named;
   return copy;
 }

@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/filter.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -126,6 +127,20 @@ static struct fault socket_describe(int fd, struct source *source) {
   return NO_FAULT;
 }
 
+/* Which of the sockets bound to one port gets a datagram: the one of the worker numbered by its SPI modulo their
+ * number, so that one SA's packets stay with one worker and several SAs spread; IKE, behind its marker of zero, goes to
+ * the first, and so does what is too short for a SPI. The sockets were bound in the order of their workers. */
+static void steer(int fd, unsigned workers) {
+  struct sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+      BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, workers),
+      BPF_STMT(BPF_RET | BPF_A, 0),
+  };
+  struct sock_fprog program = {sizeof code / sizeof code[0], code};
+  /* Refused where the port is not shared: then there is nothing to steer. */
+  if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof program) < 0) return;
+}
+
 struct fault socket_add(struct dataplane *plane, unsigned worker, int fd) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
@@ -137,6 +152,7 @@ struct fault socket_add(struct dataplane *plane, unsigned worker, int fd) {
   for (const struct source *other = plane->sockets; other; other = other->next)
     if (other->fd == fd) fault.sentence = "the socket was added before";
   if (!fault.sentence) fault = socket_describe(fd, source);
+  if (!fault.sentence && source->kind == SOURCE_UDP) steer(fd, plane->worker_count);
   if (!fault.sentence) fault = worker_poll(&plane->workers[worker], source);
   if (fault.sentence) {
     free(source);

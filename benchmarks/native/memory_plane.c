@@ -213,6 +213,7 @@ static void add_sa(struct memory_plane *memory, const struct suite_choice *suite
       .selector_count = 1,
       .replay_window = memory->connections == 1 ? REPLAY_WINDOW : 4096,
       .socket = inbound ? -1 : fd,
+      .worker = ANY_WORKER,
   };
   expect(sa_add(memory->plane, &request));
 }

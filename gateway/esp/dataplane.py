@@ -108,7 +108,8 @@ class SaParameters:
     `encryption_key` is the cipher key followed, for an AEAD, by the 4-octet salt (RFC 4106 8.1, RFC 7634 2).
     `selectors`: inbound, inner packets must match one of them; outbound, what the SA may carry.
     `local`/`remote`: the outer end points; ESP goes in UDP between them when `encapsulate`,
-    else as protocol 50.
+    else as protocol 50. `worker`: the one whose traffic an outbound SA is for (RFC 9611 2: a per-resource
+    CHILD_SA); None: everybody's, and the fallback of workers without one.
     """
 
     direction: Direction
@@ -123,6 +124,7 @@ class SaParameters:
     encapsulate: bool = True
     replay_window: int = 4096
     limits: Limits = Limits()
+    worker: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

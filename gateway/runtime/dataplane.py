@@ -109,6 +109,7 @@ class NativeDataPlane:
             soft_packets=sa.limits.soft_packets,
             hard_packets=sa.limits.hard_packets,
             socket_fd=self.sockets.esp_fd(sa.local, sa.encapsulate) if outbound and self.sockets is not None else -1,
+            worker=-1 if sa.worker is None else sa.worker,
         )  # fmt: skip
 
     def remove_sa(self, direction: Direction, connection: int, spi: int) -> None:

@@ -138,7 +138,8 @@ static inline struct sa_request sa_like(const struct site *site, bool inbound, u
                              .selectors = any_selectors,
                              .selector_count = 2,
                              .replay_window = 4096,
-                             .socket = inbound ? -1 : site->udp[0]};
+                             .socket = inbound ? -1 : site->udp[0],
+                             .worker = ANY_WORKER};
 }
 
 static inline void site_out(struct site *site, uint32_t spi, const struct esp_suite *suite,

@@ -191,9 +191,11 @@ class Iperf:
         listening = f"{address}:{port}"
         wait_until(lambda: listening in server.run("ss", "-Hltn"), 5, "iperf3 listens", logs=[self._server])
 
-    def measure(self, client: Namespace, seconds: int = 2, *, reverse: bool = False) -> Throughput:
-        """One TCP stream to its end."""
-        text = client.run(*self._argv(seconds, reverse=reverse, megabits=0), check=False, timeout=seconds + 20)
+    def measure(self, client: Namespace, seconds: int = 2, *, reverse: bool = False, flows: int = 1) -> Throughput:
+        """One TCP stream, or several at once, to the end."""
+        text = client.run(
+            *self._argv(seconds, reverse=reverse, megabits=0, flows=flows), check=False, timeout=seconds + 20
+        )
         return _throughput(text)
 
     def background(self, client: Namespace, seconds: int, megabits: int) -> Process:
@@ -205,7 +207,7 @@ class Iperf:
     def stop(self) -> None:
         self._server.stop()
 
-    def _argv(self, seconds: int, *, reverse: bool, megabits: int) -> list[str]:
+    def _argv(self, seconds: int, *, reverse: bool, megabits: int, flows: int = 1) -> list[str]:
         argv = [
             "iperf3",
             "-c",
@@ -214,6 +216,8 @@ class Iperf:
             str(self._port),
             "-t",
             str(seconds),
+            "-P",
+            str(flows),
             "-J",
             "--connect-timeout",
             "5000",
