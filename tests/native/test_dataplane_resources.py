@@ -42,10 +42,16 @@ def by_worker(gateway: Gateway, direction: str) -> list[int]:
     return [row[f"packets_{direction}"] for row in gateway.plane.worker_statistics()]  # type: ignore[literal-required]
 
 
+def total(gateway: Gateway, direction: str) -> int:
+    return sum(by_worker(gateway, direction))
+
+
 def run_flows(left: Gateway, right: Gateway, flows: int = 16) -> None:
     server = Iperf(right.machine, right.inner4)
     assert server.measure(left.machine, 1, flows=flows).gbit_per_s > 0.1
     server.stop()
+    wait_until(lambda: total(left, "out") == total(right, "in"), 3, "nothing is under way")
+    wait_until(lambda: total(right, "out") == total(left, "in"), 3, "nothing is under way")
 
 
 def test_each_worker_sends_on_its_own_sa_and_receives_what_its_spi_says(gateways: tuple[Gateway, Gateway]) -> None:
@@ -55,11 +61,6 @@ def test_each_worker_sends_on_its_own_sa_and_receives_what_its_spi_says(gateways
         counts = sent(sender)
         assert counts[COMMON] == 0
         assert [counts[spi] for spi in OWN] == by_worker(sender, "out")
-        wait_until(
-            lambda s=sender, r=receiver: sum(by_worker(s, "out")) == sum(by_worker(r, "in")),  # type: ignore[misc]
-            3,
-            "nothing is under way",
-        )
         received = by_worker(receiver, "in")
         assert received == [counts[spi] for _, spi in sorted((spi % WORKERS, spi) for spi in OWN)]
     assert min(by_worker(left, "out")) > 0, "flows of both queues"
