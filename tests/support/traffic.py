@@ -191,10 +191,12 @@ class Iperf:
         listening = f"{address}:{port}"
         wait_until(lambda: listening in server.run("ss", "-Hltn"), 5, "iperf3 listens", logs=[self._server])
 
-    def measure(self, client: Namespace, seconds: int = 2, *, reverse: bool = False, flows: int = 1) -> Throughput:
-        """One TCP stream, or several at once, to the end."""
+    def measure(
+        self, client: Namespace, seconds: int = 2, *, reverse: bool = False, flows: int = 1, megabits: int = 0
+    ) -> Throughput:
+        """One TCP stream, or several at once, to the end; `megabits`: at most, each."""
         text = client.run(
-            *self._argv(seconds, reverse=reverse, megabits=0, flows=flows), check=False, timeout=seconds + 20
+            *self._argv(seconds, reverse=reverse, megabits=megabits, flows=flows), check=False, timeout=seconds + 20
         )
         return _throughput(text)
 
