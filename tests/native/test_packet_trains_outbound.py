@@ -194,14 +194,14 @@ def test_the_trains_hold_all_that_they_promise() -> None:
             kinds[parcel.vnet.gso_type] += 1
             oracle.take(outcome, CONNECTION, parcel)
     assert min(kinds[kind] for kind in (model.GSO_TCPV4, model.GSO_TCPV6, model.GSO_UDP_L4, model.GSO_NONE)) > 50
-    assert kinds[model.GSO_TCPV4 | model.GSO_ECN] + kinds[model.GSO_TCPV6 | model.GSO_ECN] > 10
+    assert kinds[model.GSO_TCPV4 | model.GSO_ECN] + kinds[model.GSO_TCPV6 | model.GSO_ECN] > 3
     assert {reason for _, reason in outcome.drops} == {"no_sa", "too_big", "inner_malformed"}
     packets = [packet for flow in outcome.packets.values() for packet in flow]
     layouts = [model.layout(packet) for packet in packets]
     assert len(packets) > 10_000
     assert {spi for spi, _ in outcome.packets} == {0x1001, 0x1002, 0x1003}
     assert sum(at.fragment for at in layouts) > 50
-    assert sum(at.ipv6 and at.transport > 40 and not at.fragment for at in layouts) > 20
+    assert sum(at.ipv6 and at.transport > 40 and not at.fragment for at in layouts) > 10
     assert sum(not at.ipv6 and at.transport > 20 for at in layouts) > 100
     assert {at.protocol for at in layouts} > {1, 6, 17, 58, 132, 253}
     assert {model.tos_of(packet) & 3 for packet in packets} == {0, 1, 2, 3}

@@ -19,7 +19,7 @@ from support.inner_packets import Parcel, Vnet
 
 HERE4, THERE4 = ("10.1.0.7", "10.1.3.9"), ("10.2.0.77", "10.2.9.1", "10.3.0.5")
 HERE6, THERE6 = ("fd00:1::7", "fd00:1::9"), ("fd00:2::77", "fd00:3::5")
-PORTS = (53, 80, 443, 2000, 50_000)
+PORTS = (53, 53, 80, 2000, 50_000)
 TIMESTAMPS = b"\x01\x01\x08\x0a" + bytes(range(8))
 
 
@@ -45,11 +45,15 @@ class Flow:
     ip_options: bytes
     sequence: int
     number: int = 0
+    ack: int = 1
+    window: int = 1000
 
-    def packet(self, payload: bytes, flags: int = model.ACK, options: bytes = b"", field: int = 0x4000) -> bytes:
+    def packet(self, payload: bytes, flags: int = model.ACK, field: int = 0x4000) -> bytes:
         """The next packet, its L4 checksum still zero."""
         if self.protocol == model.TCP:
-            body = model.tcp(self.ports, self.sequence, payload, flags=flags, options=options or self.options)
+            body = model.tcp(
+                self.ports, self.sequence, payload, flags=flags, options=self.options, ack=self.ack, window=self.window
+            )
             self.sequence += len(payload)
         else:
             body = model.udp(self.ports, payload)
@@ -117,7 +121,7 @@ class Trains:
         if self.reverse:
             ends.reverse()
         return Flow(
-            six, rng.choice([model.TCP, model.TCP, model.UDP]), b"".join(ends), (rng.choice(PORTS), rng.choice(PORTS)),
+            six, rng.choice([model.TCP, model.TCP, model.TCP, model.UDP, model.UDP]), b"".join(ends), (rng.choice(PORTS), rng.choice(PORTS)),
             rng.choice([0, 0, 2, 1, 0xB8, 0x2E, 3]), rng.choice([64, 1, 255]), rng.randrange(1 << 20) if six else 0,
             rng.choice([b"", TIMESTAMPS, b"\x01" * 4]),
             b"" if six or rng.random() < 0.85 else rng.choice([b"\x01" * 4, b"\x94\x04\0\0", b"\x07\x07\x04" + bytes(5)]),
@@ -146,7 +150,9 @@ class Trains:
             for flag in (model.PSH, model.FIN, model.CWR, 0x40, 0x20):
                 flags |= flag if rng.random() < 0.12 else 0
             packet = flow.packet(rng.randbytes(min(octets, 64_000)), flags)
-            parcel = model.partial(packet, size, ecn=bool(flags & model.CWR) and flow.protocol == model.TCP)
+            # A TUN does not offer ECN: the kernel segments those that are said to need it, and hands over the others.
+            ecn = bool(flags & model.CWR) and flow.protocol == model.TCP and rng.random() < 0.4
+            parcel = model.partial(packet, size, ecn=ecn)
             flow.advance(len(model.split(parcel)))
             made.append(parcel)
         return made
@@ -163,8 +169,9 @@ class Trains:
             if 0.1 <= chance < 0.12:
                 flow.sequence += 5
             if 0.12 <= chance < 0.14:
-                flow.tos ^= 1
-            packet = model.completed(flow.packet(rng.randbytes(octets), flags))
+                self._change(flow)
+            field = 0 if 0.18 <= chance < 0.19 else 0x4000
+            packet = model.completed(flow.packet(rng.randbytes(octets), flags, field))
             if 0.14 <= chance < 0.16 and octets:
                 packet = packet[:-1] + bytes((packet[-1] ^ 0x55,))  # its author's mistake is carried as it is
             if 0.16 <= chance < 0.18 and flow.protocol == model.UDP and not flow.ipv6:
@@ -172,13 +179,29 @@ class Trains:
             made.append(packet)
         return made
 
+    def _change(self, flow: Flow) -> None:
+        """One field that keeps the next packet from merging with the last."""
+        match self.rng.randrange(6):
+            case 0:
+                flow.tos ^= 1
+            case 1:
+                flow.hops ^= 2
+            case 2:
+                flow.label ^= int(flow.ipv6)
+            case 3:
+                flow.ack += 1
+            case 4:
+                flow.window += 1
+            case _:
+                flow.options = flow.options[:-1] + b"\x09" if len(flow.options) > 4 else flow.options
+
     def _plain(self) -> list[Parcel]:
         """With the checksum complete, or left to the device."""
         flow, rng = self.rng.choice(self.flows), self.rng
         made = []
         for _ in range(rng.choice([1, 1, 3, 8])):
             flags = rng.choice([model.ACK, model.ACK, model.ACK | model.PSH, model.FIN | model.ACK, 0x04, 0x30])
-            packet = flow.packet(self._octets(0, 1, 2, 3, 100, self._room(flow)), flags, field=rng.choice([0, 0x4000]))
+            packet = flow.packet(self._octets(0, 1, 2, 3, 100, self._room(flow)), flags, rng.choice([0, 0x4000]))
             made.append(model.partial(packet) if rng.random() < 0.5 else Parcel(Vnet(), model.completed(packet)))
             if rng.random() < 0.05:  # octets behind the packet are not part of it
                 made[-1] = Parcel(made[-1].vnet, made[-1].packet + rng.randbytes(rng.randrange(1, 30)))
