@@ -187,7 +187,7 @@ def test_the_trains_hold_all_that_they_promise() -> None:
     """So that no case of the test above is empty for want of luck: nothing of the data plane runs here."""
     kinds: Counter[int] = Counter()
     outcome = Outcome()
-    for seed in range(5):
+    for seed in range(8):
         oracle = Oracle({sa.spi: sa for sa in drawn(random.Random(seed))}, 1438, (1200, 1180))
         trains = Trains(seed)
         for parcel in (one for _ in range(TRAINS) for one in trains.outbound()):
