@@ -88,7 +88,7 @@ class Trains:
         """What is written into the TUN at once."""
         makers: dict[Callable[[], list[Parcel]], int] = {
             self._super: 30, self._plain: 25, self._oversized: 5, self._fragments: 5, self._extended: 5,
-            self._odd: 8, self._syn: 4, self._nonsense: 6,
+            self._odd: 14, self._syn: 4, self._nonsense: 6,
         }  # fmt: skip
         made: list[Parcel] = []
         while len(made) < count:
@@ -101,7 +101,7 @@ class Trains:
         while len(made) < count:
             maker = self.rng.choices(
                 [self._stream, self._plain, self._fragments, self._extended, self._odd, self._syn, self._nonsense],
-                [30, 25, 5, 5, 8, 4, 4],
+                [30, 25, 5, 5, 12, 4, 4],
             )[0]
             if maker == self._stream:
                 made += self._stream()
@@ -260,7 +260,8 @@ class Trains:
     def _odd(self) -> list[Parcel]:
         """Protocols without a checksum offload; truncated transports."""
         flow, rng = self.rng.choice(self.flows), self.rng
-        protocol = rng.choice([model.ICMP6 if flow.ipv6 else model.ICMP, 132, 253, 47, 33, 136, 59])
+        icmp = model.ICMP6 if flow.ipv6 else model.ICMP
+        protocol = rng.choice([icmp, icmp, icmp, 132, 253, 47, 33, 136, 59])
         body = rng.choice([b"\x08\x00", struct.pack("!HH", *flow.ports)]) + self._octets(0, 1, 60, 900)
         if rng.random() < 0.2:
             protocol, body = rng.choice([model.TCP, model.UDP, protocol]), body[: rng.randrange(0, 8)]
