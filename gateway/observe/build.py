@@ -46,10 +46,14 @@ class ShellFacts:
     problems: tuple[str, ...] = ()
 
 
-def build(node: Gateway, facts: ShellFacts, now: float, drawn: dict[str, TunnelStatus] | None = None) -> Snapshot:
+def build(
+    node: Gateway, facts: ShellFacts, now: float, drawn: dict[str, TunnelStatus] | None = None, stale: bool = False
+) -> Snapshot:
     """One consistent picture. `drawn`: the connections as drawn the last time, to be kept for the next; of a thousand
-    only those are drawn again to which something happened."""
+    only those are drawn again to which something happened; none when they may be `stale`."""
     fib = node.fib.status()
+    kept = {} if drawn is None else drawn
+    draw_some(node, facts, kept, 0 if stale else len(node.redraw))
     return Snapshot(
         name=node.settings.name,
         version=__version__,
@@ -58,7 +62,7 @@ def build(node: Gateway, facts: ShellFacts, now: float, drawn: dict[str, TunnelS
         taken_at=facts.taken_at,
         engine=facts.engine,
         ready=node.guarded and not node.stopping,
-        tunnels=tuple(_tunnels(node, facts, {} if drawn is None else drawn)),
+        tunnels=tuple(kept[name] if name in kept else draw(node, facts, kept, name) for name in node.tunnels),
         peers=tuple(_peers(node)),
         routes=tuple(_routes(node)),
         kernel_routes={"desired": fib.desired, "installed": fib.installed, "failed": fib.failed, "guard": fib.guard},
@@ -79,18 +83,13 @@ def draw_some(node: Gateway, facts: ShellFacts, drawn: dict[str, TunnelStatus], 
         name = node.redraw.pop()
         drawn.pop(name, None)
         if name in node.tunnels:
-            drawn[name] = _tunnel(node, node.tunnels[name], facts)
+            draw(node, facts, drawn, name)
 
 
-def _tunnels(node: Gateway, facts: ShellFacts, drawn: dict[str, TunnelStatus]) -> Iterator[TunnelStatus]:
-    for name in node.redraw:
-        drawn.pop(name, None)
-    node.redraw.clear()
-    for name, tunnel in node.tunnels.items():
-        status = drawn.get(name)
-        if status is None:
-            status = drawn[name] = _tunnel(node, tunnel, facts)
-        yield status
+def draw(node: Gateway, facts: ShellFacts, drawn: dict[str, TunnelStatus], name: str) -> TunnelStatus:
+    """One connection as it is now."""
+    status = drawn[name] = _tunnel(node, node.tunnels[name], facts)
+    return status
 
 
 def _drops(node: Gateway, connection: int, facts: ShellFacts) -> dict[str, int]:

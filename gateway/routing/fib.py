@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from gateway.routing.guard import GUARD_METRIC, Guard, guard
 from gateway.routing.mirror import Mirror
@@ -99,6 +99,7 @@ class Fib:
         self._protected: frozenset[Prefix] | None = None
         self._throws = SetThrows()
         self._guard: Guard = guard(())
+        self._guarding: dict[Key, Route] = {}  # its entries
         self._desired: dict[Key, Entry] = {}
         self._mirror = Mirror()
         self._dirty: dict[Key, None] = {}  # a set in order of insertion
@@ -151,9 +152,8 @@ class Fib:
         return self._status
 
     def _counted(self) -> FibStatus:
-        # What is not as wanted is dirty: of many routes only those few are looked at
-        differing = [self.state(prefix) for prefix in self._candidates if self._differs(prefix)] if self._dirty else []
-        missing = self._guard_missing() if self._dirty or not self._synchronised else []
+        differing = [self.state(key[0]) for key in self._dirty if self._routes(key)]
+        missing = self._guard_missing()
         problems = list(self._guard.conflicts)
         problems += [
             f"clear-text guard: {r.kind.name.lower()} {r.prefix} is not installed: {self._why(r.key)}" for r in missing
@@ -168,8 +168,9 @@ class Fib:
             problems=tuple(problems),
         )
 
-    def _differs(self, prefix: Prefix) -> bool:
-        return (prefix, self._settings.metric) in self._dirty and prefix in self._chosen
+    def _routes(self, key: Key) -> TypeGuard[tuple[Prefix, int]]:
+        """Whether it is the entry of a chosen route."""
+        return isinstance(key, tuple) and key[1] == self._settings.metric and key[0] in self._chosen
 
     def state(self, prefix: Prefix) -> PrefixState:
         """Is the route for `prefix` in the kernel as wanted, and if not, why."""
@@ -413,11 +414,10 @@ class Fib:
     def _guard_changed(self) -> None:
         if not self._synchronised:
             return  # the first dump asks for all of it
-        before = self._guard
         self._guard = guard(self._protected or (), self._throws.connected, self._throws.endpoints)
-        wanted = {route.key: route for route in self._guard.routes}
-        for key in {route.key for route in before.routes} | wanted.keys():
-            self._want(key, wanted.get(key))
+        before, self._guarding = self._guarding, {route.key: route for route in self._guard.routes}
+        for key in before.keys() | self._guarding.keys():
+            self._want(key, self._guarding.get(key))
         for prefix in self._candidates:
             self._choose(prefix)
         for key in [key for key in self._stale if not self._may_stay(key)]:
@@ -490,7 +490,10 @@ class Fib:
         return Exposure(missing, self._leaks, frozenset(route.prefix.version for route in (*missing, *leaking)))
 
     def _guard_missing(self) -> list[Route]:
-        return [route for route in self._guard.routes if self._mirror.entry(route.key) != route]
+        """What is wanted and not in the kernel is dirty, so that of a large guard nothing else is looked at."""
+        if not self._synchronised:
+            return list(self._guard.routes)
+        return [self._guarding[key] for key in self._dirty if key in self._guarding]
 
     def _why(self, key: Key) -> str:
         return self._failed[key].text if key in self._failed else "not yet applied"

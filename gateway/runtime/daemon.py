@@ -23,7 +23,7 @@ from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
 from gateway.node.settings import GatewaySettings
-from gateway.observe.build import ShellFacts, build, draw_some
+from gateway.observe.build import ShellFacts, build, draw, draw_some
 from gateway.observe.explain import explain
 from gateway.observe.journal import Journal
 from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
@@ -139,6 +139,8 @@ class Daemon:
 
     async def _draw(self) -> None:
         """Those to which something happened until now; more may happen meanwhile."""
+        if not self.node.redraw:
+            return
         facts = self._facts()
         for _ in range(0, len(self.node.redraw), DRAWN_AT_ONCE):
             draw_some(self.node, facts, self._drawn, DRAWN_AT_ONCE)
@@ -264,11 +266,14 @@ class Daemon:
         """The picture with the counters of this moment."""
         self.read_counters()
         await self._draw()
-        return self.picture()
+        return build(self.node, self._facts(), time.monotonic(), self._drawn)
+
+    def tunnel(self, name: str) -> TunnelStatus:
+        return draw(self.node, self._facts(), self._drawn, name)
 
     def picture(self) -> Snapshot:
-        """The same with the counters last read, for those who look every moment."""
-        return build(self.node, self._facts(), time.monotonic(), self._drawn)
+        """As last read and drawn, a moment ago, for those who look every moment."""
+        return build(self.node, self._facts(), time.monotonic(), self._drawn, stale=True)
 
     def _facts(self) -> ShellFacts:
         return ShellFacts(

@@ -49,7 +49,7 @@ class DaemonOperations:
         )
 
     def _tunnel(self, name: str) -> TunnelStatus:
-        return next(tunnel for tunnel in self._daemon.picture().tunnels if tunnel.name == name)
+        return self._daemon.tunnel(name)
 
     async def _reload(self) -> tuple[bool, str]:
         async with self._reloading:

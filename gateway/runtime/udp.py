@@ -119,7 +119,7 @@ class UdpSockets:
         return plain
 
     def _readable(self, plain: socket.socket, local: Endpoint) -> None:
-        for _ in range(BATCH):
+        for _ in range(max(1, BATCH // len(self._plain))):
             try:
                 data, remote = plain.recvfrom(LARGEST)
             except BlockingIOError:

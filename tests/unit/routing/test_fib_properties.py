@@ -256,6 +256,9 @@ class FibMachine(RuleBasedStateMachine):
         status, states = fib.status(), [fib.state(prefix) for prefix, sources in self.routes.items() if sources]
         counted = (status.desired, status.installed, status.failed)
         assert counted == (len(states), sum(one.installed for one in states), sum(bool(one.error) for one in states))
+        missing = [route for route in fib._guard.routes if fib._mirror.entry(route.key) != route]
+        assert sorted(map(str, fib._guard_missing())) == sorted(map(str, missing))
+        assert fib.guard_complete == (fib.synchronised and not missing)
 
 
 TestFibMachine = FibMachine.TestCase
