@@ -116,7 +116,8 @@ class Author:
         self.numbers[sa.spi] += self.rng.choice([1] * 30 + [2, 70])
         number = self.numbers[sa.spi]
         sane = packet and model.whole_length(packet) == len(packet)
-        if sane and sa.spi in self._scapy and self.rng.random() < 0.02:
+        # A low half of 0 scapy takes for none.
+        if sane and sa.spi in self._scapy and number % 2**32 and self.rng.random() < 0.02:
             esp = self._scapy[sa.spi].seal(packet, number)
             self.by_scapy += 1
         else:

@@ -10,7 +10,7 @@ from support.esp_material import ALL_SUITES
 from gateway.esp.dataplane import Encryption, Integrity
 from gateway.esp.packet import EspKeys
 
-HERE, THERE = "192.0.2.2", "192.0.2.1"
+ENDS = ("192.0.2.2", "192.0.2.1")
 _ENCRYPTION = {
     Encryption.AES_GCM_16: "AES-GCM",
     Encryption.CHACHA20_POLY1305: "CHACHA20-POLY1305",
@@ -30,8 +30,9 @@ SCAPY_SUITES = frozenset(suite for suite in ALL_SUITES if suite.encryption in _E
 class ThirdParty:
     """One SA in tunnel mode."""
 
-    def __init__(self, keys: EspKeys, spi: int, *, encapsulate: bool = True) -> None:
+    def __init__(self, keys: EspKeys, spi: int, *, encapsulate: bool = True, ends: tuple[str, str] = ENDS) -> None:
         self._esn, self._encapsulate = keys.suite.esn, encapsulate
+        self._outer = IP(src=ends[0], dst=ends[1])
         self._association = SecurityAssociation(
             ESP,
             spi=spi,
@@ -39,20 +40,26 @@ class ThirdParty:
             crypt_key=keys.encryption_key,
             auth_algo=_INTEGRITY[keys.suite.integrity],
             auth_key=keys.integrity_key or None,
-            tunnel_header=IP(src=HERE, dst=THERE),
+            tunnel_header=self._outer,
             nat_t_header=UDP(sport=4500, dport=4500) if encapsulate else None,
             esn_en=keys.suite.esn,
         )
 
     def open(self, esp: bytes, sequence: int) -> bytes:
         """The inner packet; an exception of scapy's when the ICV does not verify."""
-        outer = IP(src=HERE, dst=THERE)
-        outer = outer / UDP(sport=4500, dport=4500) / ESP(esp) if self._encapsulate else outer / ESP(esp)
-        opened = self._association.decrypt(IP(bytes(outer)), esn_en=self._esn, esn=sequence >> 32)
-        return bytes(opened)
+        between = self._outer / UDP(sport=4500, dport=4500) if self._encapsulate else self._outer
+        return self.open_whole(bytes(between / ESP(esp)), sequence)
+
+    def open_whole(self, packet: bytes, sequence: int) -> bytes:
+        """The same from the wire, outer header and all."""
+        return bytes(self._association.decrypt(IP(packet), esn_en=self._esn, esn=sequence >> 32))
 
     def seal(self, inner: bytes, sequence: int) -> bytes:
         """The ESP packet of a whole, sane inner packet."""
+        return bytes(IP(self.seal_whole(inner, sequence))[ESP])
+
+    def seal_whole(self, inner: bytes, sequence: int) -> bytes:
+        """With its outer header."""
         packet = IPv6(inner) if inner[0] >> 4 == 6 else IP(inner)
-        sealed = self._association.encrypt(packet, seq_num=sequence & 0xFFFFFFFF, esn_en=self._esn, esn=sequence >> 32)
-        return bytes(sealed[ESP])
+        low, high = sequence & 0xFFFFFFFF, sequence >> 32
+        return bytes(self._association.encrypt(packet, seq_num=low, esn_en=self._esn, esn=high))
