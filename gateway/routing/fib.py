@@ -141,8 +141,9 @@ class Fib:
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._status = None
-            self._dirty.update(dict.fromkeys(self._failed))
-            self._failed.clear()
+            failed, self._failed = self._failed, {}
+            for key in failed:
+                self._mark(key)
             self._dump_wanted = True
 
     def status(self) -> FibStatus:
@@ -152,7 +153,8 @@ class Fib:
         return self._status
 
     def _counted(self) -> FibStatus:
-        differing = [self.state(key[0]) for key in self._dirty if self._routes(key)]
+        differing = [key[0] for key in self._dirty if self._routes(key)]
+        failed = sum(bool(self.state(prefix).error) for prefix in differing) if self._failed else 0
         missing = self._guard_missing()
         problems = list(self._guard.conflicts)
         problems += [
@@ -161,7 +163,7 @@ class Fib:
         return FibStatus(
             desired=len(self._candidates),
             installed=len(self._chosen) - len(differing),
-            failed=len(self._refused) + sum(1 for state in differing if state.error),
+            failed=len(self._refused) + failed,
             stale=len(self._stale),
             guard=len(self._guard.routes) - len(missing),
             guard_missing=len(missing),
@@ -301,17 +303,16 @@ class Fib:
         if not isinstance(self._under_way, DumpRequest) or command.ticket != self._under_way.ticket:
             return
         self._under_way = None
-        self._mirror.load(command.dump.entries)
+        changed = self._mirror.load(command.dump.entries)
         first, self._synchronised = not self._synchronised, True
+        self._stale.intersection_update(self._mirror)
         if first:
             self._targets.avoid(command.dump.used_ids)
             self._guard_changed()
-        else:
-            for target, _ in list(self._users):
-                self._refresh(target)
-        self._dirty.clear()
-        self._stale.intersection_update(self._mirror)
-        for key in {*self._desired, *self._mirror}:
+        owners = {self._targets.owner(key) for key in changed if isinstance(key, int)}
+        for target in [owner for owner in owners if owner is not None]:
+            self._refresh(target)
+        for key in changed:
             if first and not self._swept and key not in self._desired and self._may_stay(key):
                 self._stale.add(key)
             else:

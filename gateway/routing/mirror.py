@@ -62,13 +62,15 @@ class Mirror:
         """The device is gone or down: its nexthops went, and with them what hung on them."""
         return [key for identifier in sorted(self._on.get(interface, ())) for key in self.drop(identifier)]
 
-    def load(self, entries: Iterable[Entry]) -> None:
-        """Start over from a dump."""
-        self._entries.clear()
+    def load(self, entries: Iterable[Entry]) -> set[Key]:
+        """Start over from a dump; returns the keys whose entries are others than before, or gone."""
+        before, self._entries = self._entries, {}
         self._users.clear()
         self._on.clear()
         for entry in entries:
             self.put(entry)
+        changed = {key for key, entry in self._entries.items() if before.pop(key, None) != entry}
+        return changed | before.keys()
 
     def _forget_uses(self, key: Key) -> None:
         old = self._entries.get(key)

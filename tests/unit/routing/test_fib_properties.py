@@ -251,6 +251,14 @@ class FibMachine(RuleBasedStateMachine):
         assert not leaking, f"leaks: {leaking}"
 
     @invariant()
+    def what_differs_is_dirty_and_nothing_else(self) -> None:
+        fib = self.shell.fib
+        if fib.synchronised:
+            keys = fib._desired.keys() | set(fib._mirror)
+            differing = {key for key in keys - fib._stale if fib._mirror.entry(key) != fib._desired.get(key)}
+            assert fib._dirty.keys() == differing
+
+    @invariant()
     def counted_as_if_every_route_were_looked_at(self) -> None:
         fib = self.shell.fib
         status, states = fib.status(), [fib.state(prefix) for prefix, sources in self.routes.items() if sources]
