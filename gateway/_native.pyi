@@ -85,7 +85,12 @@ class DataPlane:
         """One queue fd per worker (or a single fd: worker 0 serves it). Caller opened them with
         IFF_TUN|IFF_NO_PI|IFF_VNET_HDR[|IFF_MULTI_QUEUE]; this sets TUNSETVNETHDRSZ and the offloads. Caller owns fds."""
 
-    def update_connection(self, connection: int, mtu: int, tcp_mss4: int, tcp_mss6: int) -> None: ...
+    def update_connection(
+        self, connection: int, mtu: int, tcp_mss4: int, tcp_mss6: int, dscp: int = -1, clear_df: bool = False
+    ) -> None:
+        """dscp: of every outer packet, 0 to 63; less than 0: the inner packet's. clear_df: IPv4 packets beyond the MTU
+        are fragmented in spite of their DF bit."""
+
     def reopen_connection(self, connection: int) -> None:
         """The caller attached the connection's queue fds to a new device (the old one was deleted): they are polled again. Its
         SAs, policies and counters stay."""

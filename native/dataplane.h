@@ -226,10 +226,22 @@ struct lane {
   uint32_t icmp_sent;
 };
 
+#define OUTER_DS_FIXED 0x100
+
+/* What is done to packets on their way into the tunnel. */
+struct passage {
+  uint32_t mtu; /* of inner packets */
+  uint16_t mss4, mss6;
+  int dscp;      /* of every outer packet; less than 0: the inner one's */
+  bool clear_df; /* IPv4 beyond the MTU is fragmented, whatever its DF bit says */
+};
+
 struct connection {
   uint32_t id;
   _Atomic uint32_t mtu;
   _Atomic uint16_t mss4, mss6;
+  _Atomic uint16_t outer_ds; /* OUTER_DS_FIXED and the DS field; 0: the inner one's */
+  atomic_bool clear_df;
   bool merge_udp; /* the TUN accepts USO */
   _Atomic(struct policy *) policy;
   _Atomic uint64_t acquire_second;
@@ -243,7 +255,7 @@ struct connection {
 };
 
 struct fault connection_add(struct dataplane *plane, uint32_t id, const int *fds, size_t count, uint32_t mtu);
-struct fault connection_update(struct dataplane *plane, uint32_t id, uint32_t mtu, uint16_t mss4, uint16_t mss6);
+struct fault connection_update(struct dataplane *plane, uint32_t id, const struct passage *passage);
 /* Its queue fds were attached to a new device by their owner: they are prepared and polled again. SAs are not touched.
  */
 struct fault connection_reopen(struct dataplane *plane, uint32_t id);

@@ -249,14 +249,17 @@ static PyObject *py_add_connection(PyObject *self, PyObject *args, PyObject *kwa
 }
 
 static PyObject *py_update_connection(PyObject *self, PyObject *args, PyObject *kwargs) {
-  static char *keywords[] = {"connection", "mtu", "tcp_mss4", "tcp_mss6", NULL};
+  static char *keywords[] = {"connection", "mtu", "tcp_mss4", "tcp_mss6", "dscp", "clear_df", NULL};
   struct dataplane *plane = plane_of(self);
-  unsigned connection, mtu;
-  uint16_t mss4, mss6;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&O&", keywords, to_u32, &connection, to_u32, &mtu,
-                                             to_u16, &mss4, to_u16, &mss6))
+  struct passage passage = {.dscp = -1};
+  unsigned connection;
+  int clear_df = 0;
+  if (!plane ||
+      !PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&O&|ip", keywords, to_u32, &connection, to_u32, &passage.mtu,
+                                   to_u16, &passage.mss4, to_u16, &passage.mss6, &passage.dscp, &clear_df))
     return NULL;
-  CONTROL(connection_update(plane, connection, mtu, mss4, mss6));
+  passage.clear_df = clear_df;
+  CONTROL(connection_update(plane, connection, &passage));
 }
 
 static PyObject *py_reopen_connection(PyObject *self, PyObject *args, PyObject *kwargs) {

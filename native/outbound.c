@@ -33,6 +33,7 @@
 #define TURN_OCTETS  (256 * 1024)
 #define IPV6_MTU_MIN 1280
 
+#define IPV4_RESERVED       0x8000
 #define IPV4_DONT_FRAGMENT  0x4000
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_OFFSET         0x1fff
@@ -42,6 +43,7 @@ struct outbound {
   struct sa *sa; /* of what is buffered; NULL: nothing is */
   size_t used, item_count, payload_octets;
   size_t header_length; /* of the last SA: where the next packet is read to */
+  uint32_t ip_ids;      /* given to packets that were fragmented in spite of DF */
   struct virtio_net_hdr_v1 vnet;
   struct esp_seal_item items[ITEMS_MAX];
   uint8_t tos[ITEMS_MAX]; /* of the items: TOS or traffic class */
@@ -125,9 +127,11 @@ static void commit(struct worker *worker, size_t length) {
   uint8_t *packet = out->buffer + out->used;
   const uint8_t *inner = packet + out->header_length;
   bool ipv6 = inner[0] >> 4 == 6;
-  /* RFC 4301 5.1.2.1: the outer DS field is the inner one's. RFC 6040 4.1, 5.1: so is the outer ECN field, for who
-   * speaks IKEv2 obeys it at decapsulation. */
-  out->tos[out->item_count] = ipv6 ? (uint8_t)(load16(inner) >> 4) : inner[IPV4_TOS];
+  uint8_t tos = ipv6 ? (uint8_t)(load16(inner) >> 4) : inner[IPV4_TOS];
+  uint16_t ds = atomic_load_explicit(&out->sa->connection->outer_ds, memory_order_relaxed);
+  /* RFC 4301 5.1.2.1: the outer DS field is the inner one's or a fixed one. RFC 6040 4.1, 5.1: the outer ECN field is
+   * the inner one's, for who speaks IKEv2 obeys it at decapsulation. */
+  out->tos[out->item_count] = ds ? (uint8_t)(ds | (tos & ECN_MASK)) : tos;
   struct esp_seal_item *item = &out->items[out->item_count++];
   item->packet = packet;
   item->payload_length = length;
@@ -148,6 +152,11 @@ static void blank_uncopied_options(uint8_t *header, size_t length) {
   }
 }
 
+/* Every worker has identifications of its own, and each comes again as late as can be (RFC 6864 4.2). */
+static uint16_t fresh_ip_id(struct worker *worker) {
+  return (uint16_t)(worker->outbound->ip_ids++ * worker->plane->worker_count + worker->index);
+}
+
 /* RFC 4301 8.2.1, RFC 791 3.2: fragmentation before encryption, so that the peer's gateway has nothing to reassemble.
  */
 static void put_fragments(struct worker *worker, struct sa *sa, uint8_t *packet, size_t length, uint32_t mtu) {
@@ -163,6 +172,8 @@ static void put_fragments(struct worker *worker, struct sa *sa, uint8_t *packet,
     drop_count(worker, sa->connection, DROP_INNER_MALFORMED, 1);
     return;
   }
+  /* RFC 6864 4.1: the identification of such a packet means nothing, many senders leave it zero. */
+  if ((field & ~IPV4_RESERVED) == IPV4_DONT_FRAGMENT) store16(packet + IPV4_ID, fresh_ip_id(worker));
   for (size_t offset = 0; offset < payload; offset += piece) {
     size_t octets = payload - offset < piece ? payload - offset : piece;
     bool more = offset + octets < payload || (field & IPV4_MORE_FRAGMENTS);
@@ -247,7 +258,8 @@ static void forward(struct worker *worker, struct connection *connection, uint8_
   if (inner.ipv6 && mtu < IPV6_MTU_MIN) mtu = IPV6_MTU_MIN;
   if (segmenter_next_length(&segmenter) <= mtu) {
     put_segments(worker, sa, &segmenter);
-  } else if (inner.ipv6 || (load16(packet + IPV4_FRAGMENT) & IPV4_DONT_FRAGMENT)) {
+  } else if (inner.ipv6 || ((load16(packet + IPV4_FRAGMENT) & IPV4_DONT_FRAGMENT) &&
+                            !atomic_load_explicit(&connection->clear_df, memory_order_relaxed))) {
     drop_count(worker, connection, DROP_TOO_BIG, count);
     tun_too_big(worker, connection, &inner, packet, inner.length, mtu);
   } else {

@@ -22,6 +22,7 @@
 
 #define MTU_MIN         68 /* RFC 791 3.2 */
 #define MTU_MAX         65535
+#define DSCP_MAX        63 /* RFC 2474 3 */
 #define ICMP_PER_SECOND 100
 #define ICMP4_QUOTE_MAX (576 - 20 - 8)  /* RFC 1812 4.3.2.3 */
 #define ICMP6_QUOTE_MAX (1280 - 40 - 8) /* RFC 4443 2.4 (c) */
@@ -125,18 +126,22 @@ struct fault connection_add(struct dataplane *plane, uint32_t id, const int *fds
   return fault;
 }
 
-struct fault connection_update(struct dataplane *plane, uint32_t id, uint32_t mtu, uint16_t mss4, uint16_t mss6) {
+struct fault connection_update(struct dataplane *plane, uint32_t id, const struct passage *passage) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
   struct connection *connection = connection_find(plane, id);
   if (!connection) {
     fault.sentence = "unknown connection";
-  } else if (mtu < MTU_MIN || mtu > MTU_MAX) {
+  } else if (passage->mtu < MTU_MIN || passage->mtu > MTU_MAX) {
     fault.sentence = "the MTU must be 68 to 65535";
+  } else if (passage->dscp > DSCP_MAX) {
+    fault.sentence = "the DSCP must be at most 63";
   } else {
-    atomic_store(&connection->mtu, mtu);
-    atomic_store(&connection->mss4, mss4);
-    atomic_store(&connection->mss6, mss6);
+    atomic_store(&connection->mtu, passage->mtu);
+    atomic_store(&connection->mss4, passage->mss4);
+    atomic_store(&connection->mss6, passage->mss6);
+    atomic_store(&connection->outer_ds, passage->dscp < 0 ? 0 : (uint16_t)(OUTER_DS_FIXED | passage->dscp << 2));
+    atomic_store(&connection->clear_df, passage->clear_df);
     workers_quiesce(plane);
   }
   control_leave(plane);

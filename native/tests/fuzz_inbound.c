@@ -72,7 +72,7 @@ static void scene(void) {
   site_open(&site, 1, AF_INET, ESP_ENGINE_AUTO);
   CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, narrow_tun) == 0);
   check_fault(connection_add(site.plane, NARROW, &narrow_tun[1], 1, SITE_MTU));
-  check_fault(connection_update(site.plane, CONNECTION, SITE_MTU, 1200, 1180));
+  check_fault(connection_update(site.plane, CONNECTION, &(struct passage){SITE_MTU, 1200, 1180, -1, false}));
   peer_open(&peers[0], AF_INET, &plane_gcm, SPI_ANY);
   peer_open(&peers[1], AF_INET, &plane_cbc, SPI_NARROW);
   site_in(&site, SPI_ANY, &plane_gcm, &peers[0].local);

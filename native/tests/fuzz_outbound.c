@@ -1,7 +1,7 @@
 /* Packets from the TUN into the outbound half: selectors, clamping, segments, fragments, "too big", runs.
  *
- * What leaves opens with the key, is a whole packet no longer than the MTU and carries its TOS outside; an ICMP error
- * quotes the packet it answers, and none answers an error.
+ * What leaves opens with the key, is a whole packet no longer than the MTU and carries its TOS or a fixed DSCP outside;
+ * an ICMP error quotes the packet it answers, and none answers an error.
  */
 #include "outbound.c"
 
@@ -16,6 +16,8 @@ static struct segmenter first; /* of the packet under test */
 static const uint8_t *asked;
 static size_t asked_length;
 static uint32_t mtu;
+static int dscp;
+static bool clear_df;
 static uint64_t sent, last_sequence;
 
 void __wrap_udp_send_runs(struct worker *worker, const struct sa *sa, const struct run *runs, size_t count);
@@ -35,7 +37,8 @@ void __wrap_udp_send_runs(struct worker *worker, const struct sa *sa, const stru
       CHECK(item.next_header == (ipv6 ? 41 : 4));
       CHECK((ipv6 ? 40u + get16(inner + 4) : get16(inner + 2)) == item.payload_length);
       CHECK(item.payload_length <= (ipv6 && mtu < 1280 ? 1280 : mtu));
-      CHECK(runs[i].tos == (ipv6 ? (uint8_t)(get16(inner) >> 4) : inner[1]));
+      uint8_t tos = ipv6 ? (uint8_t)(get16(inner) >> 4) : inner[1];
+      CHECK(runs[i].tos == (dscp < 0 ? tos : (dscp << 2 | (tos & 3))));
       sent++;
     }
     CHECK(datagrams == runs[i].count);
@@ -46,7 +49,7 @@ static void check_icmp4(const uint8_t *error, size_t length) {
   CHECK(get16(error + 2) == length && length <= 576 && slow_sum(0, error, 20) == 0xffff && error[9] == IPPROTO_ICMP);
   CHECK(memcmp(error + 12, asked + 16, 4) == 0 && memcmp(error + 16, asked + 12, 4) == 0);
   CHECK(error[20] == 3 && error[21] == 4 && get16(error + 26) == mtu && slow_sum(0, error + 20, length - 20) == 0xffff);
-  CHECK(length - 28 <= asked_length && (get16(asked + 6) & 0x1fff) == 0 && (get16(asked + 6) & 0x4000));
+  CHECK(length - 28 <= asked_length && (get16(asked + 6) & 0x1fff) == 0 && (get16(asked + 6) & 0x4000) && !clear_df);
   if (asked[9] != IPPROTO_ICMP) return;
   uint8_t type = asked[(size_t)(asked[0] & 15) * 4];
   CHECK(type == 0 || type == 8 || type == 13 || type == 14);
@@ -104,6 +107,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   atomic_store(&connection->mtu, mtu);
   atomic_store(&connection->mss4, options & 0x40 ? 500 : 0);
   atomic_store(&connection->mss6, options & 0x80 ? 500 : 0);
+  dscp = vnet.flags & 0x80 ? vnet.flags & 0x3f : -1;
+  atomic_store(&connection->outer_ds, dscp < 0 ? 0 : (uint16_t)(OUTER_DS_FIXED | dscp << 2));
+  clear_df = vnet.flags & 0x40;
+  atomic_store(&connection->clear_df, clear_df);
   uint8_t *packet = exact_copy(in.data, in.left);
   asked = packet;
   asked_length = in.left;
@@ -138,7 +145,7 @@ static size_t fuzz_seed(size_t index, uint8_t *out) {
     put16(out + 8 + 6, 0); /* may be fragmented */
   }
   out[0] = (uint8_t)(kind << 4 | index % 6);
-  out[1] = kind ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0;
+  out[1] = (uint8_t)((kind ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0) | (index & 32 ? 0xc0 | 46 : 0));
   put16(out + 2, 100);
   put16(out + 4, l3);
   put16(out + 6, recipe.protocol == P_UDP ? 6 : 16);

@@ -243,7 +243,7 @@ static void send_many(size_t count) {
 }
 
 /* RFC 4303 3.3.3: without ESN 2^32 - 1 is the last one, whatever was granted. */
-static void thirty_two_bits_end_and_never_wrap(void) {
+static void an_sa_refuses_to_wrap(void) {
   uint8_t inner[200];
   size_t length;
   int tos;
@@ -437,7 +437,7 @@ int main(void) {
   RUN(super_packets_keep_their_marks);
   RUN(own_esp_is_not_sealed_again);
   RUN(what_cannot_be_sealed_never_leaves);
-  RUN(thirty_two_bits_end_and_never_wrap);
+  RUN(an_sa_refuses_to_wrap);
   RUN(esn_goes_on_beyond_two_to_the_32);
   RUN(a_grant_may_be_lowered);
   RUN(icmp_says_how_big_a_packet_may_be);

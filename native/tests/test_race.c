@@ -100,7 +100,9 @@ static void disturb(uint32_t generation, int other_tun[2]) {
   struct endpoint moved = endpoint_of(right.udp[(generation + 1) % 2]);
   check_fault(sa_update_remote(left.plane, CONNECTION, spi, &moved));
   check_fault(sa_grant(left.plane, CONNECTION, spi, 1000000));
-  check_fault(connection_update(left.plane, CONNECTION, 1400 - generation % 2, 1200, 1180));
+  check_fault(
+      connection_update(left.plane, CONNECTION,
+                        &(struct passage){1400 - generation % 2, 1200, 1180, generation % 65 - 1, generation & 1}));
   check_fault(connection_add(right.plane, OTHER, other_tun, 2, 1400));
   struct sa_request in = sa_like(&right, true, 0x9000, &plane_gcm, &left.local);
   in.connection = OTHER;

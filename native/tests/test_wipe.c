@@ -76,7 +76,7 @@ static void use_and_free(enum esp_engine engine, const struct named_suite *suite
   if (engine == ESP_ENGINE_IPSECMB) CHECK(large >= 2); /* and the library's state of each thread */
 }
 
-static void nothing_secret_is_left_behind(void) {
+static void keys_are_wiped(void) {
   for (size_t e = 0; e < engine_count; e++)
     for (size_t s = 0; s < SUITES; s++)
       use_and_free(engines[e], &suites[s]);
@@ -84,6 +84,6 @@ static void nothing_secret_is_left_behind(void) {
 
 int main(void) {
   setup();
-  RUN(nothing_secret_is_left_behind);
+  RUN(keys_are_wiped);
   return 0;
 }
