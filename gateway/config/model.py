@@ -58,6 +58,13 @@ def _identity(text: str) -> str:
     return text
 
 
+def _interface(text: str) -> str:
+    """As the kernel takes names (IFNAMSIZ)."""
+    if not 1 <= len(text.encode()) <= 15 or text in (".", "..") or any(c in "/:" or c.isspace() for c in text):
+        raise ValueError(f"'{text}' is no interface name: 1 to 15 octets, no '/', ':' or space")
+    return text
+
+
 _QUANTITY = WithJsonSchema({"type": ["number", "string"]})
 Duration = Annotated[float, BeforeValidator(parse_duration), _QUANTITY]
 Octets = Annotated[int, BeforeValidator(parse_octets), _QUANTITY]
@@ -76,6 +83,7 @@ Workers = Annotated[
 ]
 # glibc's cpu_set_t ends there.
 Cpu = Annotated[int, Strict(), Field(ge=0, le=1023)]
+InterfaceName = Annotated[str, AfterValidator(_interface)]
 IkeProposal = Annotated[str, AfterValidator(_ike_proposal)]
 EspProposal = Annotated[str, AfterValidator(_esp_proposal)]
 Identity = Annotated[str, AfterValidator(_identity)]
@@ -284,6 +292,11 @@ class DataPlane(Section):
     )
     count_cycles: Switch = Field(
         default=False, description="CPU cycles by stage in metrics and status; costs two clock readings per system call"
+    )
+    udp_gro: tuple[InterfaceName, ...] = Field(
+        default=(),
+        max_length=64,
+        description="interfaces of the subnets on which the kernel merges arriving UDP datagrams of a flow for us (`ethtool -K` gro, rx-udp-gro-forwarding); stays on when taken out",
     )
 
 

@@ -39,6 +39,7 @@ from gateway.runtime.kernel_routes import KernelRoutes
 from gateway.runtime.listeners import Listeners
 from gateway.runtime.loading import Loaded
 from gateway.runtime.netlink import Netlink
+from gateway.runtime.offloads import merge_udp
 from gateway.runtime.operations import DaemonOperations
 from gateway.runtime.randomness import SystemRandom
 from gateway.runtime.tun import interface_name
@@ -167,7 +168,12 @@ class Daemon:
         names = [interface_name(tunnel.name) for tunnel in self.node.settings.tunnels]
         underlay = await self.netlink.interfaces_towards(next_to_us(self.loaded.config))
         config = self.loaded.config
-        found = await asyncio.to_thread(lambda: (*host_problems([*underlay, *names], ipv6=uses_ipv6(config)),))
+        found = await asyncio.to_thread(
+            lambda: (
+                *merge_udp(config.dataplane.udp_gro),
+                *host_problems([*underlay, *names], ipv6=uses_ipv6(config)),
+            )
+        )
         for problem in found:
             if problem not in self.problems:
                 self.tell("warning", "host-problem", problem)
@@ -301,6 +307,7 @@ class Daemon:
         logs.set_level(loaded.config.gateway.log_level)
         self.loaded = loaded
         self.driver.command(inputs.Reconfigured(loaded.settings))
+        self._spawn(self._look_at_host(), "host-check")
 
     def _open_sockets(self, settings: GatewaySettings) -> None:
         made = self.sockets.open(tunnel.ike.local for tunnel in settings.tunnels)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from support.daemon import EX_CONFIG
 from support.operated import Site, make_site, run_to_end
-from support.scene import Scene
+from support.process import wait_until
+from support.scene import SITE_HOST, Scene
 
 pytestmark = pytest.mark.system
 
@@ -59,3 +61,45 @@ def test_a_cpu_this_machine_lacks_keeps_it_from_starting(site: Site) -> None:
     assert done.returncode == EX_CONFIG
     assert f"gateway.toml:{line}:1: dataplane.cpus: CPU 1023 is not one that gatewayd may run on: " in done.stderr
     assert run_to_end(site.daemon, "--check", "--config", str(site.daemon.config)).returncode == 0
+
+
+_TRAINS = """
+import socket, struct, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(10):
+    try:
+        made.sendmsg([bytes(32 * 64)], [(socket.IPPROTO_UDP, 103, struct.pack("=H", 64))], 0, (sys.argv[1], 9999))
+    except ConnectionRefusedError:
+        pass
+"""
+
+
+def reads_and_packets(site: Site) -> tuple[int, int]:
+    """What 10 trains of 32 datagrams, each of its own on the wire, cost: TUN reads, packets sealed."""
+
+    def counted() -> tuple[int, int]:
+        workers = json.loads(site.daemon.ctl("workers", "-o", "json").stdout)["workers"]
+        return sum(w["calls"]["tun_reads"] for w in workers), sum(w["packets_out"] for w in workers)
+
+    before = counted()
+    site.scene.host.run(sys.executable, "-c", _TRAINS, SITE_HOST)
+    wait_until(lambda: counted()[1] - before[1] >= 320, 5, "all are sealed")
+    reads, packets = counted()
+    return reads - before[0], packets - before[1]
+
+
+def test_datagrams_of_a_subnet_come_merged_where_the_file_says_so(site: Site) -> None:
+    site.start()
+    site.scene.router.batch("link set gateway gso_max_segs 1")  # it cuts trains into datagrams
+    reads, packets = reads_and_packets(site)
+    assert reads > packets * 0.9
+    done = site.reload(f'{site.text}\n[dataplane]\nudp_gro = ["lan", "nowhere"]\n')
+    assert "dataplane.udp_gro" in done.stdout
+    (problem,) = wait_until(
+        lambda: [one for one in (site.daemon.status() or {})["problems"] if "udp_gro" in one], 5, "a problem is told"
+    )
+    assert problem.startswith("dataplane.udp_gro: interface nowhere does not exist")
+    reads, packets = reads_and_packets(site)
+    assert reads < packets * 0.3
+    done = site.reload(f'{site.text}\n[dataplane]\nudp_gro = ["lan"]\n')
+    wait_until(lambda: not any("udp_gro" in one for one in (site.daemon.status() or {})["problems"]), 5, "it is gone")

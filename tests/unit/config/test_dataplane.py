@@ -34,6 +34,11 @@ def told(keys: str) -> list[str]:
             "workers = 1\ncpus = [0, 1]",
             "x:3:1: dataplane.cpus: 2 given for 1 workers; name one for each, or leave `workers` out",
         ),
+        ('udp_gro = "eth1"', 'x:2:1: dataplane.udp_gro: expected an array such as ["eth1"], got text in quotes'),
+        (
+            'udp_gro = ["eth1", "a/b"]',
+            "x:2:20: dataplane.udp_gro[1]: 'a/b' is no interface name: 1 to 15 octets, no '/', ':' or space",
+        ),
         ("busy_poll_us = 10001", "x:2:1: dataplane.busy_poll_us: 10001 is too large; at most 10000"),
     ],
 )
@@ -42,7 +47,8 @@ def test_a_mistake_is_told_with_its_place(keys: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "keys", ['workers = "auto"\ncpus = [0, 1]', "workers = 2\ncpus = [5, 3]", "busy_poll_us = 10000"]
+    "keys",
+    ['workers = "auto"\ncpus = [0, 1]', "workers = 2\ncpus = [5, 3]", "busy_poll_us = 10000", 'udp_gro = ["eth1"]'],
 )
 def test_what_may_be_written(keys: str) -> None:
     assert told(keys) == []
