@@ -7,12 +7,15 @@ a flow come as one, and are split again, unchanged, before they are sealed. What
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from contextlib import closing
 
 from pyroute2.ethtool.ioctl import IoctlEthtool, NoSuchDevice, NotSupportedError
 
 _WANTED = {"rx-gro": True, "rx-udp-gro-forwarding": True, "rx-gro-list": False}
+
+_MISSING = "dataplane.udp_gro: interface {} does not exist; configuration, fix: correct the name"
 
 
 def merge_udp(interfaces: Iterable[str]) -> list[str]:
@@ -33,9 +36,11 @@ def _merge(ethtool: IoctlEthtool, name: str) -> str:
             ethtool.set_features(features)
         features = ethtool.get_features()
     except NoSuchDevice:
-        return f"dataplane.udp_gro: interface {name} does not exist; configuration, fix: correct the name"
-    except (NotSupportedError, OSError) as error:
-        return _told(name, getattr(error, "strerror", None) or "the device has no such features")
+        return _MISSING.format(name)
+    except NotSupportedError:
+        return _told(name, "the device has no such features")
+    except OSError as error:
+        return _MISSING.format(name) if error.errno == errno.ENODEV else _told(name, error.strerror)
     left = [feature for feature, on in _WANTED.items() if on and (feature not in features or not features[feature])]
     return _told(name, f"{' and '.join(left)} stays off") if left else ""
 
