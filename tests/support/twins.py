@@ -32,12 +32,12 @@ class Tap:
 
         self._socket = inside(machine, make)
 
-    def outgoing(self, kind: str) -> list[bytes]:
-        """Frames of a class of capture.py that left by this device since the last call."""
+    def outgoing(self, kind: str | None = None) -> list[bytes]:
+        """Frames that left by this device since the last call, of one class of capture.py or all."""
         found = []
         while select.select([self._socket], [], [], 0)[0]:
             frame, address = self._socket.recvfrom(1 << 17)
-            if address[2] == socket.PACKET_OUTGOING and kind_of(frame) == kind:
+            if address[2] == socket.PACKET_OUTGOING and kind in (None, kind_of(frame)):
                 found.append(frame)
         return found
 
@@ -78,7 +78,7 @@ class Twins:
     def wire(self) -> Classified:
         """End the capture; nothing in clear may be in it."""
         seen = self.capture.stop()
-        assert (seen.clear, seen.markers, seen.samples) == (0, 0, [])
+        assert (seen.clear, seen.markers, seen.samples) == (0, 0, []), f"{seen.clear} in clear: {seen.samples}"
         return seen
 
 
