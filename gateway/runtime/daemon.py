@@ -47,8 +47,8 @@ from gateway.runtime.udp import UdpSockets
 
 log = logging.getLogger("gateway")
 COUNTER_INTERVAL = 0.5
-DRAW_INTERVAL, DRAWN_AT_ONCE = 0.25, 16
-"""Connections are drawn before somebody asks for the picture, a millisecond's worth in one turn of the loop."""
+DRAW_INTERVAL, DRAWN_AT_ONCE = 0.25, 8
+"""Connections are drawn before somebody asks for the picture, half a millisecond's worth in one turn of the loop."""
 HOST_CHECK_INTERVAL = 30.0
 STOP_PATIENCE = 3.0
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -247,7 +247,9 @@ class Daemon:
 
     def _set_mtu(self, effect: effects.SetTunnelMtu) -> None:
         assert self.routes is not None
-        self.dataplane.update_connection(effect.connection, effect.mtu, effect.tcp_mss4, effect.tcp_mss6)
+        self.dataplane.update_connection(
+            effect.connection, effect.mtu, effect.tcp_mss4, effect.tcp_mss6, effect.dscp, effect.clear_df
+        )
         tunnel = self.node.tunnels.get(effect.name)
         if tunnel is not None:
             self.routes.set_mtu(effect, tunnel.settings.addresses)

@@ -21,7 +21,7 @@ from gateway.runtime.tun import TunError, interface_name, open_tun, reattach_tun
 from gateway.runtime.udp import Received, UdpSockets
 
 NANOSECOND = 1e-9
-TURN = 8
+TURN = 4
 """IKE datagrams taken in one turn of the loop: each costs up to a millisecond, and timers must not wait for hundreds."""
 _DIRECTIONS = {direction.value: direction for direction in Direction}
 
@@ -62,10 +62,19 @@ class NativeDataPlane:
         """For an existing connection whose device was deleted: a new device under the same fds, so its SAs live on."""
         self._tuns[connection] = self._made(connection, name, mtu)
 
-    def update_connection(self, connection: int, mtu: int, tcp_mss4: int, tcp_mss6: int) -> None:
+    def update_connection(
+        self,
+        connection: int,
+        mtu: int,
+        tcp_mss4: int,
+        tcp_mss6: int,
+        dscp: int | None = None,
+        clear_df: bool = False,
+    ) -> None:
         def update() -> None:
             if connection in self._tuns:
-                self._native.update_connection(connection, mtu, tcp_mss4, tcp_mss6)
+                outer = -1 if dscp is None else dscp
+                self._native.update_connection(connection, mtu, tcp_mss4, tcp_mss6, outer, clear_df)
 
         self._when_made(connection, update)
 

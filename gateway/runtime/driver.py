@@ -17,7 +17,7 @@ from gateway.contract import Compute
 from gateway.node.gateway import Gateway
 
 log = logging.getLogger(__name__)
-TURN = 8
+TURN = 4
 """Results of computations taken in one turn of the loop; each may end in several datagrams and SAs."""
 
 Input = Callable[[Gateway, float], None]
