@@ -40,7 +40,7 @@ def _merge(ethtool: IoctlEthtool, name: str) -> str:
     except NotSupportedError:
         return _told(name, "the device has no such features")
     except OSError as error:
-        return _MISSING.format(name) if error.errno == errno.ENODEV else _told(name, error.strerror)
+        return _MISSING.format(name) if error.errno == errno.ENODEV else _told(name, error.strerror or str(error))
     left = [feature for feature, on in _WANTED.items() if on and (feature not in features or not features[feature])]
     return _told(name, f"{' and '.join(left)} stays off") if left else ""
 

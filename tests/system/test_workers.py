@@ -82,7 +82,7 @@ def reads_and_packets(site: Site) -> tuple[int, int]:
         return sum(w["calls"]["tun_reads"] for w in workers), sum(w["packets_out"] for w in workers)
 
     before = counted()
-    site.scene.host.run(sys.executable, "-c", _TRAINS, SITE_HOST)
+    site.scene.router.run(sys.executable, "-c", _TRAINS, SITE_HOST)
     wait_until(lambda: counted()[1] - before[1] >= 320, 5, "all are sealed")
     reads, packets = counted()
     return reads - before[0], packets - before[1]
