@@ -1,0 +1,92 @@
+"""The driver: results of many computations do not hold up the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.contract import Compute
+from gateway.runtime.driver import TURN, Driver
+
+
+class Counting:
+    """A node that wants `jobs` computed and remembers what came back."""
+
+    def __init__(self, jobs: int) -> None:
+        self.wanted = [Compute(ticket, lambda ticket=ticket: -ticket) for ticket in range(jobs)]
+        self.results: dict[int, object] = {}
+
+    def command(self, command: object, now: float) -> None:
+        if isinstance(command, Exception):
+            raise command
+
+    def computed(self, ticket: int, result: object, now: float) -> None:
+        self.results[ticket] = result
+
+    def poll(self) -> Iterator[object]:
+        while self.wanted:
+            yield self.wanted.pop()
+
+    def next_deadline(self) -> float | None:
+        return None
+
+
+async def play(node: Any) -> list[int]:
+    """How many results each turn of the loop brought."""
+    driver = Driver(node, lambda effect: None)
+    jobs, turns, seen = len(node.wanted), [], 0
+    driver.command("begin")
+    driver._pool.shutdown(wait=True)  # all are ready at once
+    while seen < jobs:
+        await asyncio.sleep(0)
+        turns.append(len(node.results) - seen)
+        seen = len(node.results)
+    driver.close()
+    return turns
+
+
+def test_results_that_come_at_once_are_taken_in_turns_and_none_is_lost() -> None:
+    node = Counting(25)
+    turns = asyncio.run(asyncio.wait_for(play(node), 5))
+    assert node.results == {ticket: -ticket for ticket in range(25)}
+    assert max(turns) == TURN
+
+
+def test_a_node_that_fails_over_one_result_gets_the_others() -> None:
+    class Failing(Counting):
+        def computed(self, ticket: int, result: object, now: float) -> None:
+            super().computed(ticket, result, now)
+            if ticket == 5:
+                raise RuntimeError("a fault of ours")
+
+    node = Failing(12)
+    asyncio.run(asyncio.wait_for(quiet(node), 5))
+    assert len(node.results) == 12
+
+
+async def quiet(node: Any) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    await play(node)
+    assert [str(one["exception"]) for one in told] == ["a fault of ours"]
+
+
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_an_input_that_fails_leaves_the_driver_usable(inputs: int) -> None:
+    async def scenario() -> None:
+        node: Any = Counting(0)
+        driver = Driver(node, lambda effect: None)
+        for _ in range(inputs):
+            with pytest.raises(ValueError, match="wrong"):
+                driver.command(ValueError("wrong"))
+        node.wanted = [Compute(1, lambda: 2)]
+        driver.command("again")
+        driver._pool.shutdown(wait=True)
+        while not node.results:
+            await asyncio.sleep(0)
+        driver.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))
