@@ -8,7 +8,7 @@ PACKAGES := bird2 charon-systemd gcc git iperf3 iproute2 iputils-ping libc6-dev 
 	python3-venv strace strongswan-swanctl systemd tcpdump util-linux
 
 # What `make bench` compares with, beside the above.
-BENCH_PACKAGES := wireguard-go wireguard-tools
+BENCH_PACKAGES := wireguard-go wireguard-tools ethtool
 
 .PHONY: help demo test test-slow test-all bench lint build lock clean
 help:

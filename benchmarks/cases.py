@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from support.netns import Lab
+
 from benchmarks.disturbance import tcp_disturbed
 from benchmarks.load import latency, raw_seal, seal_and_send, tcp, tcp_8, udp_single
 from benchmarks.result import Goal
 from benchmarks.rounds import Case, MemoryCase, NetworkCase, Probe, Round, Row
+from benchmarks.side import Side
 from benchmarks.sides import (
     CBC,
     GCM,
@@ -36,6 +39,15 @@ def _added(quantity: str, ours: str = "ours") -> Callable[[Round], tuple[float, 
 
 
 _GATEWAYD, _STRONGSWAN = partial(Gatewayd, esp=GCM), partial(StrongswanPair, esp=GCM)
+
+
+def _merging(make: Callable[[Lab, str], Side]) -> Callable[[Lab, str], Side]:
+    def made(lab: Lab, label: str) -> Side:
+        side = make(lab, label)
+        side.merge_lan_udp()
+        return side
+
+    return made
 
 
 def _tcp(name: str, about: str, ours: Probe, peer: Probe, goal: float) -> NetworkCase:
@@ -96,6 +108,12 @@ CASES: tuple[Case, ...] = (
         "UDP, 64-byte datagrams one by one, less than 1 % lost, against strongSwan",
         {"ours": Probe(_GATEWAYD, udp_single), "peer": Probe(_STRONGSWAN, udp_single)},
         (Row("udp-64-single", "Mpps", Goal(">=", 12), _of("mpps")),),
+    ),
+    NetworkCase(
+        "udp-64-merged",
+        "the same, with UDP GRO for forwarded packets on the gateways' LAN devices (dataplane.udp_gro), on both sides",
+        {"ours": Probe(_merging(_GATEWAYD), udp_single), "peer": Probe(_merging(_STRONGSWAN), udp_single)},
+        (Row("udp-64-merged", "Mpps", Goal(">=", 12), _of("mpps")),),
     ),
     NetworkCase(
         "seal-one-core",

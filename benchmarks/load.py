@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +71,30 @@ def tcp_8(side: Side, seconds: float) -> Quantities:
 
 
 def udp_single(side: Side, seconds: float) -> Quantities:
-    """The highest rate of 64-byte datagrams, each a packet of its own, of which less than 1 % is lost."""
+    """The highest rate of 64-byte datagrams, each a packet of its own on the wire, of which less than 1 % is lost."""
     known = side.rates.get("udp")
     step = max(0.3, seconds / 4)
-    found = highest_rate(
-        lambda rate: _udp_attempts(side, rate, step),
-        known * 0.92 if known else _RATE_FIRST,
-        _STEPS_AGAIN if known else _STEPS_FIRST,
-    )
+    with _cutting(side):
+        found = highest_rate(
+            lambda rate: _udp_attempts(side, rate, step),
+            known * 0.92 if known else _RATE_FIRST,
+            _STEPS_AGAIN if known else _STEPS_FIRST,
+        )
     if found is None:
         raise BenchError(f"{side.label}: more than 1 % is lost at any rate")
     side.rates["udp"] = found.rate
     return {**found.quantities, "sender_bound": float(found.sender_bound)}
+
+
+@contextmanager
+def _cutting(side: Side) -> Iterator[None]:
+    """The sender's device takes single datagrams only, so the kernel cuts its messages before they leave: cheaper by half
+    than as many calls, and the sender shares its cores with the gateways."""
+    side.left_host.batch("link set eth0 gso_max_segs 1")
+    try:
+        yield
+    finally:
+        side.left_host.batch("link set eth0 gso_max_segs 65535")
 
 
 def _udp_attempts(side: Side, rate: float, seconds: float) -> Quantities | None:

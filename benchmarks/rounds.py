@@ -186,7 +186,7 @@ def _say_conditions(label: str, side: Side, found: Conditions) -> None:
     tunnel = f", tunnel {found.tunnel_mtu}" if found.tunnel_mtu is not None else ""
     sys.stdout.write(
         f"   {label + ':':6} {side.kind:22} MTU {found.path_mtu}{tunnel}, WAN {found.wan_mtu}; txqueuelen {found.queue_length}; "
-        f"cores {found.cores}; {found.congestion_control}; nice {found.nice}\n"
+        f"cores {found.cores}; {found.congestion_control}; nice {found.nice}{', UDP GRO on the LANs' if found.lan_udp_gro else ''}\n"
     )
 
 

@@ -12,7 +12,9 @@ that the traffic went through its tunnel, and while its processes live.
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +48,14 @@ class Conditions:
     cores: str
     congestion_control: str
     nice: int
+    lan_udp_gro: bool  # the gateways' LAN devices merge arriving datagrams
     tunnel_mtu: int | None = None  # None: no tunnel device. Not below path_mtu, else free
 
     def comparable(self) -> tuple[object, ...]:
-        return (self.path_mtu, self.wan_mtu, self.queue_length, self.cores, self.congestion_control, self.nice)
+        return (
+            self.path_mtu, self.wan_mtu, self.queue_length, self.cores, self.congestion_control, self.nice,
+            self.lan_udp_gro,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,13 @@ class Side(ABC):
         except LabError as error:
             raise BenchError(f"{self.label}: {error}") from None
 
+    def merge_lan_udp(self) -> None:
+        """As `dataplane.udp_gro` has gatewayd do it; here it is done for every kind of side."""
+        for router in (self.left, self.right):
+            router.run(
+                sys.executable, "-c", "from gateway.runtime.offloads import merge_udp; assert not merge_udp(['lan'])"
+            )
+
     def conditions(self) -> Conditions:
         """As the machines say, not as they were told."""
         lan = [_link(host, "eth0") for host in (self.left_host, self.right_host)]
@@ -143,6 +156,8 @@ class Side(ABC):
             congestion_control=self._same(
                 "congestion control", [_congestion(self.left_host), _congestion(self.right_host)]
             ),
+            lan_udp_gro=self._same("UDP GRO of the LANs", [_udp_gro(router) for router in (self.left, self.right)])
+            == "on",
             nice=self._same("nice", [os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, *pids)]),
             tunnel_mtu=tunnel_mtu,
         )
@@ -231,6 +246,13 @@ def _cores(pid: int) -> str:
     sets = {",".join(map(str, sorted(os.sched_getaffinity(thread)))) for thread in threads(pid)}
     whole = ",".join(map(str, sorted({core for thread in threads(pid) for core in os.sched_getaffinity(thread)})))
     return whole if len(sets) > 1 else sets.pop()
+
+
+def _udp_gro(router: Namespace) -> str:
+    found = re.search(r"^rx-udp-gro-forwarding: (\w+)", router.run("ethtool", "-k", "lan"), re.MULTILINE)
+    if found is None:
+        raise BenchError(f"{router.name}: ethtool does not tell of rx-udp-gro-forwarding")
+    return found[1]
 
 
 def _congestion(host: Namespace) -> str:
