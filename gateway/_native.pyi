@@ -24,6 +24,9 @@ class SaStatistics(TypedDict):
     integrity_failures: int
     selector_drops: int
 
+SaRow = tuple[str, int, int, int, int, int, float, int, int, int]
+"""The values of `SaStatistics` in its order."""
+
 class WorkerStatistics(TypedDict):
     ticks: int
     """Loop turns."""
@@ -123,7 +126,9 @@ class DataPlane:
         outbound SA sends on (-1 for inbound). `worker`: the one an outbound SA is for (RFC 9611); -1: all. ValueError
         names what is wrong."""
 
-    def remove_sa(self, direction: str, connection: int, spi: int) -> None: ...
+    def remove_sa(self, direction: str, connection: int, spi: int) -> SaRow | None:
+        """What it did in all; None where there was none."""
+
     def update_sa_remote(self, connection: int, spi: int, remote: tuple[str, int]) -> None: ...
     def replace_policies(self, connection: int, spis: list[int]) -> None: ...
     def grant(self, connection: int, spi: int, limit: int) -> None:
@@ -137,9 +142,9 @@ class DataPlane:
         """Drains IKE datagrams: (octets without the marker, local, remote, socket fd)."""
 
     def sa_statistics(self) -> list[SaStatistics]: ...
-    def sa_changes(self) -> list[tuple[str, int, int, int, int, int, float, int, int, int]]:
-        """Of those SAs that did something since this was last called, the values of `SaStatistics` in its order. One caller
-        only: what it was told once it is not told again."""
+    def sa_changes(self) -> list[SaRow]:
+        """Of those SAs that did something since this was last called. One caller only: what it was told once it is not
+        told again."""
 
     def drops(self) -> list[tuple[int, str, int]]:
         """(connection or 0, reason, packets) where packets were dropped."""

@@ -320,6 +320,9 @@ struct sa_statistics {
 
 struct fault sa_add(struct dataplane *plane, const struct sa_request *request);
 struct fault sa_remove(struct dataplane *plane, bool inbound, uint32_t connection, uint32_t spi);
+/* The same; `last` is what it did in all, with SPI 0 when there was none. */
+struct fault sa_retire(struct dataplane *plane, bool inbound, uint32_t connection, uint32_t spi,
+                       struct sa_statistics *last);
 struct fault sa_update_remote(struct dataplane *plane, uint32_t connection, uint32_t spi,
                               const struct endpoint *remote);
 struct fault sa_grant(struct dataplane *plane, uint32_t connection, uint32_t spi, uint64_t limit);

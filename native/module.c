@@ -387,7 +387,11 @@ static PyObject *py_remove_sa(PyObject *self, PyObject *args, PyObject *kwargs) 
       !PyArg_ParseTupleAndKeywords(args, kwargs, "sO&O&", keywords, &direction, to_u32, &connection, to_u32, &spi))
     return NULL;
   if (!named(directions, "direction", direction, &inbound)) return NULL;
-  CONTROL(sa_remove(plane, inbound, connection, spi));
+  struct sa_statistics last;
+  struct fault fault;
+  Py_BEGIN_ALLOW_THREADS fault = sa_retire(plane, inbound, connection, spi, &last);
+  Py_END_ALLOW_THREADS if (fault.sentence || last.spi == 0) return none_or_fail(fault);
+  return sa_tuple(&last);
 }
 
 static PyObject *py_update_sa_remote(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -482,12 +486,9 @@ static PyObject *sa_rows(PyObject *self, struct fault (*read)(struct dataplane *
   if (!plane) return NULL;
   Py_BEGIN_ALLOW_THREADS fault = read(plane, &rows, &count);
   Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
-  PyObject *list = PyList_New(0);
-  bool complete = list != NULL;
-  for (size_t i = 0; i < count && complete; i++)
-    complete = append(list, row(&rows[i]));
+  PyObject *list = sa_list(rows, count, row);
   free(rows);
-  return list_or_null(list, complete);
+  return list;
 }
 
 static PyObject *py_sa_statistics(PyObject *self, PyObject *unused) {
@@ -509,12 +510,9 @@ static PyObject *py_drops(PyObject *self, PyObject *unused) {
   if (!plane) return NULL;
   Py_BEGIN_ALLOW_THREADS fault = dataplane_drops(plane, &rows, &count);
   Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
-  PyObject *list = PyList_New(0);
-  bool complete = list != NULL;
-  for (size_t i = 0; i < count && complete; i++)
-    complete = append(list, drop_row(&rows[i]));
+  PyObject *list = drop_list(rows, count);
   free(rows);
-  return list_or_null(list, complete);
+  return list;
 }
 
 static PyObject *py_worker_statistics(PyObject *self, PyObject *unused) {

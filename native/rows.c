@@ -22,8 +22,16 @@ static PyObject *labels_tuple(const char *const *labels, Py_ssize_t count) {
   return tuple;
 }
 
-PyObject *drop_row(const struct drop_row *row) {
+static PyObject *drop_row(const struct drop_row *row) {
   return Py_BuildValue("(IsK)", row->connection, drop_labels[row->reason], (unsigned long long)row->packets);
+}
+
+PyObject *drop_list(const struct drop_row *rows, size_t count) {
+  PyObject *list = PyList_New(0);
+  bool complete = list != NULL;
+  for (size_t i = 0; i < count && complete; i++)
+    complete = append(list, drop_row(&rows[i]));
+  return list_or_null(list, complete);
 }
 
 PyObject *drop_names(void) {
@@ -50,6 +58,14 @@ PyObject *sa_tuple(const struct sa_statistics *row) {
                        (unsigned long long)row->sequence, (double)row->last_used_ns / 1e9,
                        (unsigned long long)row->replay_drops, (unsigned long long)row->integrity_failures,
                        (unsigned long long)row->selector_drops);
+}
+
+PyObject *sa_list(const struct sa_statistics *rows, size_t count, PyObject *(*row)(const struct sa_statistics *)) {
+  PyObject *list = PyList_New(0);
+  bool complete = list != NULL;
+  for (size_t i = 0; i < count && complete; i++)
+    complete = append(list, row(&rows[i]));
+  return list_or_null(list, complete);
 }
 
 /* Puts a new reference into the dictionary and drops it; false when either failed. */

@@ -11,7 +11,8 @@
 PyObject *sa_row(const struct sa_statistics *row);
 PyObject *sa_tuple(const struct sa_statistics *row);
 PyObject *worker_row(const struct worker_statistics *row);
-PyObject *drop_row(const struct drop_row *row);
+PyObject *sa_list(const struct sa_statistics *rows, size_t count, PyObject *(*row)(const struct sa_statistics *));
+PyObject *drop_list(const struct drop_row *rows, size_t count);
 PyObject *drop_names(void);
 PyObject *stage_names(void);
 

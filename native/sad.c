@@ -249,21 +249,6 @@ static struct fault policy_leave(struct dataplane *plane, const struct sa *sa) {
   return NO_FAULT;
 }
 
-struct fault sa_remove(struct dataplane *plane, bool inbound, uint32_t connection_id, uint32_t spi) {
-  struct fault fault = control_enter(plane);
-  if (fault.sentence) return fault;
-  struct sa *sa = sa_find(plane, inbound, connection_id, spi);
-  if (sa && !inbound) fault = policy_leave(plane, sa);
-  if (sa && !fault.sentence) {
-    sa_leave(plane, sa);
-    sa_unlink(plane, sa);
-    workers_quiesce(plane);
-    sa_free(sa);
-  }
-  control_leave(plane);
-  return fault;
-}
-
 struct sa *sas_unlink(struct dataplane *plane, struct connection *connection) {
   struct sa *removed = NULL;
   for (struct sa *sa; (sa = connection->sas);) {
@@ -421,6 +406,29 @@ static bool row_read(struct sa *sa, bool changes, struct sa_statistics *row) {
   spin_unlock(&sa->lock);
   if (changes && wanted) sa->reported = done;
   return wanted;
+}
+
+struct fault sa_retire(struct dataplane *plane, bool inbound, uint32_t connection_id, uint32_t spi,
+                       struct sa_statistics *last) {
+  *last = (struct sa_statistics){0};
+  struct fault fault = control_enter(plane);
+  if (fault.sentence) return fault;
+  struct sa *sa = sa_find(plane, inbound, connection_id, spi);
+  if (sa && !inbound) fault = policy_leave(plane, sa);
+  if (sa && !fault.sentence) {
+    sa_leave(plane, sa);
+    sa_unlink(plane, sa);
+    workers_quiesce(plane);
+    row_read(sa, false, last);
+    sa_free(sa);
+  }
+  control_leave(plane);
+  return fault;
+}
+
+struct fault sa_remove(struct dataplane *plane, bool inbound, uint32_t connection, uint32_t spi) {
+  struct sa_statistics last;
+  return sa_retire(plane, inbound, connection, spi, &last);
 }
 
 static struct fault rows_read(struct dataplane *plane, bool changes, struct sa_statistics **rows, size_t *count) {

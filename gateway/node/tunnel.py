@@ -102,6 +102,7 @@ class Tunnel:
         self.last_seen: dict[tuple[str, Direction], float] = {}
         self._random = random
         self._names: dict[tuple[Direction, int], str] = {}
+        self._removed: set[tuple[Direction, int]] = set()  # of them, those not read since
 
     @property
     def name(self) -> str:
@@ -138,6 +139,7 @@ class Tunnel:
             settings.replay_windows.get(event.child, DEFAULT_WINDOW),
         )
         inbound, outbound = security_associations.parameters(event, settings.id, limits, window)
+        self._bank({(Direction.INBOUND, event.spi_in), (Direction.OUTBOUND, event.spi_out)} & self._removed)
         self.installed[event.spi_in] = InstalledChild(event, now)
         self._names[Direction.INBOUND, event.spi_in] = event.child
         self._names[Direction.OUTBOUND, event.spi_out] = event.child
@@ -158,11 +160,11 @@ class Tunnel:
             if event.spi_out in self.active:
                 self.active.remove(event.spi_out)
                 yield effects.SetPolicies(self.settings.id, tuple(self.active))
-            self._bank(Direction.OUTBOUND, event.spi_out)
+            self._removed.add((Direction.OUTBOUND, event.spi_out))
             yield effects.RemoveSa(Direction.OUTBOUND, self.settings.id, event.spi_out)
         if event.spi_in:
             self.installed.pop(event.spi_in, None)
-            self._bank(Direction.INBOUND, event.spi_in)
+            self._removed.add((Direction.INBOUND, event.spi_in))
             yield effects.RemoveSa(Direction.INBOUND, self.settings.id, event.spi_in)
 
     def _fit_mtu(self) -> Iterator[object]:
@@ -188,7 +190,8 @@ class Tunnel:
     # --- counters -----------------------------------------------------------------------------------------------
 
     def read(self, counters: dict[tuple[Direction, int], SaCounters]) -> frozenset[int]:
-        """Takes a reading; the inbound SPIs on which the peer was heard since the last one."""
+        """Takes a reading; the inbound SPIs on which the peer was heard since the last one. It is the last one of those SAs
+        that were removed before."""
         heard = set()
         for key, value in counters.items():
             before = self.counters.get(key, SaCounters())
@@ -198,15 +201,18 @@ class Tunnel:
                 if key[0] is Direction.INBOUND:
                     heard.add(key[1])
         self.counters.update({key: value for key, value in counters.items() if key in self._names})
+        self._bank(set(self._removed))
         return frozenset(heard)
 
-    def _bank(self, direction: Direction, spi: int) -> None:
-        child = self._names.pop((direction, spi), None)
-        last = self.counters.pop((direction, spi), None)
-        if child is not None and last is not None:
-            total = self.gone.setdefault((child, direction), Totals())
-            total.packets += last.packets
-            total.octets += last.octets
+    def _bank(self, removed: set[tuple[Direction, int]]) -> None:
+        """What they carried is kept, they are forgotten."""
+        self._removed -= removed
+        for key in removed:
+            child, last = self._names.pop(key, None), self.counters.pop(key, None)
+            if child is not None and last is not None:
+                total = self.gone.setdefault((child, key[0]), Totals())
+                total.packets += last.packets
+                total.octets += last.octets
 
     def totals(self, child: str, direction: Direction) -> Totals:
         """Everything this child ever carried in one direction."""

@@ -50,6 +50,7 @@ class NativeDataPlane:
         self._on_ike = on_ike
         self._tuns: dict[int, list[int]] = {}
         self._names: dict[int, str] = {}  # of their devices
+        self._last: list[_native.SaRow] = []  # of SAs that were removed, until somebody asks
         self._waiting: dict[int, list[Callable[[], None]]] = {}  # by connection whose device is being made
         self._punted: deque[tuple[bytes, tuple[str, int], tuple[str, int], int]] = deque()
         self._removed: list[int] = []  # queues of connections that are gone
@@ -122,7 +123,12 @@ class NativeDataPlane:
         )  # fmt: skip
 
     def remove_sa(self, direction: Direction, connection: int, spi: int) -> None:
-        self._when_made(connection, lambda: self._native.remove_sa(direction.value, connection, spi))
+        def remove() -> None:
+            last = self._native.remove_sa(direction.value, connection, spi)
+            if last is not None:
+                self._last.append(last)
+
+        self._when_made(connection, remove)
 
     def update_sa_remote(self, connection: int, spi: int, remote: Endpoint) -> None:
         self._when_made(connection, lambda: self._native.update_sa_remote(connection, spi, (remote.host, remote.port)))
@@ -134,8 +140,10 @@ class NativeDataPlane:
         self._when_made(connection, lambda: self._native.grant(connection, spi, limit))
 
     def changed_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
-        """Of those SAs that did something since this was last asked."""
-        return {(_DIRECTIONS[row[0]], row[1], row[2]): SaCounters(*row[3:]) for row in self._native.sa_changes()}
+        """Of those SAs that did something since this was last asked, and the last ones of those that were removed."""
+        removed, self._last = self._last, []
+        rows = (*removed, *self._native.sa_changes())
+        return {(_DIRECTIONS[row[0]], row[1], row[2]): SaCounters(*row[3:]) for row in rows}
 
     def sa_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
         return {

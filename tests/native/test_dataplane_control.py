@@ -344,7 +344,12 @@ def test_changes_are_told_once_and_add_up_to_the_statistics(pair: tuple[Gateway,
         assert [row for row in told if row not in statistics(right)] == []
         assert right.plane.sa_changes() == []
     assert {row[:3]: row[3] for row in told} == {("in", CONNECTION, THERE): 6, ("out", CONNECTION, BACK): 6}
-    right.plane.remove_sa("in", CONNECTION, THERE)
+    assert ping(left.machine, right.inner4, count=3).lost == 0
+    last = right.plane.remove_sa("in", CONNECTION, THERE)
+    assert last is not None
+    assert last[:4] == ("in", CONNECTION, THERE, 9), "with what was not told yet"
+    assert right.plane.remove_sa("in", CONNECTION, THERE) is None
+    assert {row[:4] for row in right.plane.sa_changes()} == {("out", CONNECTION, BACK, 9)}
     right.sa("in", THERE, left, KEY_THERE)
     assert right.plane.sa_changes() == [], "a new one under an old SPI did nothing yet"
 
