@@ -104,6 +104,8 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.tunnel_address": _I.RESTART_SESSION,
     "connection.*.protected": _I.IN_PLACE,
     "connection.*.link_mtu": _I.IN_PLACE,
+    "connection.*.dscp": _I.IN_PLACE,
+    "connection.*.df": _I.IN_PLACE,
     "connection.*.child.*.local_ts": _I.REKEY,
     "connection.*.child.*.remote_ts": _I.REKEY,
     "connection.*.child.*.esp_proposals": _I.REKEY,

@@ -23,6 +23,7 @@ from gateway.config.addresses import (
     Prefix,
     PrefixField,
 )
+from gateway.config.dscp import DSCP_NAMES, parse_dscp
 from gateway.config.identity import parse_identity
 from gateway.config.proposals import parse_esp_proposal, parse_ike_proposal
 from gateway.config.units import parse_count, parse_duration, parse_octets, parse_workers
@@ -81,6 +82,11 @@ Workers = Annotated[
     BeforeValidator(parse_workers),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": "auto"}]}),
 ]
+Dscp = Annotated[
+    int | Literal["copy"],
+    BeforeValidator(parse_dscp),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 63}, {"enum": ["copy", *DSCP_NAMES]}]}),
+]
 # glibc's cpu_set_t ends there.
 Cpu = Annotated[int, Strict(), Field(ge=0, le=1023)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]
@@ -134,7 +140,22 @@ class Child(Section):
 
 
 class Connection(Section):
-    """One remote site: an IKE_SA, its CHILD_SAs and its TUN."""
+    """One remote site: an IKE_SA, its CHILD_SAs and its TUN.
+
+    `link_mtu` less ESP is how long an inner packet may be. A longer IPv4 packet is fragmented before it is encrypted, so
+    that the peer's gateway reassembles nothing. With DF set it is dropped and its sender told the MTU by ICMP, unless
+    `df = "clear"`: for sites that filter ICMP, where TCP is helped by its clamped MSS and everything else would hang.
+    Such fragments get a new identification, for senders that set DF often leave it zero (RFC 6864). A longer IPv6
+    packet is never fragmented, its sender is always told. With `df = "clear"` the TUN has an MTU of 65535, for the
+    kernel would answer before us.
+
+    A fixed `dscp` is for links that bill, police or queue the tunnel as one class, or whose operator must not see the
+    classes inside; the inner packets keep theirs. IKE is not marked.
+
+    What is the host's: outer IPv4 packets have DF set (unless `net.ipv4.ip_no_pmtu_disc` is) as long as they fit what
+    the host's routes know of the path; longer ones leave in fragments, which a right `link_mtu` prevents. The outer TTL
+    is `net.ipv4.ip_default_ttl`, the hop limit `net.ipv6.conf.*.hop_limit`.
+    """
 
     local_addrs: AddressField = Field(description="our outer address")
     remote_addrs: AddressField = Field(description="the peer's outer address")
@@ -176,6 +197,13 @@ class Connection(Section):
     )
     link_mtu: Integer = Field(
         default=1500, ge=576, le=65535, description="MTU of the path to the peer, outer headers included"
+    )
+    dscp: Dscp = Field(
+        default="copy", description="DSCP of outer ESP packets; copy: the inner packet's. ECN always follows RFC 6040"
+    )
+    df: Literal["honor", "clear"] = Field(
+        default="honor",
+        description="IPv4 packets with DF that are too long for the tunnel. honor: answered with ICMP; clear: fragmented",
     )
     local_ts: tuple[PrefixField, ...] | None = Field(
         default=None, min_length=1, description="shorthand for the only child's local_ts"

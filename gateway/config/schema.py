@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from gateway.config.derive import SHORTHANDS
 from gateway.config.diff import IMPACTS
+from gateway.config.dscp import parse_dscp
 from gateway.config.model import (
     Bgp,
     Child,
@@ -48,6 +49,7 @@ _QUANTITIES: dict[Callable[[object], object], str] = {
     parse_octets: "octets",
     parse_count: "count",
     parse_workers: 'integer, 1 to 64, or `"auto"`',
+    parse_dscp: '`"copy"`, integer, 0 to 63, or a name: `"cs0"` to `"cs7"`, `"af11"` to `"af43"`, `"ef"`, `"va"`, `"le"`',
 }
 _FORMATS = {"ip-address": "address", "ipv4": "IPv4 address", "ip-prefix": "prefix", "ip-interface": "address/length"}
 

@@ -150,8 +150,18 @@ class DataPlane(Protocol):
     def add_connection(self, connection: int, name: str, mtu: int) -> None:
         """Makes the connection's TUN with its link up. Idempotent for an existing one."""
 
-    def update_connection(self, connection: int, mtu: int, tcp_mss4: int, tcp_mss6: int) -> None:
-        """Sets the inner MTU (octets of an inner IP packet) and the MSS clamps; 0 turns a clamp off."""
+    def update_connection(
+        self,
+        connection: int,
+        mtu: int,
+        tcp_mss4: int,
+        tcp_mss6: int,
+        dscp: int | None = None,
+        clear_df: bool = False,
+    ) -> None:
+        """Sets the inner MTU (octets of an inner IP packet) and the MSS clamps; 0 turns a clamp off. `dscp`: of every
+        outer packet; None: the inner packet's. `clear_df`: IPv4 packets beyond the MTU are fragmented whatever their DF
+        bit says."""
 
     def remove_connection(self, connection: int) -> None:
         """Removes its SAs, policies and TUN."""

@@ -3,7 +3,7 @@
 Packets are sealed and opened by packet.py, selectors matched by spd.py; both come from the RFCs and not from native/.
 
 Not here: segmentation and coalescing, MSS clamping, fragmentation (a packet beyond the MTU is dropped and counted),
-ICMP, TUN devices, time (`now` is an argument), randomness (CBC IVs come from an injected source).
+the outer IP header, ICMP, TUN devices, time (`now` is an argument), randomness (CBC IVs come from an injected source).
 
     outbound(connection, packet, now)      -> [(datagram, local, remote)]
     inbound(datagram, local, remote, now)  -> [(connection, packet)]
@@ -158,7 +158,15 @@ class ReferenceDataPlane:
     def add_connection(self, connection: int, name: str, mtu: int) -> None:
         self._connections.setdefault(connection, _Connection(mtu))
 
-    def update_connection(self, connection: int, mtu: int, tcp_mss4: int, tcp_mss6: int) -> None:
+    def update_connection(
+        self,
+        connection: int,
+        mtu: int,
+        tcp_mss4: int,
+        tcp_mss6: int,
+        dscp: int | None = None,
+        clear_df: bool = False,
+    ) -> None:
         self._connection(connection).mtu = mtu
 
     def remove_connection(self, connection: int) -> None:

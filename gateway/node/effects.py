@@ -36,7 +36,8 @@ class CloseTunnel:
 
 @dataclass(frozen=True, slots=True)
 class SetTunnelMtu:
-    """Inner MTU and MSS clamps, from the negotiated suites. `local_destinations` only where a reload changed them."""
+    """Inner MTU and MSS clamps, from the negotiated suites. `local_destinations` only where a reload changed them.
+    `dscp` of outer packets (None: the inner one's) and `clear_df` as configured."""
 
     connection: int
     name: str
@@ -44,6 +45,8 @@ class SetTunnelMtu:
     tcp_mss4: int
     tcp_mss6: int
     local_destinations: tuple[str, ...] | None = None
+    dscp: int | None = None
+    clear_df: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from gateway.bgp import events as bgp
 from gateway.bgp.speaker import Speaker
 from gateway.contract import Compute, Endpoint, RandomSource, Transmit
 from gateway.esp.dataplane import Direction, SaCounters
-from gateway.esp.mtu import tcp_mss
 from gateway.ha import heartbeat as ha
 from gateway.ike import commands as ike
 from gateway.ike import events as ike_events
@@ -224,7 +223,7 @@ class Gateway:
                 self.ike.command(ike.Terminate(known.name, reason="CONFIGURATION_CHANGED"), now)
                 known.back_off.reset()
             if known.adopt(settings) and known.interface:
-                self._set_link(known, settings.local_destinations)
+                self._emit(known.link(settings.local_destinations))
             self._connection_state(known, now)
             for prefix in settings.routes:
                 self.fib.command(routing.SetRoute(prefix, routing.ViaConnection(settings.name), "static", 10), now)
@@ -258,11 +257,7 @@ class Gateway:
         self._emit(
             effects.OpenTunnel(settings.id, tunnel.name, tunnel.mtu, settings.addresses, settings.local_destinations)
         )
-        self._set_link(tunnel)
-
-    def _set_link(self, tunnel: Tunnel, local_destinations: tuple[str, ...] | None = None) -> None:
-        mss4, mss6 = tcp_mss(tunnel.mtu, False), tcp_mss(tunnel.mtu, True)
-        self._emit(effects.SetTunnelMtu(tunnel.settings.id, tunnel.name, tunnel.mtu, mss4, mss6, local_destinations))
+        self._emit(tunnel.link())
 
     def _check_guard(self) -> None:
         """Nothing is tried before every protected prefix has its blackhole in the kernel."""

@@ -56,6 +56,8 @@ class TunnelSettings:
     limits: Mapping[str, Limits]
     replay_windows: Mapping[str, int]
     remote: Address
+    dscp: int | None = None
+    clear_df: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ def _tunnel(
         limits={child_name: _limits(child) for child_name, child in children.items()},
         replay_windows={child_name: child.replay_window for child_name, child in children.items()},
         remote=connection.remote_addrs,
+        dscp=None if connection.dscp == "copy" else connection.dscp,
+        clear_df=connection.df == "clear",
     )
 
 

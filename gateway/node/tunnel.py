@@ -24,6 +24,8 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 DEFAULT_WINDOW = 4096
 CHILD_GRACE = 3.0
 """Seconds an established IKE_SA may be without a configured CHILD_SA before we ask for it; its responder waits longer."""
+OF_THE_LINK = ("local_destinations", "addresses", "dscp", "clear_df")
+"""Settings that the device and the data plane are told."""
 
 
 def child_due(sa: IkeSa) -> float:
@@ -114,14 +116,21 @@ class Tunnel:
         return bool(self.active)
 
     def adopt(self, settings: TunnelSettings) -> bool:
-        """The settings of a reload; True if the device itself has to change."""
+        """The settings of a reload; True if `link` has to be said again."""
         before, mtu, self.settings = self.settings, self.mtu, settings
         if before.start_action != settings.start_action:
             self.wanted = settings.start_action == "start"
         self.held &= settings.limits.keys()
         self.mtu = self._inner_mtu()
-        destinations = before.local_destinations != settings.local_destinations
-        return destinations or before.addresses != settings.addresses or mtu != self.mtu
+        return mtu != self.mtu or any(getattr(before, name) != getattr(settings, name) for name in OF_THE_LINK)
+
+    def link(self, local_destinations: tuple[str, ...] | None = None) -> effects.SetTunnelMtu:
+        """What the device and the data plane must know of it now."""
+        mtu, settings = self.mtu, self.settings
+        mss4, mss6 = tcp_mss(mtu, False), tcp_mss(mtu, True)
+        return effects.SetTunnelMtu(
+            settings.id, self.name, mtu, mss4, mss6, local_destinations, settings.dscp, settings.clear_df
+        )
 
     def missing(self, sa: IkeSa) -> Iterator[str]:
         """Configured children that have no CHILD_SA and should."""
@@ -171,7 +180,7 @@ class Tunnel:
         mtu = self._inner_mtu()
         if mtu != self.mtu:
             self.mtu = mtu
-            yield effects.SetTunnelMtu(self.settings.id, self.name, mtu, tcp_mss(mtu, False), tcp_mss(mtu, True))
+            yield self.link()
 
     def _inner_mtu(self) -> int:
         """The inner MTU is the smallest any active suite allows (peers.md, "MTU and MSS by suite")."""

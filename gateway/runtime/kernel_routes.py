@@ -23,6 +23,8 @@ from gateway.runtime.tun import interface_name
 DUMP_RETRY = 1.0
 BATCH = 64
 """TUNs made, changed or closed in one go: routes asked for meanwhile wait no longer than that takes."""
+TUN_MTU_MAX = 65535
+"""Where DF is disregarded: the data plane cuts to the MTU, and the kernel must not refuse before."""
 SHOWN = 20
 log = logging.getLogger(__name__)
 
@@ -133,11 +135,12 @@ class KernelRoutes:
             self._entries[interface] = _entry(destinations, addresses)
         elif known is not None:
             self._entries[interface] = Entry(known.destinations, _entry((), addresses).addresses)
+        mtu = TUN_MTU_MAX if effect.clear_df else effect.mtu
         opening = self._tail.wanted.get(interface) if self._tail is not None else None
         if self._tail is not None and isinstance(opening, OpenTunnel):
-            self._tail.wanted[interface] = replace(opening, mtu=effect.mtu, addresses=addresses)
+            self._tail.wanted[interface] = replace(opening, mtu=mtu, addresses=addresses)
         else:
-            self._collect(self._change, interface, LinkSettings(interface, effect.mtu, _interfaces(addresses)))
+            self._collect(self._change, interface, LinkSettings(interface, mtu, _interfaces(addresses)))
 
     def close_tunnel(self, effect: CloseTunnel) -> None:
         """The data plane has let go of the device."""

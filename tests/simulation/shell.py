@@ -202,7 +202,9 @@ class Shell:
             case effects.Grant(connection, spi, limit):
                 dataplane.grant(connection, spi, limit)
             case effects.SetTunnelMtu():
-                dataplane.update_connection(effect.connection, effect.mtu, effect.tcp_mss4, effect.tcp_mss6)
+                dataplane.update_connection(
+                    effect.connection, effect.mtu, effect.tcp_mss4, effect.tcp_mss6, effect.dscp, effect.clear_df
+                )
             case effects.OpenTunnel():
                 # As runtime/dataplane.py: a lost device is replaced under the same queues, its SAs live on
                 if effect.connection not in self._opened:
