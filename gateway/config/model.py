@@ -152,9 +152,10 @@ class Connection(Section):
     A fixed `dscp` is for links that bill, police or queue the tunnel as one class, or whose operator must not see the
     classes inside; the inner packets keep theirs. IKE is not marked.
 
-    What is the host's: outer IPv4 packets have DF set (unless `net.ipv4.ip_no_pmtu_disc` is) as long as they fit what
-    the host's routes know of the path; longer ones leave in fragments, which a right `link_mtu` prevents. The outer TTL
-    is `net.ipv4.ip_default_ttl`, the hop limit `net.ipv6.conf.*.hop_limit`.
+    What is the host's: the outer DF bit is the kernel's default for sockets, set on IPv4 packets sent singly that fit
+    what the host's routes know of the path, not on those that leave by segmentation offload. So what is too long for
+    a router on the way may be fragmented there, or dropped; only a right `link_mtu` prevents both. The outer TTL is
+    `net.ipv4.ip_default_ttl`, the hop limit `net.ipv6.conf.*.hop_limit`.
     """
 
     local_addrs: AddressField = Field(description="our outer address")
