@@ -1,10 +1,13 @@
-/* A fuzz target is LLVMFuzzerTestOneInput and a few seeds. Compiled by itself it is a test: a mutator with a fixed seed
- * runs it for FUZZ_SECONDS (0.4 unless the environment says more). With -DLIBFUZZER and clang's -fsanitize=fuzzer the
- * same target is run by libFuzzer.
+/* A fuzz target is LLVMFuzzerTestOneInput and a few seeds. Compiled by itself it is a test: every input that was kept
+ * (seeds/NAME.txt, one in hexadecimal on each line, found by libFuzzer or because it once failed), then a mutator with
+ * a fixed seed for FUZZ_SECONDS (0.4 unless the environment says more). With `--seeds` it prints the seeds it makes
+ * itself. With -DLIBFUZZER and clang's -fsanitize=fuzzer the same target is run by libFuzzer
+ * (tests/native/test_fuzzing.py).
  */
 #ifndef GATEWAY_TESTS_FUZZ_H
 #define GATEWAY_TESTS_FUZZ_H
 
+#include <stdbool.h>
 #include <time.h>
 
 #include "check.h"
@@ -93,29 +96,75 @@ static inline void fuzz_run(const struct fuzz_input *input) {
   free(exact);
 }
 
-int main(void) {
+static inline int fuzz_digit(int c) {
+  return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* One line; false at the end of the file. */
+static inline bool fuzz_read(FILE *file, struct fuzz_input *input) {
+  int high, low;
+  input->length = 0;
+  while ((high = fuzz_digit(fgetc(file))) >= 0 && (low = fuzz_digit(fgetc(file))) >= 0) {
+    CHECK(input->length < FUZZ_INPUT_MAX);
+    input->data[input->length++] = (uint8_t)(high << 4 | low);
+  }
+  return input->length > 0;
+}
+
+static inline void fuzz_print(const struct fuzz_input *input) {
+  for (size_t i = 0; i < input->length; i++)
+    printf("%02x", input->data[i]);
+  printf("\n");
+}
+
+/* Runs what was kept; every one may become a mutant's ancestor. */
+static inline size_t fuzz_kept(const char *path, struct fuzz_input *pool, size_t *mutants, size_t seeds) {
+  static struct fuzz_input input;
+  size_t count = 0;
+  FILE *file = fopen(path, "r");
+  CHECK(file);
+  while (fuzz_read(file, &input)) {
+    fuzz_run(&input);
+    count++;
+    size_t place = *mutants < FUZZ_POOL ? (*mutants)++ : seeds + random_below(FUZZ_POOL - seeds);
+    pool[place] = input;
+  }
+  fclose(file);
+  CHECK(count > 0);
+  return count;
+}
+
+int main(int argc, char **argv) {
   static struct fuzz_input pool[FUZZ_POOL], input;
   const char *wanted = getenv("FUZZ_SECONDS");
   double seconds = wanted ? atof(wanted) : 0.4, end = fuzz_clock() + seconds;
-  size_t seeds = 0, runs = 0;
-  while (seeds < FUZZ_POOL && (pool[seeds].length = fuzz_seed(seeds, pool[seeds].data)) > 0)
-    fuzz_run(&pool[seeds++]);
+  size_t seeds = 0, runs = 0, kept = 0;
+  while (seeds < FUZZ_POOL - 1 && (pool[seeds].length = fuzz_seed(seeds, pool[seeds].data)) > 0)
+    seeds++;
   CHECK(seeds > 0);
-  /* Half of the pool are mutants that the next ones start from. */
+  if (argc > 1 && strcmp(argv[1], "--seeds") == 0) {
+    for (size_t i = 0; i < seeds; i++)
+      fuzz_print(&pool[i]);
+    return 0;
+  }
+  for (size_t i = 0; i < seeds; i++)
+    fuzz_run(&pool[i]);
+  /* The rest of the pool are mutants that the next ones start from. */
   size_t mutants = seeds;
+  if (argc > 1) kept = fuzz_kept(argv[1], pool, &mutants, seeds);
   while (runs % 64 != 0 || fuzz_clock() < end) {
     input = pool[random_below(mutants)];
     for (size_t i = 1 + random_below(6); i > 0; i--)
       fuzz_mutate(&input, &pool[random_below(mutants)]);
     fuzz_run(&input);
     runs++;
-    if (seeds < FUZZ_POOL && random_below(100) == 0) {
+    if (random_below(100) == 0) {
       size_t place = seeds + random_below(FUZZ_POOL - seeds);
       if (place >= mutants) place = mutants++;
       pool[place] = input;
     }
   }
-  printf("%zu seeds, %zu runs\n", seeds, runs);
+  printf("%zu seeds, %zu kept, %zu runs\n", seeds, kept, runs);
   return 0;
 }
 

@@ -46,9 +46,11 @@ def test_c_unit_tests_pass(options: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_workers_race_for_nothing(tmp_path: Path) -> None:
+    """All of them under ThreadSanitizer: most run workers beside the test's own thread; the one that is made for it again."""
     meson("setup", tmp_path / "build", "-Dwerror=true", *THREADS)
+    passes(tmp_path / "build", TSAN_OPTIONS="halt_on_error=1")
     for _ in range(3):
-        passes(tmp_path / "build", "test_race", TSAN_OPTIONS="halt_on_error=1")
+        passes(tmp_path / "build", "test_race", "test_workers", TSAN_OPTIONS="halt_on_error=1")
 
 
 @pytest.mark.slow
@@ -79,9 +81,10 @@ def test_the_data_plane_in_namespaces_under_address_sanitizer(tmp_path: Path) ->
         "UBSAN_OPTIONS": "halt_on_error=1",
         "PYTHONPATH": str(package),
     }
-    names = ("inbound", "outbound", "control")
+    names = ("dataplane_inbound", "dataplane_outbound", "dataplane_control", "packet_trains_inbound",
+             "packet_trains_outbound", "safety_rules", "esp_by_scapy")  # fmt: skip
     done = subprocess.run(
-        [BIN / "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/native/test_dataplane_{name}.py" for name in names)],
+        [BIN / "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/native/test_{name}.py" for name in names)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
