@@ -26,6 +26,7 @@ class FakeNetlink:
     """Remembers what was asked, in order."""
 
     def __init__(self) -> None:
+        self.mtus: dict[str, int] = {}  # by interface, as last configured
         self.said: list[tuple[str, Any]] = []
         self.rules_fail = False
         self.index = 6
@@ -40,6 +41,7 @@ class FakeNetlink:
 
     async def configure_links(self, links: list[LinkSettings]) -> list[int]:
         self.said += [("up", link.name) for link in links]
+        self.mtus.update({link.name: link.mtu for link in links})
         return [self.index for _ in links]
 
     async def delete_links(self, names: list[str]) -> None:
@@ -115,6 +117,18 @@ def test_a_new_mtu_leaves_the_rules_alone_and_other_destinations_replace_them() 
         assert await stage.said() == [("up", "gw-a")]
         stage.routes.set_mtu(SetTunnelMtu(1, "a", 1380, 1340, 1320, (str(OTHER),)), ())
         assert await stage.said() == [("rules", {"gw-a": (OTHER,)}), ("up", "gw-a")]
+
+    play(scenario)
+
+
+def test_where_df_is_disregarded_the_kernel_leaves_the_mtu_to_the_data_plane() -> None:
+    async def scenario(stage: Stage) -> None:
+        for opening, cleared, mtu in ((True, True, 65535), (False, False, 1380), (False, True, 65535)):
+            if opening:
+                stage.open("a")
+            stage.routes.set_mtu(SetTunnelMtu(1, "a", 1380, 1340, 1320, clear_df=cleared), ())
+            assert await stage.said()
+            assert stage.netlink.mtus == {"gw-a": mtu}
 
     play(scenario)
 
