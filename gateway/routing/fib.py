@@ -187,7 +187,7 @@ class Fib:
     @property
     def guard_complete(self) -> bool:
         """Whether the kernel is known to hold every entry of the guard."""
-        return self._synchronised and not self._guard_missing()
+        return self._synchronised and not any(key in self._guarding for key in self._dirty)
 
     @property
     def synchronised(self) -> bool:
@@ -326,7 +326,8 @@ class Fib:
         """Pick the target of one prefix: usable ones first, then by distance, then by name."""
         if not self._synchronised:
             return  # ids are assigned after the first dump
-        self._refused.pop(prefix, None)
+        if self._refused:
+            self._refused.pop(prefix, None)
         chosen: SetRoute | None = None
         for candidate in sorted(self._candidates.get(prefix, {}).values(), key=self._rank):
             refusal = self._refusal(candidate)
@@ -334,7 +335,7 @@ class Fib:
                 chosen = candidate
                 break
             self._refused.setdefault(prefix, refusal)
-        if chosen is not None:
+        if chosen is not None and self._refused:
             self._refused.pop(prefix, None)
         self._point(prefix, chosen.target if chosen else None)
 
@@ -439,19 +440,26 @@ class Fib:
         return RouteOps(self._ticket, ops) if ops else None
 
     def _want(self, key: Key, entry: Entry | None) -> None:
-        if self._desired.get(key) != entry:
-            self._failed.pop(key, None)
+        before = self._desired.get(key)
         if entry is None:
             self._desired.pop(key, None)
-        else:
+        elif before != entry:
             self._desired[key] = entry
+        # A prefix is slow to hash: what is usually empty is not asked
+        if before != entry and self._failed:
+            self._failed.pop(key, None)
+        if entry is not None and self._stale:
             self._stale.discard(key)
-        self._mark(key)
+        self._compare(key, entry)
 
     def _mark(self, key: Key) -> None:
         """Dirty if the kernel differs from what is wanted."""
-        if key in self._stale or self._mirror.entry(key) == self._desired.get(key):
-            self._dirty.pop(key, None)
+        self._compare(key, self._desired.get(key))
+
+    def _compare(self, key: Key, wanted: Entry | None) -> None:
+        if self._mirror.entry(key) == wanted or (self._stale and key in self._stale):
+            if self._dirty:
+                self._dirty.pop(key, None)
         else:
             self._dirty[key] = None
 

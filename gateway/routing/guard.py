@@ -100,9 +100,9 @@ class Overlaps:
     """Which of many prefixes overlap a given one, in order, without looking at all of them."""
 
     def __init__(self, prefixes: Iterable[Prefix]) -> None:
-        self._sorted = sorted(prefixes, key=_order)
-        self._by_key: dict[tuple[int, int, int], Prefix] = {_order(prefix): prefix for prefix in self._sorted}
-        self._lengths = sorted({(prefix.version, prefix.prefixlen) for prefix in self._sorted})
+        self._by_key: dict[tuple[int, int, int], Prefix] = {_order(prefix): prefix for prefix in prefixes}
+        self._sorted = sorted(self._by_key)
+        self._lengths = sorted({(version, length) for version, _, length in self._sorted})
 
     def of(self, prefix: Prefix) -> list[Prefix]:
         version: int = prefix.version
@@ -111,9 +111,9 @@ class Overlaps:
         shorter = [length for family, length in self._lengths if family == version and length < prefix.prefixlen]
         networks = ((version, first >> (width - length) << (width - length), length) for length in shorter)
         around = [self._by_key[network] for network in networks if network in self._by_key]
-        start = bisect_left(self._sorted, (version, first, int(prefix.prefixlen)), key=_order)
-        end = bisect_right(self._sorted, (version, last, width), key=_order)
-        inside = [other for other in self._sorted[start:end] if other.prefixlen >= prefix.prefixlen]
+        start = bisect_left(self._sorted, (version, first, int(prefix.prefixlen)))
+        end = bisect_right(self._sorted, (version, last, width))
+        inside = [self._by_key[key] for key in self._sorted[start:end] if key[2] >= prefix.prefixlen]
         return sorted([*around, *inside], key=_order)
 
 
