@@ -16,7 +16,7 @@ from support.scene import GATEWAY_OUTER, SITE_HOST, VNET_HOST, Scene
 
 pytestmark = pytest.mark.system
 
-AF11, ECT0, EF = 10 << 2, 2, 46 << 2
+AF11, ECT0, EF, CS6 = 10 << 2, 2, 46 << 2, 48 << 2
 DF, MF, OFFSET = 0x4000, 0x2000, 0x1FFF
 REMOTE = 'remote_addrs = "203.0.113.2"'
 WHOLE = 1472
@@ -147,6 +147,27 @@ def test_with_df_cleared_what_is_too_long_arrives_in_fragments_that_were_encrypt
 
     nothing_lost(site.under_traffic(act))
     assert spis(site) == before
+
+
+def test_both_count_from_the_start_and_after_a_lost_device_too(site: Site) -> None:
+    site.daemon.stop()
+    site.daemon.config.write_text(site.changed(REMOTE, f'{REMOTE}\ndscp = "cs6"\ndf = "clear"'))
+    site.daemon.start()
+    for lost in (False, True):
+        if lost:
+            site.scene.gateway.batch("link delete gw-site")
+        site.wait_up()
+        wait_until(
+            lambda: "5 received" in echo(site, f"-M do -s {WHOLE}"),
+            15,
+            "too long and there",
+            logs=[site.daemon.process],
+        )
+        assert mtu_of_the_tun(site) == 65535
+        name = "after" if lost else "before"
+        headers = sent_esp(seen(site.scene.wan, "gateway", name, lambda: echo(site, f"-Q {AF11 | ECT0}")))
+        assert {header[1] for header in headers} >= {CS6 | ECT0}
+        assert {header[1] & 0xFC for header in headers} == {CS6}
 
 
 def check_fragments(frames: list[bytes], mtu: int) -> None:
