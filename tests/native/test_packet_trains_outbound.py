@@ -59,6 +59,7 @@ class Oracle:
     sas: dict[int, Sa]
     mtu: int
     mss: tuple[int, int]
+    clear_df: bool = False
 
     def take(self, outcome: Outcome, connection: int, parcel: Parcel) -> None:
         total = model.whole_length(parcel.packet)
@@ -79,7 +80,7 @@ class Oracle:
         mtu = max(self.mtu, 1280) if at.ipv6 else self.mtu
         if max(map(len, segments)) > mtu:
             # RFC 8200 5, RFC 791 3.1: routers fragment IPv4 without DF, nothing else
-            if at.ipv6 or struct.unpack_from("!H", packet, 6)[0] & model.DONT_FRAGMENT:
+            if at.ipv6 or (struct.unpack_from("!H", packet, 6)[0] & model.DONT_FRAGMENT and not self.clear_df):
                 outcome.drops[connection, "too_big"] += len(segments)
                 return
             segments = [piece for segment in segments for piece in model.fragments(segment, mtu)]
@@ -97,6 +98,7 @@ class Wire:
     """The ESP packets that arrive, opened; no sequence number twice."""
 
     plane: TrainPlane
+    dscp: int = -1
     numbers: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     seen: int = 0
 
@@ -122,7 +124,9 @@ class Wire:
         assert isinstance(opened, Opened), f"{opened}: {esp.hex()}"
         inner = opened.payload
         assert opened.next_header == (41 if inner[0] >> 4 == 6 else 4)
-        assert tos == model.tos_of(inner), "RFC 6040 4.1, RFC 4301 5.1.2.1"
+        inside = model.tos_of(inner)
+        # RFC 4301 5.1.2.1: the DS field is copied or mapped; RFC 6040 4.1: the ECN field is copied.
+        assert tos == (inside if self.dscp < 0 else self.dscp << 2 | inside & 3)
         if sa.suite.encryption.aead:  # nothing is random in it
             assert seal(sa.keys, spi, low, inner, opened.next_header, SeededRandom()) == esp
         self.seen += 1
@@ -145,6 +149,8 @@ class Setting:
     mss: tuple[int, int] = (0, 0)
     hold: bool = True
     workers: int = 1
+    dscp: int = -1
+    clear_df: bool = False
 
 
 SETTINGS = {
@@ -152,6 +158,7 @@ SETTINGS = {
     "as they come": (Setting(hold=False, mss=(1200, 1180)), 2),
     "jumbo": (Setting(mtu=9000), 1),
     "small MTU": (Setting(mtu=1000, mss=(500, 0)), 1),
+    "DSCP fixed, DF disregarded": (Setting(dscp=46, clear_df=True), 2),
     "two workers": (Setting(workers=2), 2),
 }
 CASES = [
@@ -162,8 +169,12 @@ CASES = [
 @pytest.mark.parametrize(("setting", "seed"), CASES)
 def test_what_leaves_is_what_the_model_says(lab: Lab, setting: Setting, seed: int) -> None:
     sas = drawn(random.Random(f"outbound {seed}"))
-    plane = train_plane(lab, sas, Direction.OUTBOUND, mtu=setting.mtu, mss=setting.mss, workers=setting.workers)
-    trains, oracle, wire = Trains(seed, setting.mtu), Oracle(plane.sas, setting.mtu, setting.mss), Wire(plane)
+    plane = train_plane(
+        lab, sas, Direction.OUTBOUND, mtu=setting.mtu, mss=setting.mss, workers=setting.workers, dscp=setting.dscp,
+        clear_df=setting.clear_df,
+    )  # fmt: skip
+    trains, wire = Trains(seed, setting.mtu), Wire(plane, setting.dscp)
+    oracle = Oracle(plane.sas, setting.mtu, setting.mss, setting.clear_df)
     drops: Counter[tuple[int, str]] = Counter()
     chooser = random.Random(seed)
     for number in range(TRAINS):
@@ -176,7 +187,7 @@ def test_what_leaves_is_what_the_model_says(lab: Lab, setting: Setting, seed: in
                 oracle.take(outcome, connection, parcel)
         found = wire.collect(outcome.count)
         drops += outcome.drops
-        compare(outcome.packets, found, again, ordered=setting.workers == 1)
+        compare(outcome.packets, found, again, ordered=setting.workers == 1, renumbered=setting.clear_df)
         wait_until(partial(_dropped, plane, drops), 3, f"{again}: drops {dict(drops)}; {dict(plane.drops())}")
     for spi, numbers in wire.numbers.items():
         assert numbers == set(range(1, len(numbers) + 1)), f"{spi:x}: a sequence number was left out"
@@ -211,10 +222,27 @@ def _dropped(plane: TrainPlane, drops: Counter[tuple[int, str]]) -> bool:
     return plane.drops() == drops
 
 
-def compare(expected: Ordered, found: Ordered, again: str, *, ordered: bool) -> None:
+def grouped(packets: list[bytes]) -> list[bytes]:
+    """The packets of a flow, fragments numbered by the datagram they belong to instead of by its identification: where
+    DF was disregarded, that was the gateway's to choose (RFC 6864 4.1)."""
+    made, group, last = [], 0, -1
+    for packet in packets:
+        if packet[0] >> 4 == 4 and model.layout(packet).fragment:
+            assert model.checksum(packet[: (packet[0] & 15) * 4]) == 0
+            number, field = struct.unpack_from("!HH", packet, 4)
+            group += number != last or not field & model.OFFSET
+            last = number
+            packet = model.put16(model.put16(packet, 4, group & 0xFFFF), 10, 0)
+        made.append(packet)
+    return made
+
+
+def compare(expected: Ordered, found: Ordered, again: str, *, ordered: bool, renumbered: bool = False) -> None:
     """Flow by flow; the first difference is shown whole. Between queues the kernel keeps no order for fragments."""
     for flow in expected.keys() | found.keys():
         ours, theirs = found.get(flow, []), expected.get(flow, [])
+        if renumbered:
+            ours, theirs = grouped(ours), grouped(theirs)
         if not ordered:
             ours, theirs = sorted(ours), sorted(theirs)
         at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)

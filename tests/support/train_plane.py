@@ -100,7 +100,7 @@ class TrainPlane:
 
 
 def train_plane(lab: Lab, sas: list[Sa], direction: Direction, *, mtu: int = 1438, workers: int = 1,
-                mss: tuple[int, int] = (0, 0)) -> TrainPlane:  # fmt: skip
+                mss: tuple[int, int] = (0, 0), dscp: int = -1, clear_df: bool = False) -> TrainPlane:  # fmt: skip
     """Build it; workers are pinned to the last CPU, so that `held(CPU)` holds them."""
     left, right = linked_pair(lab)
     for machine in (left, right):
@@ -118,7 +118,7 @@ def train_plane(lab: Lab, sas: list[Sa], direction: Direction, *, mtu: int = 143
     mouths = {CONNECTION: Mouth(right, "gw0"), OTHER: Mouth(right, "gw1")}
     made = TrainPlane(gateway, {sa.spi: sa for sa in sas}, mtu, mouths, udp, raw, gateway_raw, other_fds)
     for connection in (CONNECTION, OTHER):
-        gateway.plane.update_connection(connection, mtu, *mss)
+        gateway.plane.update_connection(connection, mtu, *mss, dscp, clear_df)
         made.reference.add_connection(connection, "", mtu)
     for sa in sas:
         _install(made, sa, direction)
