@@ -27,13 +27,13 @@ class Entry(NamedTuple):
 
 
 class AdjRibIn:
-    """What one neighbor taught us. `lost`: its session went down after that, and is not re-synchronised."""
+    """What one neighbor taught us. `stale`: not confirmed since; `lost`, some of these: since its session went down."""
 
     def __init__(self) -> None:
         self.entries: dict[Prefix, Entry] = {}
         self.accepted = 0
         self.stale: set[Prefix] = set()
-        self.lost = False
+        self.lost: set[Prefix] = set()
 
     def put(self, path: Path, rejected: str) -> bool:
         """Store a fresh path; False when a rejected one is not worth its memory."""
@@ -46,10 +46,11 @@ class AdjRibIn:
 
     def confirm(self, prefix: Prefix) -> None:
         self.stale.discard(prefix)
+        self.lost.discard(prefix)
 
     def remove(self, prefix: Prefix) -> bool:
         entry = self.entries.pop(prefix, None)
-        self.stale.discard(prefix)
+        self.confirm(prefix)
         if entry is None:
             return False
         self.accepted -= not entry.rejected
@@ -64,21 +65,21 @@ class AdjRibIn:
     def mark_stale(self, *, lost: bool) -> None:
         """RFC 4724 4.2: keep the paths, marked, until they are confirmed or swept."""
         self.stale = set(self.entries)
-        self.lost = self.lost or lost
+        if lost:
+            self.lost = set(self.entries)
 
     def sweep(self) -> list[Prefix]:
         """RFC 4724 4.2: remove what was not confirmed. Every prefix whose standing changed."""
         swept = list(self.stale)
         for prefix in swept:
             self.remove(prefix)
-        self.lost = False
         return swept
 
     def candidate(self, prefix: Prefix) -> Candidate | None:
         entry = self.entries.get(prefix)
         if entry is None or entry.rejected:
             return None
-        return Candidate(entry.path, self.lost and prefix in self.stale)
+        return Candidate(entry.path, prefix in self.lost)
 
     def listing(self) -> Iterator[Entry]:
         for prefix, entry in self.entries.items():

@@ -63,6 +63,20 @@ def test_a_stale_path_of_a_living_session_is_not_disadvantaged() -> None:
     assert not candidate.lost
 
 
+def test_what_the_new_session_repeated_is_not_disadvantaged_by_a_later_doubt() -> None:
+    """A session went down and up; then ExaBGP is asked anew. Only what the new session has not repeated is lost."""
+    rib = AdjRibIn()
+    for prefix in PREFIXES[:2]:
+        rib.put(path(prefix), "")
+    rib.mark_stale(lost=True)
+    rib.put(path(PREFIXES[0]), "")
+    rib.mark_stale(lost=False)
+    assert [rib.candidate(prefix) for prefix in PREFIXES[:2]] == [
+        Candidate(path(PREFIXES[0]), False), Candidate(path(PREFIXES[1]), True)
+    ]  # fmt: skip
+    assert rib.stale == set(PREFIXES[:2])
+
+
 def test_the_loc_rib_tells_a_new_path_from_a_new_reason() -> None:
     rib = LocRib()
     assert rib.replace(P, Best(path(P), "only path"))
