@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.bgp.path import Announcement, Attributes, Path
-from gateway.bgp.rib import REJECTED_KEPT, AdjRibIn, AdjRibOut, Best, LocRib
+from gateway.bgp.rib import REJECTED_KEPT, AdjRibIn, AdjRibOut, Best, Candidate, LocRib
 from gateway.bgp.settings import Prefix
 
 HOP = ip_address("192.0.2.1")
