@@ -18,9 +18,9 @@ from functools import partial
 
 import pytest
 from support import inner_packets as model
-from support.dataplane_pair import CONNECTION, checksum
+from support.dataplane_pair import CONNECTION
 from support.esp_author import Author, by_flow
-from support.inner_packets import Parcel
+from support.merged import packets_of, sound, without_number
 from support.netns import Lab
 from support.packet_mouth import held
 from support.packet_trains import Trains, seeds
@@ -117,32 +117,6 @@ def read(plane: TrainPlane, count: int, merged: Counter[int]) -> list[tuple[int,
                 found += [(connection, one, parcel.super_packet) for one in packets_of(parcel)]
         if quiet and (len(found) >= count or time.monotonic() > deadline):
             return found
-
-
-def packets_of(parcel: Parcel) -> list[bytes]:
-    return model.split(parcel) if parcel.super_packet else [parcel.packet]
-
-
-def sound(parcel: Parcel) -> None:
-    """What virtio 1.2 5.1.6.2 asks of a merged packet; a single one is not touched."""
-    vnet, packet = parcel.vnet, parcel.packet
-    if not parcel.super_packet:
-        assert not vnet.flags & model.NEEDS_CSUM
-        return
-    at = model.layout(packet)
-    assert vnet.flags & model.NEEDS_CSUM
-    assert model.whole_length(packet) == len(packet)
-    assert (vnet.checksum_start, vnet.checksum_offset) == (at.transport, {model.TCP: 16, model.UDP: 6}[at.protocol])
-    kind = model.GSO_UDP_L4 if at.protocol == model.UDP else model.GSO_TCPV6 if at.ipv6 else model.GSO_TCPV4
-    assert vnet.gso_type == kind
-    field = at.transport + vnet.checksum_offset
-    assert int.from_bytes(packet[field : field + 2]) == model.pseudo_sum(packet, at.transport, at.protocol)
-    assert at.ipv6 or checksum(packet[: at.transport]) == 0
-
-
-def without_number(packet: bytes) -> bytes:
-    """A merged IPv4 packet loses its number (RFC 6864 4.1: of an unfragmented one it means nothing)."""
-    return packet if packet[0] >> 4 == 6 else model.put16(model.put16(packet, 4, 0), 10, 0)
 
 
 def compare(expected: Delivered, delivered: list[tuple[int, bytes, bool]], again: str, *, ordered: bool) -> None:

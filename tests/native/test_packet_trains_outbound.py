@@ -20,77 +20,23 @@ import pytest
 from support import inner_packets as model
 from support.dataplane_pair import CONNECTION
 from support.esp_material import SeededRandom
-from support.inner_packets import Parcel
 from support.netns import Lab
 from support.packet_mouth import held, receive
 from support.packet_trains import Trains, seeds
 from support.process import wait_until
 from support.scapy_esp import SCAPY_SUITES
-from support.train_plane import CPU, OTHER, Sa, TrainPlane, drawn, train_plane
+from support.train_oracle import Oracle, Ordered, Outcome
+from support.train_plane import CPU, OTHER, POLICIES, TrainPlane, drawn, train_plane
 
 from gateway.esp.dataplane import Direction
 from gateway.esp.packet import Opened, open_packet, seal
-from gateway.esp.spd import parse_flow, selector_matches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")
 
 TRAINS = 5
 SECONDS = 10.0
-POLICIES = {CONNECTION: (0x1001, 0x1002, 0x1003), OTHER: (0x1004,)}
-Ordered = dict[tuple[int, bytes], list[bytes]]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a train must become: inner packets by SA and flow, in order, and drops."""
-
-    packets: Ordered = field(default_factory=lambda: defaultdict(list))
-    drops: Counter[tuple[int, str]] = field(default_factory=Counter)
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.packets.values()))
-
-
-@dataclass(slots=True)
-class Oracle:
-    """The model of the whole outbound half, for one train after the other."""
-
-    sas: dict[int, Sa]
-    mtu: int
-    mss: tuple[int, int]
-    clear_df: bool = False
-
-    def take(self, outcome: Outcome, connection: int, parcel: Parcel) -> None:
-        total = model.whole_length(parcel.packet)
-        try:
-            at = model.layout(parcel.packet[:total]) if total is not None else None
-        except ValueError:
-            at = None
-        flow = parse_flow(parcel.packet)
-        if at is None or total is None or flow is None:
-            outcome.drops[connection, "inner_malformed"] += 1
-            return
-        packet = model.clamped(parcel.packet[:total], self.mss, whole=not parcel.vnet.flags & model.NEEDS_CSUM)
-        segments = model.split(Parcel(parcel.vnet, packet))
-        spi = next((spi for spi in POLICIES[connection] if self._carries(spi, packet)), None)
-        if spi is None:
-            outcome.drops[connection, "no_sa"] += len(segments)
-            return
-        mtu = max(self.mtu, 1280) if at.ipv6 else self.mtu
-        if max(map(len, segments)) > mtu:
-            # RFC 8200 5, RFC 791 3.1: routers fragment IPv4 without DF, nothing else
-            if at.ipv6 or (struct.unpack_from("!H", packet, 6)[0] & model.DONT_FRAGMENT and not self.clear_df):
-                outcome.drops[connection, "too_big"] += len(segments)
-                return
-            segments = [piece for segment in segments for piece in model.fragments(segment, mtu)]
-        for segment in segments:
-            outcome.packets[spi, model.flow_of(segment)].append(segment)
-
-    def _carries(self, spi: int, packet: bytes) -> bool:
-        flow = parse_flow(packet)
-        assert flow is not None
-        return any(selector_matches(one, flow, Direction.OUTBOUND) for one in self.sas[spi].selectors)
+SMALLEST_WINDOW = 32
+"""RFC 4303 3.4.3: every receiver has at least this one."""
 
 
 @dataclass(slots=True)
@@ -100,7 +46,10 @@ class Wire:
     plane: TrainPlane
     dscp: int = -1
     numbers: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    highest: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     seen: int = 0
+    latest: int = 0
+    """How far behind its SA's highest number the latest packet was."""
 
     def collect(self, count: int) -> Ordered:
         """As many as are expected, and at once whatever comes besides."""
@@ -119,6 +68,8 @@ class Wire:
         sa = self.plane.sas[spi]
         assert raw == (not sa.encapsulate)
         assert low not in self.numbers[spi], "a sequence number was used twice"
+        self.latest = max(self.latest, self.highest[spi] - low)
+        self.highest[spi] = max(self.highest[spi], low)
         self.numbers[spi].add(low)
         opened = open_packet(sa.keys, esp, low)
         assert isinstance(opened, Opened), f"{opened}: {esp.hex()}"
@@ -174,7 +125,7 @@ def test_what_leaves_is_what_the_model_says(lab: Lab, setting: Setting, seed: in
         clear_df=setting.clear_df,
     )  # fmt: skip
     trains, wire = Trains(seed, setting.mtu), Wire(plane, setting.dscp)
-    oracle = Oracle(plane.sas, setting.mtu, setting.mss, setting.clear_df)
+    oracle = Oracle(plane.sas, POLICIES, setting.mtu, setting.mss, setting.clear_df)
     drops: Counter[tuple[int, str]] = Counter()
     chooser = random.Random(seed)
     for number in range(TRAINS):
@@ -191,6 +142,8 @@ def test_what_leaves_is_what_the_model_says(lab: Lab, setting: Setting, seed: in
         wait_until(partial(_dropped, plane, drops), 3, f"{again}: drops {dict(drops)}; {dict(plane.drops())}")
     for spi, numbers in wire.numbers.items():
         assert numbers == set(range(1, len(numbers) + 1)), f"{spi:x}: a sequence number was left out"
+    if setting.workers == 1:
+        assert wire.latest < SMALLEST_WINDOW, "peers with a small window would drop what comes that late"
     plane.close()
 
 
@@ -199,7 +152,7 @@ def test_the_trains_hold_all_that_they_promise() -> None:
     kinds: Counter[int] = Counter()
     outcome = Outcome()
     for seed in range(8):
-        oracle = Oracle({sa.spi: sa for sa in drawn(random.Random(seed))}, 1438, (1200, 1180))
+        oracle = Oracle({sa.spi: sa for sa in drawn(random.Random(seed))}, POLICIES, 1438, (1200, 1180))
         trains = Trains(seed)
         for parcel in (one for _ in range(TRAINS) for one in trains.outbound()):
             kinds[parcel.vnet.gso_type] += 1

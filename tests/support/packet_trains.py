@@ -20,6 +20,8 @@ from support.inner_packets import Parcel, Vnet
 HERE4, THERE4 = ("10.1.0.7", "10.1.3.9"), ("10.2.0.77", "10.2.9.1", "10.3.0.5")
 HERE6, THERE6 = ("fd00:1::7", "fd00:1::9"), ("fd00:2::77", "fd00:3::5")
 PORTS = (53, 53, 80, 2000, 50_000)
+UDP_SEGMENTS_MAX = 64
+"""Of Linux before 6.9; later 128."""
 TIMESTAMPS = b"\x01\x01\x08\x0a" + bytes(range(8))
 
 
@@ -149,6 +151,8 @@ class Trains:
             flags = model.ACK
             for flag in (model.PSH, model.FIN, model.CWR, 0x40, 0x20):
                 flags |= flag if rng.random() < 0.12 else 0
+            if flow.protocol == model.UDP:
+                octets = min(octets, UDP_SEGMENTS_MAX * size)
             packet = flow.packet(rng.randbytes(min(octets, 64_000)), flags)
             # A TUN does not offer ECN: the kernel segments those that are said to need it, and hands over the others.
             ecn = bool(flags & model.CWR) and flow.protocol == model.TCP and rng.random() < 0.4

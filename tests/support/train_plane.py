@@ -27,6 +27,7 @@ from gateway.esp.reference import ReferenceDataPlane
 
 OURS, THEIRS = "192.0.2.1", "192.0.2.2"
 OTHER = 8
+POLICIES = {CONNECTION: (0x1001, 0x1002, 0x1003), OTHER: (0x1004,)}
 CPU = max(os.sched_getaffinity(0))
 SUITES = (
     Suite(Encryption.AES_GCM_16, 16),
@@ -124,8 +125,8 @@ def train_plane(lab: Lab, sas: list[Sa], direction: Direction, *, mtu: int = 143
         _install(made, sa, direction)
     if direction is Direction.OUTBOUND:
         for plane in (gateway.plane, made.reference):
-            plane.replace_policies(CONNECTION, [0x1001, 0x1002, 0x1003])  # type: ignore[arg-type]
-            plane.replace_policies(OTHER, [0x1004])  # type: ignore[arg-type]
+            for connection, spis in POLICIES.items():
+                plane.replace_policies(connection, list(spis))  # type: ignore[arg-type]
     return made
 
 
