@@ -154,6 +154,8 @@ class Trains:
             if flow.protocol == model.UDP:
                 octets = min(octets, UDP_SEGMENTS_MAX * size)
             packet = flow.packet(rng.randbytes(min(octets, 64_000)), flags)
+            if flow.protocol == model.UDP and octets > 2 and rng.random() < 0.15:
+                packet = _summing_to_zero(packet, size)
             # A TUN does not offer ECN: the kernel segments those that are said to need it, and hands over the others.
             ecn = bool(flags & model.CWR) and flow.protocol == model.TCP and rng.random() < 0.4
             parcel = model.partial(packet, size, ecn=ecn)
@@ -228,7 +230,10 @@ class Trains:
     def _fragments(self) -> list[Parcel]:
         """Of a datagram: the first shows ports, the others none."""
         flow, rng = self.rng.choice(self.flows), self.rng
-        whole = model.completed(flow.packet(rng.randbytes(rng.randrange(600, 2000)), field=0))
+        # Every fragment of some begins with what would be ports, were it the first.
+        octets = rng.randrange(600, 2000)
+        body = rng.choice([rng.randbytes(octets), struct.pack("!HH", *flow.ports) * (octets // 4)])
+        whole = model.completed(flow.packet(body, field=0))
         if not flow.ipv6:
             return [Parcel(Vnet(), piece) for piece in model.fragments(whole, rng.randrange(576, 1000))]
         made = []
@@ -306,6 +311,14 @@ class Trains:
 
 def _whole(parcel: Parcel) -> list[bytes]:
     return [parcel.packet] if model.whole_length(parcel.packet) is None else model.split(parcel)
+
+
+def _summing_to_zero(packet: bytes, size: int) -> bytes:
+    """A UDP super-packet whose first segment's checksum comes out as zero, which RFC 768 keeps for "none"."""
+    at = model.layout(packet)
+    first = model.split(model.partial(packet, size))[0]
+    total = sum(struct.unpack("!HH", first[at.transport + 6 : at.transport + 10]))
+    return model.put16(packet, at.transport + 8, (total & 0xFFFF) + (total >> 16))
 
 
 def _packed(address: str) -> bytes:
