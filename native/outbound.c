@@ -154,7 +154,8 @@ static void blank_uncopied_options(uint8_t *header, size_t length) {
 
 /* Every worker has identifications of its own, and each comes again as late as can be (RFC 6864 4.2). */
 static uint16_t fresh_ip_id(struct worker *worker) {
-  return (uint16_t)(worker->outbound->ip_ids++ * worker->plane->worker_count + worker->index);
+  uint32_t workers = worker->plane->worker_count, of_each = 65536 / workers;
+  return (uint16_t)(worker->outbound->ip_ids++ % of_each * workers + worker->index);
 }
 
 /* RFC 4301 8.2.1, RFC 791 3.2: fragmentation before encryption, so that the peer's gateway has nothing to reassemble.

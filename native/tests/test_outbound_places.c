@@ -129,7 +129,29 @@ static void what_is_read_in_place_leaves_unharmed(void) {
   close(ends[1]);
 }
 
+enum { MANY_WORKERS = 3, IDENTIFICATIONS = 65536 };
+
+/* RFC 6864 4.2: the same two hosts may be served by any of them. */
+static void no_two_workers_give_the_same_identification(void) {
+  static uint8_t giver[IDENTIFICATIONS];
+  struct dataplane *plane;
+  check_fault(dataplane_start(MANY_WORKERS, ESP_ENGINE_LIBCRYPTO, &plane));
+  memset(giver, 0, sizeof giver);
+  for (uint8_t w = 0; w < MANY_WORKERS; w++) {
+    for (int i = 0; i < 2 * IDENTIFICATIONS; i++) {
+      uint8_t *seen = &giver[fresh_ip_id(&plane->workers[w])];
+      CHECK(*seen == 0 || *seen == w + 1);
+      /* As late as can be: not before each of its own came once. */
+      CHECK(i >= IDENTIFICATIONS / MANY_WORKERS || *seen == 0);
+      *seen = (uint8_t)(w + 1);
+    }
+  }
+  dataplane_stop(plane);
+  dataplane_free(plane);
+}
+
 int main(void) {
+  RUN(no_two_workers_give_the_same_identification);
   scene();
   RUN(what_is_read_in_place_leaves_unharmed);
   site_close(&site);
