@@ -58,8 +58,11 @@ class Ends:
         return found
 
 
-@pytest.fixture(params=[(suite, udp) for suite in SUITES for udp in (True, False)],
-                ids=lambda one: f"{suite_name(one[0])}{'' if one[1] else ' protocol 50'}")  # fmt: skip
+SHAPES = ((SUITES[0], False), (SUITES[0], True), (SUITES[1], False), (SUITES[2], True))
+"""Suites, in UDP or not."""
+
+
+@pytest.fixture(params=SHAPES, ids=lambda one: f"{suite_name(one[0])}{'' if one[1] else ' protocol 50'}")
 def shape(request: pytest.FixtureRequest) -> tuple[Suite, bool]:
     made: tuple[Suite, bool] = request.param
     return made

@@ -93,6 +93,7 @@ def test_captured_packets_are_rejected_when_they_come_again(
     assert delivered(twins) - fresh == 10
 
 
+@pytest.mark.slow
 def test_an_offer_without_esn_is_met_without_esn(scene: Scene) -> None:
     """RFC 7296 3.3.2: both may be offered; the responder's own list decides."""
     twins = make_twins(scene, "aes256gcm16", encap=False)
