@@ -16,6 +16,7 @@ from gateway.ike.payloads import (
     TS_ADDRESS_OCTETS,
     Delete,
     Encrypted,
+    EncryptedFragment,
     KeyExchange,
     Nonce,
     Notify,
@@ -88,7 +89,7 @@ ENCRYPTED_EXCHANGES = frozenset(ExchangeType) - {ExchangeType.IKE_SA_INIT}
 
 def check_envelope(message: Message) -> None:
     """RFC 7296 1.2: IKE_SA_INIT travels in clear, everything else inside SK."""
-    sealed = message.encrypted is not None
+    sealed = message.encrypted is not None or message.fragment is not None
     if sealed != (message.header.exchange in ENCRYPTED_EXCHANGES):
         raise PeerError(Violation.GRAMMAR, f"{message.header.exchange.name} {'sealed' if sealed else 'in clear'}")
 
@@ -128,7 +129,7 @@ def _check_content(payload: Payload) -> None:
             _check_selectors(selectors)
         case SecurityAssociation(proposals):
             _check_proposals(proposals)
-        case Encrypted():
+        case Encrypted() | EncryptedFragment():
             raise _violation("SK inside SK")
         case _:
             return

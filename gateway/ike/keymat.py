@@ -17,8 +17,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from gateway.contract import RandomSource
 from gateway.ike.errors import LocalError, PeerError, Violation
-from gateway.ike.message import Header, Message, emit_chain, parse_chain, sealed_prefix
-from gateway.ike.payloads import Payload
+from gateway.ike.message import (
+    HEADER_OCTETS,
+    PAYLOAD_HEADER_OCTETS,
+    Header,
+    Message,
+    emit_chain,
+    parse_chain,
+    sealed_prefix,
+)
+from gateway.ike.payloads import EncryptedFragment, Payload
 from gateway.ike.proposal import Choice
 from gateway.ike.registry import EncryptionId, IntegrityId, PrfId
 
@@ -44,6 +52,7 @@ AEAD_ICV = {
     EncryptionId.CHACHA20_POLY1305: 16,
 }
 BLOCK = 16
+FRAGMENT_OCTETS = 4  # RFC 7383 2.5: number and total
 
 
 def prf(method: int, key: bytes, data: bytes) -> bytes:
@@ -95,6 +104,12 @@ class Envelope:
             return AEAD_IV + 1 + self._icv_octets
         padding = -(plaintext_octets + 1) % BLOCK
         return BLOCK + padding + 1 + self._icv_octets
+
+    def capacity(self, octets: int) -> int:
+        """The longest plaintext whose sealed form, IV and ICV included, takes no more than that."""
+        if self._aead:
+            return octets - self.overhead(0)
+        return (octets - BLOCK - self._icv_octets) // BLOCK * BLOCK - 1
 
     def seal(self, prefix: bytes, plaintext: bytes, random: RandomSource) -> bytes:
         """IV | ciphertext | ICV; `prefix` is everything of the message before the IV."""
@@ -235,6 +250,31 @@ def seal_message(keys: IkeKeys, header: Header, payloads: tuple[Payload, ...], r
     if len(sealed) != length:
         raise LocalError(f"sealed {len(sealed)} octets, announced {length}")
     return prefix + sealed
+
+
+def seal_fragments(
+    keys: IkeKeys, header: Header, payloads: tuple[Payload, ...], random: RandomSource, largest: int
+) -> tuple[bytes, ...]:
+    """The message in pieces of at most `largest` octets each (RFC 7383 2.5), or whole where it is no larger."""
+    first, plaintext = emit_chain(payloads)
+    if HEADER_OCTETS + PAYLOAD_HEADER_OCTETS + len(plaintext) + keys.sealing.overhead(len(plaintext)) <= largest:
+        return (seal_message(keys, header, payloads, random),)
+    room = keys.sealing.capacity(largest - HEADER_OCTETS - PAYLOAD_HEADER_OCTETS - FRAGMENT_OCTETS)
+    pieces = [plaintext[start : start + room] for start in range(0, len(plaintext), room)]
+    sealed = []
+    for number, piece in enumerate(pieces, 1):
+        octets = len(piece) + keys.sealing.overhead(len(piece))
+        prefix = sealed_prefix(header, first if number == 1 else 0, octets, (number, len(pieces)))
+        sealed.append(prefix + keys.sealing.seal(prefix, piece, random))
+    return tuple(sealed)
+
+
+def open_fragment(keys: IkeKeys, message: Message, fragment: EncryptedFragment) -> bytes:
+    """The plaintext of one fragment. PeerError BAD_ICV changes nothing anywhere."""
+    if len(message.payloads) != 1:
+        raise PeerError(Violation.GRAMMAR, "payloads outside SKF")
+    prefix = message.octets[: len(message.octets) - len(fragment.data)]
+    return keys.opening.open(prefix, fragment.data)
 
 
 def open_message(keys: IkeKeys, message: Message) -> Message:

@@ -7,11 +7,20 @@ UDP 4500: non-ESP marker (stripped before) | header | payloads...          plain
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.ike.errors import PeerError, Violation, malformed
 from gateway.ike.layout import emit, parse
-from gateway.ike.payloads import KNOWN_TYPES, PAYLOAD_TYPES, PAYLOADS, Encrypted, Notify, Payload, Unknown
+from gateway.ike.payloads import (
+    KNOWN_TYPES,
+    PAYLOAD_TYPES,
+    PAYLOADS,
+    Encrypted,
+    EncryptedFragment,
+    Notify,
+    Payload,
+    Unknown,
+)
 from gateway.ike.registry import ExchangeType, Flags, NotifyType, PayloadType
 from gateway.wire import Reader, Truncated, Writer
 
@@ -78,6 +87,11 @@ class Message:
         last = self.payloads[-1] if self.payloads else None
         return last if isinstance(last, Encrypted) else None
 
+    @property
+    def fragment(self) -> EncryptedFragment | None:
+        last = self.payloads[-1] if self.payloads else None
+        return last if isinstance(last, EncryptedFragment) else None
+
 
 def parse_header(data: bytes) -> tuple[Header, int]:
     """Header and first payload type; PeerError for another major version or a wrong length."""
@@ -120,7 +134,7 @@ def parse_chain(data: bytes, first: int) -> tuple[Payload, ...]:
             if payload is not None:
                 payloads.append(payload)
             # RFC 7296 3.14: SK is the last payload; its next-payload octet names the first one inside
-            kind = PayloadType.NONE if kind == PayloadType.SK else following
+            kind = PayloadType.NONE if kind in (PayloadType.SK, PayloadType.SKF) else following
         reader.expect_end()
     except Truncated as short:
         raise malformed(str(short)) from None
@@ -143,7 +157,7 @@ def _parse_payload(kind: int, critical: bool, body: Reader, following: int) -> P
         return Encrypted(body.rest(), following)
     payload = parse(codec, body)
     body.expect_end()
-    return payload
+    return replace(payload, first_inner=following) if isinstance(payload, EncryptedFragment) else payload
 
 
 def _payload_type(payload: Payload) -> int:
@@ -183,12 +197,15 @@ def emit_message(header: Header, payloads: tuple[Payload, ...]) -> bytes:
     return emit_header(header, first, HEADER_OCTETS + len(body)) + body
 
 
-def sealed_prefix(header: Header, first_inner: int, sealed_octets: int) -> bytes:
-    """RFC 7296 3.14: what stands before the IV of a sealed message, hence the associated data of an AEAD."""
+def sealed_prefix(header: Header, first_inner: int, sealed_octets: int, place: tuple[int, int] | None = None) -> bytes:
+    """RFC 7296 3.14: what stands before the IV of a sealed message, hence the associated data of an AEAD.
+    `place`: number and total of a fragment (RFC 7383 2.5)."""
     writer = Writer()
-    length = PAYLOAD_HEADER_OCTETS + sealed_octets
-    writer.put(emit_header(header, PayloadType.SK, HEADER_OCTETS + length))
+    length = PAYLOAD_HEADER_OCTETS + (4 if place else 0) + sealed_octets
+    writer.put(emit_header(header, PayloadType.SKF if place else PayloadType.SK, HEADER_OCTETS + length))
     writer.u8(first_inner)
     writer.u8(0)
     writer.u16(length)
+    for number in place or ():
+        writer.u16(number)
     return writer.done()

@@ -274,6 +274,21 @@ class Encrypted:
 
 
 @dataclass(frozen=True, slots=True)
+class EncryptedFragment:
+    """RFC 7383 2.5, as it stands on the wire; `first_inner` is its next-payload octet, 0 in all but the first.
+
+    |        Fragment Number        |        Total Fragments        |
+    ~            IV, ciphertext, Integrity Checksum Data            ~
+    """
+
+    LAYOUT: ClassVar[Layout] = (UInt("number", 2), UInt("total", 2), Rest("data"))
+    number: int
+    total: int
+    data: bytes
+    first_inner: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A payload this implementation has no codec for (RFC 7296 2.5); skipped unless critical."""
 
@@ -293,6 +308,7 @@ Payload = (
     | VendorId
     | TrafficSelectors
     | Encrypted
+    | EncryptedFragment
     | Unknown
 )
 
@@ -309,6 +325,7 @@ PAYLOADS: dict[int, type[Payload]] = {
     PayloadType.TSI: TrafficSelectorsInitiator,
     PayloadType.TSR: TrafficSelectorsResponder,
     PayloadType.SK: Encrypted,
+    PayloadType.SKF: EncryptedFragment,
 }
 PAYLOAD_TYPES: dict[type[Payload], PayloadType] = {codec: PayloadType(number) for number, codec in PAYLOADS.items()}
 
@@ -318,6 +335,5 @@ KNOWN_TYPES = frozenset(PAYLOADS) | {
     PayloadType.CERTREQ,
     PayloadType.CP,
     PayloadType.EAP,
-    PayloadType.SKF,
 }
 """Payloads whose meaning we know, with or without a codec: the critical bit does not matter for them (RFC 7296 2.5)."""

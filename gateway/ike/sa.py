@@ -17,8 +17,9 @@ from gateway.ike.child import LINGER, ChildSa, Lingering
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ChildActivate, ChildMoved, ChildRemove, IkeDown, Notice
 from gateway.ike.exchanges.base import Exchange
-from gateway.ike.keymat import IkeKeys, open_message, seal_message
-from gateway.ike.message import Header, Message, emit_message
+from gateway.ike.fragments import Reassembly
+from gateway.ike.keymat import IkeKeys, open_fragment, open_message, seal_fragments
+from gateway.ike.message import MESSAGE_MAX, Header, Message, emit_message, parse_chain
 from gateway.ike.nat import NatResult
 from gateway.ike.payloads import Notify, Payload
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
@@ -26,9 +27,10 @@ from gateway.ike.services import Failed, Services, Then
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
 from gateway.ike.states import ChildInput, IkeInput, IkeState, Standing, admits, next_ike_state
 from gateway.ike.uniqueness import Origin
-from gateway.ike.window import Window
+from gateway.ike.window import Datagrams, Window
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948 2.2
+IPV4_AND_UDP, IPV6_AND_UDP = 28, 48  # RFC 7383 2.5.1 counts them too
 NAT_KEEPALIVE_INTERVAL = 20.0  # RFC 3948 4
 MARGIN = 0.1
 """Rekeys start a random part of this share of the lifetime early, so that the two ends seldom collide."""
@@ -57,6 +59,9 @@ class IkeSa:
         self.window = Window()
         self.keys: IkeKeys | None = None
         self.nat = NatResult()
+        # Both said in IKE_SA_INIT that they can (RFC 7383 2.3)
+        self.fragments = False
+        self.reassembly = {False: Reassembly(), True: Reassembly()}  # of requests, of responses
         self.children: dict[int, ChildSa] = {}
         self.lingering: list[Lingering] = []
         self.exchange: Exchange | None = None
@@ -107,33 +112,45 @@ class IkeSa:
         self.last_sent = now
         self.services.emit(Transmit(data, self.local, self.remote))
 
-    def _encode(self, kind: ExchangeType, message_id: int, payloads: tuple[Payload, ...], response: bool) -> bytes:
+    def _transmit_all(self, datagrams: Datagrams, now: float) -> None:
+        for datagram in datagrams:
+            self.transmit(datagram, now)
+
+    @property
+    def _largest(self) -> int:
+        """Octets of the largest message that may go whole."""
+        if not self.fragments:
+            return MESSAGE_MAX
+        outside = (IPV6_AND_UDP if ":" in self.remote.host else IPV4_AND_UDP) + len(NON_ESP_MARKER)
+        return self.settings.fragment_size - outside
+
+    def _encode(self, kind: ExchangeType, message_id: int, payloads: tuple[Payload, ...], response: bool) -> Datagrams:
         flags = (Flags.INITIATOR if self.is_initiator else Flags(0)) | (Flags.RESPONSE if response else Flags(0))
         header = Header(self.initiator_spi, self.responder_spi, kind, flags, message_id)
         self._count_notifies(payloads, "out")
         if kind == ExchangeType.IKE_SA_INIT:
-            return emit_message(header, payloads)
+            return (emit_message(header, payloads),)
         if self.keys is None:
             raise LocalError(f"{kind.name} before there are keys")
-        return seal_message(self.keys, header, payloads, self.services.random)
+        return seal_fragments(self.keys, header, payloads, self.services.random, self._largest)
 
     def request(
         self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float, repeat_id: int | None = None
-    ) -> bytes:
-        """Sends a request of the current exchange and arms its retransmission; returns its octets."""
+    ) -> Datagrams:
+        """Sends a request of the current exchange and arms its retransmission; returns it as sent."""
         message_id = self.window.next_request if repeat_id is None else repeat_id
-        octets = self._encode(kind, message_id, payloads, response=False)
-        self.window.sent(octets, now + self.settings.retransmit_timeout, repeat_id)
-        self.transmit(octets, now)
-        return octets
+        datagrams = self._encode(kind, message_id, payloads, response=False)
+        self.window.sent(datagrams, now + self.settings.retransmit_timeout, repeat_id)
+        self._transmit_all(datagrams, now)
+        return datagrams
 
-    def respond(self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float) -> bytes:
+    def respond(self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float) -> Datagrams:
         """Answers the request being worked on."""
-        octets = self._encode(kind, self.window.expected, payloads, response=True)
-        self.window.answered(octets)
-        self.transmit(octets, now)
+        datagrams = self._encode(kind, self.window.expected, payloads, response=True)
+        self.window.answered(datagrams)
+        self._transmit_all(datagrams, now)
         self._count_exchange(kind, "responder", payloads)
-        return octets
+        return datagrams
 
     def compute(self, job: Callable[[], object], then: Then, failed: Failed) -> None:
         self.services.compute(self, job, then, failed)
@@ -190,6 +207,8 @@ class IkeSa:
             self.window.pending = None
             exchange.on_error(self, error, now)
             return
+        if opened is None:
+            return
         self._heard(opened, local, remote, now)
         pending, self.window.pending = self.window.pending, None
         try:
@@ -211,12 +230,13 @@ class IkeSa:
         if self.window.is_repeat(header.message_id):
             # Answered only when it verifies: a spoofed repeat must not make us an amplifier
             if header.exchange != ExchangeType.IKE_SA_INIT:
-                self._open(message)
+                if not self._verifies(message):
+                    return
             elif message.octets != self.init_request:
                 # RFC 7296 2.1: a repeat is the same octets; here nothing else tells it from a stranger's message
                 raise PeerError(Violation.MESSAGE_ID, "another IKE_SA_INIT under the same SPI")
             assert self.window.cached_response is not None
-            self.transmit(self.window.cached_response, now)
+            self._transmit_all(self.window.cached_response, now)
             return
         self.window.check_request(header.message_id)
         # One that we close because the peer did not prove itself never was an IKE_SA: to answer would claim that it is
@@ -231,6 +251,8 @@ class IkeSa:
             self.window.answering = True
             self.services.rejected[error.why.value] += 1
             self._refuse(header.exchange, error, now)
+            return
+        if opened is None:
             return
         self._heard(opened, local, remote, now)
         self.confirm_children()
@@ -259,12 +281,40 @@ class IkeSa:
         """A `failed` callback for Compute while answering."""
         return lambda error, now: self._refuse(kind, error, now)
 
-    def _open(self, message: Message) -> Message:
+    def _open(self, message: Message) -> Message | None:
+        """The message with what is in it; None when it is a fragment and others are still to come."""
         if message.header.exchange == ExchangeType.IKE_SA_INIT:
             return message
+        keys, fragment = self._keys(), message.fragment
+        if fragment is None:
+            return open_message(keys, message)
+        reassembly = self.reassembly[message.header.is_response]
+        if not reassembly.wanted(message.header, fragment):
+            return None
+        whole = reassembly.add(message.header, fragment, self._open_fragment(message))
+        if whole is None:
+            return None
+        return Message(message.header, parse_chain(whole.plaintext, whole.first_inner), message.octets)
+
+    def _open_fragment(self, message: Message) -> bytes:
+        assert message.fragment is not None
+        if not self.fragments:
+            raise PeerError(Violation.GRAMMAR, "a fragment, without both ends having said that they can")
+        return open_fragment(self._keys(), message, message.fragment)
+
+    def _keys(self) -> IkeKeys:
         if self.keys is None:
             raise PeerError(Violation.OUT_OF_STATE, "sealed message before there are keys")
-        return open_message(self.keys, message)
+        return self.keys
+
+    def _verifies(self, message: Message) -> bool:
+        """Whether a repeated request is to be answered again; PeerError when it does not verify."""
+        if message.fragment is None:
+            open_message(self._keys(), message)
+            return True
+        # RFC 7383 2.6.1: one answer, not one for each fragment
+        self._open_fragment(message)
+        return message.fragment.number == 1
 
     def _heard(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
         """Bookkeeping after the ICV verified, never before."""
@@ -382,7 +432,7 @@ class IkeSa:
         pending.tries += 1
         pending.deadline = now + self.settings.retransmit_timeout * self.settings.retransmit_base**pending.tries
         self.services.counts(self.name).retransmissions += 1
-        self.transmit(pending.octets, now)
+        self._transmit_all(pending.datagrams, now)
 
     def jittered(self, now: float, duration: float) -> float:
         return now + duration * self.services.random.uniform(1.0 - MARGIN, 1.0)

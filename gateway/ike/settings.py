@@ -52,6 +52,8 @@ class ConnectionSettings:
     retransmit_base: float = 1.6
     retransmit_tries: int = 6
     half_open_timeout: float = 30.0
+    fragment_size: int = 1280
+    """Octets of the largest datagram with its IP header; larger messages go in fragments (RFC 7383). 0: never."""
 
     def child(self, name: str) -> ChildSettings | None:
         return next((child for child in self.children if child.name == name), None)

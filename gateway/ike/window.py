@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from gateway.ike.errors import LocalError, PeerError, Violation
 
+Datagrams = tuple[bytes, ...]
+"""A message as it was sent: whole, or in fragments (RFC 7383)."""
+
 
 @dataclass(slots=True)
 class Pending:
     """Our outstanding request: the same octets until it is answered (RFC 7296 2.1)."""
 
     message_id: int
-    octets: bytes
+    datagrams: Datagrams
     deadline: float
     tries: int = 0
 
@@ -26,16 +29,16 @@ class Window:
         self.next_request = next_request
         self.expected = expected
         self.pending: Pending | None = None
-        self.cached_response: bytes | None = None
+        self.cached_response: Datagrams | None = None
         self.cached_id = -1
         self.answering = False
 
-    def sent(self, octets: bytes, deadline: float, repeat_id: int | None = None) -> None:
+    def sent(self, datagrams: Datagrams, deadline: float, repeat_id: int | None = None) -> None:
         """Our request went out. `repeat_id`: IKE_SA_INIT again with message ID 0 (RFC 7296 2.6)."""
         if self.pending is not None:
             raise LocalError("a second request outside the window")
         message_id = self.next_request if repeat_id is None else repeat_id
-        self.pending = Pending(message_id, octets, deadline)
+        self.pending = Pending(message_id, datagrams, deadline)
         self.next_request = message_id + 1
 
     def check_response(self, message_id: int) -> None:
@@ -51,9 +54,9 @@ class Window:
         if message_id != self.expected or self.answering:
             raise PeerError(Violation.MESSAGE_ID, f"request {message_id}, expected {self.expected}")
 
-    def answered(self, octets: bytes) -> None:
+    def answered(self, datagrams: Datagrams) -> None:
         """Our response to request `expected` went out; kept for its retransmissions."""
-        self.cached_response = octets
+        self.cached_response = datagrams
         self.cached_id = self.expected
         self.expected += 1
         self.answering = False

@@ -25,8 +25,8 @@ from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove
 from gateway.ike.key_exchange import PUBLIC_OCTETS, KeyPair
-from gateway.ike.keymat import IkeKeys, open_message, seal_message
-from gateway.ike.message import Header, Message, emit_message, parse_message
+from gateway.ike.keymat import IkeKeys, open_fragment, open_message, seal_message
+from gateway.ike.message import Header, Message, emit_message, parse_chain, parse_message
 from gateway.ike.payloads import Payload
 from gateway.ike.proposal import make_offer
 from gateway.ike.registry import ExchangeType, Flags, NotifyType, Protocol
@@ -339,6 +339,16 @@ class Pair:
         keys = (sa or flight.receiver.sas[-1]).keys
         assert keys is not None
         return open_message(keys, flight.message)
+
+    def opened_pieces(self, flights: list[Flight]) -> Message:
+        """A message that came in fragments, read with its receiver's keys."""
+        keys = flights[0].receiver.sas[-1].keys
+        assert keys is not None
+        pieces = [(flight.message, flight.message.fragment) for flight in flights]
+        plaintext = b"".join(open_fragment(keys, message, piece) for message, piece in pieces if piece)
+        first = pieces[0][1]
+        assert first is not None
+        return Message(pieces[0][0].header, parse_chain(plaintext, first.first_inner))
 
     def sealed(
         self,

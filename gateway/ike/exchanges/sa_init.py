@@ -73,13 +73,19 @@ class InitiateSa(Exchange):
         self.pair = pair
         self.sent = proposal.payload(sa.settings.offers, b"")
         detection = nat.notifications(sa.initiator_spi, 0, sa.local, sa.remote, pretended_source(sa))
-        self.payloads = (self.sent, KeyExchange(pair.method, pair.public), Nonce(sa.ni), *detection)
+        self.payloads = (
+            self.sent,
+            KeyExchange(pair.method, pair.public),
+            Nonce(sa.ni),
+            *detection,
+            *_fragmentation(sa),
+        )
         self._request(sa, now)
 
     def _request(self, sa: IkeSa, now: float) -> None:
         # RFC 7296 2.6: the cookie first, all else unchanged
         cookie = (Notify(NotifyType.COOKIE, self.cookie),) if self.cookie is not None else ()
-        sa.init_request = sa.request(self.kind, (*cookie, *self.payloads), now, repeat_id=0)
+        (sa.init_request,) = sa.request(self.kind, (*cookie, *self.payloads), now, repeat_id=0)
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
         cookie, other_group = message.notify(NotifyType.COOKIE), message.notify(NotifyType.INVALID_KE_PAYLOAD)
@@ -151,6 +157,7 @@ class InitiateSa(Exchange):
         assert pair is not None
         sa.init_response, sa.nr = message.octets, nonce
         sa.nat = nat.detect(message, sa.local, sa.remote)
+        sa.fragments = _fragments(sa, message)
 
         def then(shared: bytes, now: float) -> None:
             sa.responder_spi = message.header.responder_spi
@@ -167,7 +174,7 @@ class InitiateSa(Exchange):
                 return
             # RFC 7296 2.21.1: nobody authenticated this answer, so the good one may still come
             sa.notice("warning", "ike-init-ignored", f"IKE_SA_INIT response ignored: {error}")
-            sa.window.sent(sa.init_request, now + sa.settings.retransmit_timeout, repeat_id=0)
+            sa.window.sent((sa.init_request,), now + sa.settings.retransmit_timeout, repeat_id=0)
 
         sa.compute(lambda: sa.services.key_exchanges.agree(pair, public), then, refused)
 
@@ -186,6 +193,15 @@ def give_up(sa: IkeSa, now: float) -> None:
         )
     else:
         sa.destroy(now, "PEER_UNREACHABLE", {"remote": str(sa.remote)})
+
+
+def _fragmentation(sa: IkeSa) -> tuple[Notify, ...]:
+    """RFC 7383 2.3: we can."""
+    return (Notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED),) if sa.settings.fragment_size else ()
+
+
+def _fragments(sa: IkeSa, message: Message) -> bool:
+    return bool(sa.settings.fragment_size) and message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
 
 
 def pretended_source(sa: IkeSa) -> bytes | None:
@@ -219,6 +235,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     sa.ni, sa.nr = nonce.data, sa.services.random.octets(NONCE_OCTETS)
     sa.init_request = message.octets
     sa.nat = nat.detect(message, sa.local, sa.remote)
+    sa.fragments = _fragments(sa, message)
     sa.give_up_at = now + sa.settings.half_open_timeout
     seed = sa.services.random.octets(SEED_OCTETS)
     key_exchanges = sa.services.key_exchanges
@@ -231,7 +248,10 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         public, shared = result
         sa.keys = IkeKeys.initial(choice, shared, sa.ni, sa.nr, sa.spis, False)
         detection = nat.notifications(sa.initiator_spi, sa.responder_spi, sa.local, sa.remote, pretended_source(sa))
-        payloads = (SecurityAssociation((chosen,)), KeyExchange(choice.key_exchange, public), Nonce(sa.nr), *detection)
-        sa.init_response = sa.respond(ExchangeType.IKE_SA_INIT, payloads, now)
+        # RFC 7383 2.3: only to who can
+        extensions = (*detection, *(_fragmentation(sa) if sa.fragments else ()))
+        answer: tuple[Payload, ...] = (SecurityAssociation((chosen,)), KeyExchange(choice.key_exchange, public))
+        payloads = (*answer, Nonce(sa.nr), *extensions)
+        (sa.init_response,) = sa.respond(ExchangeType.IKE_SA_INIT, payloads, now)
 
     sa.compute(work, then, lambda error, now: sa.destroy(now, "BAD_KEY_EXCHANGE", {"detail": str(error)}))

@@ -87,7 +87,7 @@ def encoded(value: Any) -> bytes:
 
 
 def test_every_registered_payload_is_under_the_law() -> None:
-    assert set(BY_TYPE) | {PayloadType.SK} == set(PAYLOADS)
+    assert set(BY_TYPE) | {PayloadType.SK, PayloadType.SKF} == set(PAYLOADS)
 
 
 @pytest.mark.parametrize("number", sorted(BY_TYPE), ids=lambda number: PayloadType(number).name)

@@ -309,7 +309,7 @@ def test_cve_2026_35328_and_others_no_message_takes_long() -> None:
         "notifies": (INFO, tuple(Notify(chance.randrange(65536)) for _ in range(100))),
     }
     for name, (exchange, payloads) in worst.items():
-        stage = reach("responder", "ESTABLISHED")
+        stage = reach("responder", "ESTABLISHED", fragment_size=0)
         octets = stage.encode(exchange, payloads, stage.request_id, False)
         assert len(octets) < 65535
         assert calls_while(lambda stage=stage, octets=octets: stage.deliver(octets)) < 500_000, name  # type: ignore[misc]
