@@ -29,6 +29,7 @@ CLOUD_SERVICES = {
 }
 _SLOW_DETECTION = 300.0
 _HASTY_RETRANSMISSION = 3.0
+_LEAST_FRAGMENT = 256
 
 
 def connection_findings(facts: Facts) -> Iterator[Finding]:
@@ -39,6 +40,7 @@ def connection_findings(facts: Facts) -> Iterator[Finding]:
         yield from _shorthand(path, connection)
         yield from _protection(path, connection)
         yield from _timers(path, connection)
+        yield from _sizes(path, connection)
         yield from _inside_addresses(path, connection)
         yield from _weak_proposals(path, connection)
         for child_path, child in _children(path, connection):
@@ -121,6 +123,14 @@ def _protection(path: KeyPath, connection: Connection) -> Iterator[Finding]:
             )
             yield "error", (*child_path, "remote_ts"), message
             return
+
+
+def _sizes(path: KeyPath, connection: Connection) -> Iterator[Finding]:
+    if 0 < connection.fragment_size < _LEAST_FRAGMENT:
+        message = (
+            f"{connection.fragment_size} octets hold next to nothing of a message; at least {_LEAST_FRAGMENT}, or 0"
+        )
+        yield "error", (*path, "fragment_size"), message
 
 
 def _timers(path: KeyPath, connection: Connection) -> Iterator[Finding]:

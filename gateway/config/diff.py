@@ -100,6 +100,8 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.retransmit_timeout": _I.IN_PLACE,
     "connection.*.retransmit_base": _I.IN_PLACE,
     "connection.*.retransmit_tries": _I.IN_PLACE,
+    # Whether both can is agreed when the IKE_SA begins.
+    "connection.*.fragment_size": _I.IN_PLACE,
     # The SAs stay, BGP sessions from the old address do not.
     "connection.*.tunnel_address": _I.RESTART_SESSION,
     "connection.*.protected": _I.IN_PLACE,

@@ -189,6 +189,12 @@ class Connection(Section):
     retransmit_tries: Integer = Field(
         default=6, ge=1, le=20, description="retransmissions before the peer counts as dead"
     )
+    fragment_size: Integer = Field(
+        default=1280,
+        ge=0,
+        le=65535,
+        description="octets of the largest IKE datagram, IP header included; larger messages go in fragments (RFC 7383) if the peer can; at least 256; 0: never",
+    )
     tunnel_address: tuple[InterfaceField, ...] = Field(
         default=(), description="our addresses inside the tunnel, on the connection's TUN, e.g. 169.254.21.1/30"
     )

@@ -14,7 +14,6 @@ from gateway.ike.payloads import EncryptedFragment
 
 FRAGMENTS_MAX = 128
 """At 500 octets each they fill the largest message."""
-LEAST_SIZE = 576  # RFC 7383 2.5.1, for IPv4
 
 
 @dataclass(slots=True)

@@ -168,6 +168,7 @@ def _ike(name: str, connection: Connection, psk: bytes) -> ConnectionSettings:
         retransmit_timeout=connection.retransmit_timeout,
         retransmit_base=connection.retransmit_base,
         retransmit_tries=connection.retransmit_tries,
+        fragment_size=connection.fragment_size,
     )
 
 

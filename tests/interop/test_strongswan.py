@@ -7,6 +7,7 @@ WAN is captured and must carry nothing in clear.
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from support.impair import source_nat
 from support.pair import EDGE, Pair, make_pair, nothing_lost
 from support.process import wait_until
 from support.scene import EDGE_OUTER, GATEWAY_OUTER, NAT_OUTER, SITE_HOST, VNET_HOST, Scene
+from support.strongswan import log_of
 from support.traffic import Streams, ping
 
 pytestmark = pytest.mark.interop
@@ -96,6 +98,28 @@ def _agree(pair: Pair, suite: str, *, pfs: bool, initiator: str, rekeyed_by: str
     assert tunnel["role"] == ("initiator" if rekeyed_by == "gateway" else "responder"), initiator
     spis = (f"{tunnel['initiator_spi']:016x}", f"{tunnel['responder_spi']:016x}")
     assert spis == peer.spis
+
+
+@pytest.mark.parametrize("initiator", ["gateway", "edge"])
+@pytest.mark.parametrize("suite", ["gcm", "cbc"])
+def test_messages_larger_than_the_path_takes_go_in_fragments(scene: Scene, suite: str, initiator: str) -> None:
+    """RFC 7383. Fragments of fragments' size 300 both ways: IKE_AUTH takes some, a rekey with a large KE more."""
+    ike, esp, _ = SUITES[suite]
+    edge = EDGE.with_(proposals=ike, esp_proposals=f"{esp}-modp3072")
+    pair = make_pair(
+        scene, edge, initiator=initiator, connection="fragment_size = 300", settings=["fragment_size = 300"]
+    )
+    pair.establish(initiator)
+    streams = pair.streams()
+    for end in ("gateway", "edge"):
+        child, ike_sa = REKEYERS[end](pair)
+        child()
+        ike_sa()
+    nothing_lost(streams.stop())
+    text = log_of(pair.charon).read_text()
+    assert "received fragment #1 of" in text
+    assert re.search(r"splitting IKE message .* into \d+ fragments", text)
+    pair.no_clear_text()
 
 
 def test_wrong_psk_is_named_and_nothing_is_forwarded(scene: Scene) -> None:

@@ -7,6 +7,7 @@ configured as its mirror image.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from support.capture import Capture
@@ -62,10 +63,16 @@ class Pair:
 
 
 def make_pair(
-    scene: Scene, edge: Connection = EDGE, *, initiator: str = "gateway", gateway_sees: str = "", connection: str = ""
+    scene: Scene,
+    edge: Connection = EDGE,
+    *,
+    initiator: str = "gateway",
+    gateway_sees: str = "",
+    connection: str = "",
+    settings: Sequence[str] = (),
 ) -> Pair:
     """Configure both ends; `gateway_sees` is the edge's address as the gateway knows it, when a NAT is between."""
-    charon = Strongswan(scene.edge, [edge], tunnel_routes=[VNET])
+    charon = Strongswan(scene.edge, [edge], tunnel_routes=[VNET], settings=settings)
     mirrored = edge.with_(local=gateway_sees) if gateway_sees else edge
     text = configuration(mirrored, start_action="start" if initiator == "gateway" else "none", connection=connection)
     daemon = GatewayDaemon(scene.gateway, text, {"site.psk": PSK})

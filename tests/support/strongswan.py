@@ -66,16 +66,18 @@ class Strongswan:
         *,
         tunnel_address: str | None = None,
         tunnel_routes: Sequence[str] = (),
+        settings: Sequence[str] = (),
     ) -> None:
         self.machine = machine
         self.tunnel_routes = tuple(tunnel_routes)
+        self.settings = tuple(settings)  # lines of strongswan.conf
         self.connections = connections
         self.tunnel_address = tunnel_address
         self.process: Process | None = None
         self._home = machine.directory / "strongswan"
         self._home.mkdir()
         self._vici = f"unix://{self._home}/vici"
-        (self._home / "strongswan.conf").write_text(_daemon_settings(self._vici))
+        (self._home / "strongswan.conf").write_text(_daemon_settings(self._vici, self.settings))
         self.write()
 
     def write(self) -> None:
@@ -243,10 +245,12 @@ def _present(value: IkeSa | None) -> IkeSa:
     return value
 
 
-def _daemon_settings(vici: str) -> str:
+def _daemon_settings(vici: str, lines: Sequence[str]) -> str:
     """strongswan.conf: one setting a line; short retransmissions so that a dead peer is noticed within seconds."""
     level = os.environ.get("LAB_CHARON_LEVEL", "1")
+    more = "\n".join(f"  {line}" for line in lines)
     return f"""charon-systemd {{
+{more}
   load = {PLUGINS}
   install_virtual_ip = no
   retransmit_timeout = 1.0
