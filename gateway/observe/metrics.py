@@ -47,6 +47,7 @@ DROP_REASONS = {
     "seal_failed": "out",
     "loop": "out",
     "send_failed": "out",
+    "tun_queue_full": "out",
     "unknown_spi": "in",
     "too_short": "in",
     "replay": "in",

@@ -272,6 +272,7 @@ class Daemon:
 
     async def snapshot(self) -> Snapshot:
         """The picture with the counters of this moment."""
+        await self.dataplane.look_at_queues()
         self.read_counters()
         await self._draw()
         return build(self.node, self._facts(), time.monotonic(), self._drawn)

@@ -18,9 +18,11 @@ from gateway.node.effects import OpenTunnel
 from gateway.node.inputs import DataPlaneEvent
 from gateway.observe.snapshot import WorkerStatus
 from gateway.runtime.tun import TunError, interface_name, open_tun, reattach_tun
+from gateway.runtime.tun_queues import QueueDrops
 from gateway.runtime.udp import Received, UdpSockets
 
 NANOSECOND = 1e-9
+QUEUE_FULL = "tun_queue_full"  # native/drop_reasons.h
 TURN = 4
 """IKE datagrams taken in one turn of the loop: each costs up to a millisecond, and timers must not wait for hundreds."""
 _DIRECTIONS = {direction.value: direction for direction in Direction}
@@ -50,6 +52,7 @@ class NativeDataPlane:
         self._on_ike = on_ike
         self._tuns: dict[int, list[int]] = {}
         self._names: dict[int, str] = {}  # of their devices
+        self._queues = QueueDrops()
         self._last: list[_native.SaRow] = []  # of SAs that were removed, until somebody asks
         self._waiting: dict[int, list[Callable[[], None]]] = {}  # by connection whose device is being made
         self._punted: deque[tuple[bytes, tuple[str, int], tuple[str, int], int]] = deque()
@@ -152,7 +155,12 @@ class NativeDataPlane:
         }
 
     def drop_counters(self) -> dict[tuple[int, str], int]:
-        return {(connection, reason): packets for connection, reason, packets in self._native.drops()}
+        queues = {(connection, QUEUE_FULL): packets for connection, packets in self._queues.nonzero().items()}
+        return {(connection, reason): packets for connection, reason, packets in self._native.drops()} | queues
+
+    async def look_at_queues(self) -> None:
+        """Counts anew what the kernel dropped before it came to us."""
+        await asyncio.to_thread(self._queues.read, dict(self._names))
 
     # --- TUNs, off the loop -------------------------------------------------------------------------------------
 

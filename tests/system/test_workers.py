@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def test_a_cpu_this_machine_lacks_keeps_it_from_starting(site: Site) -> None:
 _TRAINS = """
 import socket, struct, sys
 made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.bind(("", 9998))
 for _ in range(10):
     try:
         made.sendmsg([bytes(32 * 64)], [(socket.IPPROTO_UDP, 103, struct.pack("=H", 64))], 0, (sys.argv[1], 9999))
@@ -74,17 +76,18 @@ for _ in range(10):
 """
 
 
+def counted(site: Site) -> tuple[int, int]:
+    """TUN reads, packets sealed."""
+    workers = json.loads(site.daemon.ctl("workers", "-o", "json").stdout)["workers"]
+    return sum(w["calls"]["tun_reads"] for w in workers), sum(w["packets_out"] for w in workers)
+
+
 def reads_and_packets(site: Site) -> tuple[int, int]:
     """What 10 trains of 32 datagrams, each of its own on the wire, cost: TUN reads, packets sealed."""
-
-    def counted() -> tuple[int, int]:
-        workers = json.loads(site.daemon.ctl("workers", "-o", "json").stdout)["workers"]
-        return sum(w["calls"]["tun_reads"] for w in workers), sum(w["packets_out"] for w in workers)
-
-    before = counted()
+    before = counted(site)
     site.scene.router.run(sys.executable, "-c", _TRAINS, SITE_HOST)
-    wait_until(lambda: counted()[1] - before[1] >= 320, 5, "all are sealed")
-    reads, packets = counted()
+    wait_until(lambda: counted(site)[1] - before[1] >= 320, 5, "all are sealed")
+    reads, packets = counted(site)
     return reads - before[0], packets - before[1]
 
 
@@ -103,3 +106,26 @@ def test_datagrams_of_a_subnet_come_merged_where_the_file_says_so(site: Site) ->
     assert reads < packets * 0.3
     done = site.reload(f'{site.text}\n[dataplane]\nudp_gro = ["lan"]\n')
     wait_until(lambda: not any("udp_gro" in one for one in (site.daemon.status() or {})["problems"]), 5, "it is gone")
+
+
+def test_what_the_kernel_drops_before_a_worker_reads_it_is_counted(site: Site) -> None:
+    site.start()
+    site.scene.router.batch("link set gateway gso_max_segs 1")
+    before = counted(site)[1]
+    assert site.daemon.process is not None
+    site.daemon.process.signal(signal.SIGSTOP)
+    for _ in range(4):
+        site.scene.router.run(sys.executable, "-c", _TRAINS, SITE_HOST)
+    site.daemon.process.signal(signal.SIGCONT)
+
+    def outcome() -> tuple[int, int]:
+        tunnel = site.daemon.tunnel() or {}
+        return counted(site)[1] - before, tunnel["drops"]["tun_queue_full"]
+
+    wait_until(lambda: sum(outcome()) >= 4 * 320, 5, "each is sealed or counted as dropped")
+    sealed, dropped = outcome()
+    assert sealed > 400
+    assert dropped > 400
+    assert sealed + dropped < 4 * 320 + 50  # BGP goes on beside it
+    _, text = site.daemon.http()
+    assert f'gateway_esp_drops_total{{direction="out",reason="tun_queue_full",tunnel="site"}} {dropped}' in text
