@@ -7,6 +7,9 @@ PACKAGES := bird2 charon-systemd gcc git iperf3 iproute2 iputils-ping libc6-dev 
 	libssl-dev libstrongswan-extra-plugins libstrongswan-standard-plugins nftables pkg-config procps python3-dev \
 	python3-venv strace strongswan-swanctl systemd tcpdump util-linux
 
+# What `make test-slow` needs beside the above: libFuzzer.
+SLOW_PACKAGES := clang libclang-rt-14-dev
+
 # What `make bench` compares with, beside the above.
 BENCH_PACKAGES := wireguard-go wireguard-tools ethtool
 
@@ -46,6 +49,7 @@ test: build
 	@$(VENV)/bin/pytest -m "not slow"
 
 test-slow: build
+	@bash tools/install-system $(SLOW_PACKAGES)
 	@SIM_FACTOR=4 $(VENV)/bin/pytest -m slow tests
 	@SIM_FACTOR=4 $(VENV)/bin/pytest tests/simulation
 
