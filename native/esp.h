@@ -111,8 +111,8 @@ const struct esp_shape *esp_key_shape(const struct esp_key *key);
 size_t esp_header_length(const struct esp_key *key);                        /* SPI, sequence, IV */
 size_t esp_sealed_length(const struct esp_key *key, size_t payload_length); /* the whole ESP packet */
 size_t esp_minimum_length(const struct esp_key *key);
-/* How many packets of a burst the suite wants to have at once: what was opened last is in the nearest cache only while
- * bursts are small, but the lanes of a multi-buffer cipher have to be filled. */
+/* How many octets of a burst the suite wants to open at once: what was opened last is in the nearest cache only while
+ * that is little, but the lanes of a multi-buffer cipher have to be filled. */
 size_t esp_open_slice(const struct esp_key *key);
 
 /* Bursts of one SA; any count >= 1. CBC uses the multi-buffer path from a measured threshold up, libcrypto below it.

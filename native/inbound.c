@@ -339,10 +339,12 @@ static void open_slice(struct worker *worker, struct slice slice) {
 
 static void open_burst(struct worker *worker) {
   struct inbound *in = worker->inbound;
-  size_t most = in->count ? esp_open_slice(in->sa->key) : 1;
-  for (size_t done = 0; done < in->count; done += most) {
-    size_t left = in->count - done;
-    open_slice(worker, (struct slice){in->items + done, left < most ? left : most});
+  size_t most = in->count ? esp_open_slice(in->sa->key) : 0;
+  for (size_t done = 0, some; done < in->count; done += some) {
+    size_t octets = 0;
+    for (some = 0; done + some < in->count && octets < most; some++)
+      octets += in->items[done + some].length;
+    open_slice(worker, (struct slice){in->items + done, some});
   }
   in->count = 0;
   in->sa = NULL;
