@@ -41,6 +41,7 @@ def connection_findings(facts: Facts) -> Iterator[Finding]:
         yield from _protection(path, connection)
         yield from _timers(path, connection)
         yield from _sizes(path, connection)
+        yield from _ppk(path, connection)
         yield from _inside_addresses(path, connection)
         yield from _weak_proposals(path, connection)
         for child_path, child in _children(path, connection):
@@ -131,6 +132,13 @@ def _sizes(path: KeyPath, connection: Connection) -> Iterator[Finding]:
             f"{connection.fragment_size} octets hold next to nothing of a message; at least {_LEAST_FRAGMENT}, or 0"
         )
         yield "error", (*path, "fragment_size"), message
+
+
+def _ppk(path: KeyPath, connection: Connection) -> Iterator[Finding]:
+    if connection.ppk is not None and connection.ppk_id is None:
+        yield "error", (*path, "ppk"), "a PPK needs ppk_id, the name that the peer knows it by"
+    if connection.ppk is None and connection.ppk_id is not None:
+        yield "error", (*path, "ppk_id"), "the name of a PPK without a PPK; add ppk.file"
 
 
 def _timers(path: KeyPath, connection: Connection) -> Iterator[Finding]:

@@ -92,6 +92,9 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.remote_id": _I.RESTART_TUNNEL,
     # A key counts at the next IKE_AUTH; what is established stays.
     "connection.*.psk": _I.IN_PLACE,
+    "connection.*.ppk": _I.IN_PLACE,
+    "connection.*.ppk_id": _I.IN_PLACE,
+    "connection.*.ppk_required": _I.IN_PLACE,
     "connection.*.proposals": _I.REKEY,
     "connection.*.encap": _I.RESTART_TUNNEL,
     "connection.*.start_action": _I.IN_PLACE,

@@ -54,6 +54,8 @@ def _secret_findings(facts: Facts) -> Iterator[Finding]:
 def _secret_sources(config: Config) -> Iterator[tuple[KeyPath, SecretSource]]:
     for name, connection in config.connection.items():
         yield ("connection", name, "psk"), connection.psk
+        if connection.ppk is not None:
+            yield ("connection", name, "ppk"), connection.ppk
     for name, neighbor in config.bgp.neighbor.items() if config.bgp is not None else ():
         if neighbor.password is not None:
             yield ("bgp", "neighbor", name, "password"), neighbor.password

@@ -169,6 +169,16 @@ class Connection(Section):
         default=None, description="the identity the peer must prove; default: remote_addrs"
     )
     psk: SecretSource = Field(description="pre-shared key")
+    ppk: SecretSource | None = Field(
+        default=None,
+        description="post-quantum preshared key (RFC 8784), mixed into the keys; at least 32 octets, from a random source",
+    )
+    ppk_id: str | None = Field(
+        default=None, min_length=1, max_length=128, description="the name both ends have given the PPK"
+    )
+    ppk_required: Switch = Field(
+        default=True, description="without the PPK no tunnel; false: a peer that has none is let in, with a warning"
+    )
     proposals: tuple[IkeProposal, ...] = Field(
         default=(
             "aes256gcm16-prfsha384-ecp384",

@@ -18,7 +18,7 @@ from gateway.config.guess import nearest
 from gateway.config.model import Config
 from gateway.config.units import parse_duration
 
-_SECRET_KEYS = frozenset({"psk", "password", "secret", "inline"})
+_SECRET_KEYS = frozenset({"psk", "ppk", "password", "secret", "inline"})
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "true or false"),
     (str, "text in quotes"),

@@ -72,7 +72,11 @@ def verify(
         )
     wanted = psk_signature(keys, psk, message, our_nonce, identity, of_initiator)
     if not hmac.compare_digest(wanted.data, received.data):
-        raise PeerError(Violation.AUTHENTICATION, "the pre-shared keys differ", NotifyType.AUTHENTICATION_FAILED)
+        raise PeerError(
+            Violation.AUTHENTICATION,
+            "the pre-shared keys, or what is mixed into them, differ",
+            NotifyType.AUTHENTICATION_FAILED,
+        )
     return AuthenticatedPeer(expected)
 
 

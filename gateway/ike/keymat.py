@@ -216,6 +216,17 @@ class IkeKeys:
         """RFC 7296 2.18: SKEYSEED with the *old* PRF, the rest with the new."""
         return IkeKeys(choice, prf(self.choice.prf, self._sk_d, shared + ni + nr), ni + nr, spis, is_initiator)
 
+    def mixed(self, ppk: bytes) -> IkeKeys:
+        """RFC 8784 3: SK_d, SK_pi and SK_pr from themselves and the PPK. What seals and opens stays the same."""
+        keys = IkeKeys.__new__(IkeKeys)
+        keys.choice, keys.is_initiator, keys.sealing, keys.opening = (
+            self.choice, self.is_initiator, self.sealing, self.opening
+        )  # fmt: skip
+        keys._sk_d, keys._sk_pi, keys._sk_pr = (
+            prf_plus(self.choice.prf, ppk, secret, len(secret)) for secret in (self._sk_d, self._sk_pi, self._sk_pr)
+        )
+        return keys
+
     def child(self, choice: Choice, shared: bytes, ni: bytes, nr: bytes) -> ChildKeys:
         """RFC 7296 2.17; `shared` is empty without PFS."""
         e, a = encryption_key_octets(choice), integrity_key_octets(choice)

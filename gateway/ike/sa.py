@@ -61,6 +61,8 @@ class IkeSa:
         self.nat = NatResult()
         # Both said in IKE_SA_INIT that they can (RFC 7383 2.3)
         self.fragments = False
+        # Both have a PPK (RFC 8784); once established, whether its keys are mixed in
+        self.ppk = False
         self.reassembly = {False: Reassembly(), True: Reassembly()}  # of requests, of responses
         self.children: dict[int, ChildSa] = {}
         self.lingering: list[Lingering] = []

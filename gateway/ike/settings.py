@@ -22,6 +22,15 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class PostQuantumKey:
+    """A PPK (RFC 8784); `required`: without it no IKE_SA is established."""
+
+    id: bytes
+    secret: bytes = field(repr=False)
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ChildSettings:
     """One configured CHILD_SA. Times in seconds."""
 
@@ -45,6 +54,7 @@ class ConnectionSettings:
     psk: bytes = field(repr=False)
     offers: tuple[Offer, ...] = ()
     children: tuple[ChildSettings, ...] = ()
+    ppk: PostQuantumKey | None = None
     encap: bool = True
     rekey_time: float = 14400.0
     dpd_delay: float = 10.0

@@ -16,7 +16,7 @@ from gateway.esp.dataplane import Limits
 from gateway.ha.heartbeat import Settings as HeartbeatSettings
 from gateway.ike.proposal import Offer, make_offer
 from gateway.ike.registry import IdType, Protocol
-from gateway.ike.settings import ChildSettings, ConnectionSettings, Identity
+from gateway.ike.settings import ChildSettings, ConnectionSettings, Identity, PostQuantumKey
 from gateway.ike.traffic_selector import from_range
 
 ID_TYPES = {
@@ -37,6 +37,7 @@ class Secrets:
     psks: Mapping[str, bytes] = field(repr=False)
     bgp_passwords: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     heartbeat: bytes = field(default=b"", repr=False)
+    ppks: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def build(
     for name, connection in config.connection.items():
         number = known.setdefault(name, last + 1)
         last = max(last, number)
-        tunnels.append(_tunnel(number, name, connection, secrets.psks[name], _local_destinations(config, name)))
+        tunnels.append(_tunnel(number, name, connection, secrets, _local_destinations(config, name)))
     return GatewaySettings(
         config.gateway.name,
         tuple(tunnels),
@@ -102,7 +103,7 @@ def _beside(config: Config) -> Iterator[Address]:
 
 
 def _tunnel(
-    number: int, name: str, connection: Connection, psk: bytes, local_destinations: tuple[str, ...]
+    number: int, name: str, connection: Connection, secrets: Secrets, local_destinations: tuple[str, ...]
 ) -> TunnelSettings:
     children = derive.children_of(connection)
     remote_prefixes = derive.remote_prefixes(connection)
@@ -110,7 +111,7 @@ def _tunnel(
     return TunnelSettings(
         id=number,
         name=name,
-        ike=_ike(name, connection, psk),
+        ike=_ike(name, connection, secrets),
         start_action=connection.start_action,
         addresses=tuple(str(address) for address in connection.tunnel_address),
         link_mtu=connection.link_mtu,
@@ -152,14 +153,15 @@ def _limits(child: Child) -> Limits:
     )
 
 
-def _ike(name: str, connection: Connection, psk: bytes) -> ConnectionSettings:
+def _ike(name: str, connection: Connection, secrets: Secrets) -> ConnectionSettings:
     return ConnectionSettings(
         name=name,
         local=Endpoint(str(connection.local_addrs), connection.local_port),
         remote=Endpoint(str(connection.remote_addrs), connection.remote_port),
         local_id=_identity(connection.local_id or str(connection.local_addrs)),
         remote_id=_identity(connection.remote_id or str(connection.remote_addrs)),
-        psk=psk,
+        psk=secrets.psks[name],
+        ppk=_ppk(connection, secrets.ppks.get(name)),
         offers=tuple(_offer(Protocol.IKE, parse_ike_proposal(text)) for text in connection.proposals),
         children=tuple(_child(child_name, child) for child_name, child in derive.children_of(connection).items()),
         encap=connection.encap,
@@ -170,6 +172,12 @@ def _ike(name: str, connection: Connection, psk: bytes) -> ConnectionSettings:
         retransmit_tries=connection.retransmit_tries,
         fragment_size=connection.fragment_size,
     )
+
+
+def _ppk(connection: Connection, secret: bytes | None) -> PostQuantumKey | None:
+    if secret is None or connection.ppk_id is None:
+        return None
+    return PostQuantumKey(connection.ppk_id.encode(), secret, connection.ppk_required)
 
 
 def _identity(text: str) -> Identity:

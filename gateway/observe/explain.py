@@ -53,6 +53,10 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         " ({detail})",
         "; add one of the peer's algorithms to `proposals` or `esp_proposals` of connection {tunnel}, or change the peer",
     ),
+    "USE_PPK": (
+        "{peer} does not offer a post-quantum preshared key, and `ppk_required` of connection {tunnel} lets nobody in without",
+        "; configure the same PPK and its name at the peer, or set `ppk_required` to false",
+    ),
     "AUTHENTICATION_FAILED": (
         "authentication with {peer} failed",
         "; compare the pre-shared key and the identities of connection {tunnel} with the peer's",
@@ -65,7 +69,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "AUTHENTICATION_FAILED/sent": (
         "we refused the authentication of {peer}: its AUTH payload does not fit our `psk`",
         " ({detail})",
-        "; the pre-shared keys differ (look for trailing blanks or newlines), correct `psk` of connection {tunnel} or the peer's key",
+        "; the pre-shared keys differ (look for trailing blanks or newlines), correct `psk` (or `ppk`) of connection {tunnel} or the peer's key",
     ),
     "WRONG_PEER_IDENTITY": (
         "{peer} gives another identity than the one configured",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.config.diagnostics import KeyPath
 from gateway.config.model import Config, SecretSource
-from gateway.config.secrets import BGP_PASSWORD, HA_SECRET, PSK, Purpose, SecretError, read_secret
+from gateway.config.secrets import BGP_PASSWORD, HA_SECRET, PPK, PSK, Purpose, SecretError, read_secret
 from gateway.node.settings import Secrets
 
 
@@ -26,6 +26,11 @@ def read_secrets(config: Config, directory: Path) -> tuple[Secrets, list[tuple[K
         name: reader.read(("connection", name, "psk"), connection.psk, PSK)
         for name, connection in config.connection.items()
     }
+    ppks = {
+        name: reader.read(("connection", name, "ppk"), connection.ppk, PPK)
+        for name, connection in config.connection.items()
+        if connection.ppk is not None
+    }
     neighbors = config.bgp.neighbor if config.bgp is not None else {}
     passwords = {
         name: reader.read(("bgp", "neighbor", name, "password"), neighbor.password, BGP_PASSWORD)
@@ -35,7 +40,7 @@ def read_secrets(config: Config, directory: Path) -> tuple[Secrets, list[tuple[K
     heartbeat = reader.read(("ha", "secret"), config.ha.secret, HA_SECRET) if config.ha is not None else b""
     if reader.problems:
         raise SecretProblems(reader.problems)
-    return Secrets(psks, passwords, heartbeat), reader.warnings
+    return Secrets(psks, passwords, heartbeat, ppks), reader.warnings
 
 
 class _Reader:

@@ -122,6 +122,43 @@ def test_messages_larger_than_the_path_takes_go_in_fragments(scene: Scene, suite
     pair.no_clear_text()
 
 
+PPK = "a secret of which no quantum computer has ever heard, nor will"
+
+
+@pytest.mark.parametrize("initiator", ["gateway", "edge"])
+@pytest.mark.parametrize("required", [True, False], ids=["required", "wanted"])
+def test_a_post_quantum_preshared_key_is_mixed_in(scene: Scene, initiator: str, required: bool) -> None:
+    """RFC 8784."""
+    word = "yes" if required else "no"
+    edge = EDGE.with_(ppk=("quantum", PPK), extra={"ppk_id": "quantum", "ppk_required": word})
+    text = f'ppk.file = "site.ppk"\nppk_id = "quantum"\nppk_required = {str(required).lower()}'
+    pair = make_pair(scene, edge, initiator=initiator, connection=text, secrets={"site.ppk": PPK})
+    pair.establish(initiator)
+    streams = pair.streams()
+    for end in ("gateway", "edge"):
+        child, ike_sa = REKEYERS[end](pair)
+        child()
+        ike_sa()
+    nothing_lost(streams.stop())
+    assert "using PPK for PPK_ID 'quantum'" in log_of(pair.charon).read_text()
+    assert not [line for line in pair.gateway.process.log.read_text().splitlines() if "ppk-not-used" in line]  # type: ignore[union-attr]
+    pair.no_clear_text()
+
+
+def test_a_peer_without_the_post_quantum_key_is_let_in_only_where_it_is_not_required(scene: Scene) -> None:
+    text = 'ppk.file = "site.ppk"\nppk_id = "quantum"'
+    pair = make_pair(scene, connection=text, secrets={"site.ppk": PPK})
+    pair.start()
+    assert "USE_PPK" in pair.gateway.wait_failure()
+    assert "ppk_required" in (pair.gateway.tunnel() or {})["explanation"]
+    pair.gateway.config.write_text(pair.gateway.config.read_text().replace(text, f"{text}\nppk_required = false"))
+    pair.gateway.ctl("reload")
+    pair.gateway.wait_up()
+    assert pair.gateway.process is not None
+    assert "no post-quantum protection" in pair.gateway.process.log.read_text()
+    pair.no_clear_text()
+
+
 def test_wrong_psk_is_named_and_nothing_is_forwarded(scene: Scene) -> None:
     pair = make_pair(scene, EDGE.with_(psk="not the secret of the gateway"))
     pair.start()

@@ -7,7 +7,7 @@ configured as its mirror image.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from support.capture import Capture
@@ -70,12 +70,13 @@ def make_pair(
     gateway_sees: str = "",
     connection: str = "",
     settings: Sequence[str] = (),
+    secrets: Mapping[str, str] | None = None,
 ) -> Pair:
     """Configure both ends; `gateway_sees` is the edge's address as the gateway knows it, when a NAT is between."""
     charon = Strongswan(scene.edge, [edge], tunnel_routes=[VNET], settings=settings)
     mirrored = edge.with_(local=gateway_sees) if gateway_sees else edge
     text = configuration(mirrored, start_action="start" if initiator == "gateway" else "none", connection=connection)
-    daemon = GatewayDaemon(scene.gateway, text, {"site.psk": PSK})
+    daemon = GatewayDaemon(scene.gateway, text, {"site.psk": PSK} | (secrets or {}))
     return Pair(scene, daemon, charon, Capture(scene.wan, "gateway"))
 
 

@@ -50,6 +50,7 @@ class Connection:
     dpd_delay: float = 5
     child: str = "net"
     extra: dict[str, str] = field(default_factory=dict)
+    ppk: tuple[str, str] = ("", "")  # id and secret
 
     def with_(self, **changes: Any) -> Connection:
         """A copy with some parameters changed."""
@@ -289,7 +290,9 @@ def _swanctl_conf(connections: list[Connection]) -> str:
 
 def _secret(c: Connection) -> str:
     owners = f'    id-local = "{c.local_id}"\n    id-remote = "{c.remote_id}"\n'
-    return f'  ike-{c.name} {{\n{owners}    secret = "{c.psk}"\n  }}\n'
+    psk = f'  ike-{c.name} {{\n{owners}    secret = "{c.psk}"\n  }}\n'
+    name, secret = c.ppk
+    return psk + (f'  ppk-{c.name} {{\n    id = "{name}"\n    secret = "{secret}"\n  }}\n' if secret else "")
 
 
 def _connection(c: Connection) -> str:

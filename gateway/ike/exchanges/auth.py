@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.ike import ppk
 from gateway.ike.authentication import AuthenticatedPeer, psk_signature, verify
 from gateway.ike.errors import LocalError, PeerError
 from gateway.ike.events import ExchangeFailed, IkeUp
@@ -52,8 +53,14 @@ class Authenticate(Exchange):
         settings = sa.settings
         ours = IdentificationInitiator(settings.local_id.type, settings.local_id.data)
         theirs = IdentificationResponder(settings.remote_id.type, settings.remote_id.data)
-        auth = psk_signature(sa.keys, settings.psk, sa.init_request, sa.nr, ours, True)
+        plain = psk_signature(sa.keys, settings.psk, sa.init_request, sa.nr, ours, True)
+        auth = psk_signature(ppk.mixed(sa), settings.psk, sa.init_request, sa.nr, ours, True) if sa.ppk else plain
         payloads: list[Payload] = [ours, theirs, auth]
+        if sa.ppk:
+            payloads.append(ppk.identity(sa))
+        if sa.ppk and settings.ppk is not None and not settings.ppk.required:
+            # RFC 8784 3: for a responder that has another PPK than ours
+            payloads.append(Notify(NotifyType.NO_PPK_AUTH, plain.data))
         if not sa.services.has_other_sa(sa):
             # RFC 7296 2.4: we know of no other IKE_SA with this peer, so the peer may drop what it has
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
@@ -69,6 +76,10 @@ class Authenticate(Exchange):
             _refused(sa, error, now)
             return True
         assert sa.keys is not None
+        if sa.ppk and message.notify(NotifyType.PPK_IDENTITY) is None:
+            ppk.go_without(sa, "the peer did not use the PPK that we named")
+        if sa.ppk:
+            sa.keys = ppk.mixed(sa)
         proof = verify(
             sa.keys, sa.settings.psk, sa.settings.remote_id, sa.init_response, sa.ni,
             identity if isinstance(identity, Identification) else None,
@@ -135,6 +146,7 @@ def establish(sa: IkeSa, proof: AuthenticatedPeer, initial_contact: bool, now: f
     sa.rekey_at = sa.jittered(now, sa.settings.rekey_time)
     sa.give_up_at = None
     sa.services.emit(IkeUp(sa.name, sa.initiator_spi, sa.responder_spi, rekeyed=False))
+    ppk.say_unused(sa)
     sa.services.established(sa, initial_contact, now)
 
 
@@ -142,6 +154,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     """Our side of a peer's IKE_AUTH."""
     assert sa.keys is not None
     identity, auth = message.first(IdentificationInitiator), message.first(Authentication)
+    if sa.ppk:
+        auth = _with_ppk(sa, message, auth)
     proof = verify(
         sa.keys, sa.settings.psk, sa.settings.remote_id, sa.init_request, sa.nr,
         identity if isinstance(identity, Identification) else None,
@@ -149,6 +163,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     )  # fmt: skip
     ours = IdentificationResponder(sa.settings.local_id.type, sa.settings.local_id.data)
     reply: list[Payload] = [ours, psk_signature(sa.keys, sa.settings.psk, sa.init_response, sa.ni, ours, False)]
+    if sa.ppk:
+        reply.append(Notify(NotifyType.PPK_IDENTITY))
     terms = None
     if message.first(SecurityAssociation) is not None:
         try:
@@ -166,6 +182,18 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), False, now)
     sa.respond(ExchangeType.IKE_AUTH, tuple(reply), now)
     _begin(sa, now)
+
+
+def _with_ppk(sa: IkeSa, message: Message, auth: Payload | None) -> Payload | None:
+    """RFC 8784 3: the keys that the initiator authenticates with, and its AUTH for those."""
+    named, plain = message.notify(NotifyType.PPK_IDENTITY), message.notify(NotifyType.NO_PPK_AUTH)
+    if ppk.is_ours(sa, named):
+        sa.keys = ppk.mixed(sa)
+        return auth
+    ppk.go_without(sa, "the peer names another PPK" if named else "the peer names no PPK")
+    if named is None or plain is None or not isinstance(auth, Authentication):
+        return auth
+    return Authentication(auth.method, plain.data)
 
 
 def _begin(sa: IkeSa, now: float) -> None:

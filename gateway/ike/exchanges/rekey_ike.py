@@ -202,7 +202,7 @@ def make_successor(
         sa.services, sa.settings, is_initiator=we_initiated, initiator_spi=spis[0], responder_spi=spis[1],
         local=sa.local, remote=sa.remote, now=now,
     )  # fmt: skip
-    new.nat, new.fragments = sa.nat, sa.fragments
+    new.nat, new.fragments, new.ppk = sa.nat, sa.fragments, sa.ppk
     new.keys = sa.keys.rekeyed(choice, shared, *nonces, new.spis, we_initiated)
     new.advance(IkeInput.AUTHENTICATED)
     new.quiet = True

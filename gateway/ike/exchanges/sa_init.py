@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
-from gateway.ike import nat, proposal
+from gateway.ike import nat, ppk, proposal
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.exchanges.auth import Authenticate
 from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
@@ -79,6 +79,7 @@ class InitiateSa(Exchange):
             Nonce(sa.ni),
             *detection,
             *_fragmentation(sa),
+            *ppk.capability(sa),
         )
         self._request(sa, now)
 
@@ -103,6 +104,8 @@ class InitiateSa(Exchange):
             return False
         if message.header.responder_spi == 0:
             return False
+        if ppk.missing(sa, message):
+            return self._on_unauthenticated_error(sa, Notify(NotifyType.USE_PPK), now)
         try:
             choice = self._check(sa, answer, exchange)
         except PeerError as error_:
@@ -157,7 +160,7 @@ class InitiateSa(Exchange):
         assert pair is not None
         sa.init_response, sa.nr = message.octets, nonce
         sa.nat = nat.detect(message, sa.local, sa.remote)
-        sa.fragments = _fragments(sa, message)
+        sa.fragments, sa.ppk = _fragments(sa, message), ppk.agreed(sa, message)
 
         def then(shared: bytes, now: float) -> None:
             sa.responder_spi = message.header.responder_spi
@@ -235,7 +238,13 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     sa.ni, sa.nr = nonce.data, sa.services.random.octets(NONCE_OCTETS)
     sa.init_request = message.octets
     sa.nat = nat.detect(message, sa.local, sa.remote)
-    sa.fragments = _fragments(sa, message)
+    sa.fragments, sa.ppk = _fragments(sa, message), ppk.agreed(sa, message)
+    if ppk.missing(sa, message):
+        raise PeerError(
+            Violation.NO_PROPOSAL,
+            "the peer offers no post-quantum preshared key, which is required here",
+            NotifyType.NO_PROPOSAL_CHOSEN,
+        )
     sa.give_up_at = now + sa.settings.half_open_timeout
     seed = sa.services.random.octets(SEED_OCTETS)
     key_exchanges = sa.services.key_exchanges
@@ -249,7 +258,11 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         sa.keys = IkeKeys.initial(choice, shared, sa.ni, sa.nr, sa.spis, False)
         detection = nat.notifications(sa.initiator_spi, sa.responder_spi, sa.local, sa.remote, pretended_source(sa))
         # RFC 7383 2.3: only to who can
-        extensions = (*detection, *(_fragmentation(sa) if sa.fragments else ()))
+        extensions = (
+            *detection,
+            *(_fragmentation(sa) if sa.fragments else ()),
+            *(ppk.capability(sa) if sa.ppk else ()),
+        )
         answer: tuple[Payload, ...] = (SecurityAssociation((chosen,)), KeyExchange(choice.key_exchange, public))
         payloads = (*answer, Nonce(sa.nr), *extensions)
         (sa.init_response,) = sa.respond(ExchangeType.IKE_SA_INIT, payloads, now)
