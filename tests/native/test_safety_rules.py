@@ -32,6 +32,7 @@ from support.twins import Tap
 
 from gateway import _native
 from gateway.config.proposals import ProposalError, parse_esp_proposal
+from gateway.runtime.dataplane import QUEUE_FULL
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")
 
@@ -281,7 +282,8 @@ def test_every_drop_has_a_named_reason_and_a_counter(rules: Rules) -> None:
     assert punted > 10
     assert {reason for _, reason, _ in rules.gateway.plane.drops()} < set(_native.DROP_REASONS)
     sources = "".join(path.read_text() for path in (Path(__file__).parents[2] / "native").glob("*.c"))
-    assert [reason for reason in _native.DROP_REASONS if f"DROP_{reason.upper()}" not in sources] == []
+    elsewhere = [reason for reason in _native.DROP_REASONS if f"DROP_{reason.upper()}" not in sources]
+    assert elsewhere == [QUEUE_FULL], "the kernel counts that one"
 
 
 # ---- tables ----
