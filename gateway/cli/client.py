@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from typing import Any
+from urllib.parse import quote
 
 DEFAULT_SOCKET = "/run/gatewayd/control.sock"
 _PATIENCE = 10.0  # seconds for an answer, besides the time an operation itself may take
@@ -36,6 +37,15 @@ class Client:
         if status != 200 or document.get("schema") != 1:
             raise Unreachable(document.get("text") or f"unexpected answer from {self._path} (status {status})")
         return document
+
+    def trace(self, connection: str) -> list[dict[str, Any]]:
+        """The last IKE messages of a connection, oldest first."""
+        status, document = self._ask("GET", f"/v1/trace/{quote(connection, safe='')}", None, _PATIENCE)
+        if status == 404:
+            raise NotFound(str(document.get("text", f"no trace of {connection!r}")))
+        if status != 200:
+            raise Unreachable(document.get("text") or f"unexpected answer from {self._path} (status {status})")
+        return list(document["lines"])
 
     def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         """(success, sentence)."""

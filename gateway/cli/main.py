@@ -207,6 +207,16 @@ def explain(tunnel: Tunnel = "") -> None:
 
 
 @app.command()
+def trace(tunnel: Annotated[str, typer.Argument(metavar="TUNNEL", show_default=False)]) -> None:
+    """The last IKE messages of a tunnel, decoded. Example: gatewayctl trace azure-b"""
+    lines = Session.client.trace(tunnel)
+    if Session.style.form == "json":
+        output.show_json(lines)
+    else:
+        output.show(views.trace(lines), Session.style)
+
+
+@app.command()
 def version() -> None:
     """Versions of this tool and of the running daemon. Example: gatewayctl version"""
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from gateway.observe.units import age, octets, quantity
@@ -127,6 +128,29 @@ def workers(snapshot: Json, wide: bool) -> Table:
         headings += ["Turns", "EmptyPolls", "TunReads", "TunWrites", "UdpReads", "UdpSends"]
         headings += [f"{stage.capitalize()}Cycles" for stage in stages]
     return Table(tuple(headings), tuple(_worker(row, wide, stages) for row in rows))
+
+
+def trace(lines: Sequence[Json]) -> list[Block]:
+    """A ladder: what went and came, and what came of it."""
+    if not lines:
+        return ["nothing was sent or received yet"]
+    return [_rung(line, before) for line, before in zip(lines, (None, *lines), strict=False)]
+
+
+def _rung(line: Json, before: Json | None) -> str:
+    moment = datetime.fromtimestamp(line["at"], UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    if not line["exchange"]:
+        return f"{moment}       {line['text']}"
+    arrow = "-->" if line["outgoing"] else "<--"
+    what = f"{line['exchange']} {'response' if line['response'] else 'request'} {line['message_id']}"
+    more = [f"{line['octets']} octets"]
+    if line["datagrams"] > 1:
+        more.append(f"{line['datagrams']} fragments")
+    if line["repeated"]:
+        more.append(f"sent again {line['repeated']} times")
+    if before is not None and line["response"] and before["exchange"] == line["exchange"] and not before["response"]:
+        more.append(f"+{(line['at'] - before['at']) * 1000:.0f} ms")
+    return f"{moment}  {arrow}  {what:27}  {line['text']}   ({', '.join(more)})"
 
 
 def explain(snapshot: Json, tunnel: str) -> list[Block]:

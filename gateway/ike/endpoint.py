@@ -26,7 +26,7 @@ from gateway.ike.commands import (
 )
 from gateway.ike.cookies import HALF_OPEN_FREE, Cookies
 from gateway.ike.errors import LocalError, PeerError, Violation
-from gateway.ike.events import ChildMoved
+from gateway.ike.events import ChildInstall, ChildMoved, ExchangeFailed, IkeUp
 from gateway.ike.exchanges import dispatch, timers
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild
@@ -35,6 +35,7 @@ from gateway.ike.exchanges.sa_init import InitiateSa
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.message import Header, Message, emit_message, parse_message
 from gateway.ike.payloads import Nonce, Notify
+from gateway.ike.recorder import Recorder, line_of
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
 from gateway.ike.sa import NON_ESP_MARKER, IkeSa
 from gateway.ike.services import Counts, Failed, Then
@@ -73,17 +74,21 @@ class IkeEndpoint:
         self._child_spis: set[int] = set()
         self._cookies = Cookies(random)
         self._say_refused_at = 0.0
+        self.recorder = Recorder()
+        self._now = 0.0
 
     # --- the contract -------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> None:
         """One IKE datagram, without its non-ESP marker."""
+        self._now = now
         try:
             self._receive(data, local, remote, now)
         except PeerError as error:
             self.rejected[error.why.value] += 1
 
     def command(self, command: Command, now: float) -> None:
+        self._now = now
         if not isinstance(command, Configure):
             self._stir(command.connection)
         match command:
@@ -106,6 +111,7 @@ class IkeEndpoint:
 
     def computed(self, ticket: int, result: object, now: float) -> None:
         """The result of a Compute, or the exception its job raised."""
+        self._now = now
         waiting = self._tickets.pop(ticket, None)
         if waiting is None:
             return
@@ -129,6 +135,7 @@ class IkeEndpoint:
         return self._deadlines.earliest()
 
     def handle_deadline(self, now: float) -> None:
+        self._now = now
         for connection in self._deadlines.due(now, DUE_AT_ONCE):
             self._stir(connection)
             for sa in self.sas(connection):
@@ -165,6 +172,13 @@ class IkeEndpoint:
 
     def emit(self, effect: object) -> None:
         self._effects.append(effect)
+        match effect:
+            case IkeUp(connection, _, _, rekeyed):
+                self.recorder.outcome(connection, f"IKE_SA {'rekeyed' if rekeyed else 'established'}", self._now)
+            case ChildInstall(connection, child):
+                self.recorder.outcome(connection, f"CHILD_SA {child} installed", self._now)
+            case ExchangeFailed(connection, child, reason):
+                self.recorder.outcome(connection, f"refused: {reason}{f' ({child})' if child else ''}", self._now)
 
     def compute(self, sa: IkeSa, job: Callable[[], object], then: Then, failed: Failed) -> None:
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
@@ -313,6 +327,7 @@ class IkeEndpoint:
             grammar.check(message)
             if self._asks_for_cookie(message, local, remote, now):
                 return
+            sa.record(line_of(message.header, message.payloads, now, False, len(message.octets)))
             sa.window.answering = True
             dispatch.respond(sa, message, now)
         except PeerError as error:
@@ -362,6 +377,7 @@ class IkeEndpoint:
 
     def _configure(self, connections: tuple[ConnectionSettings, ...], now: float) -> None:
         self._connections = {settings.name: settings for settings in connections}
+        self.recorder.keep_only(self._connections)
         # Of several between the same ends the first is meant
         self._by_ends = {(one.local.host, one.remote.host): one for one in reversed(connections)}
         for sa in list(self._sas.values()):

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.ike.errors import PeerError, Violation
-from gateway.ike.message import MESSAGE_MAX, Header
+from gateway.ike.message import HEADER_OCTETS, MESSAGE_MAX, PAYLOAD_HEADER_OCTETS, Header
 from gateway.ike.payloads import EncryptedFragment
 
+OUTSIDE = HEADER_OCTETS + PAYLOAD_HEADER_OCTETS + 4
 FRAGMENTS_MAX = 128
 """At 500 octets each they fill the largest message."""
 
@@ -22,6 +23,8 @@ class Whole:
 
     first_inner: int
     plaintext: bytes
+    octets: int
+    """Of all its datagrams."""
 
 
 @dataclass(slots=True)
@@ -31,6 +34,7 @@ class Reassembly:
     header: Header | None = None
     total: int = 0
     octets: int = 0
+    sealed: int = 0
     first_inner: int = 0
     plaintexts: dict[int, bytes] = field(default_factory=dict)
 
@@ -52,15 +56,16 @@ class Reassembly:
         if fragment.number == 1:
             self.first_inner = fragment.first_inner
         self.octets += len(plaintext)
+        self.sealed += len(fragment.data) + OUTSIDE
         if self.octets > MESSAGE_MAX:
             self.forget()
             raise PeerError(Violation.MALFORMED, "fragments of more than the largest message")
         if len(self.plaintexts) < self.total:
             return None
-        whole = Whole(self.first_inner, b"".join(self.plaintexts[n] for n in range(1, self.total + 1)))
+        whole = Whole(self.first_inner, b"".join(self.plaintexts[n] for n in range(1, self.total + 1)), self.sealed)
         self.forget()
         return whole
 
     def forget(self) -> None:
-        self.header, self.total, self.octets, self.first_inner = None, 0, 0, 0
+        self.header, self.total, self.octets, self.sealed, self.first_inner = None, 0, 0, 0, 0
         self.plaintexts.clear()

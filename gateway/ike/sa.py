@@ -22,6 +22,7 @@ from gateway.ike.keymat import IkeKeys, open_fragment, open_message, seal_fragme
 from gateway.ike.message import MESSAGE_MAX, Header, Message, emit_message, parse_chain
 from gateway.ike.nat import NatResult
 from gateway.ike.payloads import Notify, Payload
+from gateway.ike.recorder import Line, line_of
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
 from gateway.ike.services import Failed, Services, Then
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
@@ -63,6 +64,7 @@ class IkeSa:
         self.fragments = False
         # Both have a PPK (RFC 8784); once established, whether its keys are mixed in
         self.ppk = False
+        self.wire: tuple[int, int] | None = None  # octets and datagrams of the message just put together
         self.reassembly = {False: Reassembly(), True: Reassembly()}  # of requests, of responses
         self.children: dict[int, ChildSa] = {}
         self.lingering: list[Lingering] = []
@@ -82,6 +84,8 @@ class IkeSa:
         self.init_request = self.init_response = b""
         self.ni = self.nr = b""
         self.hint: Notify | None = None
+        # What a stranger may have sent is shown once somebody proved to hold its keys
+        self.unproven_lines: list[Line] | None = None if is_initiator else []
 
     # --- identity -----------------------------------------------------------------------------------------------
 
@@ -126,29 +130,40 @@ class IkeSa:
         outside = (IPV6_AND_UDP if ":" in self.remote.host else IPV4_AND_UDP) + len(NON_ESP_MARKER)
         return self.settings.fragment_size - outside
 
-    def _encode(self, kind: ExchangeType, message_id: int, payloads: tuple[Payload, ...], response: bool) -> Datagrams:
+    def _encode(
+        self, kind: ExchangeType, message_id: int, payloads: tuple[Payload, ...], response: bool, now: float
+    ) -> Datagrams:
         flags = (Flags.INITIATOR if self.is_initiator else Flags(0)) | (Flags.RESPONSE if response else Flags(0))
         header = Header(self.initiator_spi, self.responder_spi, kind, flags, message_id)
         self._count_notifies(payloads, "out")
         if kind == ExchangeType.IKE_SA_INIT:
-            return (emit_message(header, payloads),)
-        if self.keys is None:
+            datagrams: Datagrams = (emit_message(header, payloads),)
+        elif self.keys is None:
             raise LocalError(f"{kind.name} before there are keys")
-        return seal_fragments(self.keys, header, payloads, self.services.random, self._largest)
+        else:
+            datagrams = seal_fragments(self.keys, header, payloads, self.services.random, self._largest)
+        self.record(line_of(header, payloads, now, True, sum(map(len, datagrams)), len(datagrams)))
+        return datagrams
+
+    def record(self, line: Line) -> None:
+        if self.unproven_lines is not None:
+            self.unproven_lines.append(line)
+        else:
+            self.services.recorder.add(self.name, line)
 
     def request(
         self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float, repeat_id: int | None = None
     ) -> Datagrams:
         """Sends a request of the current exchange and arms its retransmission; returns it as sent."""
         message_id = self.window.next_request if repeat_id is None else repeat_id
-        datagrams = self._encode(kind, message_id, payloads, response=False)
+        datagrams = self._encode(kind, message_id, payloads, False, now)
         self.window.sent(datagrams, now + self.settings.retransmit_timeout, repeat_id)
         self._transmit_all(datagrams, now)
         return datagrams
 
     def respond(self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float) -> Datagrams:
         """Answers the request being worked on."""
-        datagrams = self._encode(kind, self.window.expected, payloads, response=True)
+        datagrams = self._encode(kind, self.window.expected, payloads, True, now)
         self.window.answered(datagrams)
         self._transmit_all(datagrams, now)
         self._count_exchange(kind, "responder", payloads)
@@ -238,6 +253,7 @@ class IkeSa:
                 # RFC 7296 2.1: a repeat is the same octets; here nothing else tells it from a stranger's message
                 raise PeerError(Violation.MESSAGE_ID, "another IKE_SA_INIT under the same SPI")
             assert self.window.cached_response is not None
+            self.services.recorder.repeated(self.name, header.message_id, True)
             self._transmit_all(self.window.cached_response, now)
             return
         self.window.check_request(header.message_id)
@@ -296,6 +312,7 @@ class IkeSa:
         whole = reassembly.add(message.header, fragment, self._open_fragment(message))
         if whole is None:
             return None
+        self.wire = (whole.octets, fragment.total)
         return Message(message.header, parse_chain(whole.plaintext, whole.first_inner), message.octets)
 
     def _open_fragment(self, message: Message) -> bytes:
@@ -321,6 +338,11 @@ class IkeSa:
     def _heard(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
         """Bookkeeping after the ICV verified, never before."""
         self._count_notifies(message.payloads, "in")
+        octets, datagrams = self.wire or (len(message.octets), 1)
+        self.wire = None
+        if message.header.exchange != ExchangeType.IKE_SA_INIT:
+            self._show_unproven()
+        self.record(line_of(message.header, message.payloads, now, False, octets, datagrams))
         if message.header.exchange == ExchangeType.IKE_SA_INIT:
             return
         self.last_heard = now
@@ -331,6 +353,11 @@ class IkeSa:
             self.local, self.remote = local, remote
             for child in self.children.values():
                 self.services.emit(ChildMoved(self.name, child.spi_out, remote))
+
+    def _show_unproven(self) -> None:
+        lines, self.unproven_lines = self.unproven_lines or (), None
+        for line in lines:
+            self.services.recorder.add(self.name, line)
 
     def _prove(self, now: float) -> None:
         """Something after IKE_AUTH came that only a peer can send which knows of us."""
@@ -434,6 +461,7 @@ class IkeSa:
         pending.tries += 1
         pending.deadline = now + self.settings.retransmit_timeout * self.settings.retransmit_base**pending.tries
         self.services.counts(self.name).retransmissions += 1
+        self.services.recorder.repeated(self.name, pending.message_id, False)
         self._transmit_all(pending.datagrams, now)
 
     def jittered(self, now: float, duration: float) -> float:
@@ -448,6 +476,8 @@ class IkeSa:
         self.queue.clear()
         self.exchange = None
         self.window.pending = None
+        if reason and not self.quiet and self.unproven_lines is None:
+            self.services.recorder.outcome(self.name, f"IKE_SA ended: {reason}", now)
         self.advance(IkeInput.CLOSE)
         # Another IKE_SA, if there is one, carries the traffic before the CHILD_SAs of this one go
         self.services.destroyed(self, now)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.contract import RandomSource
 from gateway.ike.key_exchange import KeyExchanges
+from gateway.ike.recorder import Recorder
 
 if TYPE_CHECKING:
     from gateway.ike.errors import PeerError
@@ -39,6 +40,7 @@ class Services(Protocol):
     random: RandomSource
     key_exchanges: KeyExchanges
     rejected: Counter[str]
+    recorder: Recorder
 
     def emit(self, effect: object) -> None: ...
     def compute(self, sa: IkeSa, job: Callable[[], object], then: Then, failed: Failed) -> None: ...

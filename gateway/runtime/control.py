@@ -39,6 +39,9 @@ class Operations(Protocol):
     async def snapshot(self) -> Snapshot:
         """The picture of now."""
 
+    def trace(self, connection: str) -> list[dict[str, object]] | None:
+        """The last IKE messages of a connection, oldest first; None: there is no such connection."""
+
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         """Does it and waits up to `wait` seconds for the outcome: (success, one sentence).
 
@@ -74,6 +77,7 @@ def application(operations: Operations) -> web.Application:
     """The routes; `ControlServer` puts them on the socket."""
     app = web.Application(middlewares=[_authorize], client_max_size=LONGEST_BODY)
     app.router.add_get("/v1/status", _status(operations))
+    app.router.add_get("/v1/trace/{connection}", _trace(operations))
     app.router.add_post("/v1/operations", _operations(operations))
     return app
 
@@ -107,6 +111,17 @@ def _status(operations: Operations) -> Handler:
         return web.Response(text=text, content_type="application/json")
 
     return status
+
+
+def _trace(operations: Operations) -> Handler:
+    async def trace(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["connection"]
+        lines = operations.trace(name)
+        if lines is None:
+            return _answer(False, _missing(await operations.snapshot(), _Request("trace", name, 0.0)), 404)
+        return web.json_response({"connection": name, "lines": lines})
+
+    return trace
 
 
 def _operations(operations: Operations) -> Handler:

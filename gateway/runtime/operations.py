@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from gateway.config.diff import Change, Impact, diff
@@ -28,6 +29,13 @@ class DaemonOperations:
 
     async def snapshot(self) -> Snapshot:
         return await self._daemon.snapshot()
+
+    def trace(self, connection: str) -> list[dict[str, object]] | None:
+        node = self._daemon.node
+        if all(tunnel.name != connection for tunnel in node.settings.tunnels):
+            return None
+        offset = time.time() - time.monotonic()  # the core's clock is monotonic
+        return [asdict(replace(line, at=line.at + offset)) for line in node.ike.recorder.lines(connection)]
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         if verb == "reload":

@@ -171,6 +171,25 @@ def test_wrong_psk_is_named_and_nothing_is_forwarded(scene: Scene) -> None:
     pair.no_clear_text()
 
 
+def test_the_trace_shows_what_passed_and_why_it_failed(scene: Scene) -> None:
+    pair = make_pair(scene, EDGE.with_(esp_proposals="aes256gcm16"))
+    pair.establish("gateway")
+    pair.charon.rekey_child()
+    ladder = pair.gateway.ctl("trace", "site").stdout
+    for rung in (
+        r"-->  IKE_SA_INIT request 0 +SA KE No N\(NAT_DETECTION_SOURCE_IP\)",
+        r"<--  IKE_SA_INIT response 0 .* octets, \+\d+ ms\)",
+        r"-->  IKE_AUTH request 1 +IDI IDR AUTH .*SA TSI TSR",
+        r"<--  IKE_AUTH response 1 +IDR AUTH SA TSI TSR",
+        r"IKE_SA established",
+        r"<--  CREATE_CHILD_SA request 0 +N\(REKEY_SA\) SA No .*TSI TSR",
+        r"-->  CREATE_CHILD_SA response 0 +SA No .*TSI TSR",
+        r"<--  INFORMATIONAL request 1 +D\(1 SPIs\)",
+    ):
+        assert re.search(rung, ladder), f"{rung}\n{ladder}"
+    assert EDGE.psk not in ladder
+
+
 def test_wrong_psk_of_an_initiating_peer_is_refused(scene: Scene) -> None:
     pair = make_pair(scene, EDGE.with_(psk="not the secret of the gateway"), initiator="edge")
     pair.start()

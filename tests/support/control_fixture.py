@@ -22,9 +22,13 @@ class SampleOperations:
         self.asked: list[tuple[str, str, float]] = []
         self.answer: tuple[bool, str] = (True, "done")
         self.hang = False
+        self.traces: dict[str, list[dict[str, object]]] = {}
 
     async def snapshot(self) -> Snapshot:
         return self.picture
+
+    def trace(self, connection: str) -> list[dict[str, object]] | None:
+        return self.traces.get(connection)
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         self.asked.append((verb, target, wait))

@@ -402,7 +402,7 @@ def snapshot(core: IkeEndpoint) -> object:
 
 
 # What is counted or given; and where the core looks again, of which only the outcome matters: the next deadline.
-_NO_KNOWLEDGE = ("rejected", "random", "key_exchanges", "_deadlines", "_stirred")
+_NO_KNOWLEDGE = ("rejected", "random", "key_exchanges", "_deadlines", "_stirred", "_now")
 
 
 def _freeze(value: object, known: dict[int, int]) -> object:

@@ -280,3 +280,26 @@ def test_showing_help_needs_neither_rich_nor_the_server_side():
         timeout=30,
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_a_trace_is_a_ladder(daemon: SampleOperations, ctl: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    line = {"at": 1e9, "outgoing": True, "exchange": "IKE_SA_INIT", "response": False, "message_id": 0,
+            "text": "SA KE No", "octets": 264, "datagrams": 1, "repeated": 2}  # fmt: skip
+    answer = line | {"at": 1e9 + 0.0194, "outgoing": False, "response": True, "octets": 280, "repeated": 0}
+    parts = line | {"at": 1e9 + 1, "exchange": "IKE_AUTH", "message_id": 1, "datagrams": 3, "repeated": 0}
+    ended = line | {"at": 1e9 + 2, "exchange": "", "text": "IKE_SA ended: DPD_TIMEOUT"}
+    daemon.traces["azure-a"] = [line, answer, parts, ended]
+    assert ctl("trace", "azure-a") == (0, """\
+01:46:40.000  -->  IKE_SA_INIT request 0        SA KE No   (264 octets, sent again 2 times)
+01:46:40.019  <--  IKE_SA_INIT response 0       SA KE No   (280 octets, +19 ms)
+01:46:41.000  -->  IKE_AUTH request 1           SA KE No   (264 octets, 3 fragments)
+01:46:42.000       IKE_SA ended: DPD_TIMEOUT
+""", "")  # fmt: skip
+    code, out, _ = ctl("-o", "json", "trace", "azure-a")
+    assert (code, json.loads(out)) == (0, daemon.traces["azure-a"])
+    daemon.traces["onprem-b"] = []
+    assert ctl("trace", "onprem-b")[1] == "nothing was sent or received yet\n"
+    code, _, err = ctl("trace", "azure-x")
+    assert (code, err) == (4, "gatewayctl: no connection 'azure-x'; there are: azure-a, onprem-b\n")

@@ -60,6 +60,19 @@ def test_operations_reach_the_daemon(path: Path):
         assert operations.asked == [("rekey", "azure-a/net", 12.0), ("reload", "", 0.0)]
 
 
+def test_a_trace_is_of_one_connection(path: Path):
+    with served(SampleOperations(TROUBLED), path) as operations:
+        operations.traces["azure-a"] = [{"at": 1.5, "text": "IKE_SA established"}]
+        assert ask(path, "GET", "/v1/trace/azure-a") == (
+            200,
+            {"connection": "azure-a", "lines": [{"at": 1.5, "text": "IKE_SA established"}]},
+        )
+        assert ask(path, "GET", "/v1/trace/azure-x") == (
+            404,
+            {"ok": False, "text": "no connection 'azure-x'; there are: azure-a, onprem-b"},
+        )
+
+
 def test_unknown_targets_are_not_found_and_say_what_exists(path: Path):
     with served(SampleOperations(TROUBLED), path) as operations:
         status, answer = ask(path, "POST", "/v1/operations", {"verb": "initiate", "target": "azure-x"})
