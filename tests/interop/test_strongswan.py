@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import support.noise
 from support.impair import source_nat
-from support.pair import EDGE, Pair, make_pair, nothing_lost
+from support.pair import EDGE, ENDS, Pair, make_pair, nothing_lost
 from support.process import wait_until
 from support.scene import EDGE_OUTER, GATEWAY_OUTER, NAT_OUTER, SITE_HOST, VNET_HOST, Scene
 from support.strongswan import log_of
@@ -45,16 +45,11 @@ GATEWAY_NAMES = {
     "gcm12": "AES_GCM_12-128",
     "gcm8": "AES_GCM_8-128",
 }
-REKEYERS: dict[str, Callable[[Pair], tuple[Callable[[], None], Callable[[], None]]]] = {
-    "gateway": lambda pair: (pair.gateway.rekey_child, pair.gateway.rekey_ike),
-    "edge": lambda pair: (pair.charon.rekey_child, pair.charon.rekey_ike),
-}
 
 
 def _matrix() -> Iterator[Any]:
     """Everything for the two suites that most tunnels use; of the others one case, and the rest where there is time."""
-    ends = ("gateway", "edge")
-    for suite, initiator, rekeyed_by, pfs in itertools.product(sorted(SUITES), ends, ends, (True, False)):
+    for suite, initiator, rekeyed_by, pfs in itertools.product(sorted(SUITES), ENDS, ENDS, (True, False)):
         usual = suite in ("gcm", "cbc") or (initiator, rekeyed_by, pfs) == ("gateway", "edge", True)
         name = f"{suite}-{initiator}-{rekeyed_by}-{'pfs' if pfs else 'no-pfs'}"
         yield pytest.param(suite, initiator, rekeyed_by, pfs, id=name, marks=() if usual else pytest.mark.slow)
@@ -70,7 +65,7 @@ def test_psk_tunnel_is_rekeyed_under_traffic_without_loss(
     )
     pair.establish(initiator)
     streams = pair.streams()
-    child, ike_sa = REKEYERS[rekeyed_by](pair)
+    child, ike_sa = pair.rekeyers(rekeyed_by)
     child()
     ike_sa()
     child()
@@ -110,12 +105,7 @@ def test_messages_larger_than_the_path_takes_go_in_fragments(scene: Scene, suite
         scene, edge, initiator=initiator, connection="fragment_size = 300", settings=["fragment_size = 300"]
     )
     pair.establish(initiator)
-    streams = pair.streams()
-    for end in ("gateway", "edge"):
-        child, ike_sa = REKEYERS[end](pair)
-        child()
-        ike_sa()
-    nothing_lost(streams.stop())
+    pair.rekeyed_by_both_without_loss()
     text = log_of(pair.charon).read_text()
     assert "received fragment #1 of" in text
     assert re.search(r"splitting IKE message .* into \d+ fragments", text)
@@ -134,12 +124,7 @@ def test_a_post_quantum_preshared_key_is_mixed_in(scene: Scene, initiator: str, 
     text = f'ppk.file = "site.ppk"\nppk_id = "quantum"\nppk_required = {str(required).lower()}'
     pair = make_pair(scene, edge, initiator=initiator, connection=text, secrets={"site.ppk": PPK})
     pair.establish(initiator)
-    streams = pair.streams()
-    for end in ("gateway", "edge"):
-        child, ike_sa = REKEYERS[end](pair)
-        child()
-        ike_sa()
-    nothing_lost(streams.stop())
+    pair.rekeyed_by_both_without_loss()
     assert "using PPK for PPK_ID 'quantum'" in log_of(pair.charon).read_text()
     assert not [line for line in pair.gateway.process.log.read_text().splitlines() if "ppk-not-used" in line]  # type: ignore[union-attr]
     pair.no_clear_text()

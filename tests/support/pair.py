@@ -7,7 +7,7 @@ configured as its mirror image.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from support.capture import Capture
@@ -18,6 +18,7 @@ from support.traffic import Loss, Streams
 
 SITE, VNET = "172.16.0.0/16", "10.1.0.0/16"
 EDGE = EDGE_CONNECTION.with_(local_ts=SITE, remote_ts=VNET)
+ENDS = ("gateway", "edge")
 FLOW_SECONDS = 15.0
 
 
@@ -48,6 +49,20 @@ class Pair:
         self.gateway.wait_up(seconds, logs=[self.charon.process])
         self.charon.wait_established(seconds)
 
+    def rekeyers(self, end: str) -> tuple[Callable[[], None], Callable[[], None]]:
+        """How one end rekeys: its CHILD_SA, its IKE_SA."""
+        subject = self.gateway if end == "gateway" else self.charon
+        return subject.rekey_child, subject.rekey_ike
+
+    def rekeyed_by_both_without_loss(self) -> None:
+        """Each end rekeys CHILD_SA and IKE_SA while datagrams pass."""
+        streams = self.streams()
+        for end in ENDS:
+            child, ike_sa = self.rekeyers(end)
+            child()
+            ike_sa()
+        nothing_lost(streams.stop())
+
     def streams(self, rate: float = 1000, port: int = 7001) -> Streams:
         """Datagrams both ways, flowing."""
         streams = Streams(self.scene.site, SITE_HOST, self.scene.host, VNET_HOST, port, peer=self.scene.edge)
@@ -71,9 +86,13 @@ def make_pair(
     connection: str = "",
     settings: Sequence[str] = (),
     secrets: Mapping[str, str] | None = None,
+    release: str = "12",
 ) -> Pair:
-    """Configure both ends; `gateway_sees` is the edge's address as the gateway knows it, when a NAT is between."""
-    charon = Strongswan(scene.edge, [edge], tunnel_routes=[VNET], settings=settings)
+    """Configure both ends; `gateway_sees` is the edge's address as the gateway knows it, when a NAT is between.
+
+    `release`: the Debian whose strongSwan the edge is ("12": 5.9.8, "13": 6.0.1).
+    """
+    charon = Strongswan(scene.edge, [edge], tunnel_routes=[VNET], settings=settings, release=release)
     mirrored = edge.with_(local=gateway_sees) if gateway_sees else edge
     text = configuration(mirrored, start_action="start" if initiator == "gateway" else "none", connection=connection)
     daemon = GatewayDaemon(scene.gateway, text, {"site.psk": PSK} | (secrets or {}))

@@ -26,6 +26,21 @@ PLUGINS = (
     "random nonce openssl pem pkcs1 x509 constraints pubkey hmac sha1 sha2 aes gcm kdf curve25519 "
     "kernel-libipsec kernel-netlink socket-default vici updown counters"
 )
+_TREES = Path(__file__).parents[2] / "build"
+# The programs and libraries of another Debian in the place of the host's, for one process (merged /usr in both).
+_FOREIGN_USR = 'mount --bind "$0" /usr && exec "$@"'
+
+
+def programs_of(release: str) -> tuple[str, ...]:
+    """What to put before a command so that it runs with the programs of that Debian release; "12" is the host itself.
+
+    Mounts must be private to the process already.
+    """
+    if release == "12":
+        return ()
+    tree = _TREES / f"debian-{release}"
+    assert (tree / ".made-of").exists(), f"no {tree}: tools/debian-tree {release} makes it"
+    return ("sh", "-c", _FOREIGN_USR, str(tree / "usr"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +83,10 @@ class Strongswan:
         tunnel_address: str | None = None,
         tunnel_routes: Sequence[str] = (),
         settings: Sequence[str] = (),
+        release: str = "12",
     ) -> None:
         self.machine = machine
+        self.programs = programs_of(release)
         self.tunnel_routes = tuple(tunnel_routes)
         self.settings = tuple(settings)  # lines of strongswan.conf
         self.connections = connections
@@ -92,7 +109,8 @@ class Strongswan:
         (self._home / "vici").unlink(missing_ok=True)
         settings = {"STRONGSWAN_CONF": str(self._home / "strongswan.conf"), "SWANCTL_DIR": str(self._home)}
         # charon's UDP socket holds 30 ms of traffic: on a busy machine the peer must not be the one who loses packets
-        self.process = self.machine.start("charon", ["nice", "-n", "-15", "charon-systemd"], env=settings)
+        command = [*self.programs, "nice", "-n", "-15", "charon-systemd"]
+        self.process = self.machine.start("charon", command, env=settings)
         wait_until((self._home / "vici").exists, 10, "charon's VICI socket", logs=[self.process])
         wait_until(lambda: self.machine.ip_json("link", "show", "dev", "ipsec0"), 5, "ipsec0", logs=[self.process])
         if self.tunnel_address is not None:
@@ -117,7 +135,8 @@ class Strongswan:
     def swanctl(self, command: str, *arguments: str, check: bool = True, timeout: float = 20.0) -> str:
         """One swanctl call; SWANCTL_DIR keeps it away from /etc/swanctl."""
         environment = ("env", f"SWANCTL_DIR={self._home}", f"STRONGSWAN_CONF={self._home}/strongswan.conf")
-        argv = (*environment, "swanctl", command, "--uri", self._vici, *arguments)
+        own_mounts = ("unshare", "--mount") if self.programs else ()
+        argv = (*own_mounts, *self.programs, *environment, "swanctl", command, "--uri", self._vici, *arguments)
         try:
             return run(argv, check=check, timeout=timeout)
         except LabError as error:
