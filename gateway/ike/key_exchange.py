@@ -1,7 +1,10 @@
-"""Every key exchange method behind one interface (RFC 7296 3.4, RFC 3526, RFC 5903, RFC 8031).
+"""Every key exchange method behind one interface (RFC 7296 3.4, RFC 3526, RFC 5903, RFC 8031, ML-KEM).
 
-The work is for `Compute`: `generate` and `agree` are pure functions of their arguments apart from
-finite-field key generation, which draws from libcrypto's own random source.
+The work is for `Compute`: `generate`, `answer` and `agree` are pure functions of their arguments apart from
+finite-field key generation and ML-KEM encapsulation, which draw from libcrypto's own random source.
+
+    initiator: generate -> public ->        -> answer at the responder
+               agree    <- public <-        (with ML-KEM a ciphertext, of another length)
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cryptography.exceptions import InvalidKey
-from cryptography.hazmat.primitives.asymmetric import dh, ec, x25519
+from cryptography.hazmat.primitives.asymmetric import dh, ec, mlkem, x25519
 
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.modp import MODP_PRIMES
@@ -25,12 +28,26 @@ CURVES: dict[int, tuple[type[ec.EllipticCurve], int]] = {
     KeyExchangeId.ECP_384: (ec.SECP384R1, 48),
     KeyExchangeId.ECP_521: (ec.SECP521R1, 66),
 }
+# draft-ietf-ipsecme-ikev2-mlkem: FIPS 203 sets whose keys `cryptography` has (512 it has not), and ciphertext octets
+ML_KEM: dict[int, tuple[type[mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey], int]] = {
+    KeyExchangeId.ML_KEM_768: (mlkem.MLKEM768PrivateKey, 1088),
+    KeyExchangeId.ML_KEM_1024: (mlkem.MLKEM1024PrivateKey, 1568),
+}
+ML_KEM_PUBLIC: dict[int, tuple[type[mlkem.MLKEM768PublicKey | mlkem.MLKEM1024PublicKey], int]] = {
+    KeyExchangeId.ML_KEM_768: (mlkem.MLKEM768PublicKey, 1184),
+    KeyExchangeId.ML_KEM_1024: (mlkem.MLKEM1024PublicKey, 1568),
+}
+ML_KEM_SEED = 64  # FIPS 203 7.1: d and z
 PUBLIC_OCTETS: dict[int, int] = {
     **{method: (prime.bit_length() + 7) // 8 for method, prime in MODP_PRIMES.items()},
     # RFC 5903 7: x and y, without the leading 0x04
     **{method: 2 * octets for method, (_, octets) in CURVES.items()},
     KeyExchangeId.CURVE25519: 32,
+    **{method: octets for method, (_, octets) in ML_KEM_PUBLIC.items()},
 }
+"""Octets of an initiator's KE payload."""
+ANSWER_OCTETS: dict[int, int] = PUBLIC_OCTETS | {method: octets for method, (_, octets) in ML_KEM.items()}
+"""Octets of a responder's."""
 SEED_OCTETS = 80
 """Randomness handed to `generate`: enough for P-521 with 64 bits of excess (FIPS 186-5 A.2.1)."""
 
@@ -48,12 +65,13 @@ class KeyExchanges(Protocol):
     """The seam for the simulator, which may use a cheap deterministic method."""
 
     def generate(self, method: int, seed: bytes) -> KeyPair: ...
+    def answer(self, method: int, peer_public: bytes, seed: bytes) -> tuple[bytes, bytes]: ...
     def agree(self, pair: KeyPair, peer_public: bytes) -> bytes: ...
 
 
-def check_public(method: int, data: bytes) -> None:
-    """RFC 7296 3.4: a KE payload whose length is not the group's is INVALID_SYNTAX."""
-    if len(data) != PUBLIC_OCTETS.get(method, -1):
+def check_public(method: int, data: bytes, of_responder: bool = False) -> None:
+    """RFC 7296 3.4: a KE payload whose length is not the method's is INVALID_SYNTAX."""
+    if len(data) != (ANSWER_OCTETS if of_responder else PUBLIC_OCTETS).get(method, -1):
         raise PeerError(
             Violation.BAD_KEY_EXCHANGE, f"KE data of {len(data)} octets for method {method}", NotifyType.INVALID_SYNTAX
         )
@@ -69,16 +87,32 @@ class Libcrypto:
             return KeyPair(method, private.public_key().public_bytes_raw(), private)
         if method in CURVES:
             return _generate_ecp(method, seed)
+        if method in ML_KEM:
+            private_key = ML_KEM[method][0].from_seed_bytes(seed[:ML_KEM_SEED])
+            return KeyPair(method, private_key.public_key().public_bytes_raw(), private_key)
         return _generate_modp(method)
+
+    def answer(self, method: int, peer_public: bytes, seed: bytes) -> tuple[bytes, bytes]:
+        """The responder's KE payload and the shared secret, for what the initiator sent. PeerError as for `agree`."""
+        if method in ML_KEM_PUBLIC:
+            try:
+                shared, ciphertext = ML_KEM_PUBLIC[method][0].from_public_bytes(peer_public).encapsulate()
+            except ValueError as invalid:
+                raise _refused(invalid) from None
+            return ciphertext, shared
+        pair = self.generate(method, seed)
+        return pair.public, self.agree(pair, peer_public)
 
     def agree(self, pair: KeyPair, peer_public: bytes) -> bytes:
         """The shared secret g^ir; PeerError BAD_KEY_EXCHANGE for a value outside the group."""
         try:
             return _agree(pair, peer_public)
         except (ValueError, InvalidKey) as invalid:
-            raise PeerError(
-                Violation.BAD_KEY_EXCHANGE, str(invalid) or "invalid public value", NotifyType.INVALID_SYNTAX
-            ) from None
+            raise _refused(invalid) from None
+
+
+def _refused(invalid: Exception) -> PeerError:
+    return PeerError(Violation.BAD_KEY_EXCHANGE, str(invalid) or "invalid public value", NotifyType.INVALID_SYNTAX)
 
 
 def _generate_ecp(method: int, seed: bytes) -> KeyPair:
@@ -109,6 +143,9 @@ def _agree(pair: KeyPair, peer_public: bytes) -> bytes:
         # RFC 5903 7: the shared secret is the x coordinate; from_encoded_point checks that the point is on the curve
         peer = ec.EllipticCurvePublicKey.from_encoded_point(private.curve, b"\x04" + peer_public)
         return private.exchange(ec.ECDH(), peer)
+    if isinstance(private, mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey):
+        # FIPS 203 6.3: a wrong ciphertext of the right length gives another secret, and AUTH then fails
+        return private.decapsulate(peer_public)
     assert isinstance(private, dh.DHPrivateKey)
     prime = MODP_PRIMES[pair.method]
     value = int.from_bytes(peer_public, "big")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.payloads import Proposal, SecurityAssociation, Transform
 from gateway.ike.registry import (
+    ADDITIONAL_KEY_EXCHANGES,
     EncryptionId,
     EsnId,
     IntegrityId,
@@ -48,12 +49,19 @@ KEY_EXCHANGE_NAMES = {
     "ecp384": KeyExchangeId.ECP_384,
     "ecp521": KeyExchangeId.ECP_521,
     "x25519": KeyExchangeId.CURVE25519,
+    "mlkem768": KeyExchangeId.ML_KEM_768,
+    "mlkem1024": KeyExchangeId.ML_KEM_1024,
+    "none": KeyExchangeId.NONE,
 }
+KEY_EXCHANGES = (TransformType.KEY_EXCHANGE, *ADDITIONAL_KEY_EXCHANGES)
+"""In the order in which they are done (RFC 9370 2.2.2)."""
+POST_QUANTUM = frozenset({KeyExchangeId.ML_KEM_512, KeyExchangeId.ML_KEM_768, KeyExchangeId.ML_KEM_1024})
 # RFC 7296 3.3.3: transform types that may be absent, with the number that absence means
 IMPLIED = {
     TransformType.INTEGRITY: IntegrityId.NONE,
     TransformType.KEY_EXCHANGE: KeyExchangeId.NONE,
     TransformType.ESN: EsnId.NO_ESN,
+    **dict.fromkeys(ADDITIONAL_KEY_EXCHANGES, KeyExchangeId.NONE),  # RFC 9370 2.2.1
 }
 
 
@@ -67,8 +75,13 @@ class Offer:
     def of(self, kind: TransformType) -> tuple[Transform, ...]:
         return tuple(transform for transform in self.transforms if transform.type == kind)
 
-    def without(self, kind: TransformType) -> Offer:
-        return Offer(self.protocol, tuple(transform for transform in self.transforms if transform.type != kind))
+    def without_key_exchange(self) -> Offer:
+        return Offer(self.protocol, tuple(one for one in self.transforms if one.type not in KEY_EXCHANGES))
+
+    @property
+    def has_additional(self) -> bool:
+        """Whether it has key exchanges beside the first, which may all be optional (RFC 9370)."""
+        return any(transform.type in ADDITIONAL_KEY_EXCHANGES for transform in self.transforms)
 
     def numbered(self, number: int, spi: bytes) -> Proposal:
         return Proposal(number, int(self.protocol), spi, self.transforms)
@@ -84,6 +97,13 @@ class Choice:
     prf: int = 0
     key_exchange: int = 0
     esn: int = 0
+    additional: tuple[int, ...] = ()
+    """Key exchange methods after the first, in their order (RFC 9370)."""
+
+    @property
+    def post_quantum(self) -> int:
+        """The key exchange method that a quantum computer does not break; 0 if there is none."""
+        return next((method for method in (self.key_exchange, *self.additional) if method in POST_QUANTUM), 0)
 
     @property
     def key_octets(self) -> int:
@@ -99,6 +119,7 @@ class Choice:
             parts.append("PRF_" + PrfId(self.prf).name)
         if self.key_exchange:
             parts.append(KeyExchangeId(self.key_exchange).name)
+        parts += [KeyExchangeId(method).name for method in self.additional]
         if self.esn:
             parts.append("ESN")
         return "/".join(parts)
@@ -111,6 +132,7 @@ def make_offer(
     prf: Iterable[str] = (),
     key_exchange: Iterable[str] = (),
     esn: Iterable[bool] = (),
+    additional: Iterable[tuple[int, Iterable[str]]] = (),
 ) -> Offer:
     """An offer from the configuration's names (gateway/config/proposals.py)."""
     kinds = TransformType
@@ -118,6 +140,9 @@ def make_offer(
     transforms += [Transform.make(kinds.PRF, PRF_NAMES[name]) for name in prf]
     transforms += [Transform.make(kinds.INTEGRITY, INTEGRITY_NAMES[name]) for name in integrity]
     transforms += [Transform.make(kinds.KEY_EXCHANGE, KEY_EXCHANGE_NAMES[name]) for name in key_exchange]
+    for number, names in additional:
+        kind = ADDITIONAL_KEY_EXCHANGES[number - 1]
+        transforms += [Transform.make(kind, KEY_EXCHANGE_NAMES[name]) for name in names]
     if protocol is Protocol.ESP:
         transforms += [Transform.make(kinds.ESN, int(flag)) for flag in esn]
     return Offer(protocol, tuple(transforms))
@@ -142,13 +167,17 @@ def _with_implied(transforms: tuple[Transform, ...], kind: TransformType) -> tup
 
 
 def _match(ours: Offer, theirs: Proposal, preferred_method: int | None) -> tuple[Transform, ...] | None:
-    chosen = []
+    chosen: list[Transform] = []
+    methods: set[int] = set()
     # RFC 7296 3.3.6: a type we do not know makes the proposal unacceptable
     if any(transform.type not in tuple(TransformType) for transform in theirs.transforms):
         return None
     for kind in TransformType:
         offered = _with_implied(theirs.transforms, kind)
         common = [transform for transform in _with_implied(ours.transforms, kind) if transform in offered]
+        if kind in ADDITIONAL_KEY_EXCHANGES:
+            # RFC 9370 2.2.1: no method twice
+            common = [one for one in common if one.id == KeyExchangeId.NONE or one.id not in methods]
         if not common:
             if offered or _with_implied(ours.transforms, kind):
                 return None
@@ -162,6 +191,8 @@ def _match(ours: Offer, theirs: Proposal, preferred_method: int | None) -> tuple
             common[0],
         )
         chosen.append(first)
+        if kind in KEY_EXCHANGES:
+            methods.add(first.id)
     return tuple(chosen)
 
 
@@ -216,7 +247,8 @@ def _lies_within(offered: Proposal, answered: Proposal) -> bool:
             inside += _with_implied((), kind)
         if len(chosen) > 1 or not set(chosen) <= set(inside) or (inside and not chosen):
             return False
-    return True
+    methods = [one.id for one in answered.transforms if one.type in KEY_EXCHANGES and one.id != KeyExchangeId.NONE]
+    return len(methods) == len(set(methods))
 
 
 def choice_of(proposal: Proposal) -> Choice:
@@ -234,4 +266,5 @@ def choice_of(proposal: Proposal) -> Choice:
         number(TransformType.PRF),
         number(TransformType.KEY_EXCHANGE),
         number(TransformType.ESN),
+        tuple(method for kind in ADDITIONAL_KEY_EXCHANGES if (method := number(kind)) != KeyExchangeId.NONE),
     )

@@ -82,6 +82,16 @@ class TransformType(Number):
     INTEGRITY = 3
     KEY_EXCHANGE = 4
     ESN = 5
+    ADDITIONAL_KEY_EXCHANGE_1 = 6  # RFC 9370 2.2.1
+    ADDITIONAL_KEY_EXCHANGE_2 = 7
+    ADDITIONAL_KEY_EXCHANGE_3 = 8
+    ADDITIONAL_KEY_EXCHANGE_4 = 9
+    ADDITIONAL_KEY_EXCHANGE_5 = 10
+    ADDITIONAL_KEY_EXCHANGE_6 = 11
+    ADDITIONAL_KEY_EXCHANGE_7 = 12
+
+
+ADDITIONAL_KEY_EXCHANGES = tuple(TransformType(number) for number in range(6, 13))
 
 
 class EncryptionId(Number):
@@ -117,6 +127,9 @@ class KeyExchangeId(Number):
     ECP_384 = 20
     ECP_521 = 21
     CURVE25519 = 31  # RFC 8031
+    ML_KEM_512 = 35  # draft-ietf-ipsecme-ikev2-mlkem
+    ML_KEM_768 = 36
+    ML_KEM_1024 = 37
 
 
 class EsnId(Number):
@@ -130,6 +143,7 @@ TRANSFORM_IDS: dict[int, type[Number]] = {
     TransformType.INTEGRITY: IntegrityId,
     TransformType.KEY_EXCHANGE: KeyExchangeId,
     TransformType.ESN: EsnId,
+    **dict.fromkeys(ADDITIONAL_KEY_EXCHANGES, KeyExchangeId),
 }
 
 KEY_LENGTH_ATTRIBUTE = 14  # RFC 7296 3.3.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 
-from gateway.ike.key_exchange import PUBLIC_OCTETS, KeyPair
+from gateway.ike.key_exchange import ANSWER_OCTETS, PUBLIC_OCTETS, KeyPair
 
 
 class SeededRandom:
@@ -30,6 +30,10 @@ class CheapKeyExchanges:
     def generate(self, method: int, seed: bytes) -> KeyPair:
         public = hashlib.shake_128(method.to_bytes(2, "big") + seed).digest(PUBLIC_OCTETS[method])
         return KeyPair(method, public, None)
+
+    def answer(self, method: int, peer_public: bytes, seed: bytes) -> tuple[bytes, bytes]:
+        public = hashlib.shake_128(method.to_bytes(2, "big") + seed).digest(ANSWER_OCTETS[method])
+        return public, self.agree(KeyPair(method, public, None), peer_public)
 
     def agree(self, pair: KeyPair, peer_public: bytes) -> bytes:
         return hashlib.sha256(b"".join(sorted((pair.public, peer_public)))).digest()

@@ -24,7 +24,7 @@ from gateway.ike.commands import Command, Configure, Initiate
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove
-from gateway.ike.key_exchange import PUBLIC_OCTETS, KeyPair
+from gateway.ike.key_exchange import ANSWER_OCTETS, PUBLIC_OCTETS, KeyPair
 from gateway.ike.keymat import IkeKeys, open_fragment, open_message, seal_message
 from gateway.ike.message import Header, Message, emit_message, parse_chain, parse_message
 from gateway.ike.payloads import Payload
@@ -62,6 +62,10 @@ class CheapExchanges:
     def generate(self, method: int, seed: bytes) -> KeyPair:
         public = hashlib.shake_256(method.to_bytes(2, "big") + seed).digest(PUBLIC_OCTETS[method])
         return KeyPair(method, public, None)
+
+    def answer(self, method: int, peer_public: bytes, seed: bytes) -> tuple[bytes, bytes]:
+        public = hashlib.shake_256(method.to_bytes(2, "big") + seed).digest(ANSWER_OCTETS[method])
+        return public, self.agree(KeyPair(method, public, None), peer_public)
 
     def agree(self, pair: KeyPair, peer_public: bytes) -> bytes:
         if peer_public[:8] == b"\xff" * 8:

@@ -19,7 +19,7 @@ from gateway.ike.payloads import (
     TrafficSelectorsResponder,
 )
 from gateway.ike.proposal import Choice, choice_of
-from gateway.ike.registry import ExchangeType, NotifyType, Protocol, TransformType
+from gateway.ike.registry import ExchangeType, NotifyType, Protocol
 from gateway.ike.settings import ChildSettings
 from gateway.ike.states import ChildInput
 
@@ -74,7 +74,7 @@ def offer(sa: IkeSa, settings: ChildSettings, with_key_exchange: bool) -> ChildO
 
 
 def distinct_without_ke(settings: ChildSettings) -> tuple[proposal.Offer, ...]:
-    return tuple(dict.fromkeys(one.without(TransformType.KEY_EXCHANGE) for one in settings.offers))
+    return tuple(dict.fromkeys(one.without_key_exchange() for one in settings.offers))
 
 
 def _selectors(message: Message) -> tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:

@@ -120,7 +120,7 @@ class CreateChild(Exchange):
             or not exchange.method == method == self.pair.method
         ):
             raise PeerError(Violation.WRONG_KE_GROUP, f"peer chose KE {method}")
-        check_public(method, exchange.data)
+        check_public(method, exchange.data, of_responder=True)
         pair, public = self.pair, exchange.data
         sa.compute(
             lambda: sa.services.key_exchanges.agree(pair, public),
@@ -250,8 +250,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     key_exchanges, seed, peer_public = sa.services.key_exchanges, sa.services.random.octets(SEED_OCTETS), exchange.data
 
     def work() -> tuple[bytes, bytes]:
-        pair = key_exchanges.generate(wanted, seed)
-        return pair.public, key_exchanges.agree(pair, peer_public)
+        return key_exchanges.answer(wanted, peer_public, seed)
 
     def then(result: tuple[bytes, bytes], now: float) -> None:
         public, shared = result

@@ -85,7 +85,7 @@ class RekeyIke(Exchange):
         choice = choice_of(chosen)
         if not isinstance(exchange, KeyExchange) or not exchange.method == choice.key_exchange == self.pair.method:
             raise PeerError(Violation.WRONG_KE_GROUP, f"peer chose KE {choice.key_exchange}")
-        check_public(exchange.method, exchange.data)
+        check_public(exchange.method, exchange.data, of_responder=True)
         peer_spi = _peer_spi(chosen)
         pair, public = self.pair, exchange.data
         sa.compute(
@@ -253,8 +253,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     key_exchanges, seed = sa.services.key_exchanges, sa.services.random.octets(SEED_OCTETS)
 
     def work() -> tuple[bytes, bytes]:
-        pair = key_exchanges.generate(exchange.method, seed)
-        return pair.public, key_exchanges.agree(pair, exchange.data)
+        return key_exchanges.answer(exchange.method, exchange.data, seed)
 
     def then(result: tuple[bytes, bytes], now: float) -> None:
         _answer(sa, chosen, choice, peer_spi, result, nonce.data, now)

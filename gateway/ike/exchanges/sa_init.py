@@ -124,7 +124,7 @@ class InitiateSa(Exchange):
                 Violation.WRONG_KE_GROUP,
                 f"chose {choice.key_exchange}, sent {exchange.method}, ours {self.pair.method}",
             )
-        check_public(exchange.method, exchange.data)
+        check_public(exchange.method, exchange.data, of_responder=True)
         return choice
 
     def _on_cookie(self, sa: IkeSa, cookie: bytes, now: float) -> bool:
@@ -250,8 +250,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     key_exchanges = sa.services.key_exchanges
 
     def work() -> tuple[bytes, bytes]:
-        pair = key_exchanges.generate(exchange.method, seed)
-        return pair.public, key_exchanges.agree(pair, exchange.data)
+        return key_exchanges.answer(exchange.method, exchange.data, seed)
 
     def then(result: tuple[bytes, bytes], now: float) -> None:
         public, shared = result

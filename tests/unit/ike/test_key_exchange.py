@@ -10,13 +10,24 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import dh, ec, x25519
 
 from gateway.ike.errors import PeerError, Violation
-from gateway.ike.key_exchange import _ORDERS, CURVES, PUBLIC_OCTETS, SEED_OCTETS, KeyPair, Libcrypto, check_public
+from gateway.ike.key_exchange import (
+    _ORDERS,
+    ANSWER_OCTETS,
+    CURVES,
+    ML_KEM,
+    PUBLIC_OCTETS,
+    SEED_OCTETS,
+    KeyPair,
+    Libcrypto,
+    check_public,
+)
 from gateway.ike.modp import MODP_PRIMES
 from gateway.ike.proposal import KEY_EXCHANGE_NAMES
 from gateway.ike.registry import KeyExchangeId, NotifyType
 
 ANSWERS = json.loads((Path(__file__).parents[2] / "vectors" / "ecdh_rfc5903.json").read_text())
 METHODS = sorted(PUBLIC_OCTETS)
+SYMMETRIC = sorted(set(PUBLIC_OCTETS) - set(ML_KEM))
 LIBCRYPTO = Libcrypto()
 
 
@@ -111,6 +122,45 @@ def _probably_prime(number: int) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: KeyExchangeId(method).name)
+def test_initiator_and_responder_agree(method: int) -> None:
+    pair = LIBCRYPTO.generate(method, bytes(range(SEED_OCTETS)))
+    public, shared = LIBCRYPTO.answer(method, pair.public, bytes(range(1, SEED_OCTETS + 1)))
+    check_public(method, pair.public)
+    check_public(method, public, of_responder=True)
+    assert LIBCRYPTO.agree(pair, public) == shared
+    _, another = LIBCRYPTO.answer(method, pair.public, bytes(range(2, SEED_OCTETS + 2)))
+    assert another != shared
+
+
+@pytest.mark.parametrize("method", sorted(ML_KEM), ids=lambda method: KeyExchangeId(method).name)
+def test_ml_kem_has_32_octets_and_its_lengths_are_those_of_fips_203(method: int) -> None:
+    """FIPS 203 table 3."""
+    pair = LIBCRYPTO.generate(method, bytes(SEED_OCTETS))
+    ciphertext, shared = LIBCRYPTO.answer(method, pair.public, b"")
+    expected = {KeyExchangeId.ML_KEM_768: (1184, 1088), KeyExchangeId.ML_KEM_1024: (1568, 1568)}[KeyExchangeId(method)]
+    assert (len(pair.public), len(ciphertext), len(shared)) == (*expected, 32)
+    assert pair.public == LIBCRYPTO.generate(method, bytes(SEED_OCTETS)).public
+
+
+@pytest.mark.parametrize("method", sorted(ML_KEM), ids=lambda method: KeyExchangeId(method).name)
+def test_an_encapsulation_key_out_of_range_is_refused(method: int) -> None:
+    """FIPS 203 7.2: the modulus check; coefficients of 12 bits that are not below q."""
+    with pytest.raises(PeerError) as refused:
+        LIBCRYPTO.answer(method, b"\xff" * PUBLIC_OCTETS[method], b"")
+    assert (refused.value.why, refused.value.notify) == (Violation.BAD_KEY_EXCHANGE, NotifyType.INVALID_SYNTAX)
+
+
+@pytest.mark.parametrize("method", sorted(ML_KEM), ids=lambda method: KeyExchangeId(method).name)
+def test_a_changed_ciphertext_gives_another_secret_and_no_error(method: int) -> None:
+    """FIPS 203 6.3, implicit rejection: no oracle."""
+    pair = LIBCRYPTO.generate(method, bytes(SEED_OCTETS))
+    ciphertext, shared = LIBCRYPTO.answer(method, pair.public, b"")
+    changed = bytes([ciphertext[0] ^ 1]) + ciphertext[1:]
+    assert len(LIBCRYPTO.agree(pair, changed)) == 32
+    assert LIBCRYPTO.agree(pair, changed) != shared
+
+
+@pytest.mark.parametrize("method", SYMMETRIC, ids=lambda method: KeyExchangeId(method).name)
 def test_both_sides_agree(method: int) -> None:
     left = LIBCRYPTO.generate(method, bytes(range(SEED_OCTETS)))
     right = LIBCRYPTO.generate(method, bytes(range(1, SEED_OCTETS + 1)))
@@ -186,13 +236,14 @@ def test_x25519_values_of_small_order_are_refused(public: bytes) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: KeyExchangeId(method).name)
-def test_ke_data_of_another_length_is_refused(method: int) -> None:
+@pytest.mark.parametrize("of_responder", [False, True], ids=["initiator", "responder"])
+def test_ke_data_of_another_length_is_refused(method: int, of_responder: bool) -> None:
     """strongSwan CVE-2023-41913."""
-    octets = PUBLIC_OCTETS[method]
-    check_public(method, bytes(octets))
+    octets = (ANSWER_OCTETS if of_responder else PUBLIC_OCTETS)[method]
+    check_public(method, bytes(octets), of_responder)
     for length in {0, 1, octets - 1, octets + 1, 2 * octets, 65000} - {octets}:
         with pytest.raises(PeerError) as refused:
-            check_public(method, bytes(length))
+            check_public(method, bytes(length), of_responder)
         assert (refused.value.why, refused.value.notify) == (Violation.BAD_KEY_EXCHANGE, NotifyType.INVALID_SYNTAX)
 
 

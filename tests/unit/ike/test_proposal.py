@@ -14,7 +14,7 @@ from gateway.ike.payloads import Proposal, SecurityAssociation, Transform
 from gateway.ike.proposal import Choice, Offer, accept, choice_of, key_exchange_methods, make_offer, select
 from gateway.ike.registry import NotifyType, Protocol, TransformType
 
-ENCR, PRF, INTEG, KE, ESN = TransformType
+ENCR, PRF, INTEG, KE, ESN = tuple(TransformType)[:5]
 GCM, CBC = Transform.make(ENCR, 20, 256), Transform.make(ENCR, 12, 128)
 SHA256, NO_INTEGRITY = Transform.make(INTEG, 12), Transform.make(INTEG, 0)
 ECP256, ECP384, X25519, NO_KE = (Transform.make(KE, number) for number in (19, 20, 31, 0))
@@ -263,7 +263,7 @@ def test_offers_from_the_configuration_s_names() -> None:
     assert made.transforms == (GCM, PRF384, ECP384, X25519)  # ESN is not an IKE_SA's
     child = make_offer(Protocol.ESP, [("aes-cbc", 128)], ["sha256"], [], ["ecp256"], [True, False])
     assert child.transforms == (CBC, SHA256, ECP256, WITH_ESN, NO_ESN)
-    assert child.without(KE).transforms == (CBC, SHA256, WITH_ESN, NO_ESN)
+    assert child.without_key_exchange().transforms == (CBC, SHA256, WITH_ESN, NO_ESN)
 
 
 def test_proposals_are_numbered_from_one_and_ke_methods_listed_once() -> None:
