@@ -50,7 +50,7 @@ test: build
 
 test-slow: build
 	@bash tools/install-system $(SLOW_PACKAGES)
-	@tools/debian-tree 13 && tools/debian-tree 14
+	@for tree in 13 14 13-libreswan; do tools/debian-tree $$tree || exit; done
 	@SIM_FACTOR=4 $(VENV)/bin/pytest -m slow tests
 	@SIM_FACTOR=4 $(VENV)/bin/pytest tests/simulation
 
