@@ -1,23 +1,40 @@
-"""AUTH payloads (RFC 7296 2.15, 2.16) and the proof that a peer is who it says.
+"""AUTH payloads (RFC 7296 2.15, 2.16, RFC 7427) and the proof that a peer is who it says.
 
-Only `verify` makes an `AuthenticatedPeer`, and no IKE_SA becomes ESTABLISHED by IKE_AUTH without one.
+Only `verify` and `check` make an `AuthenticatedPeer`, and no IKE_SA becomes ESTABLISHED by IKE_AUTH without one. A pre-shared
+key is dealt with at once; what needs public keys is a `Compute`, and the caller goes on in `then` or `failed`.
 """
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
-from gateway.ike.errors import PeerError, Violation
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from gateway.ike import certificates, signatures
+from gateway.ike.certificate_names import describe_name, same_name
+from gateway.ike.certificate_path import Path
+from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.keymat import IkeKeys, prf
 from gateway.ike.layout import emit
-from gateway.ike.payloads import Authentication, Identification
+from gateway.ike.message import Message, parse_message
+from gateway.ike.payloads import Authentication, Certificate, Identification, Notify, Payload
 from gateway.ike.registry import AuthMethod, IdType, NotifyType
-from gateway.ike.settings import Identity
+from gateway.ike.services import Failed
+from gateway.ike.settings import ConnectionSettings, Credentials, Identity
+from gateway.ike.signatures import PeerAbility
 from gateway.wire import Writer
 
+if TYPE_CHECKING:
+    from gateway.ike.sa import IkeSa
+
 KEY_PAD = b"Key Pad for IKEv2"  # RFC 7296 2.15
+
+Proofs = tuple[Authentication, ...]
+"""Our AUTH under each of the keys asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +42,114 @@ class AuthenticatedPeer:
     """Held by whoever may establish an IKE_SA."""
 
     identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the peer sent: who it is and its AUTH, over `message` (its IKE_SA_INIT) and `our_nonce` (RFC 7296 2.15)."""
+
+    identity: Identification | None
+    auth: Authentication | None
+    certificates: tuple[Certificate, ...]
+    message: bytes
+    our_nonce: bytes
+    of_initiator: bool
+
+
+def claim_of(sa: IkeSa, message: Message, kind: type[Identification], auth: Payload | None) -> Claim:
+    """Of an IKE_AUTH message of the peer."""
+    identity = message.first(kind)
+    initiators = not sa.is_initiator
+    return Claim(
+        identity if isinstance(identity, Identification) else None,
+        auth if isinstance(auth, Authentication) else None,
+        tuple(one for one in message.payloads if isinstance(one, Certificate)),
+        sa.init_request if initiators else sa.init_response,
+        sa.nr if initiators else sa.ni,
+        initiators,
+    )
+
+
+# --- what both ends say they can ----------------------------------------------------------------------------------
+
+
+def capability(sa: IkeSa) -> tuple[Payload, ...]:
+    """For our IKE_SA_INIT, where certificates come into it at all."""
+    settings, payloads = sa.settings, []
+    if settings.credentials is not None or settings.trust is not None:
+        # RFC 7427 4
+        payloads.append(Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, signatures.hashes_announced()))
+    # RFC 7296 1.2: a responder asks for certificates here, an initiator in IKE_AUTH
+    return tuple(payloads) if sa.is_initiator else (*payloads, *requests(settings))
+
+
+def requests(settings: ConnectionSettings) -> tuple[Payload, ...]:
+    """Which certificates (RFC 7296 3.7) and which signatures (RFC 9593 3.1) we take; nothing where it is a PSK."""
+    if settings.trust is None:
+        return ()
+    announced = Notify(NotifyType.SUPPORTED_AUTH_METHODS, signatures.methods_announced(settings.trust.sha1))
+    return (certificates.request(settings.trust), announced)
+
+
+def ability_of(sa: IkeSa, *more: Message) -> PeerAbility:
+    """What the peer said of itself, in its IKE_SA_INIT and in `more`; all of it is part of what it authenticates."""
+    init = parse_message(sa.init_response if sa.is_initiator else sa.init_request)
+    hashes = init.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
+    said = [
+        notify.data for message in (init, *more) for notify in message.notifies()
+        if notify.type == NotifyType.SUPPORTED_AUTH_METHODS
+    ]  # fmt: skip
+    return PeerAbility(
+        signatures.hashes_heard(hashes.data) if hashes is not None else None,
+        signatures.methods_heard(said) if said else None,
+    )
+
+
+# --- ourselves ----------------------------------------------------------------------------------------------------
+
+
+def prove(
+    sa: IkeSa,
+    settings: ConnectionSettings,
+    keys: Sequence[IkeKeys],
+    ours: Identification,
+    ability: PeerAbility,
+    then: Callable[[Proofs, float], None],
+    failed: Failed,
+    now: float,
+) -> None:
+    """Our AUTH, under each of `keys`. PeerError at once, or by `failed`, when there is no way that the peer would take."""
+    message, nonce = (sa.init_request, sa.nr) if sa.is_initiator else (sa.init_response, sa.ni)
+    if settings.credentials is None:
+        if not settings.psk:
+            raise LocalError("neither a certificate nor a pre-shared key is configured")
+        then(tuple(psk_signature(one, settings.psk, message, nonce, ours, sa.is_initiator) for one in keys), now)
+        return
+    key, scheme = settings.credentials.key, _scheme(settings.credentials, ability)
+    octets = [one.signed_octets(message, nonce, identity_octets(ours), sa.is_initiator) for one in keys]
+
+    def sign() -> Proofs:
+        try:
+            return tuple(signatures.sign(key, scheme, one) for one in octets)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise PeerError(Violation.SIGNATURE, f"we cannot sign: {error}", NotifyType.AUTHENTICATION_FAILED) from None
+
+    sa.compute(sign, then, failed)
+
+
+def _scheme(credentials: Credentials, ability: PeerAbility) -> signatures.Scheme:
+    key = credentials.certificate.public_key()
+    assert isinstance(key, signatures.PublicKey)
+    scheme = signatures.choose(key, ability, pss=credentials.pss, sha1=credentials.sha1)
+    if scheme is None:
+        raise PeerError(Violation.NO_COMMON_SIGNATURE, _said(ability), NotifyType.AUTHENTICATION_FAILED)
+    return scheme
+
+
+def _said(ability: PeerAbility) -> str:
+    if ability.hashes is None:
+        return "the peer knows no RFC 7427 signatures"
+    return f"the peer takes signatures with {', '.join(signatures.hash_names(ability.hashes)) or 'no hash'}"
 
 
 def identity_octets(payload: Identification) -> bytes:
@@ -43,6 +168,34 @@ def psk_signature(
     return Authentication(int(AuthMethod.SHARED_KEY_MIC), prf(method, prf(method, psk, KEY_PAD), octets))
 
 
+# --- the peer -----------------------------------------------------------------------------------------------------
+
+
+def check(
+    sa: IkeSa, keys: IkeKeys, claim: Claim, then: Callable[[AuthenticatedPeer, float], None], failed: Failed, now: float
+) -> None:
+    """Goes on in `then` with the proof. PeerError, at once or by `failed`, saying which half failed."""
+    settings = sa.settings
+    trust, expected = settings.trust, settings.remote_id
+    if trust is None:
+        proof = verify(
+            keys, settings.psk, expected, claim.message, claim.our_nonce, claim.identity, claim.auth, claim.of_initiator
+        )
+        then(proof, now)
+        return
+    identity, auth = _complete(claim.identity, claim.auth, expected)
+    octets = keys.signed_octets(claim.message, claim.our_nonce, identity_octets(identity), claim.of_initiator)
+    shown = certificates.Shown(claim.certificates, auth, octets, ability_of(sa))
+    wall = sa.services.wall(now)
+
+    def proven(path: Path, now: float) -> None:
+        if (sa.settings.trust, sa.settings.remote_id) != (trust, expected):
+            raise _failed(Violation.AUTHENTICATION, "the configuration changed meanwhile")
+        then(AuthenticatedPeer(expected), now)
+
+    sa.compute(lambda: certificates.prove(shown, trust, expected, wall), proven, failed)
+
+
 def verify(
     keys: IkeKeys,
     psk: bytes,
@@ -53,36 +206,52 @@ def verify(
     received: Authentication | None,
     of_initiator: bool,
 ) -> AuthenticatedPeer:
-    """The proof, or PeerError AUTHENTICATION_FAILED saying which half failed."""
-    if identity is None or received is None:
-        raise PeerError(Violation.AUTHENTICATION, "no identity or no AUTH", NotifyType.AUTHENTICATION_FAILED)
-    if (identity.type, identity.data) != (expected.type, expected.data):
-        shown = describe_identity(identity)
-        raise PeerError(
-            Violation.IDENTITY,
-            f"peer says it is {shown}, configured is {expected.text}",
-            NotifyType.AUTHENTICATION_FAILED,
-        )
+    """The proof by a pre-shared key, or PeerError AUTHENTICATION_FAILED saying which half failed."""
+    identity, received = _complete(identity, received, expected)
     if received.method != AuthMethod.SHARED_KEY_MIC:
         name = AuthMethod(received.method).name
-        raise PeerError(
-            Violation.AUTHENTICATION,
-            f"peer authenticates by {name}, configured is a PSK",
-            NotifyType.AUTHENTICATION_FAILED,
-        )
+        raise _failed(Violation.AUTHENTICATION, f"peer authenticates by {name}, configured is a PSK")
     wanted = psk_signature(keys, psk, message, our_nonce, identity, of_initiator)
-    if not hmac.compare_digest(wanted.data, received.data):
-        raise PeerError(
-            Violation.AUTHENTICATION,
-            "the pre-shared keys, or what is mixed into them, differ",
-            NotifyType.AUTHENTICATION_FAILED,
-        )
+    # Without a key anybody could compute it
+    if not psk or not hmac.compare_digest(wanted.data, received.data):
+        raise _failed(Violation.AUTHENTICATION, "the pre-shared keys, or what is mixed into them, differ")
     return AuthenticatedPeer(expected)
+
+
+def _complete(
+    identity: Identification | None, received: Authentication | None, expected: Identity
+) -> tuple[Identification, Authentication]:
+    if identity is None or received is None:
+        raise _failed(Violation.AUTHENTICATION, "no identity or no AUTH")
+    if not _same_identity(identity, expected):
+        shown = describe_identity(identity)
+        raise _failed(Violation.IDENTITY, f"peer says it is {shown}, configured is {expected.text}")
+    return identity, received
+
+
+def _same_identity(identity: Identification, expected: Identity) -> bool:
+    if identity.type == expected.type == IdType.DER_ASN1_DN:
+        return same_name(identity.data, expected.data)
+    return (identity.type, identity.data) == (expected.type, expected.data)
+
+
+def _failed(why: Violation, detail: str) -> PeerError:
+    return PeerError(why, detail, NotifyType.AUTHENTICATION_FAILED)
+
+
+def refused_by_peer(settings: ConnectionSettings) -> tuple[str, dict[str, str]]:
+    """What to call it when the peer does not believe us."""
+    context = {"ours": settings.local_id.text, "remote_id": settings.remote_id.text}
+    if settings.credentials is None:
+        return "AUTHENTICATION_FAILED_RECEIVED", context
+    return "CERTIFICATE_REFUSED_BY_PEER", context
 
 
 def describe_identity(identity: Identification) -> str:
     """An identity for people: never raw control characters."""
     if identity.type in (IdType.IPV4_ADDR, IdType.IPV6_ADDR) and len(identity.data) in (4, 16):
         return str(ip_address(identity.data))
+    if identity.type == IdType.DER_ASN1_DN:
+        return describe_name(identity.data)
     text = identity.data.decode("ascii", "backslashreplace")
     return text if text.isprintable() else identity.data.hex()

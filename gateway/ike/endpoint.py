@@ -51,11 +51,21 @@ HALF_OPEN_MAX = 1000
 """Half-open IKE_SAs as responder; beyond it new ones are dropped, with a cookie too."""
 
 
+WallClock = Callable[[float], float]
+"""UNIX seconds at a `now` of the core."""
+
+
+def _since_1970(now: float) -> float:
+    """For simulations, which begin wherever they say."""
+    return now
+
+
 class IkeEndpoint:
     """All IKE_SAs of the gateway. Implements `services.Services` for them."""
 
-    def __init__(self, random: RandomSource, key_exchanges: KeyExchanges) -> None:
+    def __init__(self, random: RandomSource, key_exchanges: KeyExchanges, wall: WallClock = _since_1970) -> None:
         self.random = random
+        self.wall = wall
         self.key_exchanges = key_exchanges
         self.rejected: Counter[str] = Counter({violation.value: 0 for violation in Violation})
         self._connections: dict[str, ConnectionSettings] = {}

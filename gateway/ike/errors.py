@@ -18,6 +18,14 @@ class Violation(Enum):
     BAD_ICV = "bad_icv"
     BAD_KEY_EXCHANGE = "bad_key_exchange"
     BAD_NONCE = "bad_nonce"
+    CERTIFICATE_CHAIN = "certificate_chain"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_IDENTITY = "certificate_identity"
+    CERTIFICATE_MISSING = "certificate_missing"
+    CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
+    CERTIFICATE_REVOKED = "certificate_revoked"
+    CERTIFICATE_UNKNOWN_CA = "certificate_unknown_ca"
+    CERTIFICATE_WEAK = "certificate_weak"
     CHILD_NOT_FOUND = "child_not_found"
     CRITICAL_PAYLOAD = "critical_payload"
     GRAMMAR = "grammar"
@@ -26,9 +34,12 @@ class Violation(Enum):
     MAJOR_VERSION = "major_version"
     MALFORMED = "malformed"
     MESSAGE_ID = "message_id"
+    NO_COMMON_SIGNATURE = "no_common_signature"
     NO_COOKIE = "no_cookie"
     NO_PROPOSAL = "no_proposal"
     OUT_OF_STATE = "out_of_state"
+    REVOCATION_UNKNOWN = "revocation_unknown"
+    SIGNATURE = "signature"
     TEMPORARY = "temporary"
     TOO_MANY_SAS = "too_many_sas"
     TRAFFIC_SELECTORS = "traffic_selectors"
@@ -36,6 +47,16 @@ class Violation(Enum):
     UNKNOWN_PEER = "unknown_peer"
     UNKNOWN_SPI = "unknown_spi"
     WRONG_KE_GROUP = "wrong_ke_group"
+
+
+AUTHENTICATION_REASONS: dict[Violation, str] = {
+    Violation.IDENTITY: "WRONG_PEER_IDENTITY",
+    Violation.SIGNATURE: "WRONG_SIGNATURE",
+    **{one: one.name for one in Violation if one.name.startswith("CERTIFICATE_")},
+    Violation.REVOCATION_UNKNOWN: "REVOCATION_UNKNOWN",
+    Violation.NO_COMMON_SIGNATURE: "NO_COMMON_SIGNATURE",
+}
+"""What observe/explain.py calls a peer's failure to prove itself; any other is AUTHENTICATION_FAILED."""
 
 
 class PeerError(Exception):

@@ -1,6 +1,6 @@
 """Which payload may stand how often in which message (RFC 7296 1.2 to 1.4, 2.16, Appendix C), as tables.
 
-Unknown payloads, vendor IDs, CERT, CERTREQ and CP are allowed anywhere and ignored; notifications are
+Unknown payloads, vendor IDs, CERT, CERTREQ and CP are allowed anywhere, and ignored but where they have a meaning; notifications are
 allowed anywhere and judged by their exchange. What is violated here is INVALID_SYNTAX.
 """
 
@@ -14,6 +14,8 @@ from gateway.ike.payloads import (
     NONCE_MAX,
     NONCE_MIN,
     TS_ADDRESS_OCTETS,
+    Certificate,
+    CertificateRequest,
     Delete,
     Encrypted,
     EncryptedFragment,
@@ -83,7 +85,7 @@ GRAMMAR: dict[tuple[ExchangeType, bool], dict[type[Payload], Rule]] = {
     (ExchangeType.INFORMATIONAL, REQUEST): {Delete: ANY},
     (ExchangeType.INFORMATIONAL, RESPONSE): {Delete: ANY},
 }
-ALWAYS_ALLOWED = (Notify, VendorId, Unknown)
+ALWAYS_ALLOWED = (Notify, VendorId, Unknown, Certificate, CertificateRequest)
 ENCRYPTED_EXCHANGES = frozenset(ExchangeType) - {ExchangeType.IKE_SA_INIT}
 
 

@@ -146,6 +146,32 @@ class IdentificationResponder(Identification):
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """RFC 7296 3.6.
+
+    | Cert Encoding |                                               |
+    ~                       Certificate Data                        ~
+    """
+
+    LAYOUT: ClassVar[Layout] = (UInt("encoding", 1), Rest("data"))
+    encoding: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """RFC 7296 3.7.
+
+    | Cert Encoding |                                               |
+    ~                    Certification Authority                    ~
+    """
+
+    LAYOUT: ClassVar[Layout] = (UInt("encoding", 1), Rest("data"))
+    encoding: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Authentication:
     """RFC 7296 3.8.
 
@@ -301,6 +327,8 @@ Payload = (
     SecurityAssociation
     | KeyExchange
     | Identification
+    | Certificate
+    | CertificateRequest
     | Authentication
     | Nonce
     | Notify
@@ -317,6 +345,8 @@ PAYLOADS: dict[int, type[Payload]] = {
     PayloadType.KE: KeyExchange,
     PayloadType.IDI: IdentificationInitiator,
     PayloadType.IDR: IdentificationResponder,
+    PayloadType.CERT: Certificate,
+    PayloadType.CERTREQ: CertificateRequest,
     PayloadType.AUTH: Authentication,
     PayloadType.NONCE: Nonce,
     PayloadType.NOTIFY: Notify,
@@ -331,8 +361,6 @@ PAYLOAD_TYPES: dict[type[Payload], PayloadType] = {codec: PayloadType(number) fo
 
 TS_ADDRESS_OCTETS = {TsType.IPV4_ADDR_RANGE: 4, TsType.IPV6_ADDR_RANGE: 16}
 KNOWN_TYPES = frozenset(PAYLOADS) | {
-    PayloadType.CERT,
-    PayloadType.CERTREQ,
     PayloadType.CP,
     PayloadType.EAP,
 }

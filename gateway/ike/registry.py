@@ -170,6 +170,22 @@ class AuthMethod(Number):
     DIGITAL_SIGNATURE = 14  # RFC 7427
 
 
+class HashAlgorithm(Number):
+    """Of signatures."""
+
+    SHA1 = 1  # RFC 7427 7
+    SHA2_256 = 2
+    SHA2_384 = 3
+    SHA2_512 = 4
+    IDENTITY = 5  # RFC 8420 2
+
+
+class CertificateEncoding(Number):
+    X509_SIGNATURE = 4  # RFC 7296 3.6
+    CRL = 7
+    OCSP = 14  # RFC 4806
+
+
 class TsType(Number):
     IPV4_ADDR_RANGE = 7  # RFC 7296 3.13.1
     IPV6_ADDR_RANGE = 8

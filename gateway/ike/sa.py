@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from gateway.contract import Endpoint, Transmit
 from gateway.ike import grammar
 from gateway.ike.child import LINGER, ChildSa, Lingering
-from gateway.ike.errors import LocalError, PeerError, Violation
+from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ChildActivate, ChildMoved, ChildRemove, IkeDown, Notice
 from gateway.ike.exchanges.base import Exchange
 from gateway.ike.fragments import Reassembly
@@ -287,7 +287,7 @@ class IkeSa:
         notify = error.notify or NotifyType.INVALID_SYNTAX
         self.respond(kind, (Notify(int(notify), error.data),), now)
         if kind == ExchangeType.IKE_AUTH:
-            reason = "WRONG_PEER_IDENTITY" if error.why is Violation.IDENTITY else f"{notify.name}_SENT"
+            reason = AUTHENTICATION_REASONS.get(error.why, f"{notify.name}_SENT")
             self.destroy(now, reason, {"detail": error.detail})
         elif notify == NotifyType.INVALID_SYNTAX:
             # RFC 7296 2.21.3: fatal for both peers

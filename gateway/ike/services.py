@@ -43,6 +43,9 @@ class Services(Protocol):
     recorder: Recorder
 
     def emit(self, effect: object) -> None: ...
+    def wall(self, now: float) -> float:
+        """UNIX seconds, for what has dates in it; everything else goes by `now`."""
+
     def compute(self, sa: IkeSa, job: Callable[[], object], then: Then, failed: Failed) -> None: ...
     def serve(self, sa: IkeSa, message: Message, now: float) -> None:
         """Answers a verified request (exchanges/dispatch.py)."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cryptography.x509 import Certificate
+
 from gateway.contract import Endpoint
 from gateway.ike.payloads import TrafficSelector
 from gateway.ike.proposal import Offer
+from gateway.ike.signatures import SigningKey
 
 IKE_PORT = 500
 NATT_PORT = 4500
@@ -19,6 +22,26 @@ class Identity:
     type: int
     data: bytes
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How we prove ourselves with a certificate. `intermediates` go with it; `pss`: rather RSASSA-PSS than PKCS #1;
+    `sha1`: RSA with SHA-1 for a peer that knows no RFC 7427."""
+
+    certificate: Certificate
+    intermediates: tuple[Certificate, ...]
+    key: SigningKey = field(repr=False)
+    pss: bool = True
+    sha1: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose certificates prove a peer. `sha1`: RSA with SHA-1 is taken from a peer that knows no RFC 7427."""
+
+    anchors: tuple[Certificate, ...]
+    sha1: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +67,9 @@ class ChildSettings:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """One configured connection. `local`/`remote` are the IKE end points (port 500 unless configured)."""
+    """One configured connection. `local`/`remote` are the IKE end points (port 500 unless configured).
+
+    We prove ourselves with `credentials`, the peer itself to `trust`; where one of them is None, with the `psk`."""
 
     name: str
     local: Endpoint
@@ -54,6 +79,8 @@ class ConnectionSettings:
     psk: bytes = field(repr=False)
     offers: tuple[Offer, ...] = ()
     children: tuple[ChildSettings, ...] = ()
+    credentials: Credentials | None = None
+    trust: Trust | None = None
     ppk: PostQuantumKey | None = None
     encap: bool = True
     rekey_time: float = 14400.0

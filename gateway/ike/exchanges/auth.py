@@ -1,16 +1,18 @@
-"""IKE_AUTH with a pre-shared key, and the first CHILD_SA (RFC 7296 1.2, 2.15, 2.21.2).
+"""IKE_AUTH with pre-shared keys or certificates, and the first CHILD_SA (RFC 7296 1.2, 2.15, 2.21.2).
 
-HDR, SK {IDi, [IDr], AUTH, [N(INITIAL_CONTACT)], SAi2, TSi, TSr}  -->
-                              <--  HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
+HDR, SK {IDi, [CERT, ...,] [CERTREQ,] [IDr,] AUTH, [N(INITIAL_CONTACT)], SAi2, TSi, TSr}  -->
+                              <--  HDR, SK {IDr, [CERT, ...,] AUTH, SAr2, TSi, TSr}
+
+Signatures are made and checked in `Compute` jobs. Meanwhile the IKE_SA is CONNECTING: it answers nothing, and it may end.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.ike import ppk
-from gateway.ike.authentication import AuthenticatedPeer, psk_signature, verify
-from gateway.ike.errors import LocalError, PeerError
+from gateway.ike import authentication, certificates, ppk
+from gateway.ike.authentication import AuthenticatedPeer, Proofs
+from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import child_negotiation
 from gateway.ike.exchanges.base import Exchange
@@ -28,7 +30,9 @@ from gateway.ike.payloads import (
     Payload,
     SecurityAssociation,
 )
-from gateway.ike.registry import ExchangeType, NotifyType
+from gateway.ike.registry import ExchangeType, IdType, NotifyType
+from gateway.ike.services import Failed
+from gateway.ike.settings import ConnectionSettings
 from gateway.ike.states import IkeInput, IkeState
 from gateway.ike.uniqueness import Origin
 
@@ -52,46 +56,66 @@ class Authenticate(Exchange):
             raise LocalError("IKE_AUTH before there are keys")
         settings = sa.settings
         ours = IdentificationInitiator(settings.local_id.type, settings.local_id.data)
-        theirs = IdentificationResponder(settings.remote_id.type, settings.remote_id.data)
-        plain = psk_signature(sa.keys, settings.psk, sa.init_request, sa.nr, ours, True)
-        auth = psk_signature(ppk.mixed(sa), settings.psk, sa.init_request, sa.nr, ours, True) if sa.ppk else plain
-        payloads: list[Payload] = [ours, theirs, auth]
-        if sa.ppk:
-            payloads.append(ppk.identity(sa))
+        keys = [ppk.mixed(sa) if sa.ppk else sa.keys]
         if sa.ppk and settings.ppk is not None and not settings.ppk.required:
             # RFC 8784 3: for a responder that has another PPK than ours
-            payloads.append(Notify(NotifyType.NO_PPK_AUTH, plain.data))
+            keys.append(sa.keys)
+        try:
+            authentication.prove(
+                sa, settings, keys, ours, authentication.ability_of(sa),
+                lambda proofs, now: self._send(sa, settings, ours, proofs, now), self._unable(sa), now,
+            )  # fmt: skip
+        except PeerError as error:
+            self._unable(sa)(error, now)
+
+    def _unable(self, sa: IkeSa) -> Failed:
+        """We have no AUTH that the peer would take. It is told nothing, and forgets the IKE_SA by itself."""
+        return lambda error, now: sa.destroy(
+            now, AUTHENTICATION_REASONS.get(error.why, "PROTOCOL_VIOLATION"), {"detail": error.detail}
+        )
+
+    def _send(self, sa: IkeSa, settings: ConnectionSettings, ours: Identification, proofs: Proofs, now: float) -> None:
+        shown = certificates.payloads(settings.credentials) if settings.credentials is not None else ()
+        payloads: list[Payload] = [ours, *shown, *authentication.requests(settings)]
+        if settings.remote_id.type != IdType.DER_ASN1_DN:
+            # Interop: the same name in another string type is another name to strongSwan 5.9.8, so it goes without
+            payloads.append(IdentificationResponder(settings.remote_id.type, settings.remote_id.data))
+        payloads.append(proofs[0])
+        if sa.ppk:
+            payloads.append(ppk.identity(sa))
+        payloads += [Notify(NotifyType.NO_PPK_AUTH, plain.data) for plain in proofs[1:]]
         if not sa.services.has_other_sa(sa):
             # RFC 7296 2.4: we know of no other IKE_SA with this peer, so the peer may drop what it has
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
-        if settings.children:
-            self.offer = child_negotiation.offer(sa, settings.children[0], with_key_exchange=False)
+        if sa.settings.children:
+            self.offer = child_negotiation.offer(sa, sa.settings.children[0], with_key_exchange=False)
             payloads += [self.offer.sa, *self.offer.payloads]
         sa.request(self.kind, tuple(payloads), now)
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
-        identity, auth = message.first(IdentificationResponder), message.first(Authentication)
-        error = message.error()
+        auth, error = message.first(Authentication), message.error()
         if auth is None and error is not None:
-            _refused(sa, error, now)
+            sa.destroy(now, *(_refused(sa, error)))
             return True
         assert sa.keys is not None
         if sa.ppk and message.notify(NotifyType.PPK_IDENTITY) is None:
             ppk.go_without(sa, "the peer did not use the PPK that we named")
         if sa.ppk:
             sa.keys = ppk.mixed(sa)
-        proof = verify(
-            sa.keys, sa.settings.psk, sa.settings.remote_id, sa.init_response, sa.ni,
-            identity if isinstance(identity, Identification) else None,
-            auth if isinstance(auth, Authentication) else None, False,
+        claim = authentication.claim_of(sa, message, IdentificationResponder, auth)
+        authentication.check(
+            sa, sa.keys, claim, lambda proof, now: self._proven(sa, message, proof, now),
+            lambda error, now: self.on_error(sa, error, now), now,
         )  # fmt: skip
+        return True
+
+    def _proven(self, sa: IkeSa, message: Message, proof: AuthenticatedPeer, now: float) -> None:
         establish(sa, proof, initial_contact=False, now=now)
         self._first_child(sa, message, now)
         _begin(sa, now)
         for settings in sa.settings.children[1:]:
             sa.enqueue(CreateChild(settings), now)
         sa.finish(now)
-        return True
 
     def _first_child(self, sa: IkeSa, message: Message, now: float) -> None:
         """RFC 7296 1.2: the IKE_SA stands even when its first CHILD_SA was refused."""
@@ -121,7 +145,7 @@ class Authenticate(Exchange):
         """The responder did not prove itself: say so and end (RFC 7296 2.21.2)."""
         if error.notify == NotifyType.AUTHENTICATION_FAILED:
             sa.finish(now, "failed")
-            reason = "WRONG_PEER_IDENTITY" if error.why.name == "IDENTITY" else "AUTHENTICATION_FAILED_SENT"
+            reason = AUTHENTICATION_REASONS.get(error.why, "AUTHENTICATION_FAILED_SENT")
             closing = DeleteIke(reason, {"detail": error.detail}, Notify(NotifyType.AUTHENTICATION_FAILED))
             sa.enqueue(closing, now)
         else:
@@ -131,13 +155,13 @@ class Authenticate(Exchange):
         sa.destroy(now, "NO_ANSWER_TO_IKE_AUTH", {"remote": str(sa.remote)})
 
 
-def _refused(sa: IkeSa, error: Notify, now: float) -> None:
-    context = {"ours": sa.settings.local_id.text, "remote_id": sa.settings.remote_id.text}
-    sa.destroy(now, f"{error.name}_RECEIVED", context)
+def _refused(sa: IkeSa, error: Notify) -> tuple[str, dict[str, str]]:
+    reason, context = authentication.refused_by_peer(sa.settings)
+    return (reason if error.type == NotifyType.AUTHENTICATION_FAILED else f"{error.name}_RECEIVED"), context
 
 
 def establish(sa: IkeSa, proof: AuthenticatedPeer, initial_contact: bool, now: float) -> None:
-    """The only way from CONNECTING to ESTABLISHED; `proof` comes from authentication.verify alone."""
+    """The only way from CONNECTING to ESTABLISHED; `proof` comes from authentication.py alone."""
     if proof.identity != sa.settings.remote_id:
         raise LocalError("a proof for another peer")
     sa.advance(IkeInput.AUTHENTICATED)
@@ -153,16 +177,36 @@ def establish(sa: IkeSa, proof: AuthenticatedPeer, initial_contact: bool, now: f
 def respond(sa: IkeSa, message: Message, now: float) -> None:
     """Our side of a peer's IKE_AUTH."""
     assert sa.keys is not None
-    identity, auth = message.first(IdentificationInitiator), message.first(Authentication)
+    auth = message.first(Authentication)
     if sa.ppk:
         auth = _with_ppk(sa, message, auth)
-    proof = verify(
-        sa.keys, sa.settings.psk, sa.settings.remote_id, sa.init_request, sa.nr,
-        identity if isinstance(identity, Identification) else None,
-        auth if isinstance(auth, Authentication) else None, True,
-    )  # fmt: skip
-    ours = IdentificationResponder(sa.settings.local_id.type, sa.settings.local_id.data)
-    reply: list[Payload] = [ours, psk_signature(sa.keys, sa.settings.psk, sa.init_response, sa.ni, ours, False)]
+    claim = authentication.claim_of(sa, message, IdentificationInitiator, auth)
+    failed = sa.refuse_pending(ExchangeType.IKE_AUTH)
+    authentication.check(
+        sa, sa.keys, claim, lambda proof, now: _prove_back(sa, message, proof, failed, now), failed, now
+    )
+
+
+def _prove_back(sa: IkeSa, message: Message, proof: AuthenticatedPeer, failed: Failed, now: float) -> None:
+    """The peer is who it says; now our own AUTH."""
+    assert sa.keys is not None
+    settings = sa.settings
+    ours = IdentificationResponder(settings.local_id.type, settings.local_id.data)
+    shown = certificates.payloads(settings.credentials) if settings.credentials is not None else ()
+    ability = authentication.ability_of(sa, message)
+
+    def then(proofs: Proofs, now: float) -> None:
+        if sa.settings.remote_id != proof.identity:
+            raise PeerError(
+                Violation.AUTHENTICATION, "the configuration changed meanwhile", NotifyType.AUTHENTICATION_FAILED
+            )
+        _answer(sa, message, proof, (ours, *shown, proofs[0]), now)
+
+    authentication.prove(sa, settings, [sa.keys], ours, ability, then, failed, now)
+
+
+def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tuple[Payload, ...], now: float) -> None:
+    reply = list(ourselves)
     if sa.ppk:
         reply.append(Notify(NotifyType.PPK_IDENTITY))
     terms = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.ike.authentication import refused_by_peer
 from gateway.ike.child import ChildSa
 from gateway.ike.errors import PeerError
 from gateway.ike.events import ExchangeFailed
@@ -92,11 +93,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     if error is not None and error.name == "AUTHENTICATION_FAILED":
         # RFC 7296 2.21.2: the initiator found that our AUTH does not verify
         sa.respond(ExchangeType.INFORMATIONAL, (), now)
-        sa.destroy(
-            now,
-            "AUTHENTICATION_FAILED_RECEIVED",
-            {"ours": sa.settings.local_id.text, "remote_id": sa.settings.remote_id.text},
-        )
+        sa.destroy(now, *refused_by_peer(sa.settings))
         return
     named = [child for delete in deletes if delete.protocol == Protocol.ESP for child in _children(sa, delete)]
     gone = list({child.spi_in: child for child in named}.values())  # once, however often it is named

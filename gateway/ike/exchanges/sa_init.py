@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
-from gateway.ike import nat, ppk, proposal
+from gateway.ike import authentication, nat, ppk, proposal
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.exchanges.auth import Authenticate
 from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
@@ -80,6 +80,7 @@ class InitiateSa(Exchange):
             *detection,
             *_fragmentation(sa),
             *ppk.capability(sa),
+            *authentication.capability(sa),
         )
         self._request(sa, now)
 
@@ -261,6 +262,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
             *detection,
             *(_fragmentation(sa) if sa.fragments else ()),
             *(ppk.capability(sa) if sa.ppk else ()),
+            *authentication.capability(sa),
         )
         answer: tuple[Payload, ...] = (SecurityAssociation((chosen,)), KeyExchange(choice.key_exchange, public))
         payloads = (*answer, Nonce(sa.nr), *extensions)

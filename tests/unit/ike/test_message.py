@@ -58,6 +58,8 @@ BY_TYPE: dict[int, st.SearchStrategy[Any]] = {
     PayloadType.KE: st.builds(KeyExchange, u16, st.binary(max_size=300)),
     PayloadType.IDI: st.builds(PAYLOADS[PayloadType.IDI], u8, short),
     PayloadType.IDR: st.builds(PAYLOADS[PayloadType.IDR], u8, short),
+    PayloadType.CERT: st.builds(PAYLOADS[PayloadType.CERT], u8, short),
+    PayloadType.CERTREQ: st.builds(PAYLOADS[PayloadType.CERTREQ], u8, short),
     PayloadType.AUTH: st.builds(Authentication, u8, short),
     PayloadType.NONCE: st.builds(Nonce, st.binary(max_size=300)),
     PayloadType.NOTIFY: st.builds(Notify, u16, short, u8, st.binary(max_size=9)),
