@@ -33,7 +33,7 @@ def status(snapshot: Json, wide: bool) -> list[Block]:
     ready = "READY" if snapshot["ready"] else "NOT READY"
     blocks: list[Block] = [
         f"{snapshot['name']}  {ready}  gatewayd {snapshot['version']}  {snapshot['engine']}  up {age(now - snapshot['started_at'])}",
-        *(f"PROBLEM  {problem}" for problem in snapshot.get("problems", ())),
+        *(f"PROBLEM  {problem}" for problem in _problems(snapshot)),
         "",
         _tunnels(snapshot, wide),
     ]
@@ -155,7 +155,7 @@ def _rung(line: Json, before: Json | None) -> str:
 
 def explain(snapshot: Json, tunnel: str) -> list[Block]:
     """One sentence per tunnel."""
-    lines: list[Block] = [f"PROBLEM  {problem}" for problem in snapshot.get("problems", ())] if not tunnel else []
+    lines: list[Block] = [f"PROBLEM  {problem}" for problem in _problems(snapshot)] if not tunnel else []
     return lines + [_why(snapshot, status_) for status_ in snapshot["tunnels"] if tunnel in ("", status_["name"])]
 
 
@@ -169,7 +169,11 @@ def faults(snapshot: Json) -> tuple[list[str], list[str]]:
     warning = ["other gateway of the pair down"] if snapshot.get("ha") and not snapshot["ha"]["peer_up"] else []
     failed = snapshot.get("kernel_routes", {}).get("failed", 0)
     warning += [f"{failed} kernel routes failed"] if failed else []
-    return critical, warning + list(snapshot.get("problems", ()))
+    return critical, warning + _problems(snapshot)
+
+
+def _problems(snapshot: Json) -> list[str]:
+    return [*snapshot.get("problems", ()), *snapshot.get("certificate_problems", ())]
 
 
 def _tunnels(snapshot: Json, wide: bool) -> Table:

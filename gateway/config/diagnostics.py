@@ -16,7 +16,7 @@ KeyPath = tuple[str | int, ...]
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 # A value behind one of these words is not repeated on a terminal or in a log.
-_SECRET_LINE = re.compile(r"psk|ppk|password|secret|inline|credential")
+_SECRET_LINE = re.compile(r"psk|ppk|local_key|password|secret|inline|credential")
 _QUOTED = re.compile(r"=.*$")
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m"}
 _RESET = "\x1b[0m"

@@ -92,6 +92,11 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.remote_id": _I.RESTART_TUNNEL,
     # A key counts at the next IKE_AUTH; what is established stays.
     "connection.*.psk": _I.IN_PLACE,
+    "connection.*.local_cert": _I.IN_PLACE,
+    "connection.*.local_key": _I.IN_PLACE,
+    "connection.*.ca": _I.IN_PLACE,
+    "connection.*.rsa_pss": _I.IN_PLACE,
+    "connection.*.rsa_sha1": _I.IN_PLACE,
     "connection.*.ppk": _I.IN_PLACE,
     "connection.*.ppk_id": _I.IN_PLACE,
     "connection.*.ppk_required": _I.IN_PLACE,

@@ -57,7 +57,7 @@ def _table(config: Config, path: KeyPath, section: Section, leave_out: tuple[str
 def _worked_out(config: Config, section: Section, name: str) -> object:
     """What an absent key amounts to."""
     match section, name:
-        case Connection(), "local_id":
+        case Connection(local_cert=None), "local_id":
             return section.local_addrs
         case Connection(), "remote_id":
             return section.remote_addrs

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from gateway.config.checks_authentication import authentication_findings
 from gateway.config.checks_bgp import bgp_findings
 from gateway.config.checks_connection import connection_findings, pair_findings, prefix_findings
 from gateway.config.derive import NAT_T_PORT
@@ -53,9 +54,9 @@ def _secret_findings(facts: Facts) -> Iterator[Finding]:
 
 def _secret_sources(config: Config) -> Iterator[tuple[KeyPath, SecretSource]]:
     for name, connection in config.connection.items():
-        yield ("connection", name, "psk"), connection.psk
-        if connection.ppk is not None:
-            yield ("connection", name, "ppk"), connection.ppk
+        for key, source in (("psk", connection.psk), ("local_key", connection.local_key), ("ppk", connection.ppk)):
+            if source is not None:
+                yield ("connection", name, key), source
     for name, neighbor in config.bgp.neighbor.items() if config.bgp is not None else ():
         if neighbor.password is not None:
             yield ("bgp", "neighbor", name, "password"), neighbor.password
@@ -104,6 +105,7 @@ def _metrics_findings(facts: Facts) -> Iterator[Finding]:
 
 _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     connection_findings,
+    authentication_findings,
     pair_findings,
     prefix_findings,
     bgp_findings,

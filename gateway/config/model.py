@@ -89,6 +89,7 @@ Dscp = Annotated[
 ]
 # glibc's cpu_set_t ends there.
 Cpu = Annotated[int, Strict(), Field(ge=0, le=1023)]
+FilePath = Annotated[str, Field(min_length=1)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]
 IkeProposal = Annotated[str, AfterValidator(_ike_proposal)]
 EspProposal = Annotated[str, AfterValidator(_esp_proposal)]
@@ -163,12 +164,34 @@ class Connection(Section):
     local_port: Port = Field(default=500, description="our IKE port")
     remote_port: Port = Field(default=500, description="the peer's IKE port")
     local_id: Identity | None = Field(
-        default=None, description="our identity: address, FQDN, user@FQDN or keyid:HEX; default: local_addrs"
+        default=None,
+        description='our identity: address, FQDN, user@FQDN, keyid:HEX or "C=CH, O=Example, CN=gw"; default: the subject of local_cert, else local_addrs',
     )
     remote_id: Identity | None = Field(
         default=None, description="the identity the peer must prove; default: remote_addrs"
     )
-    psk: SecretSource = Field(description="pre-shared key")
+    psk: SecretSource | None = Field(
+        default=None, description="pre-shared key; required unless both ends have certificates (`local_cert` and `ca`)"
+    )
+    local_cert: FilePath | None = Field(
+        default=None,
+        description="PEM file of our certificate, the intermediate ones after it, relative to the configuration file; with it we prove ourselves by it instead of `psk`",
+    )
+    local_key: SecretSource | None = Field(
+        default=None, description="private key of local_cert, PEM without passphrase"
+    )
+    ca: tuple[FilePath, ...] = Field(
+        default=(),
+        max_length=64,
+        description="PEM files of the CAs of which one must have certified the peer; with them it proves itself by a certificate that has `remote_id`, instead of `psk`",
+    )
+    rsa_pss: Switch = Field(
+        default=True,
+        description="with an RSA key we sign by RSASSA-PSS (RFC 8247); false: PKCS #1 v1.5, for peers that do not know it",
+    )
+    rsa_sha1: Switch = Field(
+        default=False, description="RSA signatures with SHA-1, for a peer that knows no RFC 7427 and with no other"
+    )
     ppk: SecretSource | None = Field(
         default=None,
         description="post-quantum preshared key (RFC 8784), mixed into the keys; at least 32 octets, from a random source",

@@ -76,6 +76,7 @@ PSK = Purpose("pre-shared key", minimum=1, recommended=20)
 # RFC 8784 6: 256 bits of entropy; a quantum computer halves what brute force takes.
 PPK = Purpose("post-quantum preshared key", minimum=32, recommended=32)
 HA_SECRET = Purpose("heartbeat secret", minimum=16, recommended=16)
+PRIVATE_KEY = Purpose("private key", minimum=1, recommended=1, maximum=65536, encoded=False)
 # Linux takes at most TCP_MD5SIG_MAXKEYLEN octets.
 BGP_PASSWORD = Purpose("TCP MD5 password", minimum=1, recommended=1, maximum=80, encoded=False)
 

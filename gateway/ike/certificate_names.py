@@ -110,6 +110,26 @@ def proves(certificate: x509.Certificate, identity: Identity) -> bool:
             return False
 
 
+def own_identity(certificate: x509.Certificate) -> Identity:
+    """What a certificate says of itself: its subject, else the first name beside it. ValueError when there is neither."""
+    if certificate.subject.rdns:
+        der = certificate.subject.public_bytes()
+        return Identity(int(IdType.DER_ASN1_DN), der, describe_name(der))
+    for name in alternative_names(certificate):
+        match name:
+            case x509.DNSName():
+                return Identity(int(IdType.FQDN), name.value.encode("ascii"), name.value)
+            case x509.RFC822Name():
+                return Identity(int(IdType.RFC822_ADDR), name.value.encode("ascii"), name.value)
+            case x509.IPAddress(value=IPv4Address() as address):
+                return Identity(int(IdType.IPV4_ADDR), address.packed, str(address))
+            case x509.IPAddress(value=IPv6Address() as address):
+                return Identity(int(IdType.IPV6_ADDR), address.packed, str(address))
+            case _:
+                continue
+    raise ValueError("it names nobody: its subject is empty, and so is its subjectAltName")
+
+
 def shown_names(certificate: x509.Certificate) -> str:
     """What a certificate says of whose it is, for people."""
     names = [str(one.value) for one in alternative_names(certificate) if not isinstance(one, x509.DirectoryName)]

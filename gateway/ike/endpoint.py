@@ -55,7 +55,7 @@ WallClock = Callable[[float], float]
 """UNIX seconds at a `now` of the core."""
 
 
-def _since_1970(now: float) -> float:
+def since_1970(now: float) -> float:
     """For simulations, which begin wherever they say."""
     return now
 
@@ -63,7 +63,7 @@ def _since_1970(now: float) -> float:
 class IkeEndpoint:
     """All IKE_SAs of the gateway. Implements `services.Services` for them."""
 
-    def __init__(self, random: RandomSource, key_exchanges: KeyExchanges, wall: WallClock = _since_1970) -> None:
+    def __init__(self, random: RandomSource, key_exchanges: KeyExchanges, wall: WallClock = since_1970) -> None:
         self.random = random
         self.wall = wall
         self.key_exchanges = key_exchanges

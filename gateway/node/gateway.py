@@ -21,7 +21,7 @@ from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ha import heartbeat as ha
 from gateway.ike import commands as ike
 from gateway.ike import events as ike_events
-from gateway.ike.endpoint import IkeEndpoint
+from gateway.ike.endpoint import IkeEndpoint, WallClock, since_1970
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.node import effects, failures, inputs
 from gateway.node.settings import GatewaySettings
@@ -43,9 +43,15 @@ BURST = 8
 class Gateway:
     """One gateway node. `routing`, `ike` and `speaker` are read by observe/build.py."""
 
-    def __init__(self, settings: GatewaySettings, random: RandomSource, key_exchanges: KeyExchanges) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        random: RandomSource,
+        key_exchanges: KeyExchanges,
+        wall: WallClock = since_1970,
+    ) -> None:
         self.settings = settings
-        self.ike = IkeEndpoint(random, key_exchanges)
+        self.ike = IkeEndpoint(random, key_exchanges, wall)
         self.fib = Fib()
         self.speaker = Speaker(settings.bgp) if settings.bgp is not None else None
         self.heartbeat = ha.Heartbeat(settings.heartbeat, random) if settings.heartbeat is not None else None

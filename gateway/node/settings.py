@@ -14,9 +14,10 @@ from gateway.config.proposals import ProposalSpec, parse_esp_proposal, parse_ike
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Limits
 from gateway.ha.heartbeat import Settings as HeartbeatSettings
+from gateway.ike.certificate_names import own_identity
 from gateway.ike.proposal import Offer, make_offer
 from gateway.ike.registry import IdType, Protocol
-from gateway.ike.settings import ChildSettings, ConnectionSettings, Identity, PostQuantumKey
+from gateway.ike.settings import ChildSettings, ConnectionSettings, Credentials, Identity, PostQuantumKey, Trust
 from gateway.ike.traffic_selector import from_range
 
 ID_TYPES = {
@@ -25,6 +26,7 @@ ID_TYPES = {
     "fqdn": IdType.FQDN,
     "rfc822": IdType.RFC822_ADDR,
     "key_id": IdType.KEY_ID,
+    "dn": IdType.DER_ASN1_DN,
 }
 HARD_SHARE = 1.1
 """A hard limit of octets or packets lies this factor above the soft one."""
@@ -32,12 +34,14 @@ HARD_SHARE = 1.1
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """The secrets of a configuration, read by the shell. Keys are connection and neighbor names."""
+    """The secrets and certificates of a configuration, read by the shell. Keys are connection and neighbor names."""
 
     psks: Mapping[str, bytes] = field(repr=False)
     bgp_passwords: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     heartbeat: bytes = field(default=b"", repr=False)
     ppks: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    certificates: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
+    trusts: Mapping[str, Trust] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +162,11 @@ def _ike(name: str, connection: Connection, secrets: Secrets) -> ConnectionSetti
         name=name,
         local=Endpoint(str(connection.local_addrs), connection.local_port),
         remote=Endpoint(str(connection.remote_addrs), connection.remote_port),
-        local_id=_identity(connection.local_id or str(connection.local_addrs)),
-        remote_id=_identity(connection.remote_id or str(connection.remote_addrs)),
-        psk=secrets.psks[name],
+        local_id=_local_id(connection, secrets.certificates.get(name)),
+        remote_id=identity(connection.remote_id or str(connection.remote_addrs)),
+        psk=secrets.psks.get(name, b""),
+        credentials=secrets.certificates.get(name),
+        trust=secrets.trusts.get(name),
         ppk=_ppk(connection, secrets.ppks.get(name)),
         offers=tuple(_offer(Protocol.IKE, parse_ike_proposal(text)) for text in connection.proposals),
         children=tuple(_child(child_name, child) for child_name, child in derive.children_of(connection).items()),
@@ -180,7 +186,15 @@ def _ppk(connection: Connection, secret: bytes | None) -> PostQuantumKey | None:
     return PostQuantumKey(connection.ppk_id.encode(), secret, connection.ppk_required)
 
 
-def _identity(text: str) -> Identity:
+def _local_id(connection: Connection, credentials: Credentials | None) -> Identity:
+    """As with swanctl the subject of the certificate is whose it is, unless told."""
+    if connection.local_id is None and credentials is not None:
+        return own_identity(credentials.certificate)
+    return identity(connection.local_id or str(connection.local_addrs))
+
+
+def identity(text: str) -> Identity:
+    """Of the text of the configuration."""
     spec = parse_identity(text)
     return Identity(int(ID_TYPES[spec.kind]), spec.data, spec.text)
 

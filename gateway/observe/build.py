@@ -10,16 +10,20 @@ from dataclasses import dataclass, fields
 from ipaddress import ip_network
 from typing import Any
 
+from cryptography.x509 import Certificate
+
 from gateway import __version__
 from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ike.child import ChildSa
 from gateway.ike.sa import IkeSa
+from gateway.ike.settings import ConnectionSettings
 from gateway.ike.traffic_selector import describe
 from gateway.node.gateway import Gateway
 from gateway.node.security_associations import sequence_limit, suite_text
 from gateway.node.tunnel import ENDS, Tunnel
 from gateway.observe.explain import explain
 from gateway.observe.snapshot import (
+    CertificateStatus,
     ChildStatus,
     HaStatus,
     JournalEntry,
@@ -44,6 +48,7 @@ class ShellFacts:
     workers: tuple[WorkerStatus, ...] = ()
     journal: tuple[JournalEntry, ...] = ()
     problems: tuple[str, ...] = ()
+    certificate_problems: tuple[str, ...] = ()
 
 
 def build(
@@ -74,6 +79,7 @@ def build(
         ike_rejected=dict(node.ike.rejected),
         journal=facts.journal,
         problems=(*facts.problems, *fib.problems),
+        certificate_problems=facts.certificate_problems,
     )
 
 
@@ -139,7 +145,23 @@ def _tunnel(node: Gateway, tunnel: Tunnel, facts: ShellFacts) -> TunnelStatus:
         notifies=dict(counts.notifies),
         ike_rekeys_ok=counts.ike_rekeys_ok,
         ike_rekeys_failed=counts.ike_rekeys_failed,
+        certificates=tuple(certificates(settings.ike)),
     )
+
+
+def certificates(settings: ConnectionSettings) -> Iterator[CertificateStatus]:
+    """Those the configuration names for a connection."""
+    if settings.credentials is not None:
+        yield _certificate("local", settings.credentials.certificate)
+        for place, one in enumerate(settings.credentials.intermediates, 1):
+            yield _certificate(f"chain-{place}", one)
+    for place, one in enumerate(settings.trust.anchors if settings.trust is not None else (), 1):
+        yield _certificate(f"ca-{place}", one)
+
+
+def _certificate(name: str, certificate: Certificate) -> CertificateStatus:
+    subject = certificate.subject.rfc4514_string() or "(empty)"
+    return CertificateStatus(name, subject, certificate.not_valid_after_utc.timestamp())
 
 
 def _explanation(tunnel: Tunnel, up: bool, shown: IkeSa | None) -> str:

@@ -76,6 +76,66 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         " ({detail})",
         "; set `remote_id` of connection {tunnel} to the identity the peer sends, or change the peer's local identity",
     ),
+    "WRONG_SIGNATURE": (
+        "we refused the authentication of {peer}: its signature is not one of its certificate's key that we take",
+        " ({detail})",
+        "; the peer must sign with the key of the certificate that it sends, by a method that is taken: see the peer's log for connection {tunnel}",
+    ),
+    "CERTIFICATE_MISSING": (
+        "{peer} does not prove itself by a certificate, which `ca` of connection {tunnel} asks for",
+        " ({detail})",
+        "; configure the peer with one and have it sent, or remove `ca` and set `psk`",
+    ),
+    "CERTIFICATE_UNKNOWN_CA": (
+        "no CA that we trust has certified {peer}",
+        " ({detail})",
+        "; add the CA to `ca` of connection {tunnel}, or have the peer send the intermediate certificates too",
+    ),
+    "CERTIFICATE_EXPIRED": (
+        "a certificate of {peer} or above it has expired",
+        " ({detail})",
+        "; renew it there, or the CA in `ca` of connection {tunnel}; if it has not expired, correct the clock of this machine",
+    ),
+    "CERTIFICATE_NOT_YET_VALID": (
+        "a certificate of {peer} or above it is not valid yet",
+        " ({detail})",
+        "; correct the clock of this machine, or of the one that issued the certificate for connection {tunnel}",
+    ),
+    "CERTIFICATE_REVOKED": (
+        "a certificate of {peer} or above it is revoked",
+        " ({detail})",
+        "; it may never be used again: the peer of connection {tunnel} needs another one",
+    ),
+    "CERTIFICATE_IDENTITY": (
+        "the certificate of {peer} is of somebody else",
+        " ({detail})",
+        "; set `remote_id` of connection {tunnel} to a name that the certificate has, exactly, or give the peer a certificate with that name in subjectAltName",
+    ),
+    "CERTIFICATE_WEAK": (
+        "the certificate of {peer}, or one above it, is too weak to prove anything",
+        " ({detail})",
+        "; have it issued anew with RSA of 2048 bits or more, ECDSA or EdDSA, and SHA-2, for connection {tunnel}",
+    ),
+    "CERTIFICATE_CHAIN": (
+        "the certificates of {peer} do not make a path to a CA of ours",
+        " ({detail})",
+        "; have the certificate issued anew by a CA that may do so, for connection {tunnel}",
+    ),
+    "CERTIFICATE_REFUSED_BY_PEER": (
+        "{peer} refused our certificate or our signature (AUTHENTICATION_FAILED)",
+        ", we said we are {ours}",
+        "; the peer must trust the CA of `local_cert` of connection {tunnel} and expect our identity; if it does not know RSASSA-PSS set `rsa_pss` to false",
+    ),
+    "NO_COMMON_SIGNATURE": (
+        "our key makes no signature that {peer} takes",
+        " ({detail})",
+        "; use a `local_cert` with another kind of key for connection {tunnel}; for an RSA key and a peer without RFC 7427 there is `rsa_sha1`",
+    ),
+    "REVOCATION_UNKNOWN": (
+        "whether a certificate of {peer} is revoked could not be found out, and `revocation` of connection {tunnel} lets nobody in without",
+        " ({detail})",
+        "; make the CRL or OCSP responder reachable from here, name a file in `crl`, or set `revocation` to relaxed",
+    ),
     "TS_UNACCEPTABLE": (
         "{peer} refused our traffic selectors (TS_UNACCEPTABLE)",
         ", we proposed {local_ts} on our side and {remote_ts} on its",

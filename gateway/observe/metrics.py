@@ -385,6 +385,11 @@ FAMILIES: tuple[Family, ...] = (
         "gateway_ike_sa_established_timestamp_seconds", "gauge", "UNIX time the IKE_SA was established", ("tunnel",),
         lambda s: [((t.name,), _wall(s, t.established_at)) for t in s.tunnels],
     ),
+    Family(
+        "gateway_certificate_expiry_timestamp_seconds", "gauge", "UNIX time until which a configured certificate is valid",
+        ("tunnel", "certificate"),
+        lambda s: [((t.name, one.name), one.not_after) for t in s.tunnels for one in t.certificates],
+    ),
     Family("gateway_ike_exchanges_total", "counter", "finished exchanges", ("tunnel", "exchange", "role", "result"), _exchanges),
     Family(
         "gateway_ike_attempts", "gauge", "attempts to establish since the tunnel was last up", ("tunnel",),

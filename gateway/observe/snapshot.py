@@ -39,6 +39,15 @@ class ChildStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """One configured certificate of a connection."""
+
+    name: str  # local, chain-1 (intermediates shown with it), ca-1
+    subject: str
+    not_after: float  # UNIX seconds
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelStatus:
     """One configured connection, up or not. Packet and octet totals survive rekeys."""
 
@@ -75,6 +84,7 @@ class TunnelStatus:
     notifies: dict[str, int] = field(default_factory=dict)  # "NOTIFY in|out" -> count
     ike_rekeys_ok: int = 0
     ike_rekeys_failed: int = 0
+    certificates: tuple[CertificateStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +191,7 @@ class Snapshot:
     ike_rejected: dict[str, int] = field(default_factory=dict)
     journal: tuple[JournalEntry, ...] = ()
     problems: tuple[str, ...] = ()  # sentences about the host: ip_forward off, rp_filter strict, ...
+    certificate_problems: tuple[str, ...] = ()  # sentences about what expired, or is about to
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able, `schema` first; this is what control.py and the CLI speak."""

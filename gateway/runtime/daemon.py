@@ -30,6 +30,7 @@ from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
 from gateway.routing import model as routing
 from gateway.runtime import logs, systemd
 from gateway.runtime.bgp_service import BgpService
+from gateway.runtime.certificate_files import expiring
 from gateway.runtime.control import ControlServer
 from gateway.runtime.dataplane import NativeDataPlane
 from gateway.runtime.driver import Driver
@@ -63,9 +64,10 @@ class Daemon:
         self.started_at = time.monotonic()
         self.journal = Journal()
         self.problems: tuple[str, ...] = ()
+        self.certificate_problems: tuple[str, ...] = ()
         self.stopping = asyncio.Event()
         self.notifier = systemd.Notifier()
-        self.node = Gateway(loaded.settings, SystemRandom(), Libcrypto())
+        self.node = Gateway(loaded.settings, SystemRandom(), Libcrypto(), _wall)
         self.driver = Driver(self.node, self._perform)
         self.dataplane = NativeDataPlane(
             workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike
@@ -178,6 +180,14 @@ class Daemon:
             if problem not in self.problems:
                 self.tell("warning", "host-problem", problem)
         self.problems = found
+        await self._look_at_certificates()
+
+    async def _look_at_certificates(self) -> None:
+        found = await asyncio.to_thread(expiring, self.node.settings, datetime.now(UTC))
+        for problem in found:
+            if problem not in self.certificate_problems:
+                self.tell("warning", "certificate-expires", problem)
+        self.certificate_problems = found
 
     # --- effects ------------------------------------------------------------------------------------------------
 
@@ -295,6 +305,7 @@ class Daemon:
             workers=self.dataplane.worker_status(),
             journal=self.journal.entries(),
             problems=(*self.problems, *((self.bgp.problem,) if self.bgp.problem else ())),
+            certificate_problems=self.certificate_problems,
         )
 
     # --- reload and stop ----------------------------------------------------------------------------------------
@@ -351,3 +362,8 @@ class Daemon:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task %s ended by %r", task.get_name(), error, exc_info=error, extra={"event": "task-failed"})
+
+
+def _wall(now: float) -> float:
+    """The core's clock is monotonic; dates are of the other one, wherever somebody set it meanwhile."""
+    return now + time.time() - time.monotonic()

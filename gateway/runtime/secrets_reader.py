@@ -1,4 +1,4 @@
-"""Reads every secret a configuration names, at once, with all problems at once."""
+"""Reads every secret and certificate a configuration names, at once, with all problems at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from gateway.config.diagnostics import KeyPath
 from gateway.config.model import Config, SecretSource
-from gateway.config.secrets import BGP_PASSWORD, HA_SECRET, PPK, PSK, Purpose, SecretError, read_secret
+from gateway.config.secrets import BGP_PASSWORD, HA_SECRET, PPK, PRIVATE_KEY, PSK, Purpose, SecretError, read_secret
 from gateway.node.settings import Secrets
+from gateway.runtime.certificate_files import CertificateFiles
 
 
 class SecretProblems(Exception):
@@ -25,6 +26,7 @@ def read_secrets(config: Config, directory: Path) -> tuple[Secrets, list[tuple[K
     psks = {
         name: reader.read(("connection", name, "psk"), connection.psk, PSK)
         for name, connection in config.connection.items()
+        if connection.psk is not None
     }
     ppks = {
         name: reader.read(("connection", name, "ppk"), connection.ppk, PPK)
@@ -38,9 +40,27 @@ def read_secrets(config: Config, directory: Path) -> tuple[Secrets, list[tuple[K
         if neighbor.password is not None
     }
     heartbeat = reader.read(("ha", "secret"), config.ha.secret, HA_SECRET) if config.ha is not None else b""
-    if reader.problems:
-        raise SecretProblems(reader.problems)
-    return Secrets(psks, passwords, heartbeat, ppks), reader.warnings
+    keys = {
+        name: reader.read(("connection", name, "local_key"), connection.local_key, PRIVATE_KEY)
+        for name, connection in config.connection.items()
+        if connection.local_key is not None
+    }
+    certificates = CertificateFiles(directory)
+    credentials = {
+        name: found
+        for name, connection in config.connection.items()
+        if (found := certificates.credentials(name, connection, keys.get(name, b""))) is not None
+    }
+    trusts = {
+        name: chosen
+        for name, connection in config.connection.items()
+        if (chosen := certificates.trust(name, connection)) is not None
+    }
+    problems = [*reader.problems, *certificates.problems]
+    if problems:
+        raise SecretProblems(problems)
+    secrets = Secrets(psks, passwords, heartbeat, ppks, credentials, trusts)
+    return secrets, [*reader.warnings, *certificates.warnings]
 
 
 class _Reader:

@@ -47,4 +47,4 @@ def test_mistakes_of_different_connections_are_told_together_with_what_lint_find
     )
     lines = [item.line for item in load_text(source).diagnostics]
     # `connection = "a"` is not told: a exists, it only has mistakes of its own.
-    assert lines == [1, 1, 2, 4]
+    assert lines == [1, 2, 4]

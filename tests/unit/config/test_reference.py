@@ -35,13 +35,13 @@ def test_the_reference_has_a_row_for_every_key() -> None:
             assert str(field.description) in text
     assert "| `rekey_time` | duration, at least 60 | `14400` | in-place | IKE_SA rekey after this long |" in text
     assert "not set" in text
-    assert "| `psk` | secret | **required** | in-place |" in text
+    assert "| `remote_addrs` | address | **required** | restart-tunnel |" in text
 
 
 def test_the_schema_refuses_unknown_keys_and_names_what_is_required() -> None:
     connection = json_schema()["$defs"]["Connection"]
     assert connection["additionalProperties"] is False
-    assert connection["required"] == ["local_addrs", "remote_addrs", "psk"]
+    assert connection["required"] == ["local_addrs", "remote_addrs"]
     assert connection["properties"]["start_action"]["enum"] == ["start", "trap", "none"]
 
 
