@@ -189,6 +189,7 @@ def configuration(
 ) -> str:
     """A gateway.toml facing the scene's edge with the edge's own parameters; extra lines may be added per section."""
     inside = 'tunnel_address = ["169.254.21.1/30"]\nprotected = ["172.16.0.0/16"]' if bgp else ""
+    psk = 'psk.file = "site.psk"' if "psk" in edge.auth else ""
     text = f"""[gateway]
 name = "gateway"
 state_directory = "/run/gatewayd-state"
@@ -199,7 +200,7 @@ local_addrs = "{edge.remote}"
 remote_addrs = "{edge.local}"
 local_id = "{edge.remote_id}"
 remote_id = "{edge.local_id}"
-psk.file = "site.psk"
+{psk}
 proposals = ["{edge.proposals}"]
 start_action = "{start_action}"
 dpd_delay = 5

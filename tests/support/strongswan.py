@@ -66,6 +66,10 @@ class Connection:
     child: str = "net"
     extra: dict[str, str] = field(default_factory=dict)
     ppk: tuple[str, str] = ("", "")  # id and secret
+    auth: tuple[str, str] = ("psk", "psk")  # of this side, of the other
+    certs: dict[str, str] = field(
+        default_factory=dict
+    )  # files below SWANCTL_DIR: x509/end.pem, x509ca/root.pem, private/end.pem
 
     def with_(self, **changes: Any) -> Connection:
         """A copy with some parameters changed."""
@@ -100,6 +104,11 @@ class Strongswan:
 
     def write(self) -> None:
         """Write swanctl.conf from `connections`."""
+        for connection in self.connections:
+            for name, text in connection.certs.items():
+                file = self._home / name
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(text)
         target = self._home / "swanctl.conf"
         target.touch(mode=0o600)
         target.write_text(_swanctl_conf(self.connections))
@@ -316,6 +325,7 @@ def _secret(c: Connection) -> str:
 
 def _connection(c: Connection) -> str:
     extra = "".join(f"    {key} = {value}\n" for key, value in c.extra.items())
+    shown = "      certs = end.pem\n" if "x509/end.pem" in c.certs else ""
     return f"""  {c.name} {{
     version = 2
     local_addrs = {c.local}
@@ -327,12 +337,12 @@ def _connection(c: Connection) -> str:
     rekey_time = {c.rekey_time:g}s
     over_time = 3600s
 {extra}    local {{
-      auth = psk
-      id = {c.local_id}
-    }}
+      auth = {c.auth[0]}
+      id = "{c.local_id}"
+{shown}    }}
     remote {{
-      auth = psk
-      id = {c.remote_id}
+      auth = {c.auth[1]}
+      id = "{c.remote_id}"
     }}
     children {{
       {c.child} {{

@@ -1,0 +1,209 @@
+"""gatewayd and strongSwan 5.9.8 proving themselves by certificates, in both roles, with a PKI made for the test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from support.pair import EDGE, Pair, make_pair, nothing_lost
+from support.pki import Authority, Issued, pem_of
+from support.scene import EDGE_ID, GATEWAY_ID, Scene
+from support.strongswan import Connection, log_of
+
+pytestmark = pytest.mark.interop
+
+TODAY = datetime.now(UTC)
+ENDS = ("gateway", "edge")
+
+
+@dataclass(frozen=True, slots=True)
+class Pki:
+    """A root, an intermediate under it, and an end entity for each side."""
+
+    root: Authority
+    gateway: Issued
+    edge: Issued
+
+    @classmethod
+    def of(cls, kind: str) -> Pki:
+        root = Authority("root", "p384", at=TODAY)
+        sub = root.sub("sub", kind, at=TODAY)
+        return cls(
+            root,
+            sub.issue("gateway", kind, at=TODAY, dns=[GATEWAY_ID]),
+            sub.issue("edge", kind, at=TODAY, dns=[EDGE_ID]),
+        )
+
+    def connection(self, **changes: object) -> Connection:
+        """The edge's: its end entity, the intermediate to send, the root to trust."""
+        files = {
+            "x509/end.pem": pem_of(self.edge.certificate),
+            "x509ca/sub.pem": pem_of(self.edge.chain[0]),
+            "x509ca/root.pem": pem_of(self.root.certificate),
+            "private/end.pem": self.edge.key_pem,
+        }
+        return EDGE.with_(auth=("pubkey", "pubkey"), certs=files, **changes)
+
+    def files(self) -> dict[str, str]:
+        return {"gw.pem": self.gateway.pem, "gw.key": self.gateway.key_pem, "ca.pem": pem_of(self.root.certificate)}
+
+
+LINES = 'local_cert = "gw.pem"\nlocal_key.file = "gw.key"\nca = ["ca.pem"]\n'
+
+
+def certified(scene: Scene, pki: Pki, initiator: str, lines: str = "", **changes: object) -> Pair:
+    settings = changes.pop("settings", [])
+    return make_pair(
+        scene, pki.connection(**changes), initiator=initiator, connection=LINES + lines, secrets=pki.files(),
+        settings=settings,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+SIGNED = {
+    "p256": "ECDSA_WITH_SHA256_DER",
+    "p384": "ECDSA_WITH_SHA384_DER",
+    "ed25519": "ED25519",
+    "rsa2048": "RSA_EMSA_PSS_SHA2_256_SALT_32",
+}
+
+
+@pytest.mark.parametrize("initiator", ENDS)
+@pytest.mark.parametrize("kind", SIGNED)
+def test_a_tunnel_by_certificates_with_an_intermediate_ca(scene: Scene, kind: str, initiator: str) -> None:
+    pair = certified(scene, Pki.of(kind), initiator, settings=["rsa_pss = yes"])
+    pair.establish(initiator)
+    streams = pair.streams()
+    pair.gateway.rekey_ike()
+    pair.charon.rekey_ike()
+    nothing_lost(streams.stop())
+    text = log_of(pair.charon).read_text()
+    assert f"authentication of '{GATEWAY_ID}' with {SIGNED[kind]} successful" in text
+    assert f"authentication of '{EDGE_ID}' (myself) with {SIGNED[kind]} successful" in text
+    pair.no_clear_text()
+
+
+@pytest.mark.parametrize("initiator", ENDS)
+def test_rsa_by_pkcs1_in_both_directions(scene: Scene, initiator: str) -> None:
+    pair = certified(scene, Pki.of("rsa2048"), initiator, "rsa_pss = false", settings=["rsa_pss = no"])
+    pair.establish(initiator)
+    text = log_of(pair.charon).read_text()
+    assert text.count("with RSA_EMSA_PKCS1_SHA2_256 successful") == 2
+    pair.no_clear_text()
+
+
+@pytest.mark.parametrize("initiator", ENDS)
+@pytest.mark.parametrize("kind", ["p256", "p384"])
+def test_without_rfc_7427_ecdsa_goes_the_classic_way(scene: Scene, kind: str, initiator: str) -> None:
+    pair = certified(scene, Pki.of(kind), initiator, settings=["signature_authentication = no"])
+    pair.establish(initiator)
+    number = {"p256": "256", "p384": "384"}[kind]
+    assert log_of(pair.charon).read_text().count(f"with ECDSA-{number} signature successful") == 2
+
+
+@pytest.mark.parametrize("initiator", ENDS)
+def test_rsa_with_sha1_only_where_it_is_allowed(scene: Scene, initiator: str) -> None:
+    pki = Pki.of("rsa2048")
+    pair = certified(scene, pki, initiator, "rsa_sha1 = true", settings=["signature_authentication = no"])
+    pair.establish(initiator)
+    assert log_of(pair.charon).read_text().count("with RSA signature successful") == 2
+    pair.gateway.ctl("terminate", "site")
+    pair.gateway.wait_down()
+    text = pair.gateway.config.read_text()
+    pair.gateway.config.write_text(text.replace("rsa_sha1 = true", ""))
+    pair.gateway.ctl("reload")
+    if initiator == "gateway":
+        pair.gateway.ctl("initiate", "site", check=False)
+        assert pair.gateway.wait_failure() == "NO_COMMON_SIGNATURE"
+    else:
+        said = pair.charon.swanctl("--initiate", "--child", "net", "--timeout", "5", check=False)
+        assert "AUTH_FAILED" in said or "AUTHENTICATION_FAILED" in said
+    assert not pair.gateway.up()
+
+
+@pytest.mark.parametrize("initiator", ENDS)
+def test_whole_subjects_as_identities_and_fragments(scene: Scene, initiator: str) -> None:
+    """Neither side names itself: its subject does. RFC 7383 carries what is larger than a datagram."""
+    pair = certified(
+        scene, Pki.of("rsa2048"), initiator, "fragment_size = 600", settings=["fragment_size = 600"],
+        local_id="C=CH, O=Lab, CN=edge", remote_id="C=CH, O=Lab, CN=gateway",
+    )  # fmt: skip
+    pair.establish(initiator)
+    tunnel = pair.gateway.tunnel()
+    assert tunnel is not None
+    assert (tunnel["local_id"], tunnel["remote_id"]) == ("C=CH, O=Lab, CN=gateway", "C=CH, O=Lab, CN=edge")
+    assert "received fragment #2 of" in log_of(pair.charon).read_text()
+    pair.no_clear_text()
+
+
+@pytest.mark.parametrize("initiator", ENDS)
+def test_a_certificate_on_one_side_a_psk_on_the_other(scene: Scene, initiator: str) -> None:
+    pki = Pki.of("p256")
+    edge = pki.connection().with_(auth=("pubkey", "psk"))
+    pair = make_pair(scene, edge, initiator=initiator, connection='ca = ["ca.pem"]', secrets=pki.files())
+    pair.establish(initiator)
+    pair.no_clear_text()
+
+
+WRONG: dict[str, tuple[str, dict[str, Any]]] = {
+    "another CA": ("CERTIFICATE_UNKNOWN_CA", {}),
+    "expired": ("CERTIFICATE_EXPIRED", {"at": TODAY - timedelta(days=400)}),
+    "no such name": ("CERTIFICATE_IDENTITY", {"dns": ["another.example.net"]}),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_edge_that_is_somebody_else_is_refused_under_a_name(scene: Scene, what: str) -> None:
+    reason, options = WRONG[what]
+    pki = Pki.of("p256")
+    authority = Authority("other", at=TODAY) if what == "another CA" else pki.root
+    wrong = authority.issue("edge", **{"at": TODAY, "dns": [EDGE_ID], **options})
+    edge = pki.connection()
+    edge.certs.update({"x509/end.pem": pem_of(wrong.certificate), "private/end.pem": wrong.key_pem})
+    pair = make_pair(scene, edge, connection=LINES, secrets=pki.files())
+    pair.start()
+    assert pair.gateway.wait_failure() == reason
+    assert "remote_id" in (explanation := (pair.gateway.tunnel() or {})["explanation"]) or reason in (
+        "CERTIFICATE_EXPIRED", "CERTIFICATE_UNKNOWN_CA"
+    ), explanation  # fmt: skip
+    assert not pair.gateway.up()
+    pair.no_clear_text()
+
+
+def test_a_renewed_certificate_is_used_after_a_reload_and_touches_no_tunnel(scene: Scene) -> None:
+    pki = Pki.of("p256")
+    pair = certified(scene, pki, "gateway")
+    pair.establish("gateway")
+    before = pair.gateway.tunnel()
+    assert before is not None
+    streams = pair.streams()
+    sub = pki.root.sub("renewed", at=TODAY)
+    renewed = sub.issue("gateway", "ed25519", at=TODAY, days=10, dns=[GATEWAY_ID])
+    (pair.gateway.directory / "gw.pem").write_text(renewed.pem)
+    (pair.gateway.directory / "gw.key").write_text(renewed.key_pem)
+    said = pair.gateway.ctl("reload").stdout
+    assert "expires in 9 days" in said
+    nothing_lost(streams.stop())
+    after = pair.gateway.tunnel()
+    assert after is not None
+    assert after["established_at"] == before["established_at"]
+    pair.gateway.ctl("terminate", "site")
+    pair.gateway.wait_down()
+    pair.gateway.ctl("initiate", "site", "--wait", "10")
+    assert f"authentication of '{GATEWAY_ID}' with ED25519 successful" in log_of(pair.charon).read_text()
+    assert "PROBLEM  connection site: the certificate of" in pair.gateway.ctl("status").stdout
+    _, metrics = pair.gateway.http()
+    assert 'gateway_certificate_expiry_timestamp_seconds{certificate="local",tunnel="site"}' in metrics
+    pair.no_clear_text()
+
+
+def test_a_key_that_is_not_the_certificates_keeps_the_old_configuration(scene: Scene) -> None:
+    pki = Pki.of("p256")
+    pair = certified(scene, pki, "gateway")
+    pair.establish("gateway")
+    (pair.gateway.directory / "gw.key").write_text(Pki.of("p256").gateway.key_pem)
+    said = pair.gateway.ctl("reload", check=False)
+    assert said.returncode != 0
+    assert "connection.site.local_key: not the key of local_cert" in said.stdout + said.stderr
+    assert pair.gateway.up()
