@@ -222,7 +222,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     deleting = [exchange for exchange in old.queue if isinstance(exchange, DeleteChild)]
     old.queue.clear()
     _supersede(old, now)
-    new.quiet = False
+    new.quiet, new.predecessor = False, None
     new.services.replaced(old, new)
     new.services.emit(IkeUp(new.name, new.initiator_spi, new.responder_spi, rekeyed=True))
     for exchange in (*deleting, *waiting):

@@ -73,6 +73,16 @@ def test_ike_rekeys_at_once(losses: int, seed: int) -> None:
     assert runs > 20
 
 
+def test_after_ike_rekeys_at_once_nothing_keeps_the_old_ike_sas() -> None:
+    def play(choose: Choose) -> None:
+        pair = collide(choose, Rekey(NAME), Rekey(NAME), 0)
+        for host in pair.hosts:
+            assert host.sa.predecessor is None
+
+    runs, complete = every_schedule(play, 4000)
+    assert complete and runs > 10
+
+
 @pytest.mark.parametrize("losses", [0, 1])
 def test_an_ike_rekey_and_a_child_rekey_at_once(losses: int) -> None:
     def play(choose: Choose) -> None:
