@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cache
 
 from gateway.config.load import load_text
 from gateway.node.settings import GatewaySettings, Secrets, build
@@ -28,6 +29,7 @@ class Plan:
     options: tuple[str, ...] = field(default=())
     """Further lines of [connection.site], the same on both nodes."""
 
+    @cache  # noqa: B019 - plans are few, and values
     def settings(self, name: str) -> GatewaySettings:
         loaded = load_text(self.text(name), f"{name}.toml")
         assert loaded.config is not None, loaded.diagnostics

@@ -41,6 +41,20 @@ class Pace:
     kernel: tuple[float, float] = (0.0, 0.0)
 
 
+class CountedKernel(Kernel):
+    """The same, and how often it changed, so that whoever asks for every packet need not."""
+
+    version = 0
+
+    def apply(self, op: routing.Op) -> routing.OpError | None:
+        self.version += 1
+        return super().apply(op)
+
+    def delete_interface(self, index: int) -> None:
+        self.version += 1
+        super().delete_interface(index)
+
+
 class Surroundings(Protocol):
     """What a shell needs of its world."""
 
@@ -61,14 +75,21 @@ class Shell:
     dataplane: ReferenceDataPlane
 
     def __init__(
-        self, world: Surroundings, name: str, settings: GatewaySettings, connected: str, seed: int, pace: Pace
+        self,
+        world: Surroundings,
+        name: str,
+        settings: GatewaySettings,
+        connected: str,
+        seed: int,
+        pace: Pace,
+        plane: type[ReferenceDataPlane] = ReferenceDataPlane,
     ) -> None:
-        self.world, self.name, self.settings, self.pace = world, name, settings, pace
+        self.world, self.name, self.settings, self.pace, self.plane = world, name, settings, pace, plane
         self.connected = frozenset({ip_network(connected)})
         self.seed = seed
         self.chance = random.Random(f"{seed} {name} machine")
-        self.kernel = Kernel({UNDERLAY})
-        self.running = False
+        self.kernel = CountedKernel({UNDERLAY})
+        self.running = self.frozen = False
         self.ever_guarded = False
         self.incarnation = 0
         self.wake_at: float | None = None
@@ -77,6 +98,7 @@ class Shell:
         self.sad: dict[tuple[Direction, int, int], SaParameters] = {}
         self.policies: dict[int, tuple[int, ...]] = {}
         self._opened: set[int] = set()
+        self._held: list[Callable[[], None]] = []  # what became due while the machine stood still
         self.drawn: dict[str, TunnelStatus] = {}
         self._next_interface = 10
         self._inputs: deque[Input] = deque()
@@ -92,7 +114,7 @@ class Shell:
         self.drawn = {}
         seed = f"{self.seed} {self.name} {self.incarnation}"
         self.node = Gateway(self.settings, SeededRandom(seed), CheapKeyExchanges())
-        self.dataplane = ReferenceDataPlane(SeededRandom(seed + " esp"))
+        self.dataplane = self.plane(SeededRandom(seed + " esp"))
         self.command(inputs.Underlay(self.connected))
         self.command(inputs.Start())
         self._later(COUNTER_INTERVAL, self._read_counters)
@@ -106,6 +128,8 @@ class Shell:
         self.running = False
         self.incarnation += 1
         self.wake_at = None
+        self.frozen = False
+        self._held.clear()
         self._inputs.clear()
         self._jobs.clear()
         self._under_way = None
@@ -116,6 +140,30 @@ class Shell:
             self.kernel.delete_interface(index)
             self.world.check_kernel(self)
         self.interfaces.clear()
+
+    def reboot(self) -> None:
+        """The host is gone, and with it what the kernel held."""
+        self.crash()
+        self.kernel = CountedKernel({UNDERLAY})
+        self.kernel.version = self.incarnation << 32
+        self.ever_guarded = False
+
+    def freeze(self) -> None:
+        """The machine stands still, with all it knows: it hears nothing, and no timer of its rings."""
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """It goes on where it stood, later."""
+        self.frozen = False
+        held, self._held = self._held, []
+        for action in held:
+            action()
+        self.wake()
+
+    @property
+    def busy(self) -> bool:
+        """Whether netlink work is under way."""
+        return bool(self._jobs)
 
     def delete_tun(self, connection: str) -> None:
         """Somebody else deletes a device of ours."""
@@ -280,7 +328,11 @@ class Shell:
         incarnation = self.incarnation
 
         def guarded() -> None:
-            if self.incarnation == incarnation:
+            if self.incarnation != incarnation:
+                return
+            if self.frozen:
+                self._held.append(action)
+            else:
                 action()
 
         self.world.schedule(self.world.now + delay, guarded)

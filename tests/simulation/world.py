@@ -12,25 +12,26 @@ import heapq
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from hashlib import sha256
 
-from simulation.links import End, Link, check_counts, unrest
+from simulation import snapshots
+from simulation.invariants import Agreement, Watch, leaks
+from simulation.links import End, Link, unrest
 from simulation.network import CALM, Copy, Fate, Network, Passage, Weather
+from simulation.plane import LightDataPlane
 from simulation.scenario import CONNECTED, CONNECTION, HOSTS, NAT_HOST, Plan
 from simulation.shell import Pace, Shell
 from simulation.trace import LADDER_LINES, Broken, Trace
+from simulation.traffic import Traffic
 
 from gateway.contract import Endpoint
-from gateway.esp.dataplane import Direction
+from gateway.esp.reference import ReferenceDataPlane
 from gateway.ike.settings import NATT_PORT
 from gateway.node import effects, inputs
 from gateway.observe.build import ShellFacts, build
 
 BEGINNING = 1000.0
-PROBE_INTERVAL, DENSE_INTERVAL, DENSE_TIME = 0.2, 0.01, 0.06
-LATE = 4.0
-"""A probe that took longer than this may find its SA gone."""
 SPINNING = 200
 """Wake-ups of one node at one instant."""
 PICTURES = 7
@@ -44,19 +45,17 @@ class SimulationFailure(AssertionError):
     """An invariant broke: why, how to see it again, and the message ladder up to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One inner packet that a host sent."""
-
-    packet: bytes
-    sent_at: float
-    epoch: int
-
-
 class World:
     """One schedule. Every action is at `now`, or scheduled."""
 
-    def __init__(self, seed: int, plan: Plan | None = None, weather: Weather = CALM, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        plan: Plan | None = None,
+        weather: Weather = CALM,
+        pace: Pace | None = None,
+        plane: type[ReferenceDataPlane] = LightDataPlane,
+    ) -> None:
         plan = plan or Plan()
         self.seed, self.now = seed, BEGINNING
         self.chance = random.Random(f"{seed} world")
@@ -66,21 +65,17 @@ class World:
         self.shells: dict[str, Shell] = {}
         for name in ("a", "b"):
             self.network.attach(name, HOSTS[name], NAT_HOST if plan.nat and name == "a" else "")
-            self.shells[name] = Shell(self, name, plan.settings(name), CONNECTED[name], seed, pace or Pace())
+            self.shells[name] = Shell(self, name, plan.settings(name), CONNECTED[name], seed, pace or Pace(), plane)
         ends = (End(self.shells["a"], CONNECTION), End(self.shells["b"], CONNECTION))
         self.link = Link(ends, plan.children)
-        self.probe_interval = PROBE_INTERVAL
+        self.traffic = Traffic(self.link, self.network, self.trace, self.schedule)
+        self.watches = {end.shell.name: Watch(end) for end in ends}
+        self.agreement = Agreement()
+        self.thorough = False
+        """Whether the garbage collector is asked at the end."""
         self._pictures = 0
-        self.probes_sent = self.probes_delivered = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
-        self._probes: dict[int, Probe] = {}
-        self._refused: set[int] = set()
-        self._packets = [
-            [_packet(end, other, index) for index in range(len(plan.children))] for end, other in (ends, ends[::-1])
-        ]
-        self._probe_at = 0.0
-        self._dense_until = 0.0
         self._wakes: dict[str, tuple[float, int]] = {}
         self._tries = max(
             tunnel.ike.retransmit_tries for shell in self.shells.values() for tunnel in shell.settings.tunnels
@@ -91,8 +86,9 @@ class World:
     def start(self, *names: str) -> World:
         """Both nodes, or those named; probes begin."""
         self._guarded(lambda: [self.shells[name].start() for name in names or self.shells])
-        if not self._probe_at:
-            self._next_probe(self.probe_interval)
+        for name in names or self.shells:
+            self.watches[name].restarted()
+        self.traffic.begin(self.now)
         return self
 
     def run(self, seconds: float) -> World:
@@ -104,7 +100,11 @@ class World:
         end = self.now + within
         while not condition():
             at, shell = min(
-                ((shell.wake_at, name) for name, shell in self.shells.items() if shell.wake_at is not None),
+                (
+                    (shell.wake_at, name)
+                    for name, shell in self.shells.items()
+                    if shell.wake_at is not None and not shell.frozen
+                ),
                 default=(end + 1, ""),
             )
             if self._queue and self._queue[0][0] <= at:
@@ -125,15 +125,17 @@ class World:
     def settle(self, within: float = 120.0) -> None:
         """The weather clears and nobody disturbs: the link must come to rest, in exactly one state, and carry traffic."""
         self.network.weather = CALM
-        self.probe_interval = 1.0
         self.converge(within)
         self.run_until(lambda: not unrest(self.link), within)
         if reason := unrest(self.link):
             self.fail(f"does not come to rest within {within:.0f} s: {reason}")
-        before = self.probes_delivered
-        self.run(2.5)
-        if self.probes_delivered < before + 4:
+        before = self.traffic.delivered
+        self.run(1.0)
+        if self.traffic.delivered < before + 4:
             self.fail("at rest, but no traffic passes")
+        for watch in self.watches.values():
+            if leak := next(leaks(watch, self.thorough), ""):
+                self.fail(f"at rest, but {leak}")
 
     def operate(self, name: str, verb: str, child: str = "") -> None:
         """An operator's command to one node."""
@@ -160,10 +162,32 @@ class World:
                 self.operate(name, verb, child)
         return self
 
-    def crash(self, name: str) -> None:
-        self.trace.note(self.now, name, "CRASH")
-        self.link.excuse(self.now, f"{name} crashed")
-        self._guarded(self.shells[name].crash)
+    def crash(self, name: str, host: bool = False) -> None:
+        """The process is gone; with `host` the kernel's routes and guard too. `start` begins without state."""
+        self._fault(name, "the host CRASHES" if host else "CRASH", f"{name} crashed")
+        self._guarded(self.shells[name].reboot if host else self.shells[name].crash)
+
+    def freeze(self, name: str) -> None:
+        """The machine stands still with its state, until `thaw`."""
+        self._fault(name, "FREEZES", f"{name} stands still")
+        self.shells[name].freeze()
+
+    def thaw(self, name: str) -> None:
+        self._fault(name, "goes on", f"{name} stood still")
+        self._guarded(self.shells[name].thaw)
+
+    def delete_tun(self, name: str) -> None:
+        self._fault(name, "its TUN is deleted", f"{name} loses its TUN")
+        self._guarded(lambda: self.shells[name].delete_tun(CONNECTION))
+
+    def rebind(self) -> None:
+        self._fault("net", "the NAT forgets its mappings", "the NAT forgot its mappings")
+        self.network.rebind()
+
+    def _fault(self, who: str, text: str, excuse: str) -> None:
+        self.trace.note(self.now, who, text)
+        self.link.excuse(self.now, excuse)
+        self.traffic.look_closely(self.now)
 
     def inject(self, data: bytes, source: Endpoint, target: Endpoint) -> None:
         """Somebody else's datagram."""
@@ -172,11 +196,13 @@ class World:
     def partition(self, directions: str = "ab ba") -> None:
         """Cuts the directions named, e.g. "ab"."""
         self.trace.note(self.now, "net", f"cut {directions}")
+        self.traffic.look_closely(self.now)
         for direction in directions.split():
             self.network.cut(direction[0], direction[1])
 
     def heal(self) -> None:
         self.trace.note(self.now, "net", "healed")
+        self.traffic.look_closely(self.now)
         self.network.heal()
 
     def fail(self, why: str) -> None:
@@ -200,9 +226,7 @@ class World:
         if local.port == NATT_PORT and not data.startswith(MARKER):
             return  # a NAT keepalive
         self.trace.ike(shell.name, data.removeprefix(MARKER) if local.port == NATT_PORT else data, passage)
-        self._dense_until = self.now + DENSE_TIME
-        if self._probe_at > self.now + DENSE_INTERVAL:
-            self._next_probe(DENSE_INTERVAL)
+        self.traffic.look_closely(self.now)
 
     def happened(self, shell: Shell, event: effects.Event) -> None:
         self.trace.note(self.now, shell.name, f"{event.event}: {event.text}")
@@ -213,7 +237,8 @@ class World:
             self.link.excuse(self.now, f"{shell.name} had no answer")
 
     def performed(self, shell: Shell, effect: object) -> None:
-        """A hook for tests that look at single effects."""
+        if isinstance(effect, effects.AddSa):
+            self.agreement.installed(shell.name, "b" if shell.name == "a" else "a", effect.sa)
 
     def settled(self, shell: Shell) -> None:
         """A node has said all it had to say."""
@@ -221,7 +246,7 @@ class World:
             if end.shell is shell:
                 for sa in shell.node.ike.sas(end.connection):
                     self.trace.learn(sa)
-                check_counts(end)
+        self.watches[shell.name].check(self.now)
         self._check_picture(shell)
         if self.link.check(self.now):
             self.trace.note(self.now, "", "the connection is up")
@@ -277,64 +302,25 @@ class World:
 
     def _deliver(self, passage: Passage, copy: Copy, local: Endpoint) -> None:
         shell = self.shells.get(passage.receiver)
-        if shell is None or not shell.running:
+        if shell is None or not shell.running or shell.frozen:
             return
         copy.arrived = True
         if copy.fate is Fate.INTACT and not passage.probe:
             self.trace.arrived(shell.name, copy.data.removeprefix(MARKER))
-        inner = [packet for _, packet in shell.receive(copy.data, local, passage.source)]
-        probe = self._probes.get(passage.probe)
-        if probe is not None and copy.fate is Fate.INTACT:
-            self._arrived(passage, shell, probe, inner)
-        elif inner:
-            raise Broken(f"{shell.name} took a {'repeated' if copy.fate is Fate.INTACT else 'forged'} ESP packet")
+        if copy.fate is Fate.CORRUPTED:
+            packets = self._receive_damaged(shell, copy.data, local, passage.source)
+        else:
+            packets = [packet for _, packet in shell.receive(copy.data, local, passage.source)]
+        self.traffic.arrived(passage, copy, shell, packets, self.now)
 
-    def _arrived(self, passage: Passage, shell: Shell, probe: Probe, packets: list[bytes]) -> None:
-        """A good copy of a probe that was not yet taken; a node that was not ready for the first may take the second."""
-        if packets == [probe.packet]:
-            self.probes_delivered += 1
-            del self._probes[passage.probe]
-            return
-        if packets:
-            raise Broken(f"{shell.name} opened another packet than the one sent")
-        if self.link.up and self.link.epoch == probe.epoch and self.now - probe.sent_at < LATE:
-            drops = {reason: count for (_, reason), count in shell.dataplane.drop_counters().items()}
-            sent = f"sent at {probe.sent_at:.3f} on SPI {passage.data[:4].hex()}"
-            raise Broken(f"{shell.name} dropped probe {passage.probe} {sent}: {drops}")
-
-    # --- probes -------------------------------------------------------------------------------------------------
-
-    def _next_probe(self, delay: float) -> None:
-        at = self._probe_at = self.now + delay
-        self.schedule(at, lambda: self._probe() if self._probe_at == at else None)
-
-    def _probe(self) -> None:
-        for index in range(2):
-            for child in range(len(self.link.children)):
-                self._send_probe(index, child)
-        self._next_probe(DENSE_INTERVAL if self.now < self._dense_until else self.probe_interval)
-
-    def _send_probe(self, index: int, child: int) -> None:
-        """A host of one site sends to the other."""
-        end = self.link.ends[index]
-        shell = end.shell
-        if not shell.running or shell.kernel.lookup(end.prefixes[child]) != shell.interfaces.get(end.connection):
-            return
-        self.probes_sent += 1
-        packet = self._packets[index][child] + self.probes_sent.to_bytes(8, "big")
-        datagrams = shell.send_inside(end.connection, packet)
-        if not datagrams and self.link.up:
-            raise Broken(f"{shell.name} has a tunnel but no SA for {self.link.children[child]}")
-        for data, local, remote in datagrams:
-            key = shell.sad[Direction.OUTBOUND, end.number, int.from_bytes(data[:4], "big")].encryption_key
-            self.trace.esp(shell.name, key, data)
-            epoch = self.link.epoch if self.link.up else -1
-            self._probes[self.probes_sent] = Probe(packet, self.now, epoch)
-            self.network.send(shell.name, data, local, remote, self.now, self.probes_sent)
-
-
-def _packet(end: End, other: End, child: int) -> bytes:
-    """IPv4 and UDP headers of a probe: from the first host of our child's network to the first of the other's."""
-    source, target = other.prefixes[child][1].packed, end.prefixes[child][1].packed
-    header = bytes((0x45, 0)) + (36).to_bytes(2, "big") + bytes(4) + bytes((64, 17)) + bytes(2) + source + target
-    return header + (9).to_bytes(2, "big") * 2 + (16).to_bytes(2, "big") + bytes(2)
+    def _receive_damaged(self, shell: Shell, data: bytes, local: Endpoint, source: Endpoint) -> list[bytes]:
+        """Nobody authenticated it: whatever it says, nothing that matters changes."""
+        if local.port != NATT_PORT:
+            ike = data
+        else:
+            ike = data.removeprefix(MARKER) if data.startswith(MARKER) else b""
+        before = snapshots.take(shell, CONNECTION, ike)
+        packets = [packet for _, packet in shell.receive(data, local, source)]
+        if changed := snapshots.difference(before, snapshots.take(shell, CONNECTION, ike)):
+            raise Broken(f"{shell.name}: a datagram that does not verify changed something: {changed}")
+        return packets

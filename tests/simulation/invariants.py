@@ -1,0 +1,151 @@
+"""What must hold inside one node after every step, and what must be gone when it is at rest.
+
+after every step   one usable CHILD_SA per child and one IKE_SA, beyond an overlap that ends
+                   the data plane holds the SAs the IKE_SAs know, no others
+                   every IKE_SA has a timer or work under way, and the endpoint's timer is the earliest of them
+for every SA       both ends hold it with the same keys, suite and selectors; no key serves two directions
+at rest            nothing is left of what is over
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+from simulation.links import End
+from simulation.trace import Broken
+
+from gateway.esp.dataplane import Direction, SaParameters
+from gateway.ike.recorder import KEPT
+from gateway.ike.sa import IkeSa
+
+MANY_CHILDREN = 5
+"""CHILD_SAs of one name that may be usable at once: the old one, two rivals, and what a lost DELETE leaves for a while."""
+MANY_IKE_SAS = 12
+OVERLAP = 120.0
+"""Seconds within which a second usable CHILD_SA or a second IKE_SA is gone: a liveness check and its retransmissions, twice."""
+
+
+class Watch:
+    """Of one node."""
+
+    def __init__(self, end: End) -> None:
+        self.end = end
+        self.forgotten: weakref.WeakSet[IkeSa] = weakref.WeakSet()
+        """Every IKE_SA ever seen and not yet collected."""
+        self._spare_since: dict[tuple[str, int], float] = {}
+
+    def check(self, now: float) -> None:
+        """After every step."""
+        end = self.end
+        sas = end.shell.node.ike.sas(end.connection)
+        self.forgotten.update(sas)
+        self._check_counts(sas, now)
+        self._check_data_plane(sas)
+        self._check_timers(sas)
+
+    def restarted(self) -> None:
+        """Its process is another one."""
+        self._spare_since.clear()
+
+    def _check_counts(self, sas: list[IkeSa], now: float) -> None:
+        name, primary = self.end.shell.name, self.end.shell.node.ike.primary(self.end.connection)
+        if len(sas) > MANY_IKE_SAS:
+            raise Broken(f"{name} holds {len(sas)} IKE_SAs of one connection")
+        if primary is not None and primary not in sas:
+            raise Broken(f"{name} relies on an IKE_SA that is gone")
+        spare = {("IKE_SA", sa.initiator_spi) for sa in sas if sa is not primary}
+        usable: dict[str, list[tuple[float, int]]] = {}
+        for sa in sas:
+            for child in sa.children.values():
+                if child.usable:
+                    usable.setdefault(child.name, []).append((child.installed_at, child.spi_in))
+        for child_name, found in usable.items():
+            if len(found) > MANY_CHILDREN:
+                raise Broken(f"{name} holds {len(found)} usable CHILD_SAs {child_name}")
+            spare |= {(f"CHILD_SA {child_name}", spi) for _, spi in sorted(found)[:-1]}
+        self._spare_since = {key: self._spare_since.get(key, now) for key in spare}
+        for (what, spi), since in self._spare_since.items():
+            if now - since > OVERLAP:
+                raise Broken(f"{name} holds {what} {spi:x} beside another one for more than {OVERLAP:.0f} s")
+
+    def _check_data_plane(self, sas: list[IkeSa]) -> None:
+        end, known = self.end, set()
+        for sa in sas:
+            for child in sa.children.values():
+                known |= {
+                    (Direction.INBOUND, end.number, child.spi_in),
+                    (Direction.OUTBOUND, end.number, child.spi_out),
+                }
+            known |= {(Direction.INBOUND, end.number, lingering.spi_in) for lingering in sa.lingering}
+        if known != end.shell.sad.keys():
+            left, missing = end.shell.sad.keys() - known, known - end.shell.sad.keys()
+            raise Broken(
+                f"{end.shell.name}: SAs in the data plane that no IKE_SA knows: {left}, and the other way: {missing}"
+            )
+        if (tunnel := end.tunnel) is not None and tuple(tunnel.active) != end.shell.policies.get(end.number, ()):
+            raise Broken(f"{end.shell.name}: the data plane sends on other SAs than the tunnel says")
+
+    def _check_timers(self, sas: list[IkeSa]) -> None:
+        ike, name = self.end.shell.node.ike, self.end.shell.name
+        deadlines = [sa.next_deadline() for sa in sas]
+        for sa, deadline in zip(sas, deadlines, strict=True):
+            if deadline is None and not any(waiting[0] is sa for waiting in ike._tickets.values()):
+                raise Broken(
+                    f"{name}: IKE_SA {sa.initiator_spi:016x} ({sa.state.value}) has no timer: nothing will end it"
+                )
+        earliest = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        if ike.next_deadline() != earliest:
+            raise Broken(f"{name}: the timer is set for {ike.next_deadline()}, the earliest deadline is {earliest}")
+
+
+class Agreement:
+    """Between the two ends: every ESP SA that both ever held."""
+
+    def __init__(self) -> None:
+        self._by_spi: dict[tuple[str, int], SaParameters] = {}
+        self._keys: dict[bytes, tuple[str, int]] = {}
+
+    def installed(self, holder: str, peer: str, sa: SaParameters) -> None:
+        """`holder` put it into its data plane."""
+        receiver = holder if sa.direction is Direction.INBOUND else peer
+        key = (receiver, sa.spi)
+        other = self._by_spi.setdefault(key, sa)
+        if other.direction is not sa.direction:
+            self._compare(sa, other)
+        if self._keys.setdefault(sa.encryption_key, key) != key:
+            raise Broken(f"{holder} installs ESP SA {sa.spi:08x} with a key that another SA or direction has")
+
+    def _compare(self, sa: SaParameters, other: SaParameters) -> None:
+        if (sa.encryption_key, sa.integrity_key, sa.suite) != (other.encryption_key, other.integrity_key, other.suite):
+            raise Broken(f"the two ends of ESP SA {sa.spi:08x} hold different keys or suites")
+        mirrored = [(one.remote_first, one.remote_last, one.local_first, one.local_last) for one in other.selectors]
+        if [(one.local_first, one.local_last, one.remote_first, one.remote_last) for one in sa.selectors] != mirrored:
+            raise Broken(f"the two ends of ESP SA {sa.spi:08x} hold different selectors")
+
+
+def leaks(watch: Watch, thorough: bool) -> Iterator[str]:
+    """What a node at rest still holds of what is over. `thorough`: asks the garbage collector too."""
+    end = watch.end
+    name, ike, tunnel = end.shell.name, end.shell.node.ike, end.tunnel
+    sas = ike.sas(end.connection)
+    if ike._tickets:
+        yield f"{name} waits for {len(ike._tickets)} computations"
+    if list(ike._sas.values()) != sas or ike.half_open or ike._half_open_keys:
+        yield f"{name} holds {len(ike._sas)} IKE_SAs and {ike.half_open} half-open ones"
+    for sa in sas:
+        if any(one.plaintexts for one in sa.reassembly.values()):
+            yield f"{name} keeps fragments"
+        if sa.predecessor is not None and not sa.predecessor.established:
+            yield f"{name} keeps the IKE_SA before this one"
+    if len(ike.recorder.lines(end.connection)) > KEPT:
+        yield f"{name} records without end"
+    if tunnel is not None and len(tunnel.counters) > 2 * len(tunnel.installed):
+        yield f"{name} keeps counters of {len(tunnel.counters)} ESP SAs, {len(tunnel.installed)} pairs are installed"
+    if end.shell.busy:
+        yield f"{name} has kernel work under way"
+    if thorough:
+        gc.collect()
+        if left := set(watch.forgotten) - set(sas):
+            yield f"{name}: {len(left)} IKE_SAs that are over are still in memory"
