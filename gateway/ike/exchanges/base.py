@@ -42,3 +42,6 @@ class Exchange:
 
     def on_deleted(self, sa: IkeSa, now: float) -> None:
         """The peer deleted the IKE_SA before it answered; `sa` is about to be destroyed."""
+
+    def on_unknown_deleted(self, spi_out: int) -> None:
+        """The peer deleted a CHILD_SA that we do not know, or not yet."""

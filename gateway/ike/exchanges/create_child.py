@@ -52,6 +52,8 @@ class CreateChild(Exchange):
         self.tried: list[int] = []
         # What the peer's simultaneous rekey of the same SA made: (child, Ni, Nr)
         self.rival: tuple[ChildSa, bytes, bytes] | None = None
+        # What the peer deleted meanwhile, perhaps the CHILD_SA whose answer is still on its way
+        self.deleted: set[int] = set()
 
     def still_wanted(self, sa: IkeSa) -> bool:
         if not sa.established:
@@ -129,7 +131,14 @@ class CreateChild(Exchange):
         )
         return True
 
+    def on_unknown_deleted(self, spi_out: int) -> None:
+        self.deleted.add(spi_out)
+
     def _install(self, sa: IkeSa, terms: ChildTerms, shared: bytes, nr: bytes, now: float) -> None:
+        if terms.spi_out in self.deleted:
+            # Made and deleted by the peer before its answer came: nobody holds it
+            self._failed(sa, NotifyType.TEMPORARY_FAILURE.name, {}, now)
+            return
         old = self.old
         beside = sa.usable_child(self.settings.name) if old is None else None
         new = child_negotiation.install(sa, terms, shared, (self.ni, nr), True, now)

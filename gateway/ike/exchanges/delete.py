@@ -95,7 +95,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         sa.respond(ExchangeType.INFORMATIONAL, (), now)
         sa.destroy(now, *refused_by_peer(sa.settings))
         return
-    named = [child for delete in deletes if delete.protocol == Protocol.ESP for child in _children(sa, delete)]
+    spis = [int.from_bytes(spi, "big") for delete in deletes if delete.protocol == Protocol.ESP for spi in delete.spis]
+    named = [child for spi in spis if (child := _child(sa, spi)) is not None]
     gone = list({child.spi_in: child for child in named}.values())  # once, however often it is named
     # RFC 7296 1.4.1: we answer with the other halves, except of those we are deleting ourselves
     halves = tuple(child.spi_in.to_bytes(4, "big") for child in gone if child.state is not ChildState.DELETING)
@@ -113,6 +114,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
             sa.services.emit(ExchangeFailed(sa.name, child.name, "CHILD_DELETED_BY_PEER"))
 
 
-def _children(sa: IkeSa, delete: Delete) -> list[ChildSa]:
-    found = (sa.child_by_spi_out(int.from_bytes(spi, "big")) for spi in delete.spis)
-    return [child for child in found if child is not None]
+def _child(sa: IkeSa, spi_out: int) -> ChildSa | None:
+    child = sa.child_by_spi_out(spi_out)
+    if child is None and sa.exchange is not None:
+        sa.exchange.on_unknown_deleted(spi_out)
+    return child

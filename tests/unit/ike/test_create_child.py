@@ -23,6 +23,7 @@ from support.ike_stages import (
 from gateway.ike import proposal
 from gateway.ike.commands import Configure, CreateChildSa, Rekey
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove, ExchangeFailed
+from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.message import Message
 from gateway.ike.payloads import (
     KeyExchange,
@@ -487,3 +488,22 @@ def test_a_reload_that_changes_the_suite_rekeys_and_one_that_removes_the_child_d
     stage.host.command(Configure((connection(stage.host.address, stage.peer.address, children=()),)))
     stage.pair.run(6)
     assert stage.host.sa.children == stage.peer.sa.children == {}
+
+
+def test_a_child_sa_that_its_maker_deletes_before_the_answer_comes_is_never_installed() -> None:
+    """The responder's SA reached a limit while its answer was on its way: who installs it late sends where nobody listens."""
+    pair = Pair()
+    pair.establish()
+    pair.left.command(Rekey(NAME, CHILD))
+    pair.deliver()
+    answer = pair.drop()
+    made = next(child for child in pair.right.sa.children.values() if not child.active)
+    pair.right.sa.enqueue(DeleteChild(made, "CHILD_LIMIT_REACHED"), pair.now)
+    pair.drain()
+    pair.settle()
+    pair.in_flight.append(answer)
+    pair.settle()
+    pair.assert_flowing()
+    assert made.spi_in not in pair.left.data_plane.outbound
+    pair.run(120)
+    pair.assert_agreed()
