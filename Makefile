@@ -13,12 +13,13 @@ SLOW_PACKAGES := clang libclang-rt-14-dev
 # What `make bench` compares with, beside the above.
 BENCH_PACKAGES := wireguard-go wireguard-tools ethtool
 
-.PHONY: help demo test test-slow test-all bench lint build lock clean
+.PHONY: help demo test test-slow test-all bench lint build lock clean soak-simulation
 help:
 	@echo "make demo      build, then show a whole site-gateway-VNet scene in network namespaces"
 	@echo "make test      build, then run the test suite (at most 15 minutes)"
 	@echo "make test-all  the same, and what takes longer"
 	@echo "make bench     build, then measure beside strongSwan and wireguard-go; BENCH_CASES=a,b BENCH_ROUNDS=n BENCH_REPORT=FILE"
+	@echo "make soak-simulation  100000 schedules of the IKE simulator; stop it and start it again as you like; SOAK=n"
 	@echo "make lint      ruff, mypy, import contracts, clang-format"
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
@@ -55,6 +56,11 @@ test-slow: build
 	@SIM_FACTOR=4 $(VENV)/bin/pytest tests/simulation
 
 test-all: test-slow test
+
+# Goes on where it was stopped; rm -r build/soak-simulation to begin again.
+SOAK ?= 100000
+soak-simulation: build
+	@PYTHONPATH=tests $(PY) -m simulation.soak $(SOAK)
 
 bench: build
 	@bash tools/install-system $(BENCH_PACKAGES)

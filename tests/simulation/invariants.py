@@ -32,15 +32,14 @@ class Watch:
 
     def __init__(self, end: End) -> None:
         self.end = end
-        self.forgotten: weakref.WeakSet[IkeSa] = weakref.WeakSet()
-        """Every IKE_SA ever seen and not yet collected."""
+        self._seen: weakref.WeakSet[IkeSa] = weakref.WeakSet()  # every IKE_SA ever, until it is collected
         self._spare_since: dict[tuple[str, int], float] = {}
 
     def check(self, now: float) -> None:
         """After every step."""
         end = self.end
         sas = end.shell.node.ike.sas(end.connection)
-        self.forgotten.update(sas)
+        self._seen.update(sas)
         self._check_counts(sas, now)
         self._check_data_plane(sas)
         self._check_timers(sas)
@@ -99,6 +98,36 @@ class Watch:
         if ike.next_deadline() != earliest:
             raise Broken(f"{name}: the timer is set for {ike.next_deadline()}, the earliest deadline is {earliest}")
 
+    # --- at rest ------------------------------------------------------------------------------------------------
+
+    def leaks(self) -> Iterator[str]:
+        """What a node at rest still holds of what is over."""
+        end = self.end
+        name, ike, tunnel = end.shell.name, end.shell.node.ike, end.tunnel
+        sas = ike.sas(end.connection)
+        if ike._tickets:
+            yield f"{name} waits for {len(ike._tickets)} computations"
+        if list(ike._sas.values()) != sas or ike.half_open or ike._half_open_keys:
+            yield f"{name} holds {len(ike._sas)} IKE_SAs and {ike.half_open} half-open ones"
+        for sa in sas:
+            if any(one.plaintexts for one in sa.reassembly.values()):
+                yield f"{name} keeps fragments"
+            if sa.predecessor is not None and not sa.predecessor.established:
+                yield f"{name} keeps the IKE_SA before this one"
+        if len(ike.recorder.lines(end.connection)) > KEPT:
+            yield f"{name} records without end"
+        if tunnel is not None and len(tunnel.counters) > 2 * len(tunnel.installed):
+            yield f"{name} keeps counters of {len(tunnel.counters)} ESP SAs, {len(tunnel.installed)} pairs are installed"
+        if end.shell.busy:
+            yield f"{name} has kernel work under way"
+
+    def kept(self) -> Iterator[str]:
+        """As `leaks`, by the garbage collector."""
+        gc.collect()
+        if left := set(self._seen) - set(self.end.shell.node.ike.sas(self.end.connection)):
+            states = ", ".join(sa.state.value for sa in left)
+            yield f"{self.end.shell.name}: IKE_SAs that are over are still in memory ({states})"
+
 
 class Agreement:
     """Between the two ends: every ESP SA that both ever held."""
@@ -123,29 +152,3 @@ class Agreement:
         mirrored = [(one.remote_first, one.remote_last, one.local_first, one.local_last) for one in other.selectors]
         if [(one.local_first, one.local_last, one.remote_first, one.remote_last) for one in sa.selectors] != mirrored:
             raise Broken(f"the two ends of ESP SA {sa.spi:08x} hold different selectors")
-
-
-def leaks(watch: Watch, thorough: bool) -> Iterator[str]:
-    """What a node at rest still holds of what is over. `thorough`: asks the garbage collector too."""
-    end = watch.end
-    name, ike, tunnel = end.shell.name, end.shell.node.ike, end.tunnel
-    sas = ike.sas(end.connection)
-    if ike._tickets:
-        yield f"{name} waits for {len(ike._tickets)} computations"
-    if list(ike._sas.values()) != sas or ike.half_open or ike._half_open_keys:
-        yield f"{name} holds {len(ike._sas)} IKE_SAs and {ike.half_open} half-open ones"
-    for sa in sas:
-        if any(one.plaintexts for one in sa.reassembly.values()):
-            yield f"{name} keeps fragments"
-        if sa.predecessor is not None and not sa.predecessor.established:
-            yield f"{name} keeps the IKE_SA before this one"
-    if len(ike.recorder.lines(end.connection)) > KEPT:
-        yield f"{name} records without end"
-    if tunnel is not None and len(tunnel.counters) > 2 * len(tunnel.installed):
-        yield f"{name} keeps counters of {len(tunnel.counters)} ESP SAs, {len(tunnel.installed)} pairs are installed"
-    if end.shell.busy:
-        yield f"{name} has kernel work under way"
-    if thorough:
-        gc.collect()
-        if left := set(watch.forgotten) - set(sas):
-            yield f"{name}: {len(left)} IKE_SAs that are over are still in memory"

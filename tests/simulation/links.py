@@ -14,6 +14,7 @@ from simulation.trace import Broken
 
 from gateway.config.model import Prefix
 from gateway.esp.dataplane import Direction, SaParameters
+from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.states import IkeState
 from gateway.node.tunnel import Tunnel
 
@@ -116,7 +117,16 @@ def _unopenable(here: End, there: End, child: str) -> Iterator[str]:
     peer = there.shell.sad.get((Direction.INBOUND, there.number, sa.spi))
     if peer is None:
         yield f"{name} sends {child} on {sa.spi:08x}, which {there.shell.name} does not hold inbound"
-        return
+    elif here.shell.exhausted(sa) or there.shell.exhausted(peer):
+        yield f"{name} sends {child} on {sa.spi:08x}, which reached its hard limit"
+
+
+def deleting(end: End) -> bool:
+    """Whether a DELETE of the node's is under way or waits for its turn."""
+    if not end.shell.running:
+        return False
+    sas = end.shell.node.ike.sas(end.connection)
+    return any(isinstance(one, DeleteIke | DeleteChild) for sa in sas for one in (sa.exchange, *sa.queue))
 
 
 def unrest(link: Link) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -28,6 +27,8 @@ class Plan:
     nat: bool = False
     options: tuple[str, ...] = field(default=())
     """Further lines of [connection.site], the same on both nodes."""
+    child_options: tuple[str, ...] = ()
+    """Further lines of each of its children."""
 
     @cache  # noqa: B019 - plans are few, and values
     def settings(self, name: str) -> GatewaySettings:
@@ -56,6 +57,7 @@ class Plan:
                 f'local_ts = ["{_part(NETWORKS[name], number)}"]',
                 f'remote_ts = ["{_part(NETWORKS[other], number)}"]',
                 f'esp_proposals = ["{"aes128gcm16-ecp256" if self.pfs else "aes128gcm16"}"]',
+                *self.child_options,
             ]
         return "\n".join(lines)
 
@@ -64,10 +66,3 @@ def _part(network: str, number: int) -> str:
     """The `number`th /24 of a site's network."""
     first, second = network.split(".")[:2]
     return f"{first}.{second}.{number}.0/24"
-
-
-def seeds(count: int, first: int = 0) -> range:
-    """The seeds of a test: `count` of them, SIM_FACTOR times as many, or the one of SIM_SEED."""
-    only = os.environ.get("SIM_SEED")
-    count *= int(os.environ.get("SIM_FACTOR", "1"))
-    return range(int(only), int(only) + 1) if only else range(first, first + count)

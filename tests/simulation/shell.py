@@ -21,7 +21,7 @@ from support.kernel_model import Kernel
 from gateway.contract import Compute, Endpoint, Transmit
 from gateway.esp.dataplane import Direction, SaParameters
 from gateway.esp.reference import ReferenceDataPlane
-from gateway.ike.settings import NATT_PORT
+from gateway.ike.settings import IKE_PORT
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
 from gateway.node.settings import GatewaySettings
@@ -66,6 +66,8 @@ class Surroundings(Protocol):
     def performed(self, shell: Shell, effect: object) -> None: ...
     def settled(self, shell: Shell) -> None: ...
     def check_kernel(self, shell: Shell) -> None: ...
+    def exhausted(self, shell: Shell) -> None:
+        """An SA reached its hard limit and carries nothing more."""
 
 
 class Shell:
@@ -165,6 +167,10 @@ class Shell:
         """Whether netlink work is under way."""
         return bool(self._jobs)
 
+    def exhausted(self, sa: SaParameters) -> bool:
+        """Whether the data plane carries nothing more on it."""
+        return self.dataplane._sas[sa.direction, sa.connection, sa.spi].hard_reached
+
     def delete_tun(self, connection: str) -> None:
         """Somebody else deletes a device of ours."""
         index = self.interfaces.pop(connection, None)
@@ -202,7 +208,7 @@ class Shell:
 
     def receive(self, data: bytes, local: Endpoint, remote: Endpoint) -> list[tuple[int, bytes]]:
         """A datagram from the network; returns what ESP carried inside, as (connection, packet)."""
-        if local.port != NATT_PORT:
+        if local.port == IKE_PORT:
             self.feed(lambda node, now: node.receive_ike(data, local, remote, now))
             return []
         inner = self.dataplane.inbound(data, local, remote, self.world.now)
@@ -220,6 +226,8 @@ class Shell:
         for data, local, remote in self.dataplane.drain_punted():
             self.feed(lambda node, now, args=(data, local, remote): node.receive_ike(*args, now))  # type: ignore[misc]
         for event in self.dataplane.drain_events():
+            if event.kind == "expire-hard":
+                self.world.exhausted(self)
             moved = _endpoint(event.detail) if event.kind == "peer-moved" else None
             self.command(inputs.DataPlaneEvent(event.kind, event.connection, event.spi, moved))
 

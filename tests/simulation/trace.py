@@ -16,14 +16,16 @@ from simulation.network import Fate, Passage
 from gateway.ike.errors import PeerError
 from gateway.ike.keymat import IkeKeys
 from gateway.ike.message import HEADER_OCTETS, PAYLOAD_HEADER_OCTETS, Header, Message, parse_chain, parse_message
-from gateway.ike.payloads import Delete, Encrypted, KeyExchange, Notify, Payload, SecurityAssociation
+from gateway.ike.payloads import Delete, Encrypted, EncryptedFragment, KeyExchange, Notify, Payload, SecurityAssociation
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
 from gateway.ike.sa import IkeSa
 
 IV_OCTETS = 8
+FRAGMENT_OCTETS = 4
 LADDER_LINES = 70
 
-MessageName = tuple[str, int, int, bool, int]
+MessageName = tuple[str, int, int, bool, int, int]
+"""Sender, SPIs, whether a response, message ID, number of the fragment (0: whole)."""
 
 
 class Broken(AssertionError):
@@ -56,6 +58,7 @@ class Trace:
         self.lines: list[Line] = []
         self.messages: dict[MessageName, Sent] = {}
         self.answered: set[MessageName] = set()
+        self._pieces: dict[MessageName, set[int]] = {}  # fragments of a response that arrived
         self._keys: dict[tuple[int, int], IkeKeys] = {}
         self._ivs: dict[tuple[int, int, bool, bytes], bytes] = {}
         self._esp: dict[bytes, int] = {}
@@ -73,7 +76,8 @@ class Trace:
             # RFC 7296 2.5: in clear and outside every window, for what a damaged header makes look like version 3
             self.note(passage.sent_at, sender, "answers INVALID_MAJOR_VERSION")
             return
-        name = (sender, header.initiator_spi, header.responder_spi, header.is_response, header.message_id)
+        number = message.fragment.number if message.fragment is not None else 0
+        name = (sender, header.initiator_spi, header.responder_spi, header.is_response, header.message_id, number)
         before = self.messages.get(name)
         again = before is not None and before.octets == octets
         if before is None or (not again and header.exchange is ExchangeType.IKE_SA_INIT):
@@ -86,10 +90,10 @@ class Trace:
                 f"{sender} used message ID {header.message_id} of IKE_SA {header.initiator_spi:016x} twice, with other octets"
             )
         if header.exchange is not ExchangeType.IKE_SA_INIT:
-            self._check_iv(sender, header, octets)
+            self._check_iv(sender, header, octets, FRAGMENT_OCTETS if number else 0)
 
-    def _check_iv(self, sender: str, header: Header, octets: bytes) -> None:
-        start = HEADER_OCTETS + PAYLOAD_HEADER_OCTETS
+    def _check_iv(self, sender: str, header: Header, octets: bytes, further: int) -> None:
+        start = HEADER_OCTETS + PAYLOAD_HEADER_OCTETS + further
         iv = octets[start : start + IV_OCTETS]
         key = (header.initiator_spi, header.responder_spi, header.from_original_initiator, iv)
         if self._ivs.setdefault(key, octets) != octets:
@@ -105,11 +109,19 @@ class Trace:
     def arrived(self, receiver: str, octets: bytes) -> None:
         """An intact IKE message reached a node: who asked and got an answer may not blame the network."""
         try:
-            header = parse_message(octets).header
+            message = parse_message(octets)
         except PeerError:
             return
-        if header.is_response:
-            self.answered.add((receiver, header.initiator_spi, header.responder_spi, False, header.message_id))
+        header, fragment = message.header, message.fragment
+        if not header.is_response:
+            return
+        name = (receiver, header.initiator_spi, header.responder_spi, False, header.message_id, 0)
+        if fragment is not None:
+            pieces = self._pieces.setdefault(name, set())
+            pieces.add(fragment.number)
+            if len(pieces) < fragment.total:
+                return
+        self.answered.add(name)
 
     def learn(self, sa: IkeSa) -> None:
         """Keeps the keys of an IKE_SA; both ends of an authenticated one must hold the same."""
@@ -126,7 +138,7 @@ class Trace:
         """A request the node repeated to the end and whose answer the network never brought."""
         for name, sent in reversed(self.messages.items()):
             exhausted = len(sent.passages) > tries or sent.header.exchange is ExchangeType.IKE_SA_INIT
-            if name[0] == sender and not name[3] and exhausted and name not in self.answered:
+            if name[0] == sender and not name[3] and exhausted and (*name[:5], 0) not in self.answered:
                 return sent
         return None
 
@@ -183,4 +195,6 @@ def _name(payload: Payload) -> str:
             return f"KE{method}"
         case Encrypted():
             return "SK, not opened"
+        case EncryptedFragment():
+            return f"SKF {payload.number} of {payload.total}"
     return type(payload).__name__

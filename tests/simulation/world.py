@@ -16,8 +16,8 @@ from dataclasses import fields
 from hashlib import sha256
 
 from simulation import snapshots
-from simulation.invariants import Agreement, Watch, leaks
-from simulation.links import End, Link, unrest
+from simulation.invariants import Agreement, Watch
+from simulation.links import End, Link, deleting, unrest
 from simulation.network import CALM, Copy, Fate, Network, Passage, Weather
 from simulation.plane import LightDataPlane
 from simulation.scenario import CONNECTED, CONNECTION, HOSTS, NAT_HOST, Plan
@@ -32,11 +32,16 @@ from gateway.node import effects, inputs
 from gateway.observe.build import ShellFacts, build
 
 BEGINNING = 1000.0
+PATIENCE = 240.0
+"""Seconds within which the link is up again after anything."""
 SPINNING = 200
 """Wake-ups of one node at one instant."""
 PICTURES = 7
 """Every so many steps the status is drawn."""
+TESTS = "tests/simulation/test_schedules.py"
 MARKER = bytes(4)
+ESP_PORT = 0
+"""Of an end point of ESP without UDP."""
 REKEYS = ("rekey", "rekey child", "rekey child")
 SILENCE = ("DPD_TIMEOUT", "NO_ANSWER_TO_IKE_AUTH", "PEER_UNREACHABLE")
 
@@ -85,6 +90,7 @@ class World:
 
     def start(self, *names: str) -> World:
         """Both nodes, or those named; probes begin."""
+        self.link.wanted = True
         self._guarded(lambda: [self.shells[name].start() for name in names or self.shells])
         for name in names or self.shells:
             self.watches[name].restarted()
@@ -126,24 +132,42 @@ class World:
         """The weather clears and nobody disturbs: the link must come to rest, in exactly one state, and carry traffic."""
         self.network.weather = CALM
         self.converge(within)
-        self.run_until(lambda: not unrest(self.link), within)
-        if reason := unrest(self.link):
+        self.run_until(lambda: not self._unrest(), within)
+        if reason := self._unrest():
             self.fail(f"does not come to rest within {within:.0f} s: {reason}")
         before = self.traffic.delivered
         self.run(1.0)
         if self.traffic.delivered < before + 4:
             self.fail("at rest, but no traffic passes")
-        for watch in self.watches.values():
-            if leak := next(leaks(watch, self.thorough), ""):
-                self.fail(f"at rest, but {leak}")
+        if self.thorough and (left := next((found for watch in self.watches.values() for found in watch.kept()), "")):
+            self.fail(f"at rest, but {left}")
+
+    def _unrest(self) -> str:
+        """Why it is not at rest, or what is left of what is over."""
+        return unrest(self.link) or next((leak for watch in self.watches.values() for leak in watch.leaks()), "")
 
     def operate(self, name: str, verb: str, child: str = "") -> None:
         """An operator's command to one node."""
-        if verb in ("terminate", "initiate"):
+        if verb == "terminate":
             self.link.excuse(self.now, verb)
-            self.link.wanted = verb == "initiate"
+            self.link.wanted = False
         self.trace.note(self.now, name, f"{verb} {child or 'IKE_SA'}")
         self._guarded(lambda: self.shells[name].command(inputs.Operate(verb, CONNECTION, child)))
+
+    def wish(self, name: str, child: str = "") -> None:
+        """The end of `terminate`: an operator wants it up again. What was terminated may go down first."""
+        self.operate(name, "initiate", child)
+        self.run_until(lambda: not any(deleting(end) for end in self.link.ends), PATIENCE)
+        self.link.excuse(self.now, "initiate")
+        self.link.wanted = True
+
+    def instruct(self, name: str, *commands: object) -> None:
+        """What the daemon itself tells its node at its end; the link may be down until the next `start`."""
+        self.link.excuse(self.now, f"{name} was told {commands}")
+        self.link.wanted = False
+        for command in commands:
+            self.trace.note(self.now, name, type(command).__name__)
+            self._guarded(lambda command=command: self.shells[name].command(command))  # type: ignore[misc]
 
     def disturb(
         self,
@@ -206,7 +230,7 @@ class World:
         self.network.heal()
 
     def fail(self, why: str) -> None:
-        replay = os.environ.get("PYTEST_CURRENT_TEST", "the test").split(" ")[0].split("[")[0]
+        replay = os.environ.get("PYTEST_CURRENT_TEST", TESTS).split(" ")[0].split("[")[0]
         limit = 0 if os.environ.get("SIM_SEED") else LADDER_LINES
         header = f"seed {self.seed}, t={self.now:.3f}: {why}\nagain, with the whole ladder: SIM_SEED={self.seed} pytest {replay}"
         raise SimulationFailure(f"{header}\n{self.trace.ladder(limit)}")
@@ -263,6 +287,9 @@ class World:
                 stale = [field.name for field in fields(one) if getattr(one, field.name) != getattr(fresh, field.name)]
                 raise Broken(f"{shell.name} would show an old picture of {one.name}: {stale}")
 
+    def exhausted(self, shell: Shell) -> None:
+        self.link.excuse(self.now, f"an SA of {shell.name} reached its hard limit")
+
     def check_kernel(self, shell: Shell) -> None:
         """After every single operation: a protected prefix leads into its TUN or nowhere."""
         if not shell.ever_guarded:
@@ -315,10 +342,9 @@ class World:
 
     def _receive_damaged(self, shell: Shell, data: bytes, local: Endpoint, source: Endpoint) -> list[bytes]:
         """Nobody authenticated it: whatever it says, nothing that matters changes."""
-        if local.port != NATT_PORT:
-            ike = data
-        else:
-            ike = data.removeprefix(MARKER) if data.startswith(MARKER) else b""
+        ike = data if local.port not in (NATT_PORT, ESP_PORT) else b""
+        if local.port == NATT_PORT and data.startswith(MARKER):
+            ike = data.removeprefix(MARKER)
         before = snapshots.take(shell, CONNECTION, ike)
         packets = [packet for _, packet in shell.receive(data, local, source)]
         if changed := snapshots.difference(before, snapshots.take(shell, CONNECTION, ike)):

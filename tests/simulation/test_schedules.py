@@ -1,0 +1,49 @@
+"""A thousand schedules of everything that can go wrong between two whole nodes: they come back, and lose nothing of their own.
+
+What is asserted stands in the simulator and is asked after every step: world.py, traffic.py, links.py, invariants.py,
+snapshots.py, trace.py. `SIM_SEED=n` plays one schedule and prints its whole ladder, `SIM_FACTOR=n` plays n thousand.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from simulation.scenario import Plan
+from simulation.schedules import ACTS, CHILD_OPTIONS, FOUL, OPTIONS, PACES, WEATHERS, compose, play
+from simulation.shell import Pace
+from simulation.world import World
+
+COUNT, BLOCK = 1000 * int(os.environ.get("SIM_FACTOR", "1")), 100
+ONLY = os.environ.get("SIM_SEED")
+BLOCKS = [range(int(ONLY), int(ONLY) + 1)] if ONLY else [range(one, one + BLOCK) for one in range(0, COUNT, BLOCK)]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.start}-{block.stop - 1}")
+def test_a_thousand_schedules(block: range) -> None:
+    for seed in block:
+        play(seed)
+
+
+def test_among_a_thousand_everything_happens_and_often() -> None:
+    schedules = [compose(seed) for seed in range(1000)]
+    for name in ACTS:
+        assert sum(name in one.acts for one in schedules) > 20, name
+    for weather in WEATHERS:
+        assert sum(one.weather == weather for one in schedules) > 50, weather
+    for pace in PACES:
+        assert sum(one.pace == pace for one in schedules) > 50, pace
+    for line, _ in OPTIONS:
+        assert sum(line in one.plan.options for one in schedules) > 50, line
+    for line, _ in CHILD_OPTIONS:
+        assert sum(line in one.plan.child_options for one in schedules) > 50, line
+
+
+def test_equal_seeds_give_equal_schedules() -> None:
+    def fingerprint(seed: int) -> str:
+        slow = Pace(compute=(0.001, 0.05), kernel=(0.001, 0.2))
+        world = World(seed, Plan(starters="ab"), FOUL, slow).start()
+        return world.disturb(20).fingerprint()
+
+    assert fingerprint(7) == fingerprint(7) != fingerprint(8)
+    assert play(7).fingerprint() == play(7).fingerprint() != play(8).fingerprint()
