@@ -36,7 +36,12 @@ class WorkerStatistics(TypedDict):
     tun_writes: int
     udp_reads: int
     udp_sends: int
+    packet_sends: int
     """System calls."""
+    packets_full: int
+    packets_refused: int
+    """Packets that a packet socket did not take, because the device's queue was full or for another reason: the raw socket
+    sent them."""
     packets_out: int
     packets_in: int
     """Over all workers they add up to what the SAs counted, as long as none was removed."""
@@ -83,6 +88,28 @@ class DataPlane:
     def remove_socket(self, fd: int) -> None:
         """No worker touches the fd any more when this returns. Outbound SAs that sent on it drop (`send_failed`) until
         they are installed anew. Unknown fds are ignored."""
+
+    def add_packet_socket(self, worker: int, fd: int) -> None:
+        """The worker's socket for `set_egress`: AF_PACKET, SOCK_DGRAM, protocol 0. The caller keeps owning the fd and
+        closes it after stop()."""
+
+    def set_egress(
+        self,
+        connection: int,
+        local: str,
+        remote: str,
+        interface: int,
+        link_address: bytes,
+        mtu: int,
+        hops: int,
+        flow_label: int = 0,
+    ) -> None:
+        """Protocol 50 of this connection between these two addresses goes by packet socket to this link address, as long
+        as a packet, outer header included, is not longer than `mtu`. Whatever the packet socket does not take, the raw
+        socket sends."""
+
+    def clear_egress(self, connection: int) -> None:
+        """Everything by the raw socket, from when this returns."""
 
     def add_connection(self, connection: int, tun_fds: list[int], mtu: int) -> None:
         """One queue fd per worker (or a single fd: worker 0 serves it). Caller opened them with

@@ -34,6 +34,7 @@
 
 struct connection;
 struct dataplane;
+struct egress;
 struct inbound;
 struct outbound;
 struct outer;
@@ -104,7 +105,8 @@ struct burst_counters {
 };
 
 struct worker_counters {
-  _Atomic uint64_t ticks, empty_polls, tun_reads, tun_writes, udp_reads, udp_sends;
+  _Atomic uint64_t ticks, empty_polls, tun_reads, tun_writes, udp_reads, udp_sends, packet_sends;
+  _Atomic uint64_t packets_full, packets_refused; /* by a packet socket: the raw socket got them then */
   struct burst_counters out, in;
   _Atomic uint64_t cycles[STAGE_COUNT];
 };
@@ -130,6 +132,8 @@ struct worker {
   bool count_cycles;
   uint64_t poll_again_ns;       /* no busy polling before */
   uint64_t cycles_seen;         /* when the last stage ended */
+  atomic_int packet_socket;     /* protocol 50 past the IP layer (packet.c); -1: none */
+  uint32_t packet_ids;          /* IPv4 identifications given there */
   uint64_t socket_drops_before; /* of sockets that were removed; under plane->control */
   pthread_t thread;
   struct esp_thread *esp;
@@ -179,7 +183,8 @@ struct burst_statistics {
 };
 
 struct worker_statistics {
-  uint64_t ticks, empty_polls, tun_reads, tun_writes, udp_reads, udp_sends, cpu_ns;
+  uint64_t ticks, empty_polls, tun_reads, tun_writes, udp_reads, udp_sends, packet_sends, packets_full, packets_refused;
+  uint64_t cpu_ns;
   struct burst_statistics out, in;
   uint64_t cycles[STAGE_COUNT];
   /* Of its sockets: what waits to be received, and datagrams the kernel dropped because too much waited. */
@@ -244,6 +249,7 @@ struct connection {
   atomic_bool clear_df;
   bool merge_udp; /* the TUN accepts USO */
   _Atomic(struct policy *) policy;
+  _Atomic(struct egress *) egress; /* NULL: protocol 50 goes by the raw socket */
   _Atomic uint64_t acquire_second;
   struct lane *lanes;
   struct source *queues;

@@ -1,5 +1,5 @@
-/* gateway._native: the Python face of the data plane (gateway/_native.pyi), and with rows.c the only file that knows
- * Python.
+/* gateway._native: the Python face of the data plane (gateway/_native.pyi), and with arguments.c and rows.c all that
+ * knows Python.
  *
  * Arguments become plain C values, the GIL is released, the control call is made, faults become exceptions. Workers
  * never run a line of this file. Limited API of Python 3.11.
@@ -10,16 +10,16 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
-#include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "arguments.h"
 #include "dataplane.h"
+#include "packet.h"
 #include "rows.h"
 #include "udp.h"
 
-#define SELECTORS_MAX  4096
 #define EVENTS_AT_ONCE 64
 
 typedef struct {
@@ -51,50 +51,11 @@ static struct dataplane *plane_of(PyObject *self) {
   return plane;
 }
 
-static bool parse_endpoint(const char *host, unsigned port, struct endpoint *out) {
-  memset(out, 0, sizeof *out);
-  if (port > 0xffff) {
-    PyErr_Format(PyExc_ValueError, "port %u is out of range", port);
-    return false;
-  }
-  struct addrinfo hints = {.ai_flags = AI_NUMERICHOST, .ai_socktype = SOCK_DGRAM}, *found = NULL;
-  if (getaddrinfo(host, NULL, &hints, &found) != 0) {
-    PyErr_Format(PyExc_ValueError, "not an IP address: %s", host);
-    return false;
-  }
-  bool known = endpoint_from_sockaddr(found->ai_addr, out);
-  out->port = (uint16_t)port;
-  freeaddrinfo(found);
-  return known;
-}
-
 static PyObject *endpoint_object(const struct endpoint *endpoint) {
   char host[INET6_ADDRSTRLEN] = "";
   inet_ntop(endpoint->family, endpoint->address, host, sizeof host);
   return Py_BuildValue("(si)", host, (int)endpoint->port);
 }
-
-/* Converters for "O&": Python's own formats for unsigned integers wrap silently, and a negative grant would be none. */
-static bool to_unsigned(PyObject *object, unsigned long long most, unsigned long long *value) {
-  *value = PyLong_AsUnsignedLongLong(object);
-  bool failed = *value == (unsigned long long)-1 && PyErr_Occurred();
-  if (failed && !PyErr_ExceptionMatches(PyExc_OverflowError)) return false;
-  if (!failed && *value <= most) return true;
-  PyErr_Clear();
-  PyErr_Format(PyExc_ValueError, "%R is out of range 0 to %llu", object, most);
-  return false;
-}
-
-#define CONVERTER(name, type, most)                                                                                    \
-  static int name(PyObject *object, void *out) {                                                                       \
-    unsigned long long value;                                                                                          \
-    bool good = to_unsigned(object, most, &value);                                                                     \
-    if (good) *(type *)out = (type)value;                                                                              \
-    return good;                                                                                                       \
-  }
-CONVERTER(to_u16, uint16_t, UINT16_MAX)
-CONVERTER(to_u32, uint32_t, UINT32_MAX)
-CONVERTER(to_u64, uint64_t, UINT64_MAX)
 
 /* ---- names of gateway/esp/dataplane.py ---- */
 
@@ -225,6 +186,41 @@ static PyObject *py_remove_socket(PyObject *self, PyObject *args, PyObject *kwar
   CONTROL(socket_remove(plane, fd));
 }
 
+static PyObject *py_add_packet_socket(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"worker", "fd", NULL};
+  struct dataplane *plane = plane_of(self);
+  unsigned worker;
+  int fd;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&i", keywords, to_u32, &worker, &fd)) return NULL;
+  CONTROL(packet_socket_add(plane, worker, fd));
+}
+
+static PyObject *py_set_egress(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", "local", "remote",     "interface", "link_address",
+                             "mtu",        "hops",  "flow_label", NULL};
+  struct dataplane *plane = plane_of(self);
+  struct egress_request request = {0};
+  const char *local, *remote, *link_address;
+  Py_ssize_t octets;
+  unsigned connection;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&ssO&y#O&b|O&", keywords, to_u32, &connection, &local,
+                                             &remote, to_u32, &request.interface, &link_address, &octets, to_u32,
+                                             &request.mtu, &request.hops, to_u32, &request.flow_label))
+    return NULL;
+  if (!parse_endpoint(local, 0, &request.local) || !parse_endpoint(remote, 0, &request.remote)) return NULL;
+  if (octets != sizeof request.link_address) return fail((struct fault){"a link address has 6 octets", 0});
+  memcpy(request.link_address, link_address, sizeof request.link_address);
+  CONTROL(egress_set(plane, connection, &request));
+}
+
+static PyObject *py_clear_egress(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", NULL};
+  struct dataplane *plane = plane_of(self);
+  unsigned connection;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&", keywords, to_u32, &connection)) return NULL;
+  CONTROL(egress_set(plane, connection, NULL));
+}
+
 static PyObject *py_add_connection(PyObject *self, PyObject *args, PyObject *kwargs) {
   static char *keywords[] = {"connection", "tun_fds", "mtu", NULL};
   struct dataplane *plane = plane_of(self);
@@ -279,56 +275,6 @@ static PyObject *py_remove_connection(PyObject *self, PyObject *args, PyObject *
 }
 
 /* ---- SAs and policies ---- */
-
-static bool parse_range(const char *octets, Py_ssize_t length, struct address *out) {
-  const uint8_t *p = (const uint8_t *)octets;
-  *out = (struct address){0, 0};
-  for (Py_ssize_t i = 0; i < length; i++) {
-    out->high = out->high << 8 | out->low >> 56;
-    out->low = out->low << 8 | p[i];
-  }
-  return length == 4 || length == 16;
-}
-
-/* (protocol, local first, last, port first, last, remote first, last, port first, last) */
-static bool parse_selector(PyObject *tuple, struct selector *out) {
-  const char *octets[4];
-  Py_ssize_t length[4];
-  bool same_family = true;
-  if (!PyTuple_Check(tuple)) {
-    PyErr_SetString(PyExc_TypeError, "a selector is a tuple");
-    return false;
-  }
-  if (!PyArg_ParseTuple(tuple, "by#y#O&O&y#y#O&O&", &out->protocol, &octets[0], &length[0], &octets[1], &length[1],
-                        to_u16, &out->local_port_first, to_u16, &out->local_port_last, &octets[2], &length[2],
-                        &octets[3], &length[3], to_u16, &out->remote_port_first, to_u16, &out->remote_port_last))
-    return false;
-  struct address *ranges[] = {&out->local_first, &out->local_last, &out->remote_first, &out->remote_last};
-  for (int i = 0; i < 4; i++)
-    same_family &= parse_range(octets[i], length[i], ranges[i]) && length[i] == length[0];
-  if (!same_family) PyErr_SetString(PyExc_ValueError, "a selector's addresses are four of 4 or four of 16 octets");
-  out->ipv6 = length[0] == 16;
-  return same_family;
-}
-
-/* A malloc'ed array, NULL with an exception set. */
-static struct selector *parse_selectors(PyObject *list, size_t *count) {
-  Py_ssize_t size = PySequence_Size(list);
-  if (size < 0) return NULL;
-  if (size > SELECTORS_MAX) return (struct selector *)(void *)fail((struct fault){"too many selectors", 0});
-  struct selector *selectors = calloc((size_t)size + 1, sizeof *selectors);
-  if (!selectors) return (struct selector *)(void *)PyErr_NoMemory();
-  bool good = true;
-  for (Py_ssize_t i = 0; i < size && good; i++) {
-    PyObject *item = PySequence_GetItem(list, i);
-    good = item && parse_selector(item, &selectors[i]);
-    Py_XDECREF(item);
-  }
-  *count = (size_t)size;
-  if (good) return selectors;
-  free(selectors);
-  return NULL;
-}
 
 static bool parse_sa(PyObject *args, PyObject *kwargs, struct sa_request *r, PyObject **selectors) {
   static char *keywords[] = {"direction",      "connection",    "spi",           "encryption",  "integrity",
@@ -538,6 +484,9 @@ static PyObject *py_worker_statistics(PyObject *self, PyObject *unused) {
 static PyMethodDef dataplane_methods[] = {METHOD(event_fd),
                                           METHOD_KEYWORDS(add_socket),
                                           METHOD_KEYWORDS(remove_socket),
+                                          METHOD_KEYWORDS(add_packet_socket),
+                                          METHOD_KEYWORDS(set_egress),
+                                          METHOD_KEYWORDS(clear_egress),
                                           METHOD_KEYWORDS(add_connection),
                                           METHOD_KEYWORDS(update_connection),
                                           METHOD_KEYWORDS(reopen_connection),

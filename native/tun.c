@@ -49,6 +49,7 @@ struct connection *connection_find(struct dataplane *plane, uint32_t id) {
 void connection_free(struct connection *connection) {
   if (!connection) return;
   free(atomic_load(&connection->policy));
+  free(atomic_load(&connection->egress));
   free(connection->lanes);
   free(connection->queues);
   free(connection);

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "inner.h"
+#include "packet.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
@@ -194,7 +195,7 @@ struct socket_backlog socket_backlog(int fd) {
 
 /* ---- where an SA sends ---- */
 
-static struct address endpoint_address(const struct endpoint *endpoint) {
+struct address endpoint_address(const struct endpoint *endpoint) {
   const uint8_t *p = endpoint->address;
   if (endpoint->family == AF_INET) return (struct address){0, load32(p)};
   return (struct address){(uint64_t)load32(p) << 32 | load32(p + 4), (uint64_t)load32(p + 8) << 32 | load32(p + 12)};
@@ -239,6 +240,13 @@ static void outer_source(struct outer *outer, const struct endpoint *local, int 
   }
 }
 
+/* ip(7): the default, and what an administrator or the owner of the socket made of it. */
+static bool sets_df(int fd) {
+  int discover = IP_PMTUDISC_DONT;
+  socket_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, &discover);
+  return discover == IP_PMTUDISC_WANT || discover == IP_PMTUDISC_DO || discover == IP_PMTUDISC_PROBE;
+}
+
 struct fault outer_new(int fd, bool encapsulate, const struct endpoint *local, const struct endpoint *remote,
                        struct outer **out) {
   struct endpoint bound;
@@ -256,6 +264,7 @@ struct fault outer_new(int fd, bool encapsulate, const struct endpoint *local, c
   outer->raw = !encapsulate;
   outer->ipv6 = remote->family == AF_INET6;
   outer->any_local = endpoint_is_wildcard(local);
+  outer->dont_fragment = sets_df(fd);
   outer->local = endpoint_address(local);
   outer->remote = endpoint_address(remote);
   uint16_t port = outer->port = encapsulate ? remote->port : 0;
@@ -332,14 +341,35 @@ static uint32_t send_singly(struct worker *worker, int fd, const struct outer *o
   return refused;
 }
 
-/* The kernel refused a run whole: an older one that takes 64 segments, a device without checksum offload (EIO), or
- * segments beyond the path MTU (EMSGSIZE, EINVAL). Each datagram then gets its own chance. */
+/* Whether the kernel takes the run's first GSO_SEGMENTS_SURE datagrams, and so refused it for their number only; they
+ * are sent then, and `run` is what is left. */
+static bool send_fewer(struct worker *worker, int fd, const struct outer *outer, struct run *run) {
+  alignas(struct cmsghdr) uint8_t control[SEND_CONTROL_OCTETS];
+  size_t length = (size_t)GSO_SEGMENTS_SURE * run->segment_size;
+  struct iovec iov = {run->data, length};
+  struct msghdr message;
+  message_address(&message, outer, control, run->tos);
+  message_segments(&message, control, run->segment_size);
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  counter_add(&worker->counters.udp_sends, 1);
+  if (sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) return false;
+  atomic_store(&worker->plane->gso_segments, GSO_SEGMENTS_SURE);
+  run->data += length;
+  run->length -= length;
+  run->count -= GSO_SEGMENTS_SURE;
+  return true;
+}
+
+/* The kernel refused a run whole: an older one that takes fewer segments (EINVAL), a device without checksum offload
+ * (EIO), or segments beyond the path MTU (EMSGSIZE, EINVAL). Each datagram then gets its own chance. */
 static void run_refused(struct worker *worker, const struct sa *sa, int fd, const struct outer *outer,
-                        const struct run *run, int error) {
-  uint32_t refused = run->count;
-  if (run->count > 1 && (error == EINVAL || error == EMSGSIZE || error == EIO)) {
-    if (error == EINVAL && run->count > 64) atomic_store(&worker->plane->gso_segments, 64);
-    refused = send_singly(worker, fd, outer, run);
+                        const struct run *whole, int error) {
+  struct run run = *whole;
+  uint32_t refused = run.count;
+  if (run.count > 1 && (error == EINVAL || error == EMSGSIZE || error == EIO)) {
+    if (error == EINVAL && run.count > GSO_SEGMENTS_SURE) send_fewer(worker, fd, outer, &run);
+    refused = send_singly(worker, fd, outer, &run);
   }
   if (refused) drop_count(worker, sa->connection, DROP_SEND_FAILED, refused);
 }
@@ -379,7 +409,8 @@ static void send_batch(struct worker *worker, const struct sa *sa, int fd, const
 void udp_send_runs(struct worker *worker, const struct sa *sa, const struct run *runs, size_t count) {
   int fd = atomic_load(&sa->socket);
   const struct outer *outer = atomic_load_explicit(&sa->outer, memory_order_acquire);
-  for (size_t first = 0; first < count; first += SEND_BATCH) {
+  size_t first = outer->raw ? packet_send_runs(worker, sa, outer, runs, count) : 0;
+  for (; first < count; first += SEND_BATCH) {
     size_t some = count - first < SEND_BATCH ? count - first : SEND_BATCH;
     send_batch(worker, sa, fd, outer, runs + first, some);
   }

@@ -8,8 +8,9 @@
 
 /* UDP_SEGMENT counts the headers against the device's 65536 octets of gso_max_size: a payload near the limit of 65507
  * is segmented again. */
-#define GSO_OCTETS_MAX   65400
-#define GSO_SEGMENTS_MAX 128 /* Linux before 6.9 takes 64 */
+#define GSO_OCTETS_MAX    65400
+#define GSO_SEGMENTS_MAX  128
+#define GSO_SEGMENTS_SURE 64 /* of Linux before 6.9 */
 
 #define RECEIVE_SLOTS       8
 #define RECEIVE_SLOT_OCTETS 65536
@@ -33,6 +34,7 @@ struct outer {
   bool raw;
   /* The same for comparing with inner packets. */
   bool ipv6, any_local;
+  bool dont_fragment; /* IPv4: what the socket does to packets that fit */
   uint16_t port;
   struct address local, remote;
 };
@@ -67,6 +69,7 @@ struct fault outer_new(int fd, bool encapsulate, const struct endpoint *local, c
 
 bool endpoint_from_sockaddr(const struct sockaddr *name, struct endpoint *out);
 bool endpoint_equal(const struct endpoint *a, const struct endpoint *b);
+struct address endpoint_address(const struct endpoint *endpoint);
 
 /* Workers. Sends every run; whatever the kernel refuses is counted as send_failed for the SA's connection. */
 void udp_send_runs(struct worker *worker, const struct sa *sa, const struct run *runs, size_t count);

@@ -24,7 +24,9 @@
 
 static void serve(struct worker *worker, struct source *source, uint32_t ready) {
   if (source->kind == SOURCE_TUN) {
-    if (!outbound_turn(worker, source)) worker_unpoll(source);
+    if (outbound_turn(worker, source)) return;
+    worker_unpoll(source);
+    drop_count(worker, source->connection, DROP_TUN_READ_FAILED, 1);
     return;
   }
   /* A pending error keeps epoll ready until its queue is read. */
@@ -250,8 +252,10 @@ struct fault dataplane_start_placed(unsigned workers, enum esp_engine engine, co
   bool ready = events_init(plane) && plane->workers;
   if (plane->workers) {
     memset(plane->workers, 0, workers * sizeof *plane->workers);
-    for (unsigned i = 0; i < workers; i++)
+    for (unsigned i = 0; i < workers; i++) {
       plane->workers[i].epoll = plane->workers[i].wake = -1;
+      atomic_init(&plane->workers[i].packet_socket, -1);
+    }
   }
   for (unsigned i = 0; i < workers && ready; i++)
     ready = worker_init(plane, i, placement);
@@ -327,6 +331,9 @@ static struct worker_statistics statistics_read(struct worker *worker) {
       .tun_writes = atomic_load(&counters->tun_writes),
       .udp_reads = atomic_load(&counters->udp_reads),
       .udp_sends = atomic_load(&counters->udp_sends),
+      .packet_sends = atomic_load(&counters->packet_sends),
+      .packets_full = atomic_load(&counters->packets_full),
+      .packets_refused = atomic_load(&counters->packets_refused),
       .cpu_ns = thread_cpu_ns(worker->thread),
       .out = bursts_read(&counters->out),
       .in = bursts_read(&counters->in),

@@ -83,6 +83,7 @@ IMPACTS: dict[str, Impact] = {
     "dataplane.cpus": _I.RESTART_DAEMON,
     "dataplane.busy_poll_us": _I.RESTART_DAEMON,
     "dataplane.count_cycles": _I.RESTART_DAEMON,
+    "dataplane.packet_socket": _I.RESTART_DAEMON,
     "dataplane.udp_gro": _I.IN_PLACE,
     "connection.*.local_addrs": _I.RESTART_TUNNEL,
     "connection.*.remote_addrs": _I.RESTART_TUNNEL,

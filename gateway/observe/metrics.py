@@ -47,6 +47,7 @@ DROP_REASONS = {
     "seal_failed": "out",
     "loop": "out",
     "send_failed": "out",
+    "tun_read_failed": "out",
     "tun_queue_full": "out",
     "unknown_spi": "in",
     "too_short": "in",
@@ -84,7 +85,8 @@ STAGES = {
     "deliver": "selectors, coalescing",
     "write": "to the TUN",
 }
-CALLS = ("tun_reads", "tun_writes", "udp_reads", "udp_sends")
+CALLS = ("tun_reads", "tun_writes", "udp_reads", "udp_sends", "packet_sends")
+FALLBACKS = ("full", "refused")
 _KINDS: dict[str, Callable[..., Metric]] = {
     "gauge": GaugeMetricFamily,
     "counter": CounterMetricFamily,
@@ -169,6 +171,7 @@ def documentation() -> str:
         "- `le` of `gateway_worker_batch_size_bucket`: "
         f"{_listed(_BOUND_LABELS)}; `_sum` are packets, `_count` bursts, so their ratio is the mean size",
         f"- `call` of `gateway_worker_system_calls_total`: {_listed(CALLS)}",
+        f"- `reason` of `gateway_worker_packet_socket_fallbacks_total`: {_listed(FALLBACKS)} (the device's queue, or anything else)",
         f"- `notify`: IANA names; a number without a name counts as {_OTHER}",
         "",
     ]
@@ -356,6 +359,12 @@ def _system_calls(snapshot: Snapshot) -> Iterator[Sample]:
             yield (str(worker.worker), call), worker.calls.get(call, 0)
 
 
+def _fallbacks(snapshot: Snapshot) -> Iterator[Sample]:
+    for worker in snapshot.workers:
+        for reason in FALLBACKS:
+            yield (str(worker.worker), reason), worker.fallbacks.get(reason, 0)
+
+
 def _cycles(snapshot: Snapshot) -> Iterator[Sample]:
     for worker in snapshot.workers:
         for stage in STAGES:
@@ -455,6 +464,10 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("gateway_worker_batch_size", "histogram", "packets sealed or opened in one burst", ("worker", "direction"), _batch_sizes),
     Family("gateway_worker_system_calls_total", "counter", "reads and writes of packets", ("worker", "call"), _system_calls),
+    Family(
+        "gateway_worker_packet_socket_fallbacks_total", "counter",
+        "packets that a packet socket (dataplane.packet_socket) did not take; the raw socket sent them", ("worker", "reason"), _fallbacks,
+    ),
     Family(
         "gateway_worker_socket_queue_bytes", "gauge", "memory of the datagrams that wait in a worker's sockets", ("worker",),
         _by_worker(lambda w: w.queue_octets),

@@ -151,7 +151,8 @@ class WorkerStatus:
     packets_out: int = 0
     bursts_in: tuple[int, ...] = ()  # by size: up to 1, 2, 4, ... 128 packets, each burst counted once
     bursts_out: tuple[int, ...] = ()
-    calls: dict[str, int] = field(default_factory=dict)  # system calls: tun_reads, tun_writes, udp_reads, udp_sends
+    calls: dict[str, int] = field(default_factory=dict)  # system calls, by `observe.metrics.CALLS`
+    fallbacks: dict[str, int] = field(default_factory=dict)  # packets a packet socket did not take: full, refused
     queue_octets: int = 0  # memory of what waits in its sockets
     queue_drops: int = 0  # datagrams dropped because too much waited there
     cycles: dict[str, int] = field(default_factory=dict)  # by stage; all 0 unless dataplane.count_cycles

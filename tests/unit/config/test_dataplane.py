@@ -39,6 +39,7 @@ def told(keys: str) -> list[str]:
             'udp_gro = ["eth1", "a/b"]',
             "x:2:20: dataplane.udp_gro[1]: 'a/b' is no interface name: 1 to 15 octets, no '/', ':' or space",
         ),
+        ('packet_socket = "yes"', "x:2:1: dataplane.packet_socket: expected true or false, got text in quotes"),
         ("busy_poll_us = 10001", "x:2:1: dataplane.busy_poll_us: 10001 is too large; at most 10000"),
     ],
 )
@@ -48,7 +49,13 @@ def test_a_mistake_is_told_with_its_place(keys: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     "keys",
-    ['workers = "auto"\ncpus = [0, 1]', "workers = 2\ncpus = [5, 3]", "busy_poll_us = 10000", 'udp_gro = ["eth1"]'],
+    [
+        'workers = "auto"\ncpus = [0, 1]',
+        "workers = 2\ncpus = [5, 3]",
+        "busy_poll_us = 10000",
+        'udp_gro = ["eth1"]',
+        "packet_socket = true",
+    ],
 )
 def test_what_may_be_written(keys: str) -> None:
     assert told(keys) == []
