@@ -122,9 +122,10 @@ static bool same_address(struct address a, struct address b) {
   return a.high == b.high && a.low == b.low;
 }
 
-/* A peer may move before the control plane has asked for the way to where it is now. */
+/* A peer may move before the control plane has asked for the way to where it is now. Without a local address the kernel
+ * chooses one. */
 static bool leads_to(const struct egress *egress, const struct outer *outer) {
-  return egress->ipv6 == outer->ipv6 && same_address(egress->remote, outer->remote) &&
+  return !outer->any_local && egress->ipv6 == outer->ipv6 && same_address(egress->remote, outer->remote) &&
          same_address(egress->local, outer->local);
 }
 

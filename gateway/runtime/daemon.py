@@ -93,7 +93,9 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.callback(self.driver.close)
             await stack.enter_async_context(self.netlink)
+            stack.push_async_callback(self._close_packet_sockets)
             stack.push_async_callback(self.dataplane.stop, self._delete_links)
+            self._open_packet_sockets()
             stack.callback(self.sockets.close)
             self._open_sockets(self.loaded.settings)
             stack.push_async_callback(self.listeners.close)
@@ -327,6 +329,19 @@ class Daemon:
         made = self.sockets.open(tunnel.ike.local for tunnel in settings.tunnels)
         made += self.sockets.open_raw(tunnel.ike.local.host for tunnel in settings.tunnels if not tunnel.ike.encap)
         self.dataplane.attach(self.sockets, made)
+
+    def _open_packet_sockets(self) -> None:
+        gateway = self.loaded.config.gateway
+        if not self.loaded.config.dataplane.packet_socket:
+            return
+        try:
+            self.dataplane.attach_packet_sockets(gateway.mark, gateway.route_protocol)
+        except OSError as error:
+            self.tell("warning", "packet-sockets-failed", f"{error.strerror}; raw sockets send everything")
+
+    async def _close_packet_sockets(self) -> None:
+        if self.dataplane.packets is not None:
+            await self.dataplane.packets.close()
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

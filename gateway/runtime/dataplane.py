@@ -17,6 +17,7 @@ from gateway.esp.dataplane import Direction, SaCounters, SaParameters
 from gateway.node.effects import OpenTunnel
 from gateway.node.inputs import DataPlaneEvent
 from gateway.observe.snapshot import WorkerStatus
+from gateway.runtime.packet_sockets import PacketSockets
 from gateway.runtime.tun import TunError, interface_name, open_tun, reattach_tun
 from gateway.runtime.tun_queues import QueueDrops
 from gateway.runtime.udp import Received, UdpSockets
@@ -58,6 +59,7 @@ class NativeDataPlane:
         self._punted: deque[tuple[bytes, tuple[str, int], tuple[str, int], int]] = deque()
         self._removed: list[int] = []  # queues of connections that are gone
         self.sockets: UdpSockets | None = None
+        self.packets: PacketSockets | None = None
         asyncio.get_running_loop().add_reader(self._native.event_fd(), self._drain)
 
     # --- the protocol -------------------------------------------------------------------------------------------
@@ -87,6 +89,8 @@ class NativeDataPlane:
 
         def remove() -> None:
             fds = self._tuns.pop(connection, None)
+            if self.packets is not None:
+                self.packets.forget(connection)
             if fds is not None:
                 self._native.remove_connection(connection)
                 self._names.pop(connection, None)
@@ -124,6 +128,11 @@ class NativeDataPlane:
             socket_fd=self.sockets.esp_fd(sa.local, sa.encapsulate) if outbound and self.sockets is not None else -1,
             worker=-1 if sa.worker is None else sa.worker,
         )  # fmt: skip
+        if outbound and self.packets is not None:
+            if sa.encapsulate:
+                self.packets.forget(sa.connection)
+            else:
+                self.packets.follow(sa.connection, sa.local.host, sa.remote.host)
 
     def remove_sa(self, direction: Direction, connection: int, spi: int) -> None:
         def remove() -> None:
@@ -134,7 +143,12 @@ class NativeDataPlane:
         self._when_made(connection, remove)
 
     def update_sa_remote(self, connection: int, spi: int, remote: Endpoint) -> None:
-        self._when_made(connection, lambda: self._native.update_sa_remote(connection, spi, (remote.host, remote.port)))
+        def move() -> None:
+            self._native.update_sa_remote(connection, spi, (remote.host, remote.port))
+            if self.packets is not None:
+                self.packets.move(connection, remote.host)
+
+        self._when_made(connection, move)
 
     def replace_policies(self, connection: int, spis: tuple[int, ...]) -> None:
         self._when_made(connection, lambda: self._native.replace_policies(connection, list(spis)))
@@ -235,6 +249,13 @@ class NativeDataPlane:
         self.sockets = sockets
         for worker, fd in made:
             self._native.add_socket(worker, fd)
+
+    def attach_packet_sockets(self, mark: int, protocol: int) -> PacketSockets:
+        """From now on protocol 50 leaves by them where it can; OSError with a sentence where the host has none."""
+        packets = PacketSockets(self._native, self._workers, mark, protocol)
+        packets.open()
+        self.packets = packets
+        return packets
 
     def detach(self, fd: int) -> None:
         """The workers no longer read this socket: it may be closed."""

@@ -168,15 +168,19 @@ class RouteSocket:
         """The route a packet with this mark would take; NetlinkError if there is none."""
         header = _RTMSG.pack(_FAMILY[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
         body = header + attribute(RTA_DST, address.packed) + attribute(RTA_MARK, _U32.pack(mark))
+        return decode_route(self.ask(RTM_GETROUTE, body, f"no route to {address}").body)
+
+    def ask(self, kind: int, body: bytes, what: str) -> Message:
+        """The kernel's one answer; NetlinkError begins with `what`."""
         self._sequence += 1
-        self._socket.send(_message(RTM_GETROUTE, NLM_F_REQUEST, self._sequence, body))
+        self._socket.send(_message(kind, NLM_F_REQUEST, self._sequence, body))
         while True:
             for message in self._receive():
                 if message.sequence != self._sequence:
                     continue
                 if message.type == NLMSG_ERROR:
-                    raise _error(decode_error(message), f"no route to {address}")
-                return decode_route(message.body)
+                    raise _error(decode_error(message), what)
+                return message
 
     def _dump(self, kind: int, body: bytes, version: int) -> list[Message]:
         for _ in range(_DUMP_ATTEMPTS):
