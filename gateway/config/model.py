@@ -350,10 +350,11 @@ class DataPlane(Section):
     route and the next hop's Ethernet address, follows the news about both, writes the outer IP header itself and hands
     the packet to the network device. A sixth more throughput for a fifth less CPU time; what arrives and ESP in UDP are
     as without it. These packets **bypass the host's output firewall** (nftables, iptables), queueing discipline,
-    traffic control, connection tracking and kernel IPsec policies; only sealed ESP goes there. Whatever the short cut
-    cannot have goes by the raw socket, so nothing is lost: a next hop not known (yet) or on no Ethernet, packets longer
-    than the path takes, a device that is down or whose queue is full (`gateway_worker_packet_socket_fallbacks_total`).
-    Nothing takes it while the host has ip rules that look at the protocol or the TOS. Under systemd it needs a drop-in with
+    traffic control, connection tracking and kernel IPsec policies, and tcpdump on the host does not see them; only
+    sealed ESP goes there. Whatever the short cut cannot have goes by the raw socket, so nothing is lost: a next hop not
+    known (yet) or on no Ethernet, packets longer than the path takes, a device that is down or whose queue is full
+    (`gateway_worker_packet_socket_fallbacks_total`). Nothing takes it while the host has ip rules that look at the
+    protocol or the TOS; routes by TOS are not seen. Under systemd it needs a drop-in with
     `RestrictAddressFamilies=AF_PACKET`.
     """
 

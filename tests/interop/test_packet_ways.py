@@ -107,9 +107,7 @@ async def seen(condition: Callable[[], bool], seconds: float = AT_ONCE) -> None:
 
 
 def sysctl(lab: RouteLab, name: str, value: object) -> None:
-    subprocess.run(
-        ("ip", "netns", "exec", lab.gw, "sysctl", "-qw", f"{name}={value}"), check=True, capture_output=True
-    )
+    subprocess.run(("ip", "netns", "exec", lab.gw, "sysctl", "-qw", f"{name}={value}"), check=True, capture_output=True)
 
 
 def test_a_way_is_what_the_kernel_would_do(lab: RouteLab) -> None:

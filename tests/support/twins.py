@@ -82,12 +82,14 @@ class Twins:
         return seen
 
 
-def make_twins(scene: Scene, esp_proposals: str, *, encap: bool) -> Twins:
+def make_twins(scene: Scene, esp_proposals: str, *, encap: bool, sections: str = "") -> Twins:
+    """`sections`: more of both configurations."""
     lines = f"encap = {str(encap).lower()}\n"
     ours = EDGE.with_(esp_proposals=esp_proposals)
     theirs = ours.with_(
         local=GATEWAY_OUTER, remote=EDGE_OUTER, local_id=GATEWAY_ID, remote_id=EDGE_ID, local_ts=VNET, remote_ts=SITE
     )
-    gateway = GatewayDaemon(scene.gateway, configuration(ours, connection=lines), {"site.psk": PSK})
-    edge = GatewayDaemon(scene.edge, configuration(theirs, start_action="none", connection=lines), {"site.psk": PSK})
+    gateway = GatewayDaemon(scene.gateway, configuration(ours, connection=lines, gateway=sections), {"site.psk": PSK})
+    answering = configuration(theirs, start_action="none", connection=lines, gateway=sections)
+    edge = GatewayDaemon(scene.edge, answering, {"site.psk": PSK})
     return Twins(scene, gateway, edge, Capture(scene.wan, "gateway"))
