@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +21,10 @@ class Unreachable(Exception):
 
 class NotFound(Exception):
     """The daemon does not know the object."""
+
+
+class Refusal(Exception):
+    """The daemon may not do it."""
 
 
 class TimedOut(Exception):
@@ -60,12 +66,39 @@ class Client:
             raise Unreachable(text or f"unexpected answer from {self._path} (status {status})")
         return bool(document.get("ok")), text
 
+    def disclose(self, kind: str, target: str, seconds: float, packets: int) -> Iterator[dict[str, Any]]:
+        """Pieces as they come; the last one has `end`. Refused by the daemon: Refusal."""
+        request = json.dumps({"kind": kind, "target": target, "for": seconds, "packets": packets})
+        connection = _UnixConnection(self._path, seconds + _PATIENCE)
+        try:
+            with self._explained(seconds + _PATIENCE):
+                connection.request("POST", "/v1/disclosures", request)
+                response = connection.getresponse()
+                if response.status != 200:
+                    raise _REFUSALS.get(response.status, Unreachable)(str(json.loads(response.read()).get("text", "")))
+                for line in response:
+                    yield json.loads(line)
+        finally:
+            connection.close()
+
     def _ask(self, method: str, url: str, body: str | None, timeout: float) -> tuple[int, dict[str, Any]]:
         connection = _UnixConnection(self._path, timeout)
         try:
-            connection.request(method, url, body)
-            response = connection.getresponse()
-            document = json.loads(response.read())
+            with self._explained(timeout):
+                connection.request(method, url, body)
+                response = connection.getresponse()
+                document = json.loads(response.read())
+        finally:
+            connection.close()
+        if not isinstance(document, dict):
+            raise Unreachable(f"no usable answer from {self._path}")
+        return response.status, document
+
+    @contextmanager
+    def _explained(self, timeout: float) -> Iterator[None]:
+        """What can go wrong on the way, as sentences."""
+        try:
+            yield
         except TimeoutError as error:
             raise TimedOut(f"gatewayd did not answer in {timeout:g} s") from error
         except PermissionError as error:
@@ -76,11 +109,9 @@ class Client:
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unreachable(f"no usable answer from {self._path}: {error}") from error
-        finally:
-            connection.close()
-        if not isinstance(document, dict):
-            raise Unreachable(f"no usable answer from {self._path}")
-        return response.status, document
+
+
+_REFUSALS: dict[int, type[Exception]] = {403: Refusal, 404: NotFound}
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from gateway import __version__
-from gateway.cli import output, views
-from gateway.cli.client import Client, NotFound, TimedOut, Unreachable
+from gateway.cli import disclosures, output, views
+from gateway.cli.client import Client, NotFound, Refusal, TimedOut, Unreachable
+from gateway.config.units import parse_duration
 
 DOWN, UNREACHABLE, NOT_FOUND, TIMED_OUT, EX_CONFIG = 1, 3, 4, 5, 78
 _NAGIOS = {"OK": 0, "WARNING": 1, "CRITICAL": 2, "UNKNOWN": 3}
 _CLEAR = "\x1b[H\x1b[2J"
+LONGEST_DISCLOSURE, MOST_PACKETS = 3600.0, 100_000  # the daemon's limits
 
 # Global options, and whether a value follows: `main` moves them to the front.
 _GLOBAL = {"--socket": True, "-o": True, "--output": True, "--no-header": False, "--color": True}
@@ -71,6 +74,14 @@ Target = Annotated[str, typer.Argument(metavar="TUNNEL[/CHILD]", help="a configu
 Wait = Annotated[
     float, typer.Option("--wait", min=0, max=600, metavar="SECONDS", help="how long to wait for the outcome")
 ]
+
+
+OneTunnel = Annotated[str, typer.Argument(metavar="TUNNEL", show_default=False)]
+Duration = Annotated[str, typer.Option("--for", metavar="DURATION", help='such as "90s" or "5m"; at most an hour')]
+KeyDirectory = Annotated[
+    Path, typer.Option("--to", metavar="DIR", help="where the tables go; must not be there yet", show_default=False)
+]
+PacketFile = Annotated[Path, typer.Option("--to", metavar="FILE", help="must not exist yet", show_default=False)]
 
 
 class Session:
@@ -207,13 +218,33 @@ def explain(tunnel: Tunnel = "") -> None:
 
 
 @app.command()
-def trace(tunnel: Annotated[str, typer.Argument(metavar="TUNNEL", show_default=False)]) -> None:
+def trace(tunnel: OneTunnel) -> None:
     """The last IKE messages of a tunnel, decoded. Example: gatewayctl trace azure-b"""
     lines = Session.client.trace(tunnel)
     if Session.style.form == "json":
         output.show_json(lines)
     else:
         output.show(views.trace(lines), Session.style)
+
+
+@app.command()
+def keylog(tunnel: OneTunnel, to: KeyDirectory, duration: Duration = "5m") -> None:
+    """A tunnel's keys for Wireshark, those of rekeys too. Example: gatewayctl keylog azure-a --for 5m --to keys"""
+    seconds = _seconds(duration)
+    pieces = Session.client.disclose("keylog", tunnel, seconds, MOST_PACKETS)
+    _disclosed(disclosures.write_keys(pieces, to))
+
+
+@app.command()
+def capture(
+    tunnel: OneTunnel,
+    to: PacketFile,
+    duration: Duration = "60s",
+    packets: Annotated[int, typer.Option(min=1, max=MOST_PACKETS, help="at most so many")] = 10_000,
+) -> None:
+    """A tunnel's outer IKE and ESP packets. Example: gatewayctl capture azure-a --for 60s --to azure-a.pcapng"""
+    pieces = Session.client.disclose("capture", tunnel, _seconds(duration), packets)
+    _disclosed(disclosures.write_packets(pieces, to))
 
 
 @app.command()
@@ -229,6 +260,30 @@ def version() -> None:
         output.show_json(versions)
     else:
         output.show([f"{name} {value}" for name, value in versions.items()], Session.style)
+
+
+def _seconds(duration: str) -> float:
+    try:
+        seconds = parse_duration(duration)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--for") from error
+    if not 0 < seconds <= LONGEST_DISCLOSURE:
+        raise typer.BadParameter("more than nothing, at most an hour", param_hint="--for")
+    return seconds
+
+
+def _disclosed(sentences: Generator[str, None, None]) -> None:
+    """Until the daemon says that it is over; Ctrl-C ends it there, too."""
+    try:
+        for sentence in sentences:
+            output.show([sentence], Session.style)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    except (Refusal, OSError) as error:
+        output.complain(str(error))
+        raise typer.Exit(DOWN) from None
+    finally:
+        sentences.close()
 
 
 def _snapshot(tunnel: str = "") -> views.Json:

@@ -149,6 +149,8 @@ IMPACTS: dict[str, Impact] = {
     "ha.dead_after": _I.IN_PLACE,
     "metrics.address": _I.IN_PLACE,
     "metrics.port": _I.IN_PLACE,
+    "observe.allow_keylog": _I.IN_PLACE,
+    "observe.allow_capture": _I.IN_PLACE,
 }
 # Whole tables that appear disturb nothing that runs; what disappears ends.
 _REMOVED: dict[str, Impact] = {

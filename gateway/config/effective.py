@@ -21,6 +21,7 @@ def effective_toml(config: Config) -> str:
         *(_bgp(config, config.bgp) if config.bgp is not None else ()),
         *(_table(config, ("ha",), config.ha) if config.ha is not None else ()),
         *_table(config, ("metrics",), config.metrics),
+        *_table(config, ("observe",), config.observe),
     ]
     return "\n".join(lines).strip("\n") + "\n"
 

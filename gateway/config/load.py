@@ -95,6 +95,7 @@ def _item_of(path: KeyPath) -> KeyPath:
         ("bgp", "neighbor"): 3,
         ("gateway",): 2,
         ("metrics",): 2,
+        ("observe",): 2,
         ("dataplane",): 2,
     }
     return next((path[:depth] for table, depth in depths.items() if path[: len(table)] == table), path[:1])

@@ -318,6 +318,22 @@ class Metrics(Section):
     port: Integer = Field(default=9550, ge=0, le=65535, description="TCP port to listen on; 0: off")
 
 
+class Observe(Section):
+    """What an operator may take out of the running daemon by gatewayctl, for a limited time each.
+
+    Both are off: who has the keys reads everything. Each use is told in the journal with the user id and process that
+    asked, and shown as a problem while it lasts. The daemon writes no file; gatewayctl does, for its user alone. The
+    shipped unit forbids packet sockets: a capture needs a drop-in with `RestrictAddressFamilies=AF_PACKET`, too.
+    """
+
+    allow_keylog: Switch = Field(
+        default=False, description="`gatewayctl keylog` gives the keys of a connection, as Wireshark reads them"
+    )
+    allow_capture: Switch = Field(
+        default=False, description="`gatewayctl capture` gives the outer IKE and ESP packets of a connection"
+    )
+
+
 class Gateway(Section):
     """The daemon itself."""
 
@@ -392,3 +408,4 @@ class Config(Section):
     bgp: Bgp | None = Field(default=None, description="BGP speaker; without it no BGP")
     ha: HaPeer | None = Field(default=None, description="the other gateway of the pair; without it a single gateway")
     metrics: Metrics = Field(default=Metrics(), description="the HTTP listener")
+    observe: Observe = Field(default=Observe(), description="keys and packets for an operator")

@@ -28,6 +28,7 @@ from gateway.config.model import (
     HaPeer,
     Metrics,
     Neighbor,
+    Observe,
     SecretSource,
 )
 from gateway.config.proposals import keywords
@@ -43,6 +44,7 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("bgp.neighbor.NAME", "bgp.neighbor.*", Neighbor),
     ("ha", "ha", HaPeer),
     ("metrics", "metrics", Metrics),
+    ("observe", "observe", Observe),
 )
 _QUANTITIES: dict[Callable[[object], object], str] = {
     parse_duration: "duration",

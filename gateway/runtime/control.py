@@ -2,6 +2,7 @@
 
     GET  /v1/status       -> the snapshot as JSON
     POST /v1/operations   {"verb": "rekey", "target": "azure-a/net", "wait": 30} -> {"ok": true, "text": "..."}
+    POST /v1/disclosures  {"kind": "keylog", "target": "azure-a", "for": 300} -> JSON lines while it goes on, {"end": "..."} last
 
 Status of an operation: 200 done or refused (`ok` tells), 400 not understood, 404 no such connection or child,
 504 not finished in time. Knows nothing about the gateway but `Operations`.
@@ -15,7 +16,8 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,12 +25,16 @@ from typing import Protocol
 from aiohttp import web
 
 from gateway.observe.snapshot import Snapshot
+from gateway.runtime.disclosures import Piece, Refused, Wish
 from gateway.runtime.faults import DIRECTORY, explained
 
 VERBS_WITH_TARGET = ("initiate", "terminate", "rekey")
 VERBS = (*VERBS_WITH_TARGET, "reload")
 LONGEST_WAIT = 600.0
 LONGEST_BODY = 4096
+LONGEST_DISCLOSURE = 3600.0
+DEFAULT_PACKETS, MOST_PACKETS = 10_000, 100_000
+_ASKER = web.RequestKey("asker", str)
 _GRACE = 1.0  # the operation may answer "timed out" in its own words first
 _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
@@ -41,6 +47,9 @@ class Operations(Protocol):
 
     def trace(self, connection: str) -> list[dict[str, object]] | None:
         """The last IKE messages of a connection, oldest first; None: there is no such connection."""
+
+    def disclose(self, wish: Wish) -> AsyncGenerator[Piece | None, None]:
+        """Keys or packets, as they come; None: nothing new. Refused comes before the first piece."""
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         """Does it and waits up to `wait` seconds for the outcome: (success, one sentence).
@@ -79,6 +88,7 @@ def application(operations: Operations) -> web.Application:
     app.router.add_get("/v1/status", _status(operations))
     app.router.add_get("/v1/trace/{connection}", _trace(operations))
     app.router.add_post("/v1/operations", _operations(operations))
+    app.router.add_post("/v1/disclosures", _disclosures(operations))
     return app
 
 
@@ -98,9 +108,12 @@ async def _authorize(request: web.Request, handler: Handler) -> web.StreamRespon
     peer = request.transport.get_extra_info("socket") if request.transport else None
     if peer is None:
         return _answer(False, "the connection is gone", 400)
-    _, uid, _ = _PEER_CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size))
+    pid, uid, _ = _PEER_CREDENTIALS.unpack(
+        peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+    )
     if uid not in (0, os.geteuid()):
         return _answer(False, f"user id {uid} may not control the gateway", 403)
+    request[_ASKER] = f"user id {uid} (process {pid})"
     return await handler(request)
 
 
@@ -145,6 +158,63 @@ def _operations(operations: Operations) -> Handler:
         return _answer(ok, text, 200)
 
     return operate
+
+
+def _disclosures(operations: Operations) -> Handler:
+    async def disclose(request: web.Request) -> web.StreamResponse:
+        try:
+            wish = _parse_wish(await request.text(), request[_ASKER])
+        except (ValueError, RecursionError, web.HTTPRequestEntityTooLarge) as error:
+            return _answer(False, f"request not understood: {error}", 400)
+        missing = _missing(await operations.snapshot(), _Request(wish.kind, wish.connection, 0.0))
+        if missing:
+            return _answer(False, missing, 404)
+        async with aclosing(operations.disclose(wish)) as pieces:
+            try:
+                first = await anext(pieces)
+            except Refused as error:
+                return _answer(False, str(error), 403)
+            return await _streamed(request, first, pieces)
+
+    return disclose
+
+
+async def _streamed(
+    request: web.Request, first: Piece | None, rest: AsyncGenerator[Piece | None, None]
+) -> web.StreamResponse:
+    """One JSON object a line. Who asked may go at any time: that ends it, also while there is nothing to tell."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    piece = first
+    while request.transport is not None and not request.transport.is_closing():
+        if piece is not None:
+            try:
+                await response.write(json.dumps(piece).encode() + b"\n")
+            except ConnectionError:
+                break
+        try:
+            piece = await anext(rest)
+        except StopAsyncIteration:
+            await response.write_eof()
+            break
+    return response
+
+
+def _parse_wish(body: str, asker: str) -> Wish:
+    document = json.loads(body)
+    if not isinstance(document, dict) or not document.keys() <= {"kind", "target", "for", "packets"}:
+        raise ValueError("expected an object with kind, target, for and packets")
+    kind, target, packets = document.get("kind"), document.get("target"), document.get("packets", DEFAULT_PACKETS)
+    seconds = document.get("for")
+    if kind not in ("keylog", "capture"):
+        raise ValueError("kind must be keylog or capture")
+    if not isinstance(target, str) or not 0 < len(target) <= 80 or "/" in target:
+        raise ValueError("target must be a connection")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_DISCLOSURE:
+        raise ValueError(f"for must be more than 0 and at most {LONGEST_DISCLOSURE:g} seconds")
+    if isinstance(packets, bool) or not isinstance(packets, int) or not 0 < packets <= MOST_PACKETS:
+        raise ValueError(f"packets must be 1 to {MOST_PACKETS}")
+    return Wish(kind, target, float(seconds), packets, asker)
 
 
 def _parse(body: str) -> _Request:

@@ -33,6 +33,7 @@ from gateway.runtime.bgp_service import BgpService
 from gateway.runtime.certificate_files import expiring
 from gateway.runtime.control import ControlServer
 from gateway.runtime.dataplane import NativeDataPlane
+from gateway.runtime.disclosures import Disclosures
 from gateway.runtime.driver import Driver
 from gateway.runtime.faults import DIRECTORY, explained
 from gateway.runtime.host_checks import host_problems
@@ -75,6 +76,7 @@ class Daemon:
         self.sockets = UdpSockets(config.gateway.mark, workers, self._received_ike)
         self.netlink = Netlink(config.gateway)
         self.operations = DaemonOperations(self)
+        self.disclosures = Disclosures(self.node, lambda: self.loaded.config.observe, self._audit)
         self.routes: KernelRoutes | None = None
         self.bgp = BgpService(
             Path(config.gateway.run_directory), self._received_bgp, self.driver.command,
@@ -198,6 +200,7 @@ class Daemon:
         match effect:
             case Transmit():
                 self.sockets.send(effect)
+                self.disclosures.sent()
             case effects.AddSa(sa):
                 self.dataplane.add_sa(sa)
             case effects.RemoveSa(direction, connection, spi):
@@ -270,6 +273,10 @@ class Daemon:
         """An event of the shell's own; only the same words again are held back."""
         self._journal(level, event, "", text, text)
 
+    def _audit(self, event: str, tunnel: str, text: str) -> None:
+        """Every one of them is written, however often somebody asks."""
+        self._journal("warning", event, tunnel, text, f"{time.monotonic_ns()}")
+
     def _journal(self, level: str, event: str, tunnel: str, text: str, kind: str = "") -> None:
         self._write(self.journal.record(event, text, time.monotonic(), tunnel, level, kind))
 
@@ -306,7 +313,7 @@ class Daemon:
             drop_reasons=_native.DROP_REASONS,
             workers=self.dataplane.worker_status(),
             journal=self.journal.entries(),
-            problems=(*self.problems, *((self.bgp.problem,) if self.bgp.problem else ())),
+            problems=(*self.problems, *((self.bgp.problem,) if self.bgp.problem else ()), *self.disclosures.problems()),
             certificate_problems=self.certificate_problems,
         )
 

@@ -1,10 +1,10 @@
-"""What the control socket may ask for: the picture, and initiate, terminate, rekey, reload with their outcome."""
+"""What the control socket may ask for: the picture; initiate, terminate, rekey, reload with their outcome; disclosures."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from gateway.config.diff import Change, Impact, diff
 from gateway.node.inputs import Operate
 from gateway.observe.snapshot import ChildStatus, Snapshot, TunnelStatus
 from gateway.runtime import memory
+from gateway.runtime.disclosures import Piece, Wish
 from gateway.runtime.loading import Loaded, LoadError, load_all
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class DaemonOperations:
             return None
         offset = time.time() - time.monotonic()  # the core's clock is monotonic
         return [asdict(replace(line, at=line.at + offset)) for line in node.ike.recorder.lines(connection)]
+
+    def disclose(self, wish: Wish) -> AsyncGenerator[Piece | None, None]:
+        return self._daemon.disclosures.disclose(wish)
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         if verb == "reload":

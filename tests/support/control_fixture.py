@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import uvloop
 
 from gateway.observe.snapshot import Snapshot
 from gateway.runtime.control import ControlServer
+from gateway.runtime.disclosures import Piece, Refused, Wish
 
 
 class SampleOperations:
@@ -23,12 +24,31 @@ class SampleOperations:
         self.answer: tuple[bool, str] = (True, "done")
         self.hang = False
         self.traces: dict[str, list[dict[str, object]]] = {}
+        self.pieces: list[Piece] = []
+        self.refusal = ""
+        self.wishes: list[Wish] = []
+        self.over = threading.Event()
+        """A disclosure ended."""
 
     async def snapshot(self) -> Snapshot:
         return self.picture
 
     def trace(self, connection: str) -> list[dict[str, object]] | None:
         return self.traces.get(connection)
+
+    async def disclose(self, wish: Wish) -> AsyncGenerator[Piece | None, None]:
+        """All pieces; without an `end` among them it goes on until the asker leaves."""
+        self.wishes.append(wish)
+        if self.refusal:
+            raise Refused(self.refusal)
+        try:
+            for piece in self.pieces:
+                yield piece
+            while not (self.pieces and "end" in self.pieces[-1]):
+                yield None
+                await asyncio.sleep(0.01)
+        finally:
+            self.over.set()
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         self.asked.append((verb, target, wait))

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from gateway.config.diff import IMPACTS, Change, Impact, diff, impact_of, worst
 from gateway.config.load import load_text
-from gateway.config.model import Bgp, Child, Config, Connection, DataPlane, Gateway, HaPeer, Metrics, Neighbor
+from gateway.config.model import Bgp, Child, Config, Connection, DataPlane, Gateway, HaPeer, Metrics, Neighbor, Observe
 
 BASE = """
 [gateway]
@@ -110,6 +110,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "bgp.neighbor.*": Neighbor,
     "ha": HaPeer,
     "metrics": Metrics,
+    "observe": Observe,
 }
 
 
