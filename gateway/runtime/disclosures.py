@@ -24,7 +24,7 @@ from gateway.node.gateway import Gateway
 from gateway.node.security_associations import parameters
 from gateway.observe import pcapng
 from gateway.observe.keylog import ESP_TABLE, IKE_TABLE, esp_line, ike_line
-from gateway.runtime.packet_socket import Packet, PacketSocket
+from gateway.runtime.capture_socket import Packet, CaptureSocket
 
 TICK = 0.1
 AT_ONCE = 4
@@ -145,7 +145,7 @@ class Disclosures:
         settings = self._node.tunnels[session.wish.connection].settings.ike
         ports = sorted({IKE_PORT, NATT_PORT, settings.local.port, settings.remote.port})
         try:
-            source = PacketSocket(settings.remote.host, ports)
+            source = CaptureSocket(settings.remote.host, ports)
         except OSError as error:
             session.outcome = f"no capture: {error.strerror}"
             raise Refused(session.outcome) from error

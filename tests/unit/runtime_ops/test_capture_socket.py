@@ -9,7 +9,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 
-from gateway.runtime.packet_socket import Instruction, address_filter, split
+from gateway.runtime.capture_socket import Instruction, address_filter, split
 
 PORTS = (500, 4500, 5500)
 NET = 0x100000000 - 0x100000

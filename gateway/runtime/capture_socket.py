@@ -46,7 +46,7 @@ class Packet:
     data: bytes
 
 
-class PacketSocket:
+class CaptureSocket:
     """Open from the beginning; the reader is whoever calls `read`. OSError with a sentence when it may not be."""
 
     def __init__(self, peer: str, ports: Sequence[int]) -> None:
