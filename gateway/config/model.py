@@ -324,6 +324,7 @@ class Observe(Section):
     Both are off: who has the keys reads everything. Each use is told in the journal with the user id and process that
     asked, and shown as a problem while it lasts. The daemon writes no file; gatewayctl does, for its user alone. The
     shipped unit forbids packet sockets: a capture needs a drop-in with `RestrictAddressFamilies=AF_PACKET`, too.
+    What leaves by `dataplane.packet_socket` is in no capture of this host.
     """
 
     allow_keylog: Switch = Field(

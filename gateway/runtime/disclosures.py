@@ -24,7 +24,7 @@ from gateway.node.gateway import Gateway
 from gateway.node.security_associations import parameters
 from gateway.observe import pcapng
 from gateway.observe.keylog import ESP_TABLE, IKE_TABLE, esp_line, ike_line
-from gateway.runtime.capture_socket import Packet, CaptureSocket
+from gateway.runtime.capture_socket import CaptureSocket, Packet
 
 TICK = 0.1
 AT_ONCE = 4
