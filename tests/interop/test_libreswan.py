@@ -1,17 +1,20 @@
 """gatewayd against Libreswan 5.2: a second, unrelated IKEv2 in both roles; see `support.libreswan` for what is not proved.
 
-Proved: IKE_SA_INIT, IKE_AUTH by PSK, narrowing to both ends' selectors, rekeys of CHILD_SAs and IKE_SAs by either end,
-liveness checks by either end, deletes by either end, refusals.
+Proved: IKE_SA_INIT, IKE_AUTH by PSK, rekeys of CHILD_SAs and IKE_SAs by either end, liveness checks by either end,
+deletes by either end, refusals; that both ends have the same ESP keys after each of it.
 """
 
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
-from support.daemon import GatewayDaemon, configuration
-from support.libreswan import Libreswan
+from support.daemon import GatewayDaemon, binary, configuration
+from support.libreswan import KernelSa, Libreswan
 from support.pair import EDGE, ENDS
 from support.process import wait_until
 from support.scene import PSK, Scene
@@ -48,6 +51,7 @@ def _ends(scene: Scene, suite: str, initiator: str, *, settings: str = "") -> En
     edge = EDGE.with_(proposals=ike, esp_proposals=esp)
     pluto = Libreswan(scene.edge, edge, ike=their_ike, esp=their_esp, settings=settings)
     text = configuration(edge, start_action="start" if initiator == "gateway" else "none")
+    text = "[observe]\nallow_keylog = true\n" + text
     ends = Ends(GatewayDaemon(scene.gateway, text, {"site.psk": PSK}), pluto)
     pluto.start()
     ends.gateway.start()
@@ -59,8 +63,11 @@ def _ends(scene: Scene, suite: str, initiator: str, *, settings: str = "") -> En
 
 @pytest.mark.parametrize("initiator", ENDS)
 @pytest.mark.parametrize("suite", SUITES)
-def test_set_up_rekeys_by_both_and_delete(scene: Scene, suite: str, initiator: str) -> None:
+def test_set_up_rekeys_by_both_and_delete(scene: Scene, tmp_path: Path, suite: str, initiator: str) -> None:
     ends = _ends(scene, suite, initiator)
+    argv = [binary("gatewayctl"), "--socket", ends.gateway.socket, "keylog", "site", "--to", tmp_path / "keys"]
+    keylog = subprocess.Popen(argv)
+    wait_until((tmp_path / "keys" / "esp_sa").exists, 10, "keys are told")
     for one in (ends.gateway, ends.pluto):
         one.rekey_child()
         ends.agree()
@@ -68,6 +75,9 @@ def test_set_up_rekeys_by_both_and_delete(scene: Scene, suite: str, initiator: s
         ends.agree()
         one.rekey_child()
         ends.agree()
+    keylog.send_signal(signal.SIGINT)
+    assert keylog.wait(5) == 0
+    _keys_are_the_same((tmp_path / "keys" / "esp_sa").read_text(), ends.pluto.kernel_sas())
     if initiator == "gateway":
         ends.gateway.ctl("terminate", "site")
     else:
@@ -75,6 +85,16 @@ def test_set_up_rekeys_by_both_and_delete(scene: Scene, suite: str, initiator: s
     ends.gateway.wait_down()
     wait_until(lambda: not ends.pluto.children() and not ends.pluto.ike_sas(), 5, "pluto has no SA")
     assert "ERROR" not in ends.pluto.log().split("loading secrets", 1)[-1]
+
+
+def _keys_are_the_same(esp_sa: str, kernel: dict[int, KernelSa]) -> None:
+    """What gatewayd tells Wireshark is what pluto gave its kernel, for the first pair of SAs and those of four rekeys."""
+    ours = {}
+    for line in esp_sa.splitlines():
+        _, _, destination, spi, _, encryption, _, integrity = re.findall(r'"([^"]*)"', line)
+        ours[int(spi, 16)] = (destination, *(bytes.fromhex(key[2:]) for key in (encryption, integrity)))
+    assert len(ours) == 10
+    assert ours == {spi: (sa.destination, sa.encryption, sa.integrity) for spi, sa in kernel.items() if spi in ours}
 
 
 @pytest.mark.parametrize("asks", ENDS)
