@@ -151,6 +151,20 @@ CASES: tuple[Case, ...] = (
         Probe(_STRONGSWAN, tcp),
         2.5,
     ),
+    NetworkCase(
+        "raw-50-packet",
+        "the same by packet sockets (dataplane.packet_socket), against raw sockets",
+        {
+            "ours": Probe(
+                partial(Gatewayd, esp=GCM, connection="encap = false", gateway="[dataplane]\npacket_socket = true"), tcp
+            ),
+            "peer": Probe(partial(Gatewayd, esp=GCM, connection="encap = false"), tcp),
+        },
+        (
+            Row("raw-50-packet", "Gbit/s", Goal(">=", 1.1), _of("gbit")),
+            Row("raw-50-packet-cpu-sender", "s/GB", Goal("<=", 0.9), _of("cpu_sender")),
+        ),
+    ),
     _tcp(
         "tcp-1-gcm-disturbed",
         "TCP, 1 flow, AES-128-GCM, while rekeys, drops and status requests happen, against the same undisturbed",

@@ -7,7 +7,6 @@ Ethernet header before it (see `rtneighbors.decode_answer`) there is no answer.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import socket
 from collections.abc import Iterable
@@ -22,14 +21,6 @@ from gateway.runtime.rules import RTM_GETRULE, rule_dump
 
 _NET = Path("/proc/sys/net")
 _FLOW_LABELS = 0xFFFFF
-_UNREACHABLE = (
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-    errno.EINVAL,  # also: our address is not on this host
-    errno.EACCES,
-    errno.EADDRNOTAVAIL,
-    errno.EAFNOSUPPORT,
-)
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -79,19 +70,15 @@ class Lookup:
         question = rtneighbors.route_question(pair.local, pair.remote, self._mark)
         try:
             message = self._routes.ask(RTM_GETROUTE, question, f"no route to {pair.remote}")
-        except NetlinkError as error:
-            if error.errno in _UNREACHABLE:
-                return None
-            raise
+        except NetlinkError:
+            return None  # unreachable, or our address is not on this host: the raw socket's sendmsg says which
         return rtneighbors.decode_answer(message.body, pair.remote)
 
     def _link(self, index: int) -> Link | None:
         try:
             message = self._routes.ask(rtneighbors.RTM_GETLINK, rtneighbors.link_question(index), "no such link")
-        except NetlinkError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
+        except NetlinkError:
+            return None  # gone since
         return rtneighbors.decode_link(message)
 
     def _neighbor(self, interface: int, address: Address) -> Neighbor | None:
@@ -99,10 +86,8 @@ class Lookup:
         try:
             message = self._routes.ask(rtneighbors.RTM_GETNEIGH, question, f"no neighbor {address}")
             neighbor = rtneighbors.decode_neighbor(message)
-        except NetlinkError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise
-            neighbor = None
+        except NetlinkError:
+            neighbor = None  # nobody sent to it yet
         if neighbor is None or neighbor.state in (State.STALE, State(0)):
             self.verify([(interface, address)])
         return neighbor

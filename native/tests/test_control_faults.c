@@ -8,6 +8,7 @@
 
 /* plane.h brings an ioctl that always succeeds. */
 #define __wrap_ioctl plane_ioctl
+#include "packet.h"
 #include "plane.h"
 #undef __wrap_ioctl
 
@@ -150,6 +151,16 @@ static struct fault other_socket_remove(void) {
   return socket_remove(site.plane, other_udp);
 }
 
+static struct fault egress_there(void) {
+  struct egress_request request = {
+      .local = peer_in.local, .remote = peer_out.local, .interface = 1, .mtu = 1500, .hops = 64};
+  return egress_set(site.plane, OTHER, &request);
+}
+
+static struct fault egress_away(void) {
+  return egress_set(site.plane, OTHER, NULL);
+}
+
 static struct fault read_statistics(void) {
   struct sa_statistics *rows = NULL;
   size_t count;
@@ -254,6 +265,8 @@ static void every_call_fails_whole(void) {
   CHECK(fail_everywhere("policies_replace", name_in_policy, empty_policy) >= 1);
   check_fault(name_in_policy());
   CHECK(fail_everywhere("sa_update_remote", move_remote, nothing) >= 2);
+  CHECK(fail_everywhere("egress_set", egress_there, egress_away) >= 1);
+  check_fault(egress_there());
   CHECK(fail_everywhere("sa_remove in", in_remove, in_add) == 0); /* nothing is allocated */
   CHECK(fail_everywhere("sa_remove out", out_remove, out_restore) >= 1);
   CHECK(fail_everywhere("connection_remove", other_disconnect, other_restore) == 0);
