@@ -6,7 +6,7 @@ the simulator) feeds it and then drains `poll()`; after *any* of `receive`, `com
 
     receive(data, ..., now)        bytes or messages in; never raises for a peer's fault
     command(command, now)          operator or configuration intent
-    computed(ticket, result, now)  the answer to an earlier Compute
+    computed(ticket, result, now)  the answer to an earlier Compute or Fetch
     poll() -> Iterator[effect]     what must happen
     next_deadline() -> float|None  monotonic seconds; one timer in the shell serves all
     handle_deadline(now)
@@ -58,3 +58,18 @@ class Compute:
 
     ticket: int
     job: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Something to fetch by HTTP: with a `body` by POST, else by GET.
+
+    Answered like a Compute, by `computed(ticket, octets, now)` with the body of a good answer, or with None: too late, too
+    large (`limit` octets), anything else. The shell bounds the time, and goes nowhere else than where the URL says.
+    """
+
+    ticket: int
+    url: str
+    body: bytes
+    media: str
+    limit: int

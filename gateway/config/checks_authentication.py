@@ -56,6 +56,11 @@ def _identities(path: KeyPath, connection: Connection) -> Iterator[Finding]:
 
 
 def _idle(path: KeyPath, connection: Connection) -> Iterator[Finding]:
+    for key in ("revocation", "crl"):
+        if key in connection.model_fields_set and not connection.ca:
+            yield "warning", (*path, key), "is about the peer's certificate, and without ca it has none"
+    if connection.crl and connection.revocation == "off":
+        yield "warning", (*path, "crl"), 'not looked at with revocation = "off"'
     if "rsa_pss" in connection.model_fields_set and connection.local_cert is None:
         yield "warning", (*path, "rsa_pss"), "says how we sign, but we have no local_cert"
     if connection.rsa_sha1:

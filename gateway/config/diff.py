@@ -96,6 +96,8 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.local_cert": _I.IN_PLACE,
     "connection.*.local_key": _I.IN_PLACE,
     "connection.*.ca": _I.IN_PLACE,
+    "connection.*.revocation": _I.IN_PLACE,
+    "connection.*.crl": _I.IN_PLACE,
     "connection.*.rsa_pss": _I.IN_PLACE,
     "connection.*.rsa_sha1": _I.IN_PLACE,
     "connection.*.ppk": _I.IN_PLACE,

@@ -185,6 +185,13 @@ class Connection(Section):
         max_length=64,
         description="PEM files of the CAs of which one must have certified the peer; with them it proves itself by a certificate that has `remote_id`, instead of `psk`",
     )
+    revocation: Literal["off", "relaxed", "ifuri", "strict"] = Field(
+        default="relaxed",
+        description="whether the peer's certificates are revoked, by OCSP and CRLs, also fetched by HTTP from where verified certificates say. Revoked: refused. Not to be found out: relaxed: let in; ifuri: refused if the certificate says whom to ask; strict: refused. off: never asked",
+    )
+    crl: tuple[FilePath, ...] = Field(
+        default=(), max_length=64, description="files with CRLs of the CAs above the peer's certificate, PEM or DER"
+    )
     rsa_pss: Switch = Field(
         default=True,
         description="with an RSA key we sign by RSASSA-PSS (RFC 8247); false: PKCS #1 v1.5, for peers that do not know it",

@@ -105,7 +105,7 @@ def _missing(path: KeyPath) -> str:
 def _expected(kind: str, path: KeyPath) -> str:
     if kind == "tuple_type":
         example = {"proposals": "aes256gcm16-prfsha384-ecp384", "esp_proposals": "aes256gcm16-ecp256"}
-        address = {"ca": "certs/ca.pem", "tunnel_address": "169.254.21.1/30", "udp_gro": "eth1"}
+        address = {"ca": "certs/ca.pem", "crl": "certs/ca.crl", "tunnel_address": "169.254.21.1/30", "udp_gro": "eth1"}
         if path[-1] == "cpus":
             return "an array such as [0, 1]"
         text = (example | address).get(str(path[-1]), "10.1.0.0/16")

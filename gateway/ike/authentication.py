@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from gateway.ike import certificates, signatures
+from gateway.ike import certificates, revocation_search, signatures
 from gateway.ike.certificate_names import describe_name, same_name
 from gateway.ike.certificate_path import Path
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.keymat import IkeKeys, prf
 from gateway.ike.layout import emit
 from gateway.ike.message import Message, parse_message
-from gateway.ike.payloads import Authentication, Certificate, Identification, Notify, Payload
-from gateway.ike.registry import AuthMethod, IdType, NotifyType
+from gateway.ike.payloads import Authentication, Certificate, CertificateRequest, Identification, Notify, Payload
+from gateway.ike.registry import AuthMethod, CertificateEncoding, IdType, NotifyType
 from gateway.ike.services import Failed
 from gateway.ike.settings import ConnectionSettings, Credentials, Identity
 from gateway.ike.signatures import PeerAbility
@@ -88,7 +88,9 @@ def requests(settings: ConnectionSettings) -> tuple[Payload, ...]:
     if settings.trust is None:
         return ()
     announced = Notify(NotifyType.SUPPORTED_AUTH_METHODS, signatures.methods_announced(settings.trust.sha1))
-    return (certificates.request(settings.trust), announced)
+    # RFC 4806 3.1: whatever responder
+    stapled = (CertificateRequest(int(CertificateEncoding.OCSP), b""),) if settings.trust.revocation != "off" else ()
+    return (certificates.request(settings.trust), *stapled, announced)
 
 
 def ability_of(sa: IkeSa, *more: Message) -> PeerAbility:
@@ -188,11 +190,15 @@ def check(
     shown = certificates.Shown(claim.certificates, auth, octets, ability_of(sa))
     wall = sa.services.wall(now)
 
-    def proven(path: Path, now: float) -> None:
+    def not_revoked(now: float) -> None:
         if (sa.settings.trust, sa.settings.remote_id) != (trust, expected):
             raise _failed(Violation.AUTHENTICATION, "the configuration changed meanwhile")
         then(AuthenticatedPeer(expected), now)
 
+    def proven(path: Path, now: float) -> None:
+        revocation_search.Search(sa, trust, path, evidence, not_revoked, failed).start(now)
+
+    evidence = revocation_search.shown_by(claim.certificates)
     sa.compute(lambda: certificates.prove(shown, trust, expected, wall), proven, failed)
 
 

@@ -55,14 +55,14 @@ def parse_name(der: bytes) -> Attributes:
     if len(der) > NAME_OCTETS_MAX:
         raise Truncated(f"a name of {len(der)} octets")
     reader = Reader(der)
-    rdns = _content(reader, SEQUENCE)
+    rdns = content(reader, SEQUENCE)
     reader.expect_end()
     found = []
     while rdns.remaining:
-        attributes, rdn = set(), _content(rdns, SET)
+        attributes, rdn = set(), content(rdns, SET)
         while rdn.remaining:
-            pair = _content(rdn, SEQUENCE)
-            kind = _content(pair, OID).rest()
+            pair = content(rdn, SEQUENCE)
+            kind = content(pair, OID).rest()
             tag, value = _element(pair)
             pair.expect_end()
             octets = value.rest()
@@ -71,7 +71,8 @@ def parse_name(der: bytes) -> Attributes:
     return tuple(found)
 
 
-def _content(reader: Reader, tag: int) -> Reader:
+def content(reader: Reader, tag: int) -> Reader:
+    """What is in the next element, which must have that tag. Truncated when it has not, or is not DER."""
     found, content = _element(reader)
     if found != tag:
         raise Truncated(f"tag {found:#x} instead of {tag:#x}")

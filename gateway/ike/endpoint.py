@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from gateway.contract import Compute, Endpoint, RandomSource, Transmit
+from gateway.contract import Compute, Endpoint, Fetch, RandomSource, Transmit
 from gateway.deadlines import Deadlines
 from gateway.ike import grammar
 from gateway.ike.commands import (
@@ -37,6 +37,7 @@ from gateway.ike.message import Header, Message, emit_message, parse_message
 from gateway.ike.payloads import Nonce, Notify
 from gateway.ike.recorder import Recorder, line_of
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
+from gateway.ike.revocation_cache import RevocationCache
 from gateway.ike.sa import NON_ESP_MARKER, IkeSa
 from gateway.ike.services import Counts, Failed, Then
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
@@ -85,6 +86,7 @@ class IkeEndpoint:
         self._cookies = Cookies(random)
         self._say_refused_at = 0.0
         self.recorder = Recorder()
+        self.revocations = RevocationCache()
         self._now = 0.0
 
     # --- the contract -------------------------------------------------------------------------------------------
@@ -120,7 +122,7 @@ class IkeEndpoint:
                 self._expired(connection, spi, hard, now)
 
     def computed(self, ticket: int, result: object, now: float) -> None:
-        """The result of a Compute, or the exception its job raised."""
+        """The result of a Compute, or the exception its job raised; what a Fetch brought."""
         self._now = now
         waiting = self._tickets.pop(ticket, None)
         if waiting is None:
@@ -194,6 +196,11 @@ class IkeEndpoint:
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
         self._tickets[ticket] = (sa, then, failed)
         self.emit(Compute(ticket, job))
+
+    def fetch(self, sa: IkeSa, url: str, body: bytes, media: str, limit: int, then: Then, failed: Failed) -> None:
+        ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+        self._tickets[ticket] = (sa, then, failed)
+        self.emit(Fetch(ticket, url, body, media, limit))
 
     def serve(self, sa: IkeSa, message: Message, now: float) -> None:
         dispatch.respond(sa, message, now)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gateway.contract import RandomSource
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.recorder import Recorder
+from gateway.ike.revocation_cache import RevocationCache
 
 if TYPE_CHECKING:
     from gateway.ike.errors import PeerError
@@ -45,6 +46,11 @@ class Services(Protocol):
     def emit(self, effect: object) -> None: ...
     def wall(self, now: float) -> float:
         """UNIX seconds, for what has dates in it; everything else goes by `now`."""
+
+    revocations: RevocationCache
+
+    def fetch(self, sa: IkeSa, url: str, body: bytes, media: str, limit: int, then: Then, failed: Failed) -> None:
+        """`then` gets the octets, or None."""
 
     def compute(self, sa: IkeSa, job: Callable[[], object], then: Then, failed: Failed) -> None: ...
     def serve(self, sa: IkeSa, message: Message, now: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cryptography.x509 import Certificate
 
@@ -36,12 +37,19 @@ class Credentials:
     sha1: bool = False
 
 
+Revocation = Literal["off", "relaxed", "ifuri", "strict"]
+"""Who is let in of whom it is not known whether he is revoked: everybody, not even asked; everybody; whoever's certificate
+names nobody to ask; nobody. As swanctl has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose certificates prove a peer. `sha1`: RSA with SHA-1 is taken from a peer that knows no RFC 7427."""
+    """Whose certificates prove a peer. `sha1`: RSA with SHA-1 is taken from a peer that knows no RFC 7427. `crls`: in DER."""
 
     anchors: tuple[Certificate, ...]
     sha1: bool = False
+    revocation: Revocation = "off"
+    crls: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from itertools import islice
 
 from gateway.bgp import events as bgp
 from gateway.bgp.speaker import Speaker
-from gateway.contract import Compute, Endpoint, RandomSource, Transmit
+from gateway.contract import Compute, Endpoint, Fetch, RandomSource, Transmit
 from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ha import heartbeat as ha
 from gateway.ike import commands as ike
@@ -410,7 +410,7 @@ class Gateway:
                 progress, turns = True, turns - 1
 
     def _ike_event(self, event: object, now: float) -> None:
-        if isinstance(event, Transmit | Compute):
+        if isinstance(event, Transmit | Compute | Fetch):
             self._emit(event)
             return
         connection = getattr(event, "connection", "")

@@ -6,6 +6,7 @@ may be wrong and a renewed file come later.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from gateway.ike.certificate_names import own_identity, proves, shown_names
 from gateway.ike.settings import Credentials, Trust
 from gateway.node.settings import GatewaySettings, identity
 
-FILE_OCTETS_MAX = 1 << 20
+FILE_OCTETS_MAX, CRL_OCTETS_MAX = 1 << 20, 32 << 20
 SOON = timedelta(days=14)
 """A certificate that ends within this time is spoken of."""
 
@@ -79,7 +80,22 @@ class CertificateFiles:
                     self.problems.append((place, f"{file}: {problem}; only CAs belong here"))
             self._look_at_time(place, file, found)
             anchors += found
-        return Trust(tuple(dict.fromkeys(anchors)), connection.rsa_sha1) if anchors else None
+        crls = tuple(self._crls(name, connection))
+        trusted = tuple(dict.fromkeys(anchors))
+        return Trust(trusted, connection.rsa_sha1, connection.revocation, crls) if anchors else None
+
+    def _crls(self, name: str, connection: Connection) -> Iterator[bytes]:
+        for element, file in enumerate(connection.crl):
+            place: KeyPath = ("connection", name, "crl", element)
+            try:
+                crl = _crl(self._directory / file)
+            except FileError as error:
+                self.problems.append((place, str(error)))
+                continue
+            if crl.next_update_utc is None or crl.next_update_utc < datetime.now(UTC):
+                message = f"{file} should have been replaced at {crl.next_update_utc or 'a time it does not say'}; it proves nothing now"
+                self.warnings.append((place, message))
+            yield crl.public_bytes(serialization.Encoding.DER)
 
     def _certificates(self, file: str) -> tuple[x509.Certificate, ...]:
         if file not in self._read:
@@ -123,14 +139,29 @@ class KeyFileError(FileError):
     """It is the key that cannot be used."""
 
 
-def _certificates(path: Path) -> tuple[x509.Certificate, ...]:
+def _octets(path: Path, limit: int) -> bytes:
     try:
         with path.open("rb") as file:
-            octets = file.read(FILE_OCTETS_MAX + 1)
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}") from None
-    if len(octets) > FILE_OCTETS_MAX:
-        raise FileError(f"{path} is larger than {FILE_OCTETS_MAX} octets")
+            octets = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    if len(octets) > limit:
+        raise FileError(f"{path} is larger than {limit} octets")
+    return octets
+
+
+def _crl(path: Path) -> x509.CertificateRevocationList:
+    octets = _octets(path, CRL_OCTETS_MAX)
+    try:
+        crl = x509.load_pem_x509_crl(octets) if b"-----BEGIN" in octets else x509.load_der_x509_crl(octets)
+        _ = (crl.extensions, crl.issuer, crl.next_update_utc)
+    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+        raise FileError(f"{path} holds no CRL that can be read: {error}") from None
+    return crl
+
+
+def _certificates(path: Path) -> tuple[x509.Certificate, ...]:
+    octets = _octets(path, FILE_OCTETS_MAX)
     if b"-----BEGIN" not in octets:
         raise FileError(f"{path} is not PEM; from DER: openssl x509 -inform der -in {path.name} -out {path.stem}.pem")
     try:

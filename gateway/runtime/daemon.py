@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gateway import _native
 from gateway.config.derive import next_to_us, uses_ipv6
-from gateway.contract import Endpoint, Transmit
+from gateway.contract import Endpoint, Fetch, Transmit
 from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
@@ -36,6 +36,7 @@ from gateway.runtime.dataplane import NativeDataPlane
 from gateway.runtime.disclosures import Disclosures
 from gateway.runtime.driver import Driver
 from gateway.runtime.faults import DIRECTORY, explained
+from gateway.runtime.fetcher import Fetcher
 from gateway.runtime.host_checks import host_problems
 from gateway.runtime.kernel_routes import KernelRoutes
 from gateway.runtime.listeners import Listeners
@@ -73,6 +74,10 @@ class Daemon:
         self.dataplane = NativeDataPlane(
             workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike
         )
+        self.fetcher = Fetcher(
+            config.gateway.mark,
+            lambda ticket, octets: self.driver.feed(lambda node, now: node.computed(ticket, octets, now)),
+        )
         self.sockets = UdpSockets(config.gateway.mark, workers, self._received_ike)
         self.netlink = Netlink(config.gateway)
         self.operations = DaemonOperations(self)
@@ -94,6 +99,7 @@ class Daemon:
             run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             stack.callback(self.driver.close)
+            stack.push_async_callback(self.fetcher.close)
             await stack.enter_async_context(self.netlink)
             stack.push_async_callback(self._close_packet_sockets)
             stack.push_async_callback(self.dataplane.stop, self._delete_links)
@@ -201,6 +207,8 @@ class Daemon:
             case Transmit():
                 self.sockets.send(effect)
                 self.disclosures.sent()
+            case Fetch():
+                self.fetcher.fetch(effect)
             case effects.AddSa(sa):
                 self.dataplane.add_sa(sa)
             case effects.RemoveSa(direction, connection, spi):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from support.ike_pair import LEFT, RIGHT, Pair, identity
+from support.ike_pair import LEFT, RIGHT, Flight, Host, Pair, identity
 from support.pki import EPOCH, Authority, Issued
 
+from gateway.contract import Fetch
 from gateway.ike.commands import Initiate
 from gateway.ike.events import IkeDown
 from gateway.ike.settings import Credentials, Identity, Trust
@@ -39,6 +40,8 @@ class CertifiedPair(Pair):
     def __init__(
         self, left: Issued, right: Issued, ca: Sequence[Issued], *, defer: bool = False, **changes: Any
     ) -> None:
+        self.web: dict[str, Callable[[bytes], bytes | None]] = {}
+        self.fetches: list[Fetch] = []
         super().__init__(defer=defer)
         self.now = START
         self.shown = {"left": left, "right": right}
@@ -60,6 +63,21 @@ class CertifiedPair(Pair):
             "remote_id": identity(ADDRESSES[other]),
         }
         self.configure(host, **(settings | self.given[side]))
+
+    def _effect(self, host: Host, effect: object) -> None:
+        """What is fetched comes from `web`, by URL; with `defer` in its own time."""
+        if not isinstance(effect, Fetch):
+            super()._effect(host, effect)
+            return
+        self.fetches.append(effect)
+
+        def run() -> None:
+            host.core.computed(effect.ticket, self.web.get(effect.url, lambda _: None)(effect.body), self.now)
+
+        if self.defer:
+            self.in_flight.append(Flight(host, run=run))
+        else:
+            run()
 
     def begin(self) -> None:
         self.left.command(Initiate("c"))

@@ -17,7 +17,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 """What tests on a virtual clock take for now."""
@@ -141,6 +142,85 @@ class Authority(Issued):
             digest=digest, pss=pss, serial=serial,
         )  # fmt: skip
         return Issued(made, key, self.chain)
+
+
+def crl_of(
+    authority: Issued,
+    revoked: Sequence[x509.Certificate] = (),
+    *,
+    at: datetime = EPOCH,
+    days: float = 7,
+    key: Any = None,
+    issuer: x509.Name | None = None,
+    extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+    digest: Any = None,
+) -> x509.CertificateRevocationList:
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer or authority.certificate.subject)
+        .last_update(at - DAY)
+        .next_update(at + days * DAY)
+    )
+    for one in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(one.serial_number).revocation_date(at - DAY)
+        entry = entry.add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), False)
+        builder = builder.add_revoked_certificate(entry.build())
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    key = key or authority.key
+    eddsa = isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
+    return builder.sign(key, None if eddsa else digest or hashes.SHA256())
+
+
+def ocsp_of(
+    authority: Issued,
+    certificate: x509.Certificate,
+    status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD,
+    *,
+    at: datetime = EPOCH,
+    hours: float | None = 24,
+    signer: Issued | None = None,
+    show: Sequence[x509.Certificate] = (),
+    about: Issued | None = None,
+    hashed: Any = None,
+    digest: Any = None,
+) -> bytes:
+    """`signer`: who signs, the CA itself unless told; `about`: the issuer that the CertID names."""
+    signer = signer or authority
+    revoked = status is ocsp.OCSPCertStatus.REVOKED
+    builder = ocsp.OCSPResponseBuilder().add_response(
+        cert=certificate,
+        issuer=(about or authority).certificate,
+        algorithm=hashed or hashes.SHA1(),
+        cert_status=status,
+        this_update=at - timedelta(hours=1),
+        next_update=None if hours is None else at + timedelta(hours=hours),
+        revocation_time=at - DAY if revoked else None,
+        revocation_reason=x509.ReasonFlags.key_compromise if revoked else None,
+    )
+    builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, signer.certificate)
+    if show:
+        builder = builder.certificates(list(show))
+    eddsa = isinstance(signer.key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
+    response = builder.sign(signer.key, None if eddsa else digest or hashes.SHA256())
+    return response.public_bytes(serialization.Encoding.DER)
+
+
+def points_to(*, crl: Sequence[str] = (), ocsp: Sequence[str] = ()) -> list[tuple[x509.ExtensionType, bool]]:
+    """Where to ask about a certificate."""
+    found: list[tuple[x509.ExtensionType, bool]] = []
+    if crl:
+        names = [[x509.UniformResourceIdentifier(url)] for url in crl]
+        found.append(
+            (x509.CRLDistributionPoints([x509.DistributionPoint(one, None, None, None) for one in names]), False)
+        )
+    if ocsp:
+        responders = [
+            x509.AccessDescription(AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(url))
+            for url in ocsp
+        ]
+        found.append((x509.AuthorityInformationAccess(responders), False))
+    return found
 
 
 def key_usage(**set_: bool) -> x509.KeyUsage:

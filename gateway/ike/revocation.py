@@ -1,0 +1,311 @@
+"""Whether a certificate is revoked, by CRLs (RFC 5280 6.3) and OCSP responses (RFC 6960), each believed only when it verifies.
+
+    judge(certificate, issuer, evidence, at)  ->  good until, revoked, or why there is no telling
+
+Neither indirect nor delta CRLs; a responder is the CA itself, or delegated by it directly. All of it is work for `Compute`;
+where evidence comes from is revocation_search.py's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import (
+    AuthorityInformationAccessOID,
+    CRLEntryExtensionOID,
+    ExtendedKeyUsageOID,
+    ExtensionOID,
+    SignatureAlgorithmOID,
+)
+
+from gateway.ike.certificate_names import SEQUENCE, content
+from gateway.ike.certificate_path import E, extension
+from gateway.ike.signatures import weakness
+from gateway.wire import Reader
+
+SKEW = timedelta(minutes=5)
+"""A responder's clock may be this much ahead of ours."""
+WITHOUT_END = timedelta(hours=1)
+"""An OCSP response that does not say until when it holds is taken for this long (RFC 6960 2.4: newer ones are always there)."""
+URL_OCTETS_MAX = 1024
+URLS_MAX = 2
+BIT_STRING = 0x03
+_SHA2 = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_CERT_ID_HASHES = {"sha1", "sha256", "sha384", "sha512"}
+
+
+class Standing(Enum):
+    GOOD = "good"
+    REVOKED = "revoked"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A CRL or an OCSP response in DER, as it came; nobody has looked into it yet."""
+
+    octets: bytes
+    is_crl: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`until`: as long as the evidence holds. `by`: which of it decided."""
+
+    standing: Standing
+    detail: str = ""
+    until: datetime | None = None
+    by: Evidence | None = None
+
+
+def judge(
+    certificate: x509.Certificate, issuer: x509.Certificate, evidence: Iterable[Evidence], at: datetime
+) -> Verdict:
+    """The first evidence that says revoked, else that says good."""
+    good: Verdict | None = None
+    reasons = []
+    for one in evidence:
+        try:
+            found = (_by_crl if one.is_crl else _by_ocsp)(certificate, issuer, one, at)
+        except (
+            ValueError,
+            TypeError,
+            UnsupportedAlgorithm,
+            x509.DuplicateExtension,
+            x509.UnsupportedGeneralNameType,
+        ) as error:
+            found = _unknown(f"it is malformed: {error}")
+        if found.standing is Standing.REVOKED:
+            return found
+        if found.standing is Standing.GOOD:
+            good = good or found
+        else:
+            reasons.append(f"{'CRL' if one.is_crl else 'OCSP response'}: {found.detail}")
+    return good or _unknown("; ".join(dict.fromkeys(reasons)) or "there is neither CRL nor OCSP response")
+
+
+def ocsp_request(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
+    """RFC 6960 4.1, with SHA-1 in the CertID, which every responder knows and nothing depends on."""
+    request = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, hashes.SHA1()).build()
+    return request.public_bytes(serialization.Encoding.DER)
+
+
+def ocsp_urls(certificate: x509.Certificate) -> list[str]:
+    """RFC 5280 4.2.2.1. Only of a certificate whose path holds: else a stranger has us fetch what he likes."""
+    access = _readable(certificate, x509.AuthorityInformationAccess)
+    responders = [one for one in access or () if one.access_method == AuthorityInformationAccessOID.OCSP]
+    return _http(one.access_location for one in responders)
+
+
+def crl_urls(certificate: x509.Certificate) -> list[str]:
+    """RFC 5280 4.2.1.13, as `ocsp_urls`."""
+    points = _readable(certificate, x509.CRLDistributionPoints)
+    return _http(name for point in points or () if not point.crl_issuer for name in point.full_name or ())
+
+
+def _readable(certificate: x509.Certificate, kind: type[E]) -> E | None:
+    try:
+        return extension(certificate, kind)
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return None
+
+
+def _http(names: Iterable[object]) -> list[str]:
+    urls = [one.value for one in names if isinstance(one, x509.UniformResourceIdentifier)]
+    usable = [one for one in urls if one.lower().startswith("http://") and len(one) <= URL_OCTETS_MAX]
+    return list(dict.fromkeys(usable))[:URLS_MAX]
+
+
+# --- CRLs ---------------------------------------------------------------------------------------------------------
+
+
+def _by_crl(certificate: x509.Certificate, issuer: x509.Certificate, evidence: Evidence, at: datetime) -> Verdict:
+    crl = x509.load_der_x509_crl(evidence.octets)
+    if crl.issuer != issuer.subject:
+        return _unknown(f"it is of {crl.issuer.rfc4514_string()}")
+    if (problem := _crl_problem(certificate, issuer, crl, at)) is not None:
+        return _unknown(problem)
+    entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+    if entry is None:
+        return Verdict(Standing.GOOD, until=crl.next_update_utc, by=evidence)
+    if any(one.oid == CRLEntryExtensionOID.CERTIFICATE_ISSUER for one in entry.extensions):
+        # RFC 5280 5.3.3: the entry may be about another CA's certificate
+        return _unknown("it is an indirect CRL")
+    # RFC 5280 5.3: an entry with something critical that we do not know is no less of a revocation
+    when = entry.revocation_date_utc
+    return Verdict(
+        Standing.REVOKED, f"{_described(certificate)} is revoked since {when:%Y-%m-%d}{_reason(entry)}", by=evidence
+    )
+
+
+def _reason(entry: x509.RevokedCertificate) -> str:
+    try:
+        return f" ({entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value})"
+    except x509.ExtensionNotFound:
+        return ""
+
+
+def _crl_problem(
+    certificate: x509.Certificate, issuer: x509.Certificate, crl: x509.CertificateRevocationList, at: datetime
+) -> str | None:
+    """RFC 5280 6.3.3 a to g; what is cheap first."""
+    if crl.last_update_utc > at + SKEW:
+        return f"it is not valid before {crl.last_update_utc:%Y-%m-%d %H:%M} UTC"
+    if crl.next_update_utc is None or crl.next_update_utc < at:
+        return f"it should have been replaced at {crl.next_update_utc or 'a time it does not say'}"
+    usage = extension(issuer, x509.KeyUsage)
+    if usage is not None and not usage.crl_sign:
+        return "its CA may not sign CRLs (keyUsage)"
+    unknown = [one.oid for one in crl.extensions if one.critical and one.oid != ExtensionOID.ISSUING_DISTRIBUTION_POINT]
+    if unknown:
+        return f"it has the critical extension {unknown[0].dotted_string} (a delta CRL?)"
+    if not _in_scope(certificate, crl):
+        return "it is not about certificates of this kind"
+    if crl.signature_hash_algorithm is not None and not isinstance(crl.signature_hash_algorithm, _SHA2):
+        return f"it is signed with {crl.signature_hash_algorithm.name}"
+    key = issuer.public_key()
+    if weakness(key) or not crl.is_signature_valid(key):  # type: ignore[arg-type]
+        return "its signature does not verify"
+    return None
+
+
+def _in_scope(certificate: x509.Certificate, crl: x509.CertificateRevocationList) -> bool:
+    """RFC 5280 6.3.3 b 2, 5.2.5."""
+    try:
+        point = crl.extensions.get_extension_for_class(x509.IssuingDistributionPoint).value
+    except x509.ExtensionNotFound:
+        return True
+    if point.indirect_crl or point.only_contains_attribute_certs or point.only_some_reasons or point.relative_name:
+        return False
+    basic = extension(certificate, x509.BasicConstraints)
+    is_ca = basic is not None and basic.ca
+    if (point.only_contains_ca_certs and not is_ca) or (point.only_contains_user_certs and is_ca):
+        return False
+    if not point.full_name:
+        return True
+    named = _readable(certificate, x509.CRLDistributionPoints) or ()
+    return any(name in point.full_name for one in named for name in getattr(one, "full_name", None) or ())
+
+
+# --- OCSP ---------------------------------------------------------------------------------------------------------
+
+
+def _by_ocsp(certificate: x509.Certificate, issuer: x509.Certificate, evidence: Evidence, at: datetime) -> Verdict:
+    response = ocsp.load_der_ocsp_response(evidence.octets)
+    if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+        return _unknown(f"the responder says {response.response_status.name}")
+    about = [one for one in response.responses if _is_about(one, certificate, issuer)]
+    if not about:
+        return _unknown("it is about another certificate")
+    # The signature before anything is read out of it
+    if (problem := _responder_problem(response, issuer, at)) is not None:
+        return _unknown(problem)
+    (single, *_) = about
+    begin, end = single.this_update_utc, single.next_update_utc or single.this_update_utc + WITHOUT_END
+    if begin > at + SKEW or end < at:
+        return _unknown(f"it holds from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")
+    match single.certificate_status:
+        case ocsp.OCSPCertStatus.GOOD:
+            return Verdict(Standing.GOOD, until=end, by=evidence)
+        case ocsp.OCSPCertStatus.REVOKED:
+            since = f"{single.revocation_time_utc:%Y-%m-%d}" if single.revocation_time_utc else "a time it does not say"
+            return Verdict(Standing.REVOKED, f"{_described(certificate)} is revoked since {since}", by=evidence)
+        case _:
+            return _unknown("the responder does not know the certificate")
+
+
+def _is_about(single: ocsp.OCSPSingleResponse, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """RFC 6960 3.2, 4.1.1: serial number and both hashes of the issuer."""
+    if single.serial_number != certificate.serial_number or single.hash_algorithm.name not in _CERT_ID_HASHES:
+        return False
+    hashed = single.hash_algorithm.name
+    by_name = hashlib.new(hashed, issuer.subject.public_bytes(), usedforsecurity=False).digest()
+    by_key = hashlib.new(hashed, _key_octets(issuer), usedforsecurity=False).digest()
+    return (single.issuer_name_hash, single.issuer_key_hash) == (by_name, by_key)
+
+
+def _responder_problem(response: ocsp.OCSPResponse, issuer: x509.Certificate, at: datetime) -> str | None:
+    """RFC 6960 4.2.2.2: the CA signed it, or somebody to whom the CA itself gave id-kp-OCSPSigning."""
+    if _signed(response, issuer):
+        return None
+    for delegate in response.certificates:
+        if _is_responder(response, delegate) and _delegated(delegate, issuer, at) and _signed(response, delegate):
+            return None
+    return "neither the CA nor a responder that it named has signed it"
+
+
+def _is_responder(response: ocsp.OCSPResponse, certificate: x509.Certificate) -> bool:
+    if response.responder_key_hash is not None:
+        return response.responder_key_hash == hashlib.sha1(_key_octets(certificate), usedforsecurity=False).digest()
+    return response.responder_name == certificate.subject
+
+
+def _delegated(certificate: x509.Certificate, issuer: x509.Certificate, at: datetime) -> bool:
+    purposes = extension(certificate, x509.ExtendedKeyUsage)
+    if purposes is None or ExtendedKeyUsageOID.OCSP_SIGNING not in purposes:
+        return False
+    if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc or weakness(
+        certificate.public_key()
+    ):
+        return False
+    if certificate.signature_hash_algorithm is not None and not isinstance(certificate.signature_hash_algorithm, _SHA2):
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _signed(response: ocsp.OCSPResponse, by: x509.Certificate) -> bool:
+    key, octets, signature = by.public_key(), response.tbs_response_bytes, response.signature
+    used = response.signature_hash_algorithm
+    if weakness(key) or (used is not None and not isinstance(used, _SHA2)):
+        return False
+    try:
+        match key:
+            case rsa.RSAPublicKey() if (
+                used is not None and response.signature_algorithm_oid != SignatureAlgorithmOID.RSASSA_PSS
+            ):
+                key.verify(signature, octets, padding.PKCS1v15(), used)
+            case ec.EllipticCurvePublicKey() if used is not None:
+                key.verify(signature, octets, ec.ECDSA(used))
+            case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey() if used is None:
+                key.verify(signature, octets)
+            case _:
+                return False
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _key_octets(certificate: x509.Certificate) -> bytes:
+    """RFC 6960 4.1.1: the value of the subjectPublicKey, without tag, length and unused bits: a SubjectKeyIdentifier's input."""
+    der = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return _subject_public_key(der)
+
+
+def _subject_public_key(info: bytes) -> bytes:
+    """The BIT STRING's octets of a SubjectPublicKeyInfo."""
+    whole = content(Reader(info), SEQUENCE)
+    content(whole, SEQUENCE)
+    return content(whole, BIT_STRING).rest()[1:]
+
+
+def _unknown(detail: str) -> Verdict:
+    return Verdict(Standing.UNKNOWN, detail)
+
+
+def _described(certificate: x509.Certificate) -> str:
+    return f"the certificate of {certificate.subject.rfc4514_string() or 'an empty subject'}"

@@ -1,0 +1,156 @@
+"""Finds out whether anybody on a path is revoked: with what is there, then OCSP responders, then CRLs (RFC 4806, swanctl's `revocation`).
+
+    path -> judge with files, stapled responses, cache -> fetch by OCSP -> judge -> fetch CRLs -> judge -> decide by `revocation`
+
+Only what a verified certificate names is fetched. An IKE_SA may end while something is fetched; nobody waits then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+
+from gateway.ike import revocation
+from gateway.ike.certificate_path import Path, refused
+from gateway.ike.errors import Violation
+from gateway.ike.payloads import Certificate
+from gateway.ike.registry import CertificateEncoding
+from gateway.ike.revocation import Evidence, Standing, Verdict
+from gateway.ike.revocation_cache import Question
+from gateway.ike.services import Failed
+from gateway.ike.settings import Revocation, Trust
+
+if TYPE_CHECKING:
+    from gateway.ike.sa import IkeSa
+
+CRL_OCTETS_MAX, OCSP_OCTETS_MAX = 1 << 20, 1 << 16
+SHOWN_MAX = 8
+"""CRLs and OCSP responses that are read out of a peer's CERT payloads."""
+
+Link = tuple[x509.Certificate, x509.Certificate]
+_SHOWN = {CertificateEncoding.CRL: True, CertificateEncoding.OCSP: False}
+
+
+def shown_by(certificates: Iterable[Certificate]) -> tuple[Evidence, ...]:
+    """RFC 7296 3.6, RFC 4806: what the peer shows of itself beside its certificates."""
+    found = [
+        Evidence(one.data, _SHOWN[kind])
+        for one in certificates
+        if (kind := CertificateEncoding(one.encoding)) in _SHOWN
+    ]
+    return tuple(one for one in found if len(one.octets) <= CRL_OCTETS_MAX)[:SHOWN_MAX]
+
+
+@dataclass(slots=True)
+class Search:
+    """One peer's path. `start` ends in `then`, or in `failed` with a PeerError."""
+
+    sa: IkeSa
+    trust: Trust
+    path: Path
+    shown: tuple[Evidence, ...]
+    then: Callable[[float], None]
+    failed: Failed
+    unknown: dict[Link, str] = field(default_factory=dict)
+    """Links nobody vouched for yet, and why not."""
+    answers: dict[Question, Evidence] = field(default_factory=dict)
+    fetched: set[Question] = field(default_factory=set)
+    stages: list[Callable[[Link], list[Question]]] = field(default_factory=list)
+    outstanding: int = 0
+
+    def start(self, now: float) -> None:
+        """Call it where a PeerError ends in `failed`."""
+        if self.trust.revocation == "off":
+            self.then(now)
+            return
+        self.stages = [_ocsp, _crls]
+        self.unknown = dict.fromkeys(self.path.links(), "")
+        wall = self.sa.services.wall(now)
+        for question in (one for link in self.unknown for stage in self.stages for one in stage(link)):
+            octets = self.sa.services.revocations.answer(question, wall)
+            if octets is not None:
+                self.answers[question] = Evidence(octets, is_crl=not question.body)
+        self._judge(now)
+
+    def _judge(self, now: float) -> None:
+        links = tuple(self.unknown)
+        evidence = (*self.shown, *self.answers.values(), *(Evidence(octets, True) for octets in self.trust.crls))
+        at = datetime.fromtimestamp(self.sa.services.wall(now), UTC)
+
+        def job() -> list[Verdict]:
+            return [revocation.judge(*link, evidence, at) for link in links]
+
+        self.sa.compute(job, lambda found, now: self._judged(dict(zip(links, found, strict=True)), now), self.failed)
+
+    def _judged(self, found: dict[Link, Verdict], now: float) -> None:
+        self._remember(found.values(), now)
+        for verdict in found.values():
+            if verdict.standing is Standing.REVOKED:
+                raise refused(Violation.CERTIFICATE_REVOKED, verdict.detail)
+        self.unknown = {link: one.detail for link, one in found.items() if one.standing is Standing.UNKNOWN}
+        while self.unknown and self.stages:
+            if self._ask(self.stages.pop(0), now):
+                return
+        _decide(self.sa, self.trust.revocation, self.unknown)
+        self.then(now)
+
+    def _remember(self, found: Iterable[Verdict], now: float) -> None:
+        """What decided is kept; who answered with something useless is not asked again at once."""
+        deciding = {id(one.by): one.until for one in found if one.by is not None}
+        cache = self.sa.services.revocations
+        for question, evidence in self.answers.items():
+            until = deciding.get(id(evidence))
+            if until is not None:
+                cache.keep(question, evidence.octets, until.timestamp())
+            elif question in self.fetched:
+                cache.failed(question, now)
+
+    def _ask(self, stage: Callable[[Link], list[Question]], now: float) -> bool:
+        """Whether there is anything to wait for."""
+        worth_asking = self.sa.services.revocations.worth_asking
+        questions = dict.fromkeys(one for link in self.unknown for one in stage(link))
+        wanted = [one for one in questions if one not in self.answers and worth_asking(one, now)]
+        self.outstanding = len(wanted)
+        for one in wanted:
+            media, limit = ("application/ocsp-request", OCSP_OCTETS_MAX) if one.body else ("", CRL_OCTETS_MAX)
+            self.sa.services.fetch(self.sa, one.url, one.body, media, limit, self._taker(one), self.failed)
+        return bool(wanted)
+
+    def _taker(self, question: Question) -> Callable[[bytes | None, float], None]:
+        def take(octets: bytes | None, now: float) -> None:
+            if octets is None:
+                self.sa.services.revocations.failed(question, now)
+            else:
+                self.fetched.add(question)
+                self.answers[question] = Evidence(octets, is_crl=not question.body)
+            self.outstanding -= 1
+            if not self.outstanding:
+                self._judge(now)
+
+        return take
+
+
+def _decide(sa: IkeSa, mode: Revocation, unknown: dict[Link, str]) -> None:
+    """PeerError where `mode` does not let those in of whom nothing is known."""
+    for (certificate, issuer), why in unknown.items():
+        whose = f"of {certificate.subject.rfc4514_string()} by {issuer.subject.rfc4514_string()}"
+        names_somebody = bool(revocation.ocsp_urls(certificate) or revocation.crl_urls(certificate))
+        if mode == "strict" or (mode == "ifuri" and names_somebody):
+            raise refused(Violation.REVOCATION_UNKNOWN, f"{whose}: {why}")
+        if names_somebody:
+            sa.notice(
+                "warning", "revocation-unknown", f"whether the certificate {whose} is revoked is not known: {why}"
+            )
+
+
+def _ocsp(link: Link) -> list[Question]:
+    urls = revocation.ocsp_urls(link[0])
+    return [Question(url, revocation.ocsp_request(*link)) for url in urls]
+
+
+def _crls(link: Link) -> list[Question]:
+    return [Question(url) for url in revocation.crl_urls(link[0])]

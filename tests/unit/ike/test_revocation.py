@@ -1,0 +1,384 @@
+"""CRLs and OCSP: what is believed, what is asked for and of whom, and what each mode makes of silence."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from support.certified import CertifiedPair, trust
+from support.ike_pair import LEFT, RIGHT, Flight
+from support.pki import EPOCH, Authority, Issued, crl_of, key_usage, ocsp_of, points_to
+
+from gateway.ike.commands import Initiate, Terminate
+from gateway.ike.events import IkeUp, Notice
+from gateway.ike.payloads import Certificate, CertificateRequest
+from gateway.ike.registry import CertificateEncoding, ExchangeType
+from gateway.ike.revocation import Evidence, Standing, crl_urls, judge, ocsp_urls
+from gateway.ike.revocation_cache import ENTRIES_MAX, FAILURE_WAIT, Question, RevocationCache
+
+ROOT = Authority("root")
+END = ROOT.issue("end", ip=[RIGHT])
+OTHER = Authority("other")
+IMPOSTOR = Authority("root")
+REVOKED = ocsp.OCSPCertStatus.REVOKED
+
+
+def der(crl: x509.CertificateRevocationList) -> bytes:
+    return crl.public_bytes(serialization.Encoding.DER)
+
+
+def by_crl(crl: x509.CertificateRevocationList, end: Issued = END, ca: Issued = ROOT, at: Any = EPOCH) -> Any:
+    return judge(end.certificate, ca.certificate, [Evidence(der(crl), True)], at)
+
+
+def by_ocsp(octets: bytes, end: Issued = END, ca: Issued = ROOT, at: Any = EPOCH) -> Any:
+    return judge(end.certificate, ca.certificate, [Evidence(octets, False)], at)
+
+
+# --- CRLs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_crl_says_who_is_good_and_until_when() -> None:
+    good = by_crl(crl_of(ROOT))
+    assert (good.standing, good.until) == (Standing.GOOD, EPOCH + timedelta(7))
+    bad = by_crl(crl_of(ROOT, [END.certificate]))
+    assert bad.standing is Standing.REVOKED
+    assert "keyCompromise" in bad.detail and "CN=end" in bad.detail
+
+
+USELESS = {
+    "too old": lambda: crl_of(ROOT, at=EPOCH - timedelta(30)),
+    "from the future": lambda: crl_of(ROOT, at=EPOCH + timedelta(3)),
+    "of another CA": lambda: crl_of(OTHER),
+    "of a CA of the same name": lambda: crl_of(IMPOSTOR),
+    "signed by the certificate itself": lambda: crl_of(END, issuer=ROOT.certificate.subject),
+    "with SHA2-224": lambda: crl_of(ROOT, digest=hashes.SHA224()),
+    "a delta": lambda: crl_of(ROOT, extensions=[(x509.DeltaCRLIndicator(1), True)]),
+    "critical and unknown": lambda: crl_of(
+        ROOT, extensions=[(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\5\0"), True)]
+    ),
+    "of CAs alone": lambda: crl_of(ROOT, extensions=[(scope(only_contains_ca_certs=True), True)]),
+    "for some reasons": lambda: crl_of(
+        ROOT, extensions=[(scope(only_some_reasons=frozenset({x509.ReasonFlags.key_compromise})), True)]
+    ),
+    "indirect": lambda: crl_of(ROOT, extensions=[(scope(indirect_crl=True), True)]),
+    "of another distribution point": lambda: crl_of(
+        ROOT, extensions=[(scope(full_name=[x509.UniformResourceIdentifier("http://x/y")]), True)]
+    ),
+}
+
+
+def scope(**changes: Any) -> x509.IssuingDistributionPoint:
+    given: dict[str, Any] = {
+        "full_name": None, "relative_name": None, "only_contains_user_certs": False, "only_contains_ca_certs": False,
+        "only_some_reasons": None, "indirect_crl": False, "only_contains_attribute_certs": False,
+    }  # fmt: skip
+    return x509.IssuingDistributionPoint(**(given | changes))
+
+
+@pytest.mark.parametrize("what", USELESS)
+def test_a_crl_that_proves_nothing(what: str) -> None:
+    assert by_crl(USELESS[what]()).standing is Standing.UNKNOWN
+
+
+def test_a_crl_of_a_ca_that_may_not_sign_crls() -> None:
+    usage = [(key_usage(key_cert_sign=True), True)]
+    limited = Authority("limited", usage=False, extensions=usage)
+    assert by_crl(crl_of(limited), limited.issue("end"), limited).standing is Standing.UNKNOWN
+
+
+def test_a_crl_of_its_own_distribution_point() -> None:
+    end = ROOT.issue("end", extensions=points_to(crl=["http://ca.example/root.crl"]))
+    crl = crl_of(
+        ROOT, extensions=[(scope(full_name=[x509.UniformResourceIdentifier("http://ca.example/root.crl")]), True)]
+    )
+    assert by_crl(crl, end).standing is Standing.GOOD
+
+
+@pytest.mark.parametrize("octets", [b"", b"\x30", bytes(100), b"-----BEGIN X509 CRL-----"])
+@pytest.mark.parametrize("is_crl", [True, False])
+def test_octets_that_are_nothing_prove_nothing(octets: bytes, is_crl: bool) -> None:
+    assert judge(END.certificate, ROOT.certificate, [Evidence(octets, is_crl)], EPOCH).standing is Standing.UNKNOWN
+
+
+def test_one_piece_that_says_revoked_outweighs_all_others() -> None:
+    pieces = [
+        Evidence(ocsp_of(ROOT, END.certificate), False),
+        Evidence(der(crl_of(ROOT)), True),
+        Evidence(der(crl_of(ROOT, [END.certificate])), True),
+    ]
+    assert judge(END.certificate, ROOT.certificate, pieces, EPOCH).standing is Standing.REVOKED
+
+
+# --- OCSP -----------------------------------------------------------------------------------------------------------------
+
+SIGNING = [(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]), False)]
+RESPONDER = ROOT.issue("responder", extensions=SIGNING)
+
+
+@pytest.mark.parametrize("hashed", [hashes.SHA1(), hashes.SHA256(), hashes.SHA384()], ids=lambda one: one.name)
+def test_a_response_of_the_ca_itself(hashed: hashes.HashAlgorithm) -> None:
+    good = by_ocsp(ocsp_of(ROOT, END.certificate, hashed=hashed))
+    assert (good.standing, good.until) == (Standing.GOOD, EPOCH + timedelta(1))
+    assert by_ocsp(ocsp_of(ROOT, END.certificate, REVOKED)).standing is Standing.REVOKED
+
+
+@pytest.mark.parametrize("kind", ["p256", "p384", "ed25519", "rsa2048"])
+def test_a_response_of_a_delegated_responder(kind: str) -> None:
+    responder = ROOT.issue("responder", kind, extensions=SIGNING)
+    octets = ocsp_of(ROOT, END.certificate, signer=responder, show=[responder.certificate])
+    assert by_ocsp(octets).standing is Standing.GOOD
+
+
+def delegated(responder: Issued) -> bytes:
+    return ocsp_of(ROOT, END.certificate, signer=responder, show=[responder.certificate])
+
+
+UNPROVEN = {
+    "by a stranger": lambda: delegated(OTHER.issue("responder", extensions=SIGNING)),
+    "by a CA of the same name": lambda: delegated(IMPOSTOR.issue("responder", extensions=SIGNING)),
+    "by somebody certified for something else": lambda: delegated(ROOT.issue("responder")),
+    "by the certificate itself": lambda: delegated(END),
+    "by one delegated by a delegate": lambda: delegated(ROOT.sub("sub").issue("responder", extensions=SIGNING)),
+    "by an expired delegate": lambda: delegated(ROOT.issue("r", at=EPOCH - timedelta(400), extensions=SIGNING)),
+    "by a delegate that is not shown": lambda: ocsp_of(ROOT, END.certificate, signer=RESPONDER),
+    "about another certificate": lambda: ocsp_of(ROOT, ROOT.issue("other").certificate),
+    "about the same number of another CA": lambda: ocsp_of(ROOT, END.certificate, about=OTHER),
+    "too old": lambda: ocsp_of(ROOT, END.certificate, at=EPOCH - timedelta(3)),
+    "too old and without an end": lambda: ocsp_of(ROOT, END.certificate, at=EPOCH - timedelta(hours=2), hours=None),
+    "from the future": lambda: ocsp_of(ROOT, END.certificate, at=EPOCH + timedelta(hours=2)),
+    "unknown": lambda: ocsp_of(ROOT, END.certificate, ocsp.OCSPCertStatus.UNKNOWN),
+    "with SHA2-224": lambda: ocsp_of(ROOT, END.certificate, digest=hashes.SHA224()),
+    "try later": lambda: ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER).public_bytes(
+        serialization.Encoding.DER
+    ),
+    "tampered": lambda: ocsp_of(ROOT, END.certificate)[:-3] + b"\0\0\0",
+}
+
+
+@pytest.mark.parametrize("what", UNPROVEN)
+def test_a_response_that_proves_nothing(what: str) -> None:
+    assert by_ocsp(UNPROVEN[what]()).standing is Standing.UNKNOWN
+
+
+def test_a_response_without_an_end_holds_for_an_hour() -> None:
+    good = by_ocsp(ocsp_of(ROOT, END.certificate, at=EPOCH + timedelta(minutes=30), hours=None))
+    assert (good.standing, good.until) == (Standing.GOOD, EPOCH + timedelta(minutes=30))
+
+
+def test_urls_are_of_http_alone_few_and_short() -> None:
+    """CVE-2022-40617 and its kin: what is fetched is what a CA wrote, and nothing else than HTTP."""
+    urls = [
+        "file:///etc/shadow",
+        "ldap://ca/x",
+        "https://ca/x",
+        "HTTP://ca/1",
+        "http://ca/" + "x" * 2000,
+        "http://ca/2",
+        "http://ca/3",
+    ]
+    end = ROOT.issue("end", extensions=points_to(crl=urls, ocsp=urls))
+    assert crl_urls(end.certificate) == ocsp_urls(end.certificate) == ["HTTP://ca/1", "http://ca/2"]
+    assert crl_urls(END.certificate) == ocsp_urls(END.certificate) == []
+
+
+# --- two endpoints --------------------------------------------------------------------------------------------------------
+
+CRL, OCSP = "http://ca.example/root.crl", "http://ca.example/ocsp"
+POINTED = ROOT.issue("right", ip=[RIGHT], extensions=points_to(crl=[CRL], ocsp=[OCSP]))
+LEFT_END = ROOT.issue("left", ip=[LEFT])
+
+
+def pair(mode: str = "strict", right: Issued = POINTED, **options: Any) -> CertifiedPair:
+    """The left one looks whether the right one is revoked."""
+    two = CertifiedPair(LEFT_END, right, (ROOT,), **options)
+    two.settle_on("left", trust=trust(ROOT, revocation=mode))
+    return two
+
+
+def answer(octets: bytes | None) -> Any:
+    return lambda body: octets
+
+
+GOOD_OCSP, BAD_OCSP = ocsp_of(ROOT, POINTED.certificate), ocsp_of(ROOT, POINTED.certificate, REVOKED)
+GOOD_CRL, BAD_CRL = der(crl_of(ROOT)), der(crl_of(ROOT, [POINTED.certificate]))
+
+
+@pytest.mark.parametrize("mode", ["off", "relaxed", "ifuri", "strict"])
+@pytest.mark.parametrize(
+    ("web", "outcome"),
+    [
+        ({OCSP: GOOD_OCSP, CRL: BAD_CRL}, "good"),  # the CRL is not even asked for
+        ({OCSP: BAD_OCSP, CRL: GOOD_CRL}, "revoked"),
+        ({CRL: GOOD_CRL}, "good"),
+        ({CRL: BAD_CRL}, "revoked"),
+        ({OCSP: b"nonsense", CRL: GOOD_CRL}, "good"),
+        ({}, "silence"),
+        ({OCSP: b"nonsense", CRL: b"nonsense"}, "silence"),
+    ],
+)
+def test_each_mode_and_what_can_be_found_out(mode: str, web: dict[str, bytes], outcome: str) -> None:
+    two = pair(mode)
+    two.web = {url: answer(octets) for url, octets in web.items()}
+    two.begin()
+    up = mode == "off" or outcome == "good" or (mode == "relaxed" and outcome == "silence")
+    assert bool(two.left.seen(IkeUp)) == up
+    if up:
+        two.assert_agreed()
+    else:
+        assert two.failures()[0] == {"revoked": "CERTIFICATE_REVOKED", "silence": "REVOCATION_UNKNOWN"}[outcome]
+    warned = any(one.event == "revocation-unknown" for one in two.left.seen(Notice))
+    assert warned == (mode == "relaxed" and outcome == "silence")
+    assert bool(two.fetches) == (mode != "off")
+
+
+@pytest.mark.parametrize("mode", ["relaxed", "ifuri", "strict"])
+def test_a_certificate_that_names_nobody_to_ask(mode: str) -> None:
+    two = pair(mode, ROOT.issue("right", ip=[RIGHT]))
+    two.begin()
+    assert bool(two.left.seen(IkeUp)) == (mode != "strict")
+    assert two.fetches == []
+
+
+def test_an_intermediate_ca_is_looked_at_too() -> None:
+    sub = ROOT.sub("sub", extensions=points_to(crl=[CRL]))
+    two = pair("relaxed", sub.issue("right", ip=[RIGHT]))
+    two.web = {CRL: answer(der(crl_of(ROOT, [sub.certificate])))}
+    two.begin()
+    assert two.failures()[0] == "CERTIFICATE_REVOKED"
+
+
+def test_a_configured_crl_needs_nobody() -> None:
+    two = pair()
+    two.settle_on("left", trust=trust(ROOT, revocation="strict", crls=(GOOD_CRL,)))
+    two.begin()
+    two.assert_agreed()
+    assert two.fetches == []
+    two.settle_on("left", trust=trust(ROOT, revocation="strict", crls=(GOOD_CRL, BAD_CRL)))
+    two.left.command(Terminate("c"))
+    two.settle()
+    two.begin()
+    assert two.failures()[0] == "CERTIFICATE_REVOKED"
+
+
+def test_untrusted_urls_are_never_fetched() -> None:
+    """CVE-2022-40617: only of a certificate whose path holds and whose key signed."""
+    stranger = Authority("stranger").issue("right", ip=[RIGHT], extensions=points_to(crl=[CRL], ocsp=[OCSP]))
+    another = ROOT.issue("right", ip=["10.9.9.9"], extensions=points_to(crl=[CRL], ocsp=[OCSP]))
+    expired = ROOT.issue("right", ip=[RIGHT], at=EPOCH - timedelta(400), extensions=points_to(crl=[CRL], ocsp=[OCSP]))
+    for right in (stranger, another, expired):
+        two = pair("relaxed", right)
+        two.begin()
+        assert two.fetches == []
+        assert two.left.seen(IkeUp) == []
+
+
+def test_what_was_fetched_is_kept_as_long_as_it_holds() -> None:
+    two = pair()
+    two.web = {OCSP: answer(GOOD_OCSP)}
+    for hours, asked in ((0, 1), (1, 1), (22, 1), (2, 2)):
+        two.now += hours * 3600
+        two.begin()
+        assert len(two.fetches) == asked
+        two.left.command(Terminate("c"))
+        two.settle()
+        if asked == 1:
+            two.web = {OCSP: answer(GOOD_OCSP)}
+        if hours == 22:
+            two.web = {OCSP: answer(ocsp_of(ROOT, POINTED.certificate, at=EPOCH + timedelta(1)))}
+    assert len(two.left.seen(IkeUp)) == 4
+
+
+def test_who_does_not_answer_is_not_asked_at_every_attempt() -> None:
+    two = pair("relaxed")
+    for seconds, asked in ((0, 2), (10, 2), (FAILURE_WAIT, 4)):
+        two.now += seconds
+        two.begin()
+        two.left.command(Terminate("c"))
+        two.settle()
+        assert len(two.fetches) == asked
+
+
+def test_a_response_stapled_by_the_peer_is_enough() -> None:
+    """RFC 4806."""
+    two = pair(fragment_size=0)
+
+    def stapled(flight: Flight) -> Flight:
+        if flight.message.header.exchange != ExchangeType.IKE_AUTH or flight.receiver is not two.left:
+            return flight
+        opened = two.opened(flight)
+        payloads = (*opened.payloads, Certificate(int(CertificateEncoding.OCSP), GOOD_OCSP))
+        octets = two.sealed(
+            two.right, ExchangeType.IKE_AUTH, payloads, sa=two.right.sas[-1], message_id=1, response=True
+        )
+        two.receive(two.left, octets, flight.transmit.local, flight.transmit.remote)  # type: ignore[union-attr]
+        return None  # type: ignore[return-value]
+
+    two.rewrite = stapled
+    two.begin()
+    two.assert_agreed()
+    assert two.fetches == []
+    asked = [
+        one for flight in two.sent if flight.receiver is two.right and flight.message.header.exchange == ExchangeType.IKE_AUTH
+        for one in two.opened(flight).payloads if isinstance(one, CertificateRequest)
+    ]  # fmt: skip
+    assert CertificateRequest(14, b"") in asked
+
+
+def test_ended_while_something_is_fetched() -> None:
+    two = pair(defer=True)
+    two.web = {OCSP: answer(GOOD_OCSP)}
+    two.left.command(Initiate("c"))
+    while not two.fetches:
+        two.deliver()
+    two.left.command(Terminate("c"))
+    two.settle()
+    assert two.left.sas == []
+    assert two.left.seen(IkeUp) == []
+
+
+def test_a_responder_looks_too_and_waits_no_longer_than_for_anything() -> None:
+    left = ROOT.issue("left", ip=[LEFT], extensions=points_to(ocsp=[OCSP]))
+    for octets, reason in (
+        (ocsp_of(ROOT, left.certificate), ""),
+        (ocsp_of(ROOT, left.certificate, REVOKED), "CERTIFICATE_REVOKED"),
+    ):
+        two = CertifiedPair(left, POINTED, (ROOT,))
+        two.settle_on("right", trust=trust(ROOT, revocation="strict"))
+        two.web = {OCSP: answer(octets)}
+        two.begin()
+        assert two.failures()[1] == reason
+    two = CertifiedPair(left, POINTED, (ROOT,), defer=True)
+    two.settle_on("right", trust=trust(ROOT, revocation="strict"))
+    two.left.command(Initiate("c"))
+    while not two.fetches:
+        two.deliver()
+    two.hold(60)
+    assert two.right.sas == []
+    two.settle()
+    assert two.right.seen(IkeUp) == []
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_is_bounded_in_number_and_octets() -> None:
+    cache = RevocationCache()
+    for number in range(ENTRIES_MAX + 10):
+        cache.keep(Question(f"http://x/{number}"), b"x", 10.0)
+        cache.failed(Question(f"http://y/{number}"), 0.0)
+    assert cache.answer(Question("http://x/9"), 5.0) is None
+    assert cache.answer(Question("http://x/10"), 5.0) == b"x"
+    assert cache.answer(Question("http://x/10"), 11.0) is None
+    assert cache.worth_asking(Question("http://y/9"), 1.0)
+    assert not cache.worth_asking(Question("http://y/10"), 1.0)
+    for number in range(100):
+        cache.keep(Question(f"http://z/{number}"), bytes(1 << 20), 10.0)
+    assert sum(cache.answer(Question(f"http://z/{number}"), 5.0) is not None for number in range(100)) <= 32
+    cache.keep(Question("http://large"), bytes(9 << 20), 10.0)
+    assert cache.answer(Question("http://large"), 5.0) is None
