@@ -143,7 +143,10 @@ def _by_crl(certificate: x509.Certificate, issuer: x509.Certificate, evidence: E
     # RFC 5280 5.3: an entry with something critical that we do not know is no less of a revocation
     when = entry.revocation_date_utc
     return Verdict(
-        Standing.REVOKED, f"{_described(certificate)} is revoked since {when:%Y-%m-%d}{_reason(entry)}", by=evidence
+        Standing.REVOKED,
+        f"{_described(certificate)} is revoked since {when:%Y-%m-%d}{_reason(entry)}",
+        crl.next_update_utc,
+        evidence,
     )
 
 
@@ -218,7 +221,7 @@ def _by_ocsp(certificate: x509.Certificate, issuer: x509.Certificate, evidence: 
             return Verdict(Standing.GOOD, until=end, by=evidence)
         case ocsp.OCSPCertStatus.REVOKED:
             since = f"{single.revocation_time_utc:%Y-%m-%d}" if single.revocation_time_utc else "a time it does not say"
-            return Verdict(Standing.REVOKED, f"{_described(certificate)} is revoked since {since}", by=evidence)
+            return Verdict(Standing.REVOKED, f"{_described(certificate)} is revoked since {since}", end, evidence)
         case _:
             return _unknown("the responder does not know the certificate")
 

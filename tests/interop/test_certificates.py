@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.ocsp import OCSPCertStatus
 from support.pair import EDGE, Pair, make_pair, nothing_lost
-from support.pki import Authority, Issued, pem_of
-from support.scene import EDGE_ID, GATEWAY_ID, Scene
+from support.pki import Authority, Issued, crl_of, ocsp_of, pem_of, points_to
+from support.scene import EDGE_ID, GATEWAY_ID, NAT_OUTER, Scene
 from support.strongswan import Connection, log_of
 
 pytestmark = pytest.mark.interop
@@ -40,7 +45,7 @@ class Pki:
         """The edge's: its end entity, the intermediate to send, the root to trust."""
         files = {
             "x509/end.pem": pem_of(self.edge.certificate),
-            "x509ca/sub.pem": pem_of(self.edge.chain[0]),
+            "x509ca/sub.pem": pem_of((self.edge.chain or self.gateway.chain)[0]),
             "x509ca/root.pem": pem_of(self.root.certificate),
             "private/end.pem": self.edge.key_pem,
         }
@@ -144,6 +149,69 @@ def test_a_certificate_on_one_side_a_psk_on_the_other(scene: Scene, initiator: s
     pair = make_pair(scene, edge, initiator=initiator, connection='ca = ["ca.pem"]', secrets=pki.files())
     pair.establish(initiator)
     pair.no_clear_text()
+
+
+WEB = f"http://{NAT_OUTER}:8080"
+SERVER = """
+import http.server, pathlib, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        file = pathlib.Path(sys.argv[1]) / self.path.strip("/")
+        octets = file.read_bytes() if file.exists() else b""
+        self.send_response(200 if octets else 404)
+        self.send_header("Content-Length", str(len(octets)))
+        self.end_headers()
+        self.wfile.write(octets)
+    do_POST = do_GET
+http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("initiator", ENDS)
+@pytest.mark.parametrize("by", ["crl", "ocsp"])
+@pytest.mark.parametrize("revoked", [True, False], ids=["revoked", "good"])
+def test_a_revoked_edge_is_refused(scene: Scene, tmp_path: Path, by: str, initiator: str, revoked: bool) -> None:
+    """What the certificates name is asked, outside of every tunnel: of the CA above the edge's by its CRL."""
+    root = Authority("root", at=TODAY)
+    sub = root.sub("issuing", at=TODAY, extensions=points_to(crl=[f"{WEB}/root"]))
+    edge = sub.issue("edge", at=TODAY, dns=[EDGE_ID], extensions=points_to(**{by: [f"{WEB}/{by}"]}))
+    pki = Pki(root, sub.issue("gateway", at=TODAY, dns=[GATEWAY_ID]), edge)
+    status = OCSPCertStatus.REVOKED if revoked else OCSPCertStatus.GOOD
+    (tmp_path / "root").write_bytes(_der(crl_of(root, at=TODAY)))
+    (tmp_path / "crl").write_bytes(_der(crl_of(sub, [edge.certificate] if revoked else [], at=TODAY)))
+    (tmp_path / "ocsp").write_bytes(ocsp_of(sub, edge.certificate, status, at=TODAY))
+    server = scene.wan.start("web", [sys.executable, "-c", SERVER, str(tmp_path)])
+    pair = certified(scene, pki, initiator, 'revocation = "strict"')
+    if not revoked:
+        pair.establish(initiator)
+        assert server.running
+        return
+    pair.start()
+    if initiator == "edge":
+        pair.charon.swanctl("--initiate", "--child", "net", "--timeout", "5", check=False)
+    assert pair.gateway.wait_failure() == "CERTIFICATE_REVOKED"
+    assert "is revoked since" in (pair.gateway.tunnel() or {})["explanation"]
+    assert not pair.gateway.up()
+
+
+def test_a_responder_of_nobody_leaves_a_strict_gateway_closed(scene: Scene) -> None:
+    """Also when the URL leads to this host, or to the cloud's own services."""
+    pki = Pki.of("p256")
+    where = points_to(ocsp=["http://127.0.0.1:9550/metrics"], crl=["http://169.254.169.254/x"])
+    pki = Pki(pki.root, pki.gateway, pki.root.issue("edge", at=TODAY, dns=[EDGE_ID], extensions=where))
+    pair = certified(scene, pki, "gateway", 'revocation = "ifuri"')
+    pair.start()
+    assert pair.gateway.wait_failure() == "REVOCATION_UNKNOWN"
+    assert pair.gateway.process is not None
+    text = pair.gateway.process.log.read_text()
+    assert "127.0.0.1 is nobody's CA" in text
+    assert "169.254.169.254 is nobody's CA" in text
+    assert not pair.gateway.up()
+
+
+def _der(crl: x509.CertificateRevocationList) -> bytes:
+    return crl.public_bytes(Encoding.DER)
 
 
 WRONG: dict[str, tuple[str, dict[str, Any]]] = {

@@ -294,6 +294,19 @@ def test_what_was_fetched_is_kept_as_long_as_it_holds() -> None:
     assert len(two.left.seen(IkeUp)) == 4
 
 
+@pytest.mark.parametrize("web", [{OCSP: BAD_OCSP}, {CRL: BAD_CRL}], ids=["ocsp", "crl"])
+def test_who_is_revoked_is_no_less_so_the_next_time(web: dict[str, bytes]) -> None:
+    """Not as if nobody had answered: that would let him in at the second attempt."""
+    two = pair("relaxed")
+    two.web = {url: answer(octets) for url, octets in web.items()}
+    for _ in range(3):
+        two.begin()
+        two.run(2)
+        assert two.failures()[0] == "CERTIFICATE_REVOKED"
+        two.web = {}
+    assert two.left.seen(IkeUp) == []
+
+
 def test_who_does_not_answer_is_not_asked_at_every_attempt() -> None:
     two = pair("relaxed")
     for seconds, asked in ((0, 2), (10, 2), (FAILURE_WAIT, 4)):
