@@ -6,6 +6,7 @@ What a certificate names is not ours: a URL may not lead to this host, its links
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -83,7 +84,7 @@ class Fetcher:
             or mapped.is_unspecified
             or str(mapped) in FORBIDDEN
         ):
-            raise OSError(f"{host} is nobody's CA")
+            raise OSError(errno.EACCES, f"{host} is nobody's CA")
         made = socket.socket(family, kind, protocol)
         made.setblocking(False)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
