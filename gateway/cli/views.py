@@ -127,7 +127,19 @@ def workers(snapshot: Json, wide: bool) -> Table:
     if wide:
         headings += ["Turns", "EmptyPolls", "TunReads", "TunWrites", "UdpReads", "UdpSends"]
         headings += [f"{stage.capitalize()}Cycles" for stage in stages]
-    return Table(tuple(headings), tuple(_worker(row, wide, stages) for row in rows))
+    table = Table(tuple(headings), tuple(_worker(row, wide, stages) for row in rows))
+    return _with_packet_sockets(table, rows) if wide else table
+
+
+def _with_packet_sockets(table: Table, workers_: Sequence[Json]) -> Table:
+    """Calls, and packets left to the raw socket, where protocol 50 is sent so (dataplane.packet_socket)."""
+    sends = [worker.get("calls", {}).get("packet_sends", 0) for worker in workers_]
+    left = [sum(worker.get("fallbacks", {}).values()) for worker in workers_]
+    if not any(sends):
+        return table
+    cells = ((str(send), str(fallback)) for send, fallback in zip(sends, left, strict=True))
+    rows = tuple((*row, *more) for row, more in zip(table.rows, cells, strict=True))
+    return Table((*table.headings, "PacketSends", "Fallbacks"), rows)
 
 
 def trace(lines: Sequence[Json]) -> list[Block]:

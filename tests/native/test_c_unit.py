@@ -82,7 +82,7 @@ def test_the_data_plane_in_namespaces_under_address_sanitizer(tmp_path: Path) ->
         "PYTHONPATH": str(package),
     }
     names = ("dataplane_inbound", "dataplane_outbound", "dataplane_control", "packet_trains_inbound",
-             "packet_trains_outbound", "packet_trains_through", "safety_rules", "esp_by_scapy")  # fmt: skip
+             "packet_trains_outbound", "packet_trains_through", "safety_rules", "esp_by_scapy", "dataplane_packet_socket")  # fmt: skip
     done = subprocess.run(
         [BIN / "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/native/test_{name}.py" for name in names)],
         cwd=ROOT,

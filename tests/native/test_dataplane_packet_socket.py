@@ -227,11 +227,14 @@ def test_a_device_that_is_down_loses_nothing_that_has_another_way(scene: Scene) 
     scene.left.batch("link add spare type veth peer name other", "link set spare up", "link set other up")
     (spare,) = scene.left.ip_json("link", "show", "spare")
     scene.way(4, interface=spare["ifindex"])
+    scene.left.batch("link set other down")  # no carrier: as with a full queue, ENOBUFS
+    assert scene.opened(scene.sent())
+    scene.settle(1, 1, 1, 0)
     scene.left.batch("link set spare down")
     assert scene.opened(scene.sent())
     scene.left.batch("link delete spare")
     assert scene.opened(scene.sent())
-    scene.settle(2, 2, 0, 2)
+    scene.settle(3, 3, 1, 2)
     assert scene.gateway.drops() == {}
 
 

@@ -89,6 +89,16 @@ def test_workers_show_cycles_by_stage_and_packet_only_where_they_are_counted(dae
     assert first.split()[1:7] == ["any", "0.00s", "0", "0", "-", "-"]
 
 
+def test_workers_show_packet_sockets_only_where_they_are_used(daemon: SampleOperations, ctl: Run):
+    assert "PacketSends" not in ctl("workers", "-o", "wide")[1]
+    used = WorkerStatus(0, 5, 0.0, idle=True, calls={"packet_sends": 9}, fallbacks={"full": 2, "refused": 1})
+    daemon.picture = replace(HEALTHY, workers=(used, WorkerStatus(1, 6, 0.0, idle=True)))
+    header, first, second = ctl("workers", "-o", "wide")[1].splitlines()
+    assert header.split()[-2:] == ["PacketSends", "Fallbacks"]
+    assert (first.split()[-2:], second.split()[-2:]) == (["9", "3"], ["0", "0"])
+    assert "PacketSends" not in ctl("workers")[1]
+
+
 def test_a_session_of_days_is_shown_as_azure_shows_it(daemon: SampleOperations, ctl: Run):
     daemon.picture = replace(
         HEALTHY, peers=(replace(PEER, established_at=HEALTHY.now - 2 * 86400 - 61), replace(PEER, established_at=None))

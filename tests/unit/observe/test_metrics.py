@@ -166,6 +166,11 @@ def test_a_workers_queues_calls_and_cycles():
     assert value(HEALTHY, "gateway_worker_socket_drops_total", worker="0") == 3
     assert value(HEALTHY, "gateway_worker_empty_polls_total", worker="0") == 77
     assert value(HEALTHY, "gateway_worker_system_calls_total", worker="0", call="udp_sends") == 30
+    worker = replace(HEALTHY.workers[0], fallbacks={"full": 4})
+    fallen = replace(HEALTHY, workers=(worker,))
+    for reason, packets in (("full", 4), ("refused", 0)):
+        name = "gateway_worker_packet_socket_fallbacks_total"
+        assert value(fallen, name, worker="0", reason=reason) == packets
     assert value(HEALTHY, "gateway_worker_cycles_total", worker="0", stage="seal") == 330000
     assert value(FRESH, "gateway_worker_cycles_total", worker="0", stage="seal") == 0
 
