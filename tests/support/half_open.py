@@ -1,0 +1,52 @@
+"""IKE_SA_INIT requests of somebody who never goes on: they leave half-open IKE_SAs behind (RFC 7296 2.6)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from support.netns import Namespace
+
+from gateway.ike.message import Header, emit_message
+from gateway.ike.payloads import KeyExchange, Nonce, Proposal, SecurityAssociation, Transform
+from gateway.ike.registry import (
+    EncryptionId,
+    ExchangeType,
+    Flags,
+    KeyExchangeId,
+    PrfId,
+    Protocol,
+    TransformType,
+)
+
+PROPOSAL = "aes256gcm16-prfsha384-x25519"
+"""What they offer, as it is configured."""
+_SENDER = """
+import socket, sys
+source, target = sys.argv[1:3]
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    sender.bind((source, 0))
+    for line in sys.stdin:
+        sender.sendto(bytes.fromhex(line), (target, 500))
+"""
+
+
+def leave_half_open(machine: Namespace, source: str, target: str, count: int) -> None:
+    """`count` requests from `source`, each of an initiator of its own; answers are not awaited."""
+    lines = "\n".join(_request().hex() for _ in range(count))
+    machine.run(sys.executable, "-S", "-E", "-c", _SENDER, source, target, stdin=lines)
+
+
+def _request() -> bytes:
+    transforms = (
+        Transform.make(TransformType.ENCRYPTION, EncryptionId.AES_GCM_16, 256),
+        Transform(TransformType.PRF, PrfId.HMAC_SHA2_384),
+        Transform(TransformType.KEY_EXCHANGE, KeyExchangeId.CURVE25519),
+    )
+    header = Header(int.from_bytes(os.urandom(8)), 0, ExchangeType.IKE_SA_INIT, Flags.INITIATOR, 0)
+    payloads = (
+        SecurityAssociation((Proposal(1, Protocol.IKE, b"", transforms),)),
+        KeyExchange(KeyExchangeId.CURVE25519, os.urandom(32)),
+        Nonce(os.urandom(32)),
+    )
+    return emit_message(header, payloads)
