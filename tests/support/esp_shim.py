@@ -16,7 +16,7 @@ from gateway.esp.dataplane import Encryption, Integrity
 from gateway.esp.packet import Drop, EspKeys, Opened
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("aead_ipsecmb.c", "aead_openssl.c", "checksum.c", "coalesce.c", "esp.c", "replay.c", "segment.c")
+SOURCES = ("aead_ipsecmb.c", "aead_openssl.c", "checksum.c", "coalesce.c", "esp.c", "inner.c", "replay.c", "segment.c")
 ENGINES = {"ipsec-mb": 1, "libcrypto": 2}
 ENCRYPTION = {encryption: number for number, encryption in enumerate(Encryption)}
 INTEGRITY = {integrity: number for number, integrity in enumerate(Integrity)}
