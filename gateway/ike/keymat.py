@@ -2,6 +2,7 @@
 
 SKEYSEED = prf(Ni | Nr, g^ir)                        first IKE_SA
 SKEYSEED = prf(SK_d (old), g^ir | Ni | Nr)           rekeyed IKE_SA
+SKEYSEED = prf(SK_d (old), g^ir | Ni | Nr | SK(1) | ... | SK(n))   with additional key exchanges (RFC 9370 2.2.4)
 {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
 KEYMAT = prf+(SK_d, [g^ir |] Ni | Nr)                CHILD_SA
 """
@@ -191,7 +192,7 @@ class ChildKeys:
 class IkeKeys:
     """The keys of one IKE_SA, seen from one side."""
 
-    __slots__ = ("_sk_d", "_sk_pi", "_sk_pr", "choice", "is_initiator", "opening", "sealing")
+    __slots__ = ("_said", "_sk_d", "_sk_pi", "_sk_pr", "choice", "is_initiator", "opening", "rounds", "sealing")
 
     def __init__(self, choice: Choice, skeyseed: bytes, nonces: bytes, spis: bytes, is_initiator: bool) -> None:
         method = choice.prf
@@ -204,6 +205,8 @@ class IkeKeys:
         self._sk_d, ai, ar, ei, er, self._sk_pi, self._sk_pr = parts
         self.choice = choice
         self.is_initiator = is_initiator
+        self.rounds = 0
+        self._said = {True: b"", False: b""}
         initiator, responder = Envelope(choice, ei, ai), Envelope(choice, er, ar)
         self.sealing, self.opening = (initiator, responder) if is_initiator else (responder, initiator)
 
@@ -212,9 +215,24 @@ class IkeKeys:
         """RFC 7296 2.14."""
         return cls(choice, prf(choice.prf, ni + nr, shared), ni + nr, spis, is_initiator)
 
-    def rekeyed(self, choice: Choice, shared: bytes, ni: bytes, nr: bytes, spis: bytes, is_initiator: bool) -> IkeKeys:
-        """RFC 7296 2.18: SKEYSEED with the *old* PRF, the rest with the new."""
-        return IkeKeys(choice, prf(self.choice.prf, self._sk_d, shared + ni + nr), ni + nr, spis, is_initiator)
+    def rekeyed(
+        self, choice: Choice, shared: bytes, ni: bytes, nr: bytes, spis: bytes, is_initiator: bool, later: bytes = b""
+    ) -> IkeKeys:
+        """RFC 7296 2.18: SKEYSEED with the *old* PRF, the rest with the new. `later`: SK(1) | ... (RFC 9370 2.2.4)."""
+        seed = prf(self.choice.prf, self._sk_d, shared + ni + nr + later)
+        return IkeKeys(choice, seed, ni + nr, spis, is_initiator)
+
+    def after_intermediate(self, shared: bytes, ni: bytes, nr: bytes, spis: bytes) -> IkeKeys:
+        """RFC 9370 2.2.2: SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr), and all keys from it."""
+        keys = self.rekeyed(self.choice, shared, ni, nr, spis, self.is_initiator)
+        keys.rounds, keys._said = self.rounds + 1, self._said
+        return keys
+
+    def absorb(self, message: bytes, of_initiator: bool) -> None:
+        """RFC 9242 3.3.2: IntAuth_i or IntAuth_r goes on by an IKE_INTERMEDIATE message (message.intermediate_octets)."""
+        key = self._sk_pi if of_initiator else self._sk_pr
+        said = prf(self.choice.prf, key, self._said[of_initiator] + message)
+        self._said = self._said | {of_initiator: said}
 
     def mixed(self, ppk: bytes) -> IkeKeys:
         """RFC 8784 3: SK_d, SK_pi and SK_pr from themselves and the PPK. What seals and opens stays the same."""
@@ -222,21 +240,30 @@ class IkeKeys:
         keys.choice, keys.is_initiator, keys.sealing, keys.opening = (
             self.choice, self.is_initiator, self.sealing, self.opening
         )  # fmt: skip
+        keys.rounds, keys._said = self.rounds, self._said
         keys._sk_d, keys._sk_pi, keys._sk_pr = (
             prf_plus(self.choice.prf, ppk, secret, len(secret)) for secret in (self._sk_d, self._sk_pi, self._sk_pr)
         )
         return keys
 
-    def child(self, choice: Choice, shared: bytes, ni: bytes, nr: bytes) -> ChildKeys:
-        """RFC 7296 2.17; `shared` is empty without PFS."""
+    def child(self, choice: Choice, shared: bytes, ni: bytes, nr: bytes, later: bytes = b"") -> ChildKeys:
+        """RFC 7296 2.17; `shared` is empty without PFS. `later`: SK(1) | ... (RFC 9370 2.2.4)."""
         e, a = encryption_key_octets(choice), integrity_key_octets(choice)
-        material = prf_plus(self.choice.prf, self._sk_d, shared + ni + nr, 2 * (e + a))
+        material = prf_plus(self.choice.prf, self._sk_d, shared + ni + nr + later, 2 * (e + a))
         return ChildKeys(material[:e], material[e : e + a], material[e + a : 2 * e + a], material[2 * e + a :])
 
     def signed_octets(self, message: bytes, peer_nonce: bytes, identity: bytes, of_initiator: bool) -> bytes:
-        """RFC 7296 2.15: RealMessage | NonceData | prf(SK_p, RestOfId)."""
+        """RFC 7296 2.15: RealMessage | NonceData | prf(SK_p, RestOfId) [| IntAuth]."""
         key = self._sk_pi if of_initiator else self._sk_pr
-        return message + peer_nonce + prf(self.choice.prf, key, identity)
+        return message + peer_nonce + prf(self.choice.prf, key, identity) + self._int_auth
+
+    @property
+    def _int_auth(self) -> bytes:
+        """RFC 9242 3.3.2: IntAuth_iN | IntAuth_rN | IKE_AUTH_MID, once there was an IKE_INTERMEDIATE."""
+        if not self.rounds:
+            return b""
+        # RFC 7296 2.2: IKE_SA_INIT has message ID 0, each IKE_INTERMEDIATE the next, and then comes IKE_AUTH
+        return self._said[True] + self._said[False] + (self.rounds + 1).to_bytes(4, "big")
 
     def secrets_for_keylog(self) -> dict[str, bytes]:
         """For observe/keylog only, which the operator has to switch on."""
@@ -297,4 +324,5 @@ def open_message(keys: IkeKeys, message: Message) -> Message:
         raise PeerError(Violation.GRAMMAR, "payloads outside SK")
     prefix = message.octets[: len(message.octets) - len(envelope.data)]
     plaintext = keys.opening.open(prefix, envelope.data)
-    return Message(message.header, parse_chain(plaintext, envelope.first_inner), message.octets)
+    inner = (envelope.first_inner, plaintext)
+    return Message(message.header, parse_chain(plaintext, envelope.first_inner), message.octets, inner)

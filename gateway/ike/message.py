@@ -66,6 +66,8 @@ class Message:
     header: Header
     payloads: tuple[Payload, ...]
     octets: bytes = b""
+    inner: tuple[int, bytes] = (0, b"")
+    """Of an opened one: the first payload's type, and the plaintext."""
 
     def first(self, kind: type[Payload]) -> Payload | None:
         """The first payload of exactly this class."""
@@ -195,6 +197,11 @@ def emit_message(header: Header, payloads: tuple[Payload, ...]) -> bytes:
     """A message without encryption."""
     first, body = emit_chain(payloads)
     return emit_header(header, first, HEADER_OCTETS + len(body)) + body
+
+
+def intermediate_octets(header: Header, first_inner: int, plaintext: bytes) -> bytes:
+    """RFC 9242 3.3.2: IntAuth_A | IntAuth_P, a message as if nothing were encrypted, padded or cut into fragments."""
+    return sealed_prefix(header, first_inner, len(plaintext)) + plaintext
 
 
 def sealed_prefix(header: Header, first_inner: int, sealed_octets: int, place: tuple[int, int] | None = None) -> bytes:

@@ -17,9 +17,18 @@ from gateway.ike.child import LINGER, ChildSa, Lingering
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ChildActivate, ChildMoved, ChildRemove, IkeDown, Notice
 from gateway.ike.exchanges.base import Exchange
+from gateway.ike.exchanges.followup import Pending
 from gateway.ike.fragments import Reassembly
 from gateway.ike.keymat import IkeKeys, open_fragment, open_message, seal_fragments
-from gateway.ike.message import MESSAGE_MAX, Header, Message, emit_message, parse_chain
+from gateway.ike.message import (
+    MESSAGE_MAX,
+    Header,
+    Message,
+    emit_chain,
+    emit_message,
+    intermediate_octets,
+    parse_chain,
+)
 from gateway.ike.nat import NatResult
 from gateway.ike.payloads import Notify, Payload
 from gateway.ike.recorder import Line, line_of
@@ -59,6 +68,7 @@ class IkeSa:
         self.standing = Standing.HELD if is_initiator else Standing.ANSWERED
         self.window = Window()
         self.keys: IkeKeys | None = None
+        self.answered_under: IkeKeys | None = None  # what the last request that we answered was sealed with
         self.nat = NatResult()
         # Both said in IKE_SA_INIT that they can (RFC 7383 2.3)
         self.fragments = False
@@ -81,6 +91,8 @@ class IkeSa:
         self.predecessor: IkeSa | None = None
         # True while its end would be nobody's news: replaced by a rekey, or not yet in its predecessor's place
         self.quiet = False
+        # A CREATE_CHILD_SA of the peer that further key exchanges are to complete (RFC 9370)
+        self.followup: Pending | None = None
         self.init_request = self.init_response = b""
         self.ni = self.nr = b""
         self.hint: Notify | None = None
@@ -135,6 +147,8 @@ class IkeSa:
     ) -> Datagrams:
         flags = (Flags.INITIATOR if self.is_initiator else Flags(0)) | (Flags.RESPONSE if response else Flags(0))
         header = Header(self.initiator_spi, self.responder_spi, kind, flags, message_id)
+        if kind == ExchangeType.IKE_INTERMEDIATE and self.keys is not None:
+            self.keys.absorb(intermediate_octets(header, *emit_chain(payloads)), of_initiator=self.is_initiator)
         self._count_notifies(payloads, "out")
         if kind == ExchangeType.IKE_SA_INIT:
             datagrams: Datagrams = (emit_message(header, payloads),)
@@ -165,6 +179,7 @@ class IkeSa:
         """Answers the request being worked on."""
         datagrams = self._encode(kind, self.window.expected, payloads, True, now)
         self.window.answered(datagrams)
+        self.answered_under = self.keys
         self._transmit_all(datagrams, now)
         self._count_exchange(kind, "responder", payloads)
         return datagrams
@@ -286,7 +301,7 @@ class IkeSa:
         """RFC 7296 2.21: the answer to a request that verified but cannot be served."""
         notify = error.notify or NotifyType.INVALID_SYNTAX
         self.respond(kind, (Notify(int(notify), error.data),), now)
-        if kind == ExchangeType.IKE_AUTH:
+        if kind in (ExchangeType.IKE_AUTH, ExchangeType.IKE_INTERMEDIATE):
             reason = AUTHENTICATION_REASONS.get(error.why, f"{notify.name}_SENT")
             self.destroy(now, reason, {"detail": error.detail})
         elif notify == NotifyType.INVALID_SYNTAX:
@@ -309,17 +324,19 @@ class IkeSa:
         reassembly = self.reassembly[message.header.is_response]
         if not reassembly.wanted(message.header, fragment):
             return None
-        whole = reassembly.add(message.header, fragment, self._open_fragment(message))
+        whole = reassembly.add(message.header, fragment, self._open_fragment(message, keys))
         if whole is None:
             return None
+        inner = (whole.first_inner, whole.plaintext)
+        payloads = parse_chain(whole.plaintext, whole.first_inner)
         self.wire = (whole.octets, fragment.total)
-        return Message(message.header, parse_chain(whole.plaintext, whole.first_inner), message.octets)
+        return Message(message.header, payloads, message.octets, inner)
 
-    def _open_fragment(self, message: Message) -> bytes:
+    def _open_fragment(self, message: Message, keys: IkeKeys) -> bytes:
         assert message.fragment is not None
         if not self.fragments:
             raise PeerError(Violation.GRAMMAR, "a fragment, without both ends having said that they can")
-        return open_fragment(self._keys(), message, message.fragment)
+        return open_fragment(keys, message, message.fragment)
 
     def _keys(self) -> IkeKeys:
         if self.keys is None:
@@ -328,11 +345,13 @@ class IkeSa:
 
     def _verifies(self, message: Message) -> bool:
         """Whether a repeated request is to be answered again; PeerError when it does not verify."""
+        # An IKE_INTERMEDIATE that we answered changed the keys for what comes after it
+        keys = self.answered_under or self._keys()
         if message.fragment is None:
-            open_message(self._keys(), message)
+            open_message(keys, message)
             return True
         # RFC 7383 2.6.1: one answer, not one for each fragment
-        self._open_fragment(message)
+        self._open_fragment(message, keys)
         return message.fragment.number == 1
 
     def _heard(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
@@ -345,6 +364,8 @@ class IkeSa:
         self.record(line_of(message.header, message.payloads, now, False, octets, datagrams))
         if message.header.exchange == ExchangeType.IKE_SA_INIT:
             return
+        if message.header.exchange == ExchangeType.IKE_INTERMEDIATE:
+            self._keys().absorb(intermediate_octets(message.header, *message.inner), of_initiator=not self.is_initiator)
         self.last_heard = now
         if self.established and (message.header.is_response or not self.is_initiator):
             self._prove(now)
@@ -474,7 +495,7 @@ class IkeSa:
         if self.state is IkeState.DESTROYING:
             return
         self.queue.clear()
-        self.exchange = None
+        self.exchange = self.followup = None
         self.window.pending = None
         if reason and not self.quiet and self.unproven_lines is None:
             self.services.recorder.outcome(self.name, f"IKE_SA ended: {reason}", now)

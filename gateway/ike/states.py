@@ -66,10 +66,12 @@ IKE_TRANSITIONS: dict[tuple[IkeState, IkeInput], IkeState] = {
 
 # Requests a state admits. RFC 7296 2.25: while deleting or rekeyed, only INFORMATIONAL makes sense; a
 # CREATE_CHILD_SA then gets TEMPORARY_FAILURE from its handler, hence it is admitted.
-_ESTABLISHED_REQUESTS = frozenset({ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL})
+_ESTABLISHED_REQUESTS = frozenset(
+    {ExchangeType.CREATE_CHILD_SA, ExchangeType.IKE_FOLLOWUP_KE, ExchangeType.INFORMATIONAL}
+)
 IKE_REQUESTS: dict[IkeState, frozenset[ExchangeType]] = {
     IkeState.CREATED: frozenset({ExchangeType.IKE_SA_INIT}),
-    IkeState.CONNECTING: frozenset({ExchangeType.IKE_AUTH}),
+    IkeState.CONNECTING: frozenset({ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH}),
     IkeState.ESTABLISHED: _ESTABLISHED_REQUESTS,
     IkeState.REKEYING: _ESTABLISHED_REQUESTS,
     IkeState.REKEYED: _ESTABLISHED_REQUESTS,
@@ -78,7 +80,7 @@ IKE_REQUESTS: dict[IkeState, frozenset[ExchangeType]] = {
 }
 
 # RFC 7296 1.2: the original initiator alone sends these. One sent back to it could carry its own AUTH.
-_INITIATORS_REQUESTS = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH})
+_INITIATORS_REQUESTS = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH})
 
 
 def admits(state: IkeState, exchange: ExchangeType, is_initiator: bool) -> bool:

@@ -14,7 +14,7 @@ from gateway.ike import authentication, certificates, ppk
 from gateway.ike.authentication import AuthenticatedPeer, Proofs
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
-from gateway.ike.exchanges import child_negotiation
+from gateway.ike.exchanges import child_negotiation, intermediate
 from gateway.ike.exchanges.base import Exchange
 from gateway.ike.exchanges.child_negotiation import ChildOffer
 from gateway.ike.exchanges.create_child import CreateChild
@@ -139,7 +139,7 @@ class Authenticate(Exchange):
         except PeerError as refused:
             sa.services.emit(ExchangeFailed(sa.name, settings.name, refused.why.name, {"detail": refused.detail}))
             return
-        child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), True, now)
+        child_negotiation.install(sa, terms, (b"",), (sa.ni, sa.nr), True, now)
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         """The responder did not prove itself: say so and end (RFC 7296 2.21.2)."""
@@ -177,6 +177,8 @@ def establish(sa: IkeSa, proof: AuthenticatedPeer, initial_contact: bool, now: f
 def respond(sa: IkeSa, message: Message, now: float) -> None:
     """Our side of a peer's IKE_AUTH."""
     assert sa.keys is not None
+    if intermediate.rounds_left(sa):
+        raise PeerError(Violation.OUT_OF_STATE, "IKE_AUTH before all key exchanges", NotifyType.INVALID_SYNTAX)
     auth = message.first(Authentication)
     if sa.ppk:
         auth = _with_ppk(sa, message, auth)
@@ -223,7 +225,7 @@ def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tu
     establish(sa, proof, message.notify(NotifyType.INITIAL_CONTACT) is not None, now)
     # RFC 7296 2.8: inbound stands before the answer leaves, so nothing the peer sends at once is lost
     if terms is not None:
-        child_negotiation.install(sa, terms, b"", (sa.ni, sa.nr), False, now)
+        child_negotiation.install(sa, terms, (b"",), (sa.ni, sa.nr), False, now)
     sa.respond(ExchangeType.IKE_AUTH, tuple(reply), now)
     _begin(sa, now)
 

@@ -9,6 +9,7 @@ from gateway.ike import proposal, traffic_selector
 from gateway.ike.child import ChildSa
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ChildInstall
+from gateway.ike.exchanges.followup import Secrets
 from gateway.ike.message import Message
 from gateway.ike.payloads import (
     Payload,
@@ -142,12 +143,12 @@ def answer_payloads(terms: ChildTerms) -> tuple[Payload, Payload, Payload]:
 
 
 def install(
-    sa: IkeSa, terms: ChildTerms, shared: bytes, nonces: tuple[bytes, bytes], we_initiated: bool, now: float
+    sa: IkeSa, terms: ChildTerms, secrets: Secrets, nonces: tuple[bytes, bytes], we_initiated: bool, now: float
 ) -> ChildSa:
     """Derives KEYMAT and hands both directions to the data plane. Nothing is sent on it yet: see `IkeSa.activate`."""
     if sa.keys is None:
         raise LocalError("a CHILD_SA before there are keys")
-    keys = sa.keys.child(terms.choice, shared, *nonces)
+    keys = sa.keys.child(terms.choice, secrets[0], *nonces, b"".join(secrets[1:]))
     first = (keys.initiator_encryption, keys.initiator_integrity)
     second = (keys.responder_encryption, keys.responder_integrity)
     outbound, inbound = (first, second) if we_initiated else (second, first)
@@ -176,9 +177,9 @@ def install(
 
 
 def install_deferred(
-    sa: IkeSa, terms: ChildTerms, shared: bytes, nonces: tuple[bytes, bytes], old: ChildSa, now: float
+    sa: IkeSa, terms: ChildTerms, secrets: Secrets, nonces: tuple[bytes, bytes], old: ChildSa, now: float
 ) -> ChildSa:
     """A rekey's responder: the peer must install first. We send on the new SA when it deletes the old one or sends on the new."""
-    child = install(sa, terms, shared, nonces, False, now)
+    child = install(sa, terms, secrets, nonces, False, now)
     old.successor = child
     return child

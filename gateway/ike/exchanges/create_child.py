@@ -11,6 +11,8 @@ Rekeying is make-before-break: both directions stand on both sides before anyone
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.ike import proposal
@@ -18,9 +20,10 @@ from gateway.ike.child import ChildSa
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ExchangeFailed
 from gateway.ike.exchanges import child_negotiation
-from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
+from gateway.ike.exchanges.base import NONCE_OCTETS
 from gateway.ike.exchanges.child_negotiation import ChildOffer, ChildTerms
 from gateway.ike.exchanges.delete import DeleteChild
+from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.message import Message
@@ -36,12 +39,12 @@ CHILD_SAS_MAX = 64
 """CHILD_SAs of one IKE_SA, for each configured one, beyond which the peer may make no more."""
 RETRY_FAILED = 10.0
 RETRY_TEMPORARY = 2.0  # RFC 7296 2.25: wait before trying again
+RETRIED = (NotifyType.TEMPORARY_FAILURE.name, NotifyType.STATE_NOT_FOUND.name)
+"""Refusals that say nothing against what was asked (RFC 7296 2.25, RFC 9370 2.2.4)."""
 
 
-class CreateChild(Exchange):
+class CreateChild(CreateExchange):
     """Our request for a new CHILD_SA, or with `old` for the rekey of one."""
-
-    kind = ExchangeType.CREATE_CHILD_SA
 
     def __init__(self, settings: ChildSettings, old: ChildSa | None = None) -> None:
         self.settings = settings
@@ -108,13 +111,16 @@ class CreateChild(Exchange):
         if error is not None:
             self._on_refusal(sa, error, now)
             return True
+        if self.rounds is not None:
+            self.on_round(sa, self.rounds, message, now)
+            return True
         assert self.offer is not None
         terms = child_negotiation.accept(sa, self.offer, message)
         nonce, exchange = message.first(Nonce), message.first(KeyExchange)
         assert isinstance(nonce, Nonce)
         method = terms.choice.key_exchange
         if not method:
-            self._install(sa, terms, b"", nonce.data, now)
+            self._install(sa, terms, (b"",), nonce.data, now)
             return True
         if (
             not isinstance(exchange, KeyExchange)
@@ -126,7 +132,12 @@ class CreateChild(Exchange):
         pair, public = self.pair, exchange.data
         sa.compute(
             lambda: sa.services.key_exchanges.agree(pair, public),
-            lambda shared, now: self._install(sa, terms, shared, nonce.data, now),
+            self.follow(
+                sa,
+                terms.choice.additional,
+                message,
+                lambda secrets, now: self._install(sa, terms, secrets, nonce.data, now),
+            ),
             lambda error_, now: self.on_error(sa, error_, now),
         )
         return True
@@ -134,14 +145,14 @@ class CreateChild(Exchange):
     def on_unknown_deleted(self, spi_out: int) -> None:
         self.deleted.add(spi_out)
 
-    def _install(self, sa: IkeSa, terms: ChildTerms, shared: bytes, nr: bytes, now: float) -> None:
+    def _install(self, sa: IkeSa, terms: ChildTerms, secrets: Secrets, nr: bytes, now: float) -> None:
         if terms.spi_out in self.deleted:
             # Made and deleted by the peer before its answer came: nobody holds it
             self._failed(sa, NotifyType.TEMPORARY_FAILURE.name, {}, now)
             return
         old = self.old
         beside = sa.usable_child(self.settings.name) if old is None else None
-        new = child_negotiation.install(sa, terms, shared, (self.ni, nr), True, now)
+        new = child_negotiation.install(sa, terms, secrets, (self.ni, nr), True, now)
         if beside is not None:
             # The peer made it too while our request was on its way, and holds both: ours is one too many
             sa.enqueue(DeleteChild(new), now)
@@ -211,7 +222,7 @@ class CreateChild(Exchange):
         self._end(sa, now, "failed")
 
     def _retry_rekey(self, sa: IkeSa, old: ChildSa, reason: str, context: dict[str, str], now: float) -> None:
-        if reason == NotifyType.TEMPORARY_FAILURE.name:
+        if reason in RETRIED:
             old.rekey_at = now + RETRY_TEMPORARY * sa.services.random.uniform(0.5, 1.5)
             return
         sa.services.counts(sa.name).child_rekeys_failed[old.name] += 1
@@ -230,6 +241,7 @@ def rekey_target(message: Message) -> Notify | None:
 
 def respond(sa: IkeSa, message: Message, now: float) -> None:
     """Our side of a peer's CREATE_CHILD_SA for a CHILD_SA."""
+    kind = ExchangeType.CREATE_CHILD_SA
     _check_room(sa)
     if sa.state is IkeState.REKEYING:
         # RFC 7296 2.25.2
@@ -246,7 +258,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     nr = sa.services.random.octets(NONCE_OCTETS)
     wanted = terms.choice.key_exchange
     if not wanted:
-        _answer(sa, terms, old, (nonce.data, nr), b"", None, now)
+        _Answer(terms, old, (nonce.data, nr)).conclude(sa, (b"",), kind, _payloads(terms, nr, None), now)
         return
     if method != wanted or not isinstance(exchange, KeyExchange):
         raise PeerError(
@@ -263,9 +275,12 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
 
     def then(result: tuple[bytes, bytes], now: float) -> None:
         public, shared = result
-        _answer(sa, terms, old, (nonce.data, nr), shared, KeyExchange(wanted, public), now)
+        answer = _Answer(terms, old, (nonce.data, nr))
+        answer.check(sa)
+        payloads = _payloads(terms, nr, KeyExchange(wanted, public))
+        expect(sa, terms.choice.additional, shared, payloads, partial(answer.conclude, sa), now)
 
-    sa.compute(work, then, sa.refuse_pending(ExchangeType.CREATE_CHILD_SA))
+    sa.compute(work, then, sa.refuse_pending(kind))
 
 
 def _find_old(sa: IkeSa, message: Message) -> ChildSa | None:
@@ -305,33 +320,45 @@ def _check_alone(sa: IkeSa, old: ChildSa | None, terms: ChildTerms) -> None:
         raise PeerError(Violation.TEMPORARY, "we are making the same CHILD_SA", NotifyType.TEMPORARY_FAILURE)
 
 
-def _answer(
-    sa: IkeSa,
-    terms: ChildTerms,
-    old: ChildSa | None,
-    nonces: tuple[bytes, bytes],
-    shared: bytes,
-    exchange: KeyExchange | None,
-    now: float,
-) -> None:
-    if old is not None:
-        # Our own rekey or DELETE of it may have gone through while the public-key work was done
-        _check_replaceable(old)
-    _check_room(sa)
-    _check_alone(sa, old, terms)
+def _payloads(terms: ChildTerms, nr: bytes, exchange: KeyExchange | None) -> tuple[Payload, ...]:
     reply_sa, tsi, tsr = child_negotiation.answer_payloads(terms)
-    carried = sa.services.carried(sa.name, terms.settings.name)
-    if old is None:
-        child = child_negotiation.install(sa, terms, shared, nonces, False, now)
-    else:
-        child = child_negotiation.install_deferred(sa, terms, shared, nonces, old, now)
-        _remember_rival(sa, old, child, nonces)
-        sa.services.counts(sa.name).child_rekeys_ok[child.name] += 1
-    payloads = [reply_sa, Nonce(nonces[1]), *((exchange,) if exchange else ()), tsi, tsr]
-    sa.respond(ExchangeType.CREATE_CHILD_SA, tuple(payloads), now)
-    # The peer may not get our answer: where another CHILD_SA works, it is not left yet
-    if old is None and not carried:
-        sa.activate(child)
+    return reply_sa, Nonce(nr), *((exchange,) if exchange else ()), tsi, tsr
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the responder agreed to, and makes as soon as all key exchanges are done."""
+
+    terms: ChildTerms
+    old: ChildSa | None
+    nonces: tuple[bytes, bytes]
+
+    def check(self, sa: IkeSa) -> None:
+        """Our own rekey or DELETE of it may have gone through while the public-key work was done."""
+        if self.old is not None:
+            _check_replaceable(self.old)
+        _check_room(sa)
+        _check_alone(sa, self.old, self.terms)
+        if sa.child_by_spi_out(self.terms.spi_out) is not None:
+            # RFC 4303 2.1: one SPI names one SA; another took it in between
+            raise PeerError(Violation.NO_PROPOSAL, f"SPI {self.terms.spi_out:08x}", NotifyType.NO_PROPOSAL_CHOSEN)
+
+    def conclude(
+        self, sa: IkeSa, secrets: Secrets, kind: ExchangeType, payloads: tuple[Payload, ...], now: float
+    ) -> None:
+        self.check(sa)
+        terms, old = self.terms, self.old
+        carried = sa.services.carried(sa.name, terms.settings.name)
+        if old is None:
+            child = child_negotiation.install(sa, terms, secrets, self.nonces, False, now)
+        else:
+            child = child_negotiation.install_deferred(sa, terms, secrets, self.nonces, old, now)
+            _remember_rival(sa, old, child, self.nonces)
+            sa.services.counts(sa.name).child_rekeys_ok[child.name] += 1
+        sa.respond(kind, payloads, now)
+        # The peer may not get our answer: where another CHILD_SA works, it is not left yet
+        if old is None and not carried:
+            sa.activate(child)
 
 
 def _remember_rival(sa: IkeSa, old: ChildSa, child: ChildSa, nonces: tuple[bytes, bytes]) -> None:

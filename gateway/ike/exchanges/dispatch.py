@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.ike.exchanges import auth, create_child, delete, rekey_ike, sa_init
+from gateway.ike.exchanges import auth, create_child, delete, followup, intermediate, rekey_ike, sa_init
 from gateway.ike.message import Message
 from gateway.ike.payloads import Delete, SecurityAssociation
 from gateway.ike.registry import ExchangeType, Protocol
@@ -31,8 +31,10 @@ def _informational(sa: IkeSa, message: Message, now: float) -> None:
 
 RESPONDERS: dict[ExchangeType, Callable[[IkeSa, Message, float], None]] = {
     ExchangeType.IKE_SA_INIT: sa_init.respond,
+    ExchangeType.IKE_INTERMEDIATE: intermediate.respond,
     ExchangeType.IKE_AUTH: auth.respond,
     ExchangeType.CREATE_CHILD_SA: _create_child_sa,
+    ExchangeType.IKE_FOLLOWUP_KE: followup.respond,
     ExchangeType.INFORMATIONAL: _informational,
 }
 

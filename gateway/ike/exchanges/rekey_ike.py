@@ -8,14 +8,17 @@ The new IKE_SA inherits the CHILD_SAs; the initiator of the rekey deletes the ol
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.ike import proposal
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
-from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
-from gateway.ike.exchanges.create_child import RETRY_FAILED, RETRY_TEMPORARY, CreateChild
+from gateway.ike.exchanges.base import NONCE_OCTETS
+from gateway.ike.exchanges.create_child import RETRIED, RETRY_FAILED, RETRY_TEMPORARY, CreateChild
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
+from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.message import Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, Proposal, SecurityAssociation
@@ -32,10 +35,8 @@ REPLACED_LIFE = 30.0
 """Seconds a replaced IKE_SA waits for its peer's DELETE."""
 
 
-class RekeyIke(Exchange):
+class RekeyIke(CreateExchange):
     """Our rekey of the IKE_SA."""
-
-    kind = ExchangeType.CREATE_CHILD_SA
 
     def __init__(self) -> None:
         self.ni = b""
@@ -74,6 +75,9 @@ class RekeyIke(Exchange):
         if error is not None:
             self._on_refusal(sa, error, now)
             return True
+        if self.rounds is not None:
+            self.on_round(sa, self.rounds, message, now)
+            return True
         answer, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
         assert (
             isinstance(answer, SecurityAssociation)
@@ -90,13 +94,18 @@ class RekeyIke(Exchange):
         pair, public = self.pair, exchange.data
         sa.compute(
             lambda: sa.services.key_exchanges.agree(pair, public),
-            lambda shared, now: self._complete(sa, choice, peer_spi, shared, nonce.data, now),
+            self.follow(
+                sa,
+                choice.additional,
+                message,
+                lambda secrets, now: self._complete(sa, choice, peer_spi, secrets, nonce.data, now),
+            ),
             lambda error_, now: self.on_error(sa, error_, now),
         )
         return True
 
-    def _complete(self, sa: IkeSa, choice: Choice, peer_spi: int, shared: bytes, nr: bytes, now: float) -> None:
-        new = make_successor(sa, choice, shared, (self.ni, nr), (self.spi, peer_spi), True, now)
+    def _complete(self, sa: IkeSa, choice: Choice, peer_spi: int, secrets: Secrets, nr: bytes, now: float) -> None:
+        new = make_successor(sa, choice, secrets, (self.ni, nr), (self.spi, peer_spi), True, now)
         sa.services.counts(sa.name).ike_rekeys_ok += 1
         if sa.state is IkeState.REKEYED:
             # We have followed the peer to the one it made
@@ -155,7 +164,7 @@ class RekeyIke(Exchange):
             hand_over(sa, rival, now)
         elif sa.state is IkeState.REKEYING:
             sa.advance(IkeInput.REKEY_FAILED)
-            temporary = reason == NotifyType.TEMPORARY_FAILURE.name
+            temporary = reason in RETRIED
             delay = RETRY_TEMPORARY if temporary else RETRY_FAILED
             sa.rekey_at = now + delay * sa.services.random.uniform(0.5, 1.5)
             if not temporary:
@@ -189,7 +198,7 @@ def _peer_spi(chosen: Proposal) -> int:
 def make_successor(
     sa: IkeSa,
     choice: Choice,
-    shared: bytes,
+    secrets: Secrets,
     nonces: tuple[bytes, bytes],
     spis: tuple[int, int],
     we_initiated: bool,
@@ -203,7 +212,7 @@ def make_successor(
         local=sa.local, remote=sa.remote, now=now,
     )  # fmt: skip
     new.nat, new.fragments, new.ppk = sa.nat, sa.fragments, sa.ppk
-    new.keys = sa.keys.rekeyed(choice, shared, *nonces, new.spis, we_initiated)
+    new.keys = sa.keys.rekeyed(choice, secrets[0], *nonces, new.spis, we_initiated, b"".join(secrets[1:]))
     new.advance(IkeInput.AUTHENTICATED)
     new.quiet = True
     new.standing = Standing.PROVEN
@@ -256,7 +265,13 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         return key_exchanges.answer(exchange.method, exchange.data, seed)
 
     def then(result: tuple[bytes, bytes], now: float) -> None:
-        _answer(sa, chosen, choice, peer_spi, result, nonce.data, now)
+        public, shared = result
+        _check_replaceable(sa)
+        nr, spi = sa.services.random.octets(NONCE_OCTETS), sa.services.new_ike_spi()
+        reply = Proposal(chosen.number, chosen.protocol, spi.to_bytes(8, "big"), chosen.transforms)
+        payloads = (SecurityAssociation((reply,)), Nonce(nr), KeyExchange(choice.key_exchange, public))
+        answer = _Answer(choice, (nonce.data, nr), (peer_spi, spi))
+        expect(sa, choice.additional, shared, payloads, partial(answer.conclude, sa), now)
 
     sa.compute(work, then, sa.refuse_pending(ExchangeType.CREATE_CHILD_SA))
 
@@ -277,22 +292,26 @@ def _check_replaceable(sa: IkeSa) -> None:
     raise PeerError(Violation.TEMPORARY, reason, NotifyType.TEMPORARY_FAILURE)
 
 
-def _answer(
-    sa: IkeSa, chosen: Proposal, choice: Choice, peer_spi: int, result: tuple[bytes, bytes], ni: bytes, now: float
-) -> None:
-    public, shared = result
-    # An exchange of our own may have begun while the public-key work was done
-    _check_replaceable(sa)
-    nr, spi = sa.services.random.octets(NONCE_OCTETS), sa.services.new_ike_spi()
-    new = make_successor(sa, choice, shared, (ni, nr), (peer_spi, spi), False, now)
-    reply = Proposal(chosen.number, chosen.protocol, spi.to_bytes(8, "big"), chosen.transforms)
-    payloads: tuple[Payload, ...] = (SecurityAssociation((reply,)), Nonce(nr), KeyExchange(choice.key_exchange, public))
-    sa.respond(ExchangeType.CREATE_CHILD_SA, payloads, now)
-    sa.services.counts(sa.name).ike_rekeys_ok += 1
-    ours = sa.exchange
-    if isinstance(ours, RekeyIke):
-        # RFC 7296 2.8.1: simultaneous; decided when the answer to ours arrives
-        ours.rival = (new, ni, nr)
-        new.predecessor = sa
-    else:
-        hand_over(sa, new, now)
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the responder agreed to, and makes as soon as all key exchanges are done."""
+
+    choice: Choice
+    nonces: tuple[bytes, bytes]
+    spis: tuple[int, int]
+
+    def conclude(
+        self, sa: IkeSa, secrets: Secrets, kind: ExchangeType, payloads: tuple[Payload, ...], now: float
+    ) -> None:
+        # An exchange of our own may have begun since the request came
+        _check_replaceable(sa)
+        new = make_successor(sa, self.choice, secrets, self.nonces, self.spis, False, now)
+        sa.respond(kind, payloads, now)
+        sa.services.counts(sa.name).ike_rekeys_ok += 1
+        ours = sa.exchange
+        if isinstance(ours, RekeyIke):
+            # RFC 7296 2.8.1: simultaneous; decided when the answer to ours arrives
+            ours.rival = (new, *self.nonces)
+            new.predecessor = sa
+        else:
+            hand_over(sa, new, now)

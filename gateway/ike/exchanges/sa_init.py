@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from gateway.contract import Endpoint
 from gateway.ike import authentication, nat, ppk, proposal
 from gateway.ike.errors import LocalError, PeerError, Violation
+from gateway.ike.exchanges import intermediate
 from gateway.ike.exchanges.auth import Authenticate
 from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
+from gateway.ike.exchanges.intermediate import Intermediate
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.keymat import IkeKeys
 from gateway.ike.message import Message
@@ -81,6 +83,7 @@ class InitiateSa(Exchange):
             *_fragmentation(sa),
             *ppk.capability(sa),
             *authentication.capability(sa),
+            *intermediate.capability(sa),
         )
         self._request(sa, now)
 
@@ -108,7 +111,9 @@ class InitiateSa(Exchange):
         if ppk.missing(sa, message):
             return self._on_unauthenticated_error(sa, Notify(NotifyType.USE_PPK), now)
         try:
-            choice = self._check(sa, answer, exchange)
+            choice = self._check(answer, exchange)
+            if choice.additional and not intermediate.supported(message):
+                raise PeerError(Violation.NO_PROPOSAL, "additional key exchanges without IKE_INTERMEDIATE")
         except PeerError as error_:
             # Nobody authenticated this answer: a forged one must not end the attempt
             sa.notice("warning", "ike-init-ignored", f"IKE_SA_INIT response ignored: {error_}")
@@ -116,7 +121,7 @@ class InitiateSa(Exchange):
         self._agree(sa, message, choice, exchange.data, nonce.data)
         return True
 
-    def _check(self, sa: IkeSa, answer: SecurityAssociation, exchange: KeyExchange) -> Choice:
+    def _check(self, answer: SecurityAssociation, exchange: KeyExchange) -> Choice:
         if self.sent is None or self.pair is None:
             raise LocalError("a response before the request")
         choice = choice_of(proposal.accept(self.sent, answer))
@@ -168,7 +173,7 @@ class InitiateSa(Exchange):
             sa.hint, sa.give_up_at = None, None
             sa.keys = IkeKeys.initial(choice, shared, sa.ni, sa.nr, sa.spis, True)
             float_to_natt(sa)
-            sa.queue.appendleft(Authenticate())
+            sa.queue.extendleft((Authenticate(), *map(Intermediate, reversed(choice.additional))))
             sa.finish(now)
 
         def refused(error: PeerError, now: float) -> None:
@@ -226,6 +231,11 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     sa.advance(IkeInput.START)
     chosen = proposal.select(sa.settings.offers, offer, Protocol.IKE, exchange.method)
     choice = choice_of(chosen)
+    if choice.additional and not intermediate.supported(message):
+        # RFC 9370 2.2.1
+        raise PeerError(
+            Violation.NO_PROPOSAL, "additional key exchanges without IKE_INTERMEDIATE", NotifyType.NO_PROPOSAL_CHOSEN
+        )
     if choice.key_exchange != exchange.method:
         # RFC 7296 1.2: tell the group we want; nothing of this attempt is kept
         wanted = choice.key_exchange.to_bytes(2, "big")
@@ -263,6 +273,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
             *(_fragmentation(sa) if sa.fragments else ()),
             *(ppk.capability(sa) if sa.ppk else ()),
             *authentication.capability(sa),
+            *(intermediate.capability(sa) if choice.additional else ()),
         )
         answer: tuple[Payload, ...] = (SecurityAssociation((chosen,)), KeyExchange(choice.key_exchange, public))
         payloads = (*answer, Nonce(sa.nr), *extensions)

@@ -89,15 +89,18 @@ def test_every_state_can_be_closed_and_none_leaves_destroying() -> None:
 def test_requests_admitted_by_state_and_role() -> None:
     assert set(IKE_REQUESTS) == set(IkeState)
     init, auth = ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH
-    later = {ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL}
+    between = ExchangeType.IKE_INTERMEDIATE
+    later = {ExchangeType.CREATE_CHILD_SA, ExchangeType.IKE_FOLLOWUP_KE, ExchangeType.INFORMATIONAL}
     for state in IkeState:
         responder = {exchange for exchange in ExchangeType if admits(state, exchange, False)}
         initiator = {exchange for exchange in ExchangeType if admits(state, exchange, True)}
-        assert responder == {IkeState.CREATED: {init}, IkeState.CONNECTING: {auth}, IkeState.DESTROYING: set()}.get(
-            state, later
-        )
+        assert responder == {
+            IkeState.CREATED: {init},
+            IkeState.CONNECTING: {between, auth},
+            IkeState.DESTROYING: set(),
+        }.get(state, later)
         # Only who made the IKE_SA asks for authentication: RFC 7296 1.2
-        assert initiator == responder - {init, auth}
+        assert initiator == responder - {init, between, auth}
 
 
 # --- states x messages of an authenticated peer -----------------------------------------------------------------------
@@ -105,7 +108,10 @@ def test_requests_admitted_by_state_and_role() -> None:
 TEMPORARY = "<CREATE_CHILD_SA[TEMPORARY_FAILURE]"
 ANSWERS: dict[str, dict[str, str]] = {
     "INIT": {},
-    "AUTH": {"IKE_AUTH": "DESTROYING <IKE_AUTH[AUTHENTICATION_FAILED] -authentication"},
+    "AUTH": {
+        "IKE_AUTH": "DESTROYING <IKE_AUTH[AUTHENTICATION_FAILED] -authentication",
+        "IKE_INTERMEDIATE": "DESTROYING <IKE_INTERMEDIATE[INVALID_SYNTAX] -grammar",
+    },
     "ESTABLISHED": {
         "NEW CHILD": "ESTABLISHED <CREATE_CHILD_SA[]",
         "REKEY CHILD": "ESTABLISHED <CREATE_CHILD_SA[]",
@@ -156,7 +162,7 @@ def expected(role: str, state: str, kind: str, response: bool) -> str:
         return TAKEN.get((role, state), {}).get(kind, f"{now} -unexpected_response")
     if (role, state) == ("responder", "INIT"):
         return f"{now} -message_id"  # it is still working on the request
-    if (role, state, kind) == ("initiator", "AUTH", "IKE_AUTH"):
+    if (role, state) == ("initiator", "AUTH") and kind in ("IKE_AUTH", "IKE_INTERMEDIATE"):
         return f"{now} -out_of_state"
     return ANSWERS[state].get(kind, f"{now} -out_of_state")
 
