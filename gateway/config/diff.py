@@ -103,6 +103,7 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.ppk": _I.IN_PLACE,
     "connection.*.ppk_id": _I.IN_PLACE,
     "connection.*.ppk_required": _I.IN_PLACE,
+    "connection.*.post_quantum": _I.REKEY,
     "connection.*.proposals": _I.REKEY,
     "connection.*.encap": _I.RESTART_TUNNEL,
     "connection.*.start_action": _I.IN_PLACE,

@@ -209,6 +209,10 @@ class Connection(Section):
     ppk_required: Switch = Field(
         default=True, description="without the PPK no tunnel; false: a peer that has none is let in, with a warning"
     )
+    post_quantum: Literal["off", "prefer", "require"] = Field(
+        default="off",
+        description="ML-KEM-768 as a second key exchange of every IKE_SA (RFC 9370). prefer: each proposal is first offered with it, then as written, and an IKE_SA without it is reported; require: no tunnel without; off: as `proposals` say",
+    )
     proposals: tuple[IkeProposal, ...] = Field(
         default=(
             "aes256gcm16-prfsha384-ecp384",
@@ -216,7 +220,7 @@ class Connection(Section):
             "aes256-aes128-sha256-sha384-ecp256-ecp384-modp2048",
         ),
         min_length=1,
-        description="IKE proposals in order",
+        description="IKE proposals in order; `ke1_mlkem768` adds a post-quantum key exchange to one (RFC 9370)",
     )
     encap: Switch = Field(default=True, description="force ESP in UDP 4500 also without a NAT (default towards clouds)")
     start_action: Literal["start", "trap", "none"] = Field(

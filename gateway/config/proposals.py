@@ -2,6 +2,7 @@
 
 `aes256gcm16-prfsha384-ecp384`, `aes256-sha256-modp2048`: keywords joined by `-`, several of a kind
 allowed, the first of a kind preferred. What they become on the wire is `ike/proposal.py`'s business.
+`ke1_mlkem768` to `ke7_...` are key exchanges after the first (RFC 9370); `ke1_none` beside it makes that one optional.
 
 RFC 7296 3.3 (proposals and transforms), RFC 8247 and RFC 8221 (which algorithms are still advisable).
 """
@@ -9,7 +10,7 @@ RFC 7296 3.3 (proposals and transforms), RFC 8247 and RFC 8221 (which algorithms
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from gateway.config.guess import did_you_mean
@@ -36,11 +37,25 @@ class ProposalSpec:
     """modp1024 | modp2048 | modp3072 | modp4096 | ecp256 | ecp384 | ecp521 | x25519; empty for ESP means no PFS."""
     esn: tuple[bool, ...] = ()
     """Extended sequence numbers, preferred first; empty for IKE."""
+    additional: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """(1 to 7, names) of key exchanges after the first; names as in key_exchange, and mlkem768 | mlkem1024 | none."""
 
     @property
     def aead(self) -> bool:
         """Whether encryption brings its own integrity."""
         return self.encryption[0][0] != CBC
+
+    @property
+    def post_quantum(self) -> bool:
+        """Whether it cannot be chosen without ML-KEM."""
+        return any(set(names) <= set(_ML_KEM) for _, names in self.additional)
+
+    def with_ml_kem(self) -> ProposalSpec:
+        """The same with ML-KEM-768 after its other key exchanges."""
+        if self.post_quantum:
+            return self
+        free = next(number for number in range(1, 8) if number not in dict(self.additional))
+        return replace(self, additional=tuple(sorted((*self.additional, (free, ("mlkem768",))))))
 
 
 CBC = "aes-cbc"
@@ -68,6 +83,12 @@ _HASHES = {
 _PRF = {f"prfsha{bits}": f"sha{bits}" for bits in (1, 256, 384, 512)}
 _GROUPS = ("ecp256", "ecp384", "ecp521", "x25519", "modp2048", "modp3072", "modp4096", "modp1024")
 _KEY_EXCHANGE = {group: group for group in _GROUPS} | {"curve25519": "x25519"}
+_ML_KEM = ("mlkem768", "mlkem1024")
+_ADDITIONAL = {
+    f"ke{number}_{name}": (number, method)
+    for number in range(1, 8)
+    for name, method in (_KEY_EXCHANGE | {name: name for name in (*_ML_KEM, "none")}).items()
+}
 _ESN = {"esn": True, "noesn": False}
 
 # What other implementations know and this one refuses, with the reason.
@@ -78,6 +99,11 @@ _REFUSED = {
     "md5": "MD5 is broken (RFC 8221 6)",
     "prfmd5": "MD5 is broken (RFC 8247 2.2)",
     "modp768": "a 768-bit group can be broken (RFC 8247 2.4)",
+    **{
+        name: f"alone it would be all that protects, in a message that cannot be fragmented; write x25519-ke1_{name}"
+        for name in _ML_KEM
+    },
+    **{f"ke{number}_mlkem512": "the library has no ML-KEM-512; use mlkem768" for number in range(1, 8)},
     "modp1536": "a 1536-bit group is too weak; use modp2048 (RFC 8247 2.4)",
 }
 _WEAK = {
@@ -104,16 +130,20 @@ def parse_ike_proposal(text: str) -> ProposalSpec:
         raise ProposalError(
             f"'{text}' lacks a PRF, which AEAD cannot imply, e.g. '{_with_prf(text)}'; one of {', '.join(_PRF)}"
         )
-    return ProposalSpec(spec.encryption, spec.integrity, spec.integrity, spec.key_exchange)
+    return replace(spec, prf=spec.integrity)
 
 
 def parse_esp_proposal(text: str) -> ProposalSpec:
     """An ESP proposal: encryption, integrity unless AEAD, optionally key exchange (PFS) and ESN."""
     spec = _parse(text)
+    if spec.additional and not spec.key_exchange:
+        raise ProposalError(f"'{text}': ke{spec.additional[0][0]}_... comes after a first key exchange, e.g. x25519")
     if spec.prf:
         raise ProposalError(f"'{text}': ESP has no PRF; remove {', '.join(f'prf{name}' for name in spec.prf)}")
     # RFC 7296 3.3.2: both ESN values may be offered; without a word we prefer ESN and accept its absence.
-    return ProposalSpec(spec.encryption, spec.integrity, (), spec.key_exchange, spec.esn or (True, False))
+    return ProposalSpec(
+        spec.encryption, spec.integrity, (), spec.key_exchange, spec.esn or (True, False), spec.additional
+    )
 
 
 def weaknesses(spec: ProposalSpec) -> tuple[str, ...]:
@@ -129,6 +159,7 @@ def keywords() -> dict[str, tuple[str, ...]]:
         "integrity": tuple(dict.fromkeys(_HASHES.values())),
         "PRF": tuple(_PRF),
         "key exchange": _GROUPS,
+        "key exchanges after it": (*(f"ke1_{name}" for name in (*_ML_KEM, "GROUP", "none")), "...", "ke7_none"),
         "ESN": tuple(_ESN),
     }
 
@@ -145,6 +176,7 @@ def _parse(text: str) -> ProposalSpec:
         _unique(_PRF[t] for t in tokens if t in _PRF),
         _unique(_KEY_EXCHANGE[t] for t in tokens if t in _KEY_EXCHANGE),
         _unique(_ESN[t] for t in tokens if t in _ESN),
+        _rounds(tokens),
     )
     _check_encryption(text, spec)
     return spec
@@ -153,13 +185,18 @@ def _parse(text: str) -> ProposalSpec:
 def _check_known(text: str, token: str) -> None:
     if token in _REFUSED:
         raise ProposalError(f"'{text}': {token} is not supported: {_REFUSED[token]}")
-    known = [*_ENCRYPTION, *_HASHES, *_PRF, *_KEY_EXCHANGE, *_ESN]
+    known = [*_ENCRYPTION, *_HASHES, *_PRF, *_KEY_EXCHANGE, *_ADDITIONAL, *_ESN]
     if token in known or token in _ENCRYPTION_ALIASES:
         return
     if token == "":
         raise ProposalError(f"'{text}': a keyword is missing beside '-'")
     allowed = "; ".join(f"{kind} {' '.join(names)}" for kind, names in keywords().items())
     raise ProposalError(f"'{text}': unknown keyword '{token}'; allowed: {allowed}{did_you_mean(token, known)}")
+
+
+def _rounds(tokens: list[str]) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    pairs = [_ADDITIONAL[token] for token in tokens if token in _ADDITIONAL]
+    return tuple((number, _unique(name for n, name in pairs if n == number)) for number in sorted(dict(pairs)))
 
 
 def _check_encryption(text: str, spec: ProposalSpec) -> None:

@@ -95,7 +95,8 @@ class IkeSa:
         self.followup: Pending | None = None
         self.init_request = self.init_response = b""
         self.ni = self.nr = b""
-        self.hint: Notify | None = None
+        # Why the attempt fails, if nothing better comes: nobody authenticated it (RFC 7296 2.21.1)
+        self.hint: tuple[str, dict[str, str]] | None = None
         # What a stranger may have sent is shown once somebody proved to hold its keys
         self.unproven_lines: list[Line] | None = None if is_initiator else []
 

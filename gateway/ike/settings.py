@@ -90,6 +90,8 @@ class ConnectionSettings:
     credentials: Credentials | None = None
     trust: Trust | None = None
     ppk: PostQuantumKey | None = None
+    post_quantum: str = "off"
+    """"off", "prefer" or "require", as the offers already are; an IKE_SA without one is reported unless "off"."""
     encap: bool = True
     rekey_time: float = 14400.0
     dpd_delay: float = 10.0

@@ -168,7 +168,8 @@ def _ike(name: str, connection: Connection, secrets: Secrets) -> ConnectionSetti
         credentials=secrets.certificates.get(name),
         trust=secrets.trusts.get(name),
         ppk=_ppk(connection, secrets.ppks.get(name)),
-        offers=tuple(_offer(Protocol.IKE, parse_ike_proposal(text)) for text in connection.proposals),
+        offers=tuple(_offer(Protocol.IKE, spec) for spec in _ike_proposals(connection)),
+        post_quantum=connection.post_quantum,
         children=tuple(_child(child_name, child) for child_name, child in derive.children_of(connection).items()),
         encap=connection.encap,
         rekey_time=connection.rekey_time,
@@ -178,6 +179,15 @@ def _ike(name: str, connection: Connection, secrets: Secrets) -> ConnectionSetti
         retransmit_tries=connection.retransmit_tries,
         fragment_size=connection.fragment_size,
     )
+
+
+def _ike_proposals(connection: Connection) -> tuple[ProposalSpec, ...]:
+    written = tuple(parse_ike_proposal(text) for text in connection.proposals)
+    if connection.post_quantum == "off":
+        return written
+    hybrid = tuple(dict.fromkeys(spec.with_ml_kem() for spec in written))
+    fallback = tuple(spec for spec in written if not spec.post_quantum)
+    return hybrid + (fallback if connection.post_quantum == "prefer" else ())
 
 
 def _ppk(connection: Connection, secret: bytes | None) -> PostQuantumKey | None:
@@ -200,7 +210,7 @@ def identity(text: str) -> Identity:
 
 
 def _offer(protocol: Protocol, spec: ProposalSpec) -> Offer:
-    return make_offer(protocol, spec.encryption, spec.integrity, spec.prf, spec.key_exchange, spec.esn)
+    return make_offer(protocol, spec.encryption, spec.integrity, spec.prf, spec.key_exchange, spec.esn, spec.additional)
 
 
 def _child(name: str, child: Child) -> ChildSettings:

@@ -15,6 +15,7 @@ from cryptography.x509 import Certificate
 from gateway import __version__
 from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ike.child import ChildSa
+from gateway.ike.registry import KeyExchangeId
 from gateway.ike.sa import IkeSa
 from gateway.ike.settings import ConnectionSettings
 from gateway.ike.traffic_selector import describe
@@ -98,6 +99,13 @@ def draw(node: Gateway, facts: ShellFacts, drawn: dict[str, TunnelStatus], name:
     return status
 
 
+def _post_quantum(sa: IkeSa | None) -> str:
+    if sa is None or sa.keys is None:
+        return ""
+    method = sa.keys.choice.post_quantum
+    return KeyExchangeId(method).name if method else "PPK" if sa.ppk else ""
+
+
 def _drops(node: Gateway, connection: int, facts: ShellFacts) -> dict[str, int]:
     return {reason: node.drops.get((connection, reason), 0) for reason in facts.drop_reasons}
 
@@ -121,6 +129,8 @@ def _tunnel(node: Gateway, tunnel: Tunnel, facts: ShellFacts) -> TunnelStatus:
         local_id=settings.ike.local_id.text,
         remote_id=settings.ike.remote_id.text,
         suite=str(sa.keys.choice) if sa is not None and sa.keys is not None else "",
+        post_quantum=_post_quantum(sa),
+        post_quantum_policy=settings.ike.post_quantum,
         nat=sa.nat.describe(settings.ike.encap) if sa is not None else "",
         initiator_spi=shown.initiator_spi if shown is not None else 0,
         responder_spi=shown.responder_spi if shown is not None else 0,

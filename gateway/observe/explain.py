@@ -48,6 +48,20 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         ", it wants {theirs}",
         "; add the peer's ESP (phase 2) algorithms to `esp_proposals` of connection {tunnel}, and compare the PFS group",
     ),
+    "NO_POST_QUANTUM": (
+        "{peer} accepted none of our IKE proposals (NO_PROPOSAL_CHOSEN)",
+        ", we offered {ours}",
+        '; all have ML-KEM (RFC 9370), as `post_quantum = "require"` of connection {tunnel} asks: configure it at the peer, or set "prefer"',
+    ),
+    "BAD_ANSWER": (
+        "{peer} answered IKE_SA_INIT with something we did not ask for",
+        " ({detail})",
+        "; it misreads our proposals: offer less in `proposals` of connection {tunnel}, and set `post_quantum` to off if it is older than RFC 9370",
+    ),
+    "NO_ANSWER_TO_IKE_INTERMEDIATE": (
+        "{peer} answered IKE_SA_INIT but not IKE_INTERMEDIATE",
+        "; large datagrams get lost on the way: lower `fragment_size` of connection {tunnel}, and check that UDP 4500 passes",
+    ),
     "NO_PROPOSAL_ACCEPTABLE": (
         "we refused every proposal of {peer}",
         " ({detail})",

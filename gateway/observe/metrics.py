@@ -67,7 +67,14 @@ BGP_STATES = ("Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Establish
 RIBS = ("adj_in", "accepted", "best", "adj_out", "stale")
 ROUTE_STATES = ("desired", "installed", "failed", "guard")
 HEARTBEAT_REJECTIONS = ("bad_version", "bad_mac", "replay", "unknown_boot", "own_reflection", "malformed")
-EXCHANGES = ("IKE_SA_INIT", "IKE_AUTH", "CREATE_CHILD_SA", "INFORMATIONAL")
+EXCHANGES = (
+    "IKE_SA_INIT",
+    "IKE_INTERMEDIATE",
+    "IKE_AUTH",
+    "CREATE_CHILD_SA",
+    "IKE_FOLLOWUP_KE",
+    "INFORMATIONAL",
+)
 # RFC 7296 3.10.1: error notifies are below 16384; only they are exported before they were ever seen.
 ERROR_NOTIFIES = tuple(notify.name for notify in NotifyType if notify < 16384)
 _NOTIFY_NAMES = frozenset(notify.name for notify in NotifyType)
@@ -208,6 +215,12 @@ def _ike_state(snapshot: Snapshot) -> Iterator[Sample]:
     for tunnel in snapshot.tunnels:
         for state in IKE_STATES:
             yield (tunnel.name, state), tunnel.ike_state == state
+
+
+def _post_quantum(snapshot: Snapshot) -> Iterator[Sample]:
+    for tunnel in snapshot.tunnels:
+        if tunnel.ike_state in ("ESTABLISHED", "REKEYING"):
+            yield (tunnel.name, tunnel.post_quantum_policy), bool(tunnel.post_quantum)
 
 
 def _ike_sas(snapshot: Snapshot) -> Iterator[Sample]:
@@ -388,6 +401,10 @@ FAMILIES: tuple[Family, ...] = (
         lambda s: [((t.name,), t.up) for t in s.tunnels],
     ),
     Family("gateway_ike_sa_state", "gauge", "exactly one state of a tunnel is 1", ("tunnel", "state"), _ike_state),
+    Family(
+        "gateway_ike_sa_post_quantum", "gauge", "1 if the IKE_SA's keys rest on ML-KEM or a PPK, by configured policy",
+        ("tunnel", "policy"), _post_quantum,
+    ),
     Family("gateway_ike_sas", "gauge", "connections by the state of their IKE_SA", ("state",), _ike_sas),
     Family("gateway_ike_half_open_sas", "gauge", "IKE_SAs answered but not authenticated yet", (), lambda s: [((), s.ike_half_open)]),
     Family(

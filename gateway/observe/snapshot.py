@@ -60,6 +60,8 @@ class TunnelStatus:
     local_id: str = ""
     remote_id: str = ""
     suite: str = ""  # "AES_GCM_16-256/PRF_HMAC_SHA2_384/ECP_384"
+    post_quantum: str = ""  # what protects the keys from quantum computers: "ML_KEM_768", "PPK", "" for nothing
+    post_quantum_policy: str = "off"  # off, prefer, require
     nat: str = ""  # "", "local", "remote", "both", "forced"
     initiator_spi: int = 0
     responder_spi: int = 0

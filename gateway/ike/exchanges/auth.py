@@ -171,6 +171,7 @@ def establish(sa: IkeSa, proof: AuthenticatedPeer, initial_contact: bool, now: f
     sa.give_up_at = None
     sa.services.emit(IkeUp(sa.name, sa.initiator_spi, sa.responder_spi, rekeyed=False))
     ppk.say_unused(sa)
+    intermediate.say_unused(sa)
     sa.services.established(sa, initial_contact, now)
 
 

@@ -35,6 +35,12 @@ def supported(message: Message) -> bool:
     return message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is not None
 
 
+def say_unused(sa: IkeSa) -> None:
+    """A downgrade does not pass in silence."""
+    if sa.keys is not None and sa.settings.post_quantum != "off" and not sa.keys.choice.post_quantum:
+        sa.notice("warning", "post-quantum-not-used", f"no post-quantum key exchange: agreed on {sa.keys.choice}")
+
+
 class Intermediate(Exchange):
     """Our IKE_INTERMEDIATE for the key exchange of one round."""
 

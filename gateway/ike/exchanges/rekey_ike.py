@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gateway.ike import proposal
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
+from gateway.ike.exchanges import intermediate
 from gateway.ike.exchanges.base import NONCE_OCTETS
 from gateway.ike.exchanges.create_child import RETRIED, RETRY_FAILED, RETRY_TEMPORARY, CreateChild
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
@@ -233,6 +234,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     _supersede(old, now)
     new.quiet, new.predecessor = False, None
     new.services.replaced(old, new)
+    intermediate.say_unused(new)
     new.services.emit(IkeUp(new.name, new.initiator_spi, new.responder_spi, rekeyed=True))
     for exchange in (*deleting, *waiting):
         new.enqueue(exchange, now)

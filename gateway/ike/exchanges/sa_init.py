@@ -109,7 +109,7 @@ class InitiateSa(Exchange):
         if message.header.responder_spi == 0:
             return False
         if ppk.missing(sa, message):
-            return self._on_unauthenticated_error(sa, Notify(NotifyType.USE_PPK), now)
+            return self._refused(sa, "USE_PPK_IKE", "offers no post-quantum preshared key, which is required here", now)
         try:
             choice = self._check(answer, exchange)
             if choice.additional and not intermediate.supported(message):
@@ -117,6 +117,7 @@ class InitiateSa(Exchange):
         except PeerError as error_:
             # Nobody authenticated this answer: a forged one must not end the attempt
             sa.notice("warning", "ike-init-ignored", f"IKE_SA_INIT response ignored: {error_}")
+            sa.hint = sa.hint or ("BAD_ANSWER", {"detail": error_.detail})
             return False
         self._agree(sa, message, choice, exchange.data, nonce.data)
         return True
@@ -154,11 +155,18 @@ class InitiateSa(Exchange):
         return True
 
     def _on_unauthenticated_error(self, sa: IkeSa, error: Notify, now: float) -> bool:
+        name = error.name
+        if error.type == NotifyType.NO_PROPOSAL_CHOSEN and sa.settings.post_quantum == "require":
+            name = "NO_POST_QUANTUM"
+        return self._refused(sa, f"{name}_IKE", f"answered {error.name} to IKE_SA_INIT (not authenticated)", now)
+
+    def _refused(self, sa: IkeSa, reason: str, text: str, now: float) -> bool:
         """RFC 7296 2.21.1: only a hint; wait a little for a good answer, then fail by this name."""
-        if sa.hint is None:
-            sa.hint = error
+        if sa.give_up_at is None:
+            ours = "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)
+            sa.hint = (reason, {"ours": ours})
             sa.give_up_at = now + HINT_PATIENCE
-            sa.notice("warning", "ike-init-refused", f"peer answered {error.name} to IKE_SA_INIT (not authenticated)")
+            sa.notice("warning", "ike-init-refused", f"peer {text}")
         return False
 
     def _agree(self, sa: IkeSa, message: Message, choice: Choice, public: bytes, nonce: bytes) -> None:
@@ -197,9 +205,7 @@ class InitiateSa(Exchange):
 def give_up(sa: IkeSa, now: float) -> None:
     """The attempt ends without a usable answer: by the hint if there was one."""
     if sa.hint is not None:
-        sa.destroy(
-            now, f"{sa.hint.name}_IKE", {"ours": "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)}
-        )
+        sa.destroy(now, *sa.hint)
     else:
         sa.destroy(now, "PEER_UNREACHABLE", {"remote": str(sa.remote)})
 
