@@ -65,6 +65,17 @@ _PURPOSES = frozenset(
 )
 
 
+MALFORMED = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading a certificate, a CRL or an OCSP response of a stranger may raise; much is read only when it is asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Path:
     """A path whose every check held: the end entity first, the trust anchor last."""
@@ -144,7 +155,7 @@ class _Search:
         self.left -= 1
         try:
             subject.verify_directly_issued_by(issuer)
-        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        except (InvalidSignature, *MALFORMED):
             self.refusal = self.refusal or refused(
                 Violation.CERTIFICATE_CHAIN, f"the signature of {_described(subject)} does not verify"
             )
@@ -191,7 +202,7 @@ def _check_extensions(certificate: x509.Certificate) -> None:
         if certificate.version is not x509.Version.v3:
             raise refused(Violation.CERTIFICATE_CHAIN, f"{_described(certificate)} is not of version 3")
         unknown = [one.oid for one in certificate.extensions if one.critical and one.oid not in _UNDERSTOOD]
-    except (ValueError, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType) as error:
+    except MALFORMED as error:
         raise refused(Violation.CERTIFICATE_CHAIN, f"a malformed certificate: {error}") from None
     if unknown:
         raise refused(
@@ -251,7 +262,7 @@ def _key_identifiers_agree(subject: x509.Certificate, issuer: x509.Certificate) 
     try:
         wanted = extension(subject, x509.AuthorityKeyIdentifier)
         offered = extension(issuer, x509.SubjectKeyIdentifier)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except MALFORMED:
         return False
     if wanted is None or wanted.key_identifier is None or offered is None:
         return True
@@ -264,7 +275,7 @@ def _weak_signature(certificate: x509.Certificate) -> str:
         return f"the algorithm {oid.dotted_string}, which is not taken"
     try:
         used = certificate.signature_hash_algorithm
-    except (UnsupportedAlgorithm, ValueError):
+    except MALFORMED:
         return "a hash that is not known"
     return "" if used is None or isinstance(used, _SHA2) else f"the hash {used.name}, which is not taken"
 
@@ -272,7 +283,7 @@ def _weak_signature(certificate: x509.Certificate) -> str:
 def _public_key(certificate: x509.Certificate) -> object:
     try:
         return certificate.public_key()
-    except (UnsupportedAlgorithm, ValueError):
+    except MALFORMED:
         return None
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 
 from gateway.ike import certificate_path, signatures
 from gateway.ike.certificate_names import proves, shown_names
-from gateway.ike.certificate_path import Path, refused
+from gateway.ike.certificate_path import MALFORMED, Path, refused
 from gateway.ike.errors import Violation
 from gateway.ike.payloads import Authentication, Certificate, CertificateRequest
 from gateway.ike.registry import AuthMethod, CertificateEncoding
@@ -68,7 +68,7 @@ def prove(shown: Shown, trust: Trust, expected: Identity, wall: float) -> Path:
                 Violation.CERTIFICATE_IDENTITY,
                 f"the certificate is of {shown_names(end_entity)}, configured is {expected.text}",
             )
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except MALFORMED as error:
         raise refused(Violation.CERTIFICATE_CHAIN, f"a malformed certificate: {error}") from None
     key = end_entity.public_key()
     assert isinstance(key, signatures.PublicKey)

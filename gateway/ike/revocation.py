@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.x509 import ocsp
@@ -28,7 +28,7 @@ from cryptography.x509.oid import (
 )
 
 from gateway.ike.certificate_names import SEQUENCE, content
-from gateway.ike.certificate_path import E, extension
+from gateway.ike.certificate_path import MALFORMED, E, extension
 from gateway.ike.signatures import weakness
 from gateway.wire import Reader
 
@@ -67,6 +67,9 @@ class Verdict:
     by: Evidence | None = None
 
 
+_ABOUT_OTHERS = Verdict(Standing.UNKNOWN)
+
+
 def judge(
     certificate: x509.Certificate, issuer: x509.Certificate, evidence: Iterable[Evidence], at: datetime
 ) -> Verdict:
@@ -76,21 +79,15 @@ def judge(
     for one in evidence:
         try:
             found = (_by_crl if one.is_crl else _by_ocsp)(certificate, issuer, one, at)
-        except (
-            ValueError,
-            TypeError,
-            UnsupportedAlgorithm,
-            x509.DuplicateExtension,
-            x509.UnsupportedGeneralNameType,
-        ) as error:
+        except MALFORMED as error:
             found = _unknown(f"it is malformed: {error}")
         if found.standing is Standing.REVOKED:
             return found
         if found.standing is Standing.GOOD:
             good = good or found
-        else:
+        elif found.detail:
             reasons.append(f"{'CRL' if one.is_crl else 'OCSP response'}: {found.detail}")
-    return good or _unknown("; ".join(dict.fromkeys(reasons)) or "there is neither CRL nor OCSP response")
+    return good or _unknown("; ".join(dict.fromkeys(reasons)) or "there is neither CRL nor OCSP response about it")
 
 
 def ocsp_request(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
@@ -115,7 +112,7 @@ def crl_urls(certificate: x509.Certificate) -> list[str]:
 def _readable(certificate: x509.Certificate, kind: type[E]) -> E | None:
     try:
         return extension(certificate, kind)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except MALFORMED:
         return None
 
 
@@ -131,7 +128,7 @@ def _http(names: Iterable[object]) -> list[str]:
 def _by_crl(certificate: x509.Certificate, issuer: x509.Certificate, evidence: Evidence, at: datetime) -> Verdict:
     crl = x509.load_der_x509_crl(evidence.octets)
     if crl.issuer != issuer.subject:
-        return _unknown(f"it is of {crl.issuer.rfc4514_string()}")
+        return _ABOUT_OTHERS
     if (problem := _crl_problem(certificate, issuer, crl, at)) is not None:
         return _unknown(problem)
     entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
@@ -208,7 +205,7 @@ def _by_ocsp(certificate: x509.Certificate, issuer: x509.Certificate, evidence: 
         return _unknown(f"the responder says {response.response_status.name}")
     about = [one for one in response.responses if _is_about(one, certificate, issuer)]
     if not about:
-        return _unknown("it is about another certificate")
+        return _ABOUT_OTHERS
     # The signature before anything is read out of it
     if (problem := _responder_problem(response, issuer, at)) is not None:
         return _unknown(problem)

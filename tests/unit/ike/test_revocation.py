@@ -10,6 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.certified import CertifiedPair, trust
 from support.ike_pair import LEFT, RIGHT, Flight
 from support.pki import EPOCH, Authority, Issued, crl_of, key_usage, ocsp_of, points_to
@@ -185,6 +187,23 @@ def test_urls_are_of_http_alone_few_and_short() -> None:
     end = ROOT.issue("end", extensions=points_to(crl=urls, ocsp=urls))
     assert crl_urls(end.certificate) == ocsp_urls(end.certificate) == ["HTTP://ca/1", "http://ca/2"]
     assert crl_urls(END.certificate) == ocsp_urls(END.certificate) == []
+
+
+FUZZED = {
+    True: der(crl_of(ROOT, [ROOT.issue("other").certificate])),
+    False: ocsp_of(ROOT, END.certificate, signer=RESPONDER, show=[RESPONDER.certificate]),
+}
+
+
+@pytest.mark.parametrize("is_crl", [True, False])
+@settings(max_examples=300, deadline=None)
+@given(place=st.integers(0, 10**6), change=st.integers(1, 255))
+def test_evidence_with_one_octet_changed_proves_nothing(is_crl: bool, place: int, change: int) -> None:
+    octets = bytearray(FUZZED[is_crl])
+    octets[place % len(octets)] ^= change
+    found = judge(END.certificate, ROOT.certificate, [Evidence(bytes(octets), is_crl)], EPOCH)
+    # What a responder shows beside its signature is not under it
+    assert found.standing is Standing.UNKNOWN or (not is_crl and found.standing is Standing.GOOD)
 
 
 # --- two endpoints --------------------------------------------------------------------------------------------------------
