@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 KEY_PAD = b"Key Pad for IKEv2"  # RFC 7296 2.15
 
+ThenShow = Callable[[tuple[Certificate, ...], float], None]
 Proofs = tuple[Authentication, ...]
 """Our AUTH under each of the keys asked for."""
 
@@ -93,9 +94,14 @@ def requests(settings: ConnectionSettings) -> tuple[Payload, ...]:
     return (certificates.request(settings.trust), *stapled, announced)
 
 
+def init_of_peer(sa: IkeSa) -> Message:
+    """Its IKE_SA_INIT, which it signs."""
+    return parse_message(sa.init_response if sa.is_initiator else sa.init_request)
+
+
 def ability_of(sa: IkeSa, *more: Message) -> PeerAbility:
     """What the peer said of itself, in its IKE_SA_INIT and in `more`; all of it is part of what it authenticates."""
-    init = parse_message(sa.init_response if sa.is_initiator else sa.init_request)
+    init = init_of_peer(sa)
     hashes = init.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
     said = [
         notify.data for message in (init, *more) for notify in message.notifies()
@@ -105,6 +111,25 @@ def ability_of(sa: IkeSa, *more: Message) -> PeerAbility:
         signatures.hashes_heard(hashes.data) if hashes is not None else None,
         signatures.methods_heard(said) if said else None,
     )
+
+
+def shown(
+    sa: IkeSa, settings: ConnectionSettings, heard: Sequence[Message], then: ThenShow, failed: Failed, now: float
+) -> None:
+    """Our CERT payloads, in `then`: none with a pre-shared key. `heard`: where the peer's CERTREQ may stand (RFC 4806 3.1)."""
+    credentials = settings.credentials
+    if credentials is None:
+        then((), now)
+        return
+    asked = any(
+        isinstance(one, CertificateRequest) and one.encoding == CertificateEncoding.OCSP
+        for message in heard for one in message.payloads
+    )  # fmt: skip
+    known = (*credentials.intermediates, *(settings.trust.anchors if settings.trust is not None else ()))
+    issuer = next((one for one in known if one.subject == credentials.certificate.issuer), None)
+    link = (credentials.certificate, issuer) if asked and issuer is not None else None
+    payloads = certificates.payloads(credentials)
+    revocation_search.staple(sa, link, lambda stapled, now: then((*payloads, *stapled), now), failed, now)
 
 
 # --- ourselves ----------------------------------------------------------------------------------------------------

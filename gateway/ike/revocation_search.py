@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
 
 CRL_OCTETS_MAX, OCSP_OCTETS_MAX = 1 << 20, 1 << 16
+OCSP_MEDIA = "application/ocsp-request"
 SHOWN_MAX = 8
 """CRLs and OCSP responses that are read out of a peer's CERT payloads."""
 
@@ -116,7 +117,7 @@ class Search:
         wanted = [one for one in questions if one not in self.answers and worth_asking(one, now)]
         self.outstanding = len(wanted)
         for one in wanted:
-            media, limit = ("application/ocsp-request", OCSP_OCTETS_MAX) if one.body else ("", CRL_OCTETS_MAX)
+            media, limit = (OCSP_MEDIA, OCSP_OCTETS_MAX) if one.body else ("", CRL_OCTETS_MAX)
             self.sa.services.fetch(self.sa, one.url, one.body, media, limit, self._taker(one), self.failed)
         return bool(wanted)
 
@@ -154,3 +155,45 @@ def _ocsp(link: Link) -> list[Question]:
 
 def _crls(link: Link) -> list[Question]:
     return [Question(url) for url in revocation.crl_urls(link[0])]
+
+
+# --- our own ------------------------------------------------------------------------------------------------------
+
+
+def staple(
+    sa: IkeSa,
+    link: Link | None,
+    then: Callable[[tuple[Certificate, ...], float], None],
+    failed: Failed,
+    now: float,
+) -> None:
+    """RFC 4806: goes on in `then` with an OCSP response about our own certificate, or without where there is none to be had.
+    `link`: our certificate with its issuer; None: nobody asked, or the issuer is not known."""
+    cache, questions = sa.services.revocations, _ocsp(link)[:1] if link is not None else []
+    if link is None or not questions:
+        then((), now)
+        return
+    (question,), own = questions, link
+    octets = cache.answer(question, sa.services.wall(now))
+    if octets is not None or not cache.worth_asking(question, now):
+        then(_stapled(octets), now)
+        return
+
+    def judged(verdict: Verdict, now: float) -> None:
+        if verdict.standing is Standing.GOOD and verdict.by is not None and verdict.until is not None:
+            cache.keep(question, verdict.by.octets, verdict.until.timestamp())
+            then(_stapled(verdict.by.octets), now)
+        else:
+            cache.failed(question, now)
+            then((), now)
+
+    def take(octets: bytes | None, now: float) -> None:
+        at = datetime.fromtimestamp(sa.services.wall(now), UTC)
+        evidence = [Evidence(octets, is_crl=False)] if octets is not None else []
+        sa.compute(lambda: revocation.judge(*own, evidence, at), judged, failed)
+
+    sa.services.fetch(sa, question.url, question.body, OCSP_MEDIA, OCSP_OCTETS_MAX, take, failed)
+
+
+def _stapled(octets: bytes | None) -> tuple[Certificate, ...]:
+    return (Certificate(int(CertificateEncoding.OCSP), octets),) if octets is not None else ()

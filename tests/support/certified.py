@@ -40,8 +40,10 @@ class CertifiedPair(Pair):
     def __init__(
         self, left: Issued, right: Issued, ca: Sequence[Issued], *, defer: bool = False, **changes: Any
     ) -> None:
+        self.judge: Host | None = None
+        self.staples = True
         self.web: dict[str, Callable[[bytes], bytes | None]] = {}
-        self.fetches: list[Fetch] = []
+        self.fetched: list[tuple[Host, Fetch]] = []
         super().__init__(defer=defer)
         self.now = START
         self.shown = {"left": left, "right": right}
@@ -69,15 +71,22 @@ class CertifiedPair(Pair):
         if not isinstance(effect, Fetch):
             super()._effect(host, effect)
             return
-        self.fetches.append(effect)
+        self.fetched.append((host, effect))
 
         def run() -> None:
-            host.core.computed(effect.ticket, self.web.get(effect.url, lambda _: None)(effect.body), self.now)
+            heard = self.staples or host is self.judge
+            octets = self.web.get(effect.url, lambda _: None)(effect.body) if heard else None
+            host.core.computed(effect.ticket, octets, self.now)
 
         if self.defer:
             self.in_flight.append(Flight(host, run=run))
         else:
             run()
+
+    @property
+    def fetches(self) -> list[Fetch]:
+        """Of whoever looks at the other; what the other asks about itself, to show it, is left out."""
+        return [fetch for host, fetch in self.fetched if host is self.judge]
 
     def begin(self) -> None:
         self.left.command(Initiate("c"))

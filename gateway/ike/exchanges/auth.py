@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.ike import authentication, certificates, ppk
+from gateway.ike import authentication, ppk
 from gateway.ike.authentication import AuthenticatedPeer, Proofs
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
@@ -23,7 +23,7 @@ from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.message import Message
 from gateway.ike.payloads import (
     Authentication,
-    Identification,
+    Certificate,
     IdentificationInitiator,
     IdentificationResponder,
     Notify,
@@ -60,13 +60,19 @@ class Authenticate(Exchange):
         if sa.ppk and settings.ppk is not None and not settings.ppk.required:
             # RFC 8784 3: for a responder that has another PPK than ours
             keys.append(sa.keys)
-        try:
+        failed = self._unable(sa)
+        init = authentication.init_of_peer(sa)
+
+        def show(shown: tuple[Certificate, ...], now: float) -> None:
             authentication.prove(
                 sa, settings, keys, ours, authentication.ability_of(sa),
-                lambda proofs, now: self._send(sa, settings, ours, proofs, now), self._unable(sa), now,
+                lambda proofs, now: self._send(sa, settings, (ours, *shown), proofs, now), failed, now,
             )  # fmt: skip
+
+        try:
+            authentication.shown(sa, settings, (init,), show, failed, now)
         except PeerError as error:
-            self._unable(sa)(error, now)
+            failed(error, now)
 
     def _unable(self, sa: IkeSa) -> Failed:
         """We have no AUTH that the peer would take. It is told nothing, and forgets the IKE_SA by itself."""
@@ -74,9 +80,10 @@ class Authenticate(Exchange):
             now, AUTHENTICATION_REASONS.get(error.why, "PROTOCOL_VIOLATION"), {"detail": error.detail}
         )
 
-    def _send(self, sa: IkeSa, settings: ConnectionSettings, ours: Identification, proofs: Proofs, now: float) -> None:
-        shown = certificates.payloads(settings.credentials) if settings.credentials is not None else ()
-        payloads: list[Payload] = [ours, *shown, *authentication.requests(settings)]
+    def _send(
+        self, sa: IkeSa, settings: ConnectionSettings, ourselves: tuple[Payload, ...], proofs: Proofs, now: float
+    ) -> None:
+        payloads: list[Payload] = [*ourselves, *authentication.requests(settings)]
         if settings.remote_id.type != IdType.DER_ASN1_DN:
             # Interop: the same name in another string type is another name to strongSwan 5.9.8, so it goes without
             payloads.append(IdentificationResponder(settings.remote_id.type, settings.remote_id.data))
@@ -193,19 +200,23 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
 def _prove_back(sa: IkeSa, message: Message, proof: AuthenticatedPeer, failed: Failed, now: float) -> None:
     """The peer is who it says; now our own AUTH."""
     assert sa.keys is not None
-    settings = sa.settings
+    settings, keys = sa.settings, sa.keys
     ours = IdentificationResponder(settings.local_id.type, settings.local_id.data)
-    shown = certificates.payloads(settings.credentials) if settings.credentials is not None else ()
     ability = authentication.ability_of(sa, message)
 
-    def then(proofs: Proofs, now: float) -> None:
+    def show(shown: tuple[Certificate, ...], now: float) -> None:
+        authentication.prove(
+            sa, settings, [keys], ours, ability, lambda proofs, now: then((*shown, proofs[0]), now), failed, now
+        )
+
+    def then(proof_of_ours: tuple[Payload, ...], now: float) -> None:
         if sa.settings.remote_id != proof.identity:
             raise PeerError(
                 Violation.AUTHENTICATION, "the configuration changed meanwhile", NotifyType.AUTHENTICATION_FAILED
             )
-        _answer(sa, message, proof, (ours, *shown, proofs[0]), now)
+        _answer(sa, message, proof, (ours, *proof_of_ours), now)
 
-    authentication.prove(sa, settings, [sa.keys], ours, ability, then, failed, now)
+    authentication.shown(sa, settings, (message,), show, failed, now)
 
 
 def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tuple[Payload, ...], now: float) -> None:

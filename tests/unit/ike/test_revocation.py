@@ -213,10 +213,11 @@ POINTED = ROOT.issue("right", ip=[RIGHT], extensions=points_to(crl=[CRL], ocsp=[
 LEFT_END = ROOT.issue("left", ip=[LEFT])
 
 
-def pair(mode: str = "strict", right: Issued = POINTED, **options: Any) -> CertifiedPair:
-    """The left one looks whether the right one is revoked."""
+def pair(mode: str = "strict", right: Issued = POINTED, staples: bool = False, **options: Any) -> CertifiedPair:
+    """The left one looks whether the right one is revoked, which tells nothing of itself unless it `staples`."""
     two = CertifiedPair(LEFT_END, right, (ROOT,), **options)
     two.settle_on("left", trust=trust(ROOT, revocation=mode))
+    two.judge, two.staples = two.left, staples
     return two
 
 
@@ -362,16 +363,59 @@ def test_a_response_stapled_by_the_peer_is_enough() -> None:
     assert CertificateRequest(14, b"") in asked
 
 
-def test_ended_while_something_is_fetched() -> None:
-    two = pair(defer=True)
+@pytest.mark.parametrize("prover", ["left", "right"])
+def test_an_end_that_is_asked_staples_what_it_knows_of_itself(prover: str) -> None:
+    """RFC 4806: the other end asks nobody."""
+    ends = {"left": LEFT_END, "right": ROOT.issue("right", ip=[RIGHT])}
+    address = LEFT if prover == "left" else RIGHT
+    ends[prover] = ROOT.issue(prover, ip=[address], extensions=points_to(ocsp=[OCSP]))
+    two = CertifiedPair(ends["left"], ends["right"], (ROOT,))
+    judge_side = "right" if prover == "left" else "left"
+    two.settle_on(judge_side, trust=trust(ROOT, revocation="strict"))
+    two.judge = two.right if prover == "left" else two.left
+    octets = ocsp_of(ROOT, ends[prover].certificate)
+    two.web = {OCSP: answer(octets)}
+    for _ in range(2):
+        two.begin()
+        two.assert_agreed()
+        two.left.command(Terminate("c"))
+        two.settle()
+    # Asked once, by the one whom it is about
+    assert [host is two.judge for host, _ in two.fetched] == [False]
+
+
+@pytest.mark.parametrize("octets", [None, b"junk", BAD_OCSP])
+def test_an_end_that_has_nothing_good_to_staple_goes_without(octets: bytes | None) -> None:
+    two = pair("relaxed", staples=True)
+    two.web = {OCSP: answer(octets), CRL: answer(GOOD_CRL)}
+    two.begin()
+    assert bool(two.left.seen(IkeUp)) == (octets != BAD_OCSP)
+    (first, _), *_ = two.fetched
+    assert first is two.right
+    assert two.fetches[0].url == OCSP
+
+
+def test_nothing_is_stapled_for_who_does_not_ask() -> None:
+    two = pair("off", staples=True)
+    two.web = {OCSP: answer(GOOD_OCSP)}
+    two.begin()
+    two.assert_agreed()
+    assert two.fetched == []
+
+
+@pytest.mark.parametrize("staples", [True, False])
+def test_ended_while_something_is_fetched(staples: bool) -> None:
+    two = pair(defer=True, staples=staples)
     two.web = {OCSP: answer(GOOD_OCSP)}
     two.left.command(Initiate("c"))
-    while not two.fetches:
+    while not (two.fetched if staples else two.fetches):
         two.deliver()
-    two.left.command(Terminate("c"))
+    host = two.right if staples else two.left
+    host.command(Terminate("c"))
     two.settle()
-    assert two.left.sas == []
-    assert two.left.seen(IkeUp) == []
+    two.run(60)
+    assert host.sas == []
+    assert host.seen(IkeUp) == []
 
 
 def test_a_responder_looks_too_and_waits_no_longer_than_for_anything() -> None:
@@ -382,11 +426,13 @@ def test_a_responder_looks_too_and_waits_no_longer_than_for_anything() -> None:
     ):
         two = CertifiedPair(left, POINTED, (ROOT,))
         two.settle_on("right", trust=trust(ROOT, revocation="strict"))
+        two.judge, two.staples = two.right, False
         two.web = {OCSP: answer(octets)}
         two.begin()
         assert two.failures()[1] == reason
     two = CertifiedPair(left, POINTED, (ROOT,), defer=True)
     two.settle_on("right", trust=trust(ROOT, revocation="strict"))
+    two.judge, two.staples = two.right, False
     two.left.command(Initiate("c"))
     while not two.fetches:
         two.deliver()
