@@ -1,4 +1,4 @@
-"""`make soak-simulation`: schedules without end, in several processes, that go on where they were stopped.
+"""`make soak-simulation`: schedules by the hundred thousand, in several processes, that go on where they were stopped.
 
     python -m simulation.soak 100000         SOAK_PROCESSES=2 beside each other; progress and findings in build/soak-simulation/
 
@@ -12,83 +12,73 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from simulation.schedules import compose, play
 from simulation.world import SimulationFailure
 
 WHERE = Path("build/soak-simulation")
-EVERY = 25
+BLOCK = 250
 """Schedules between two notes of progress."""
 
 
-@dataclass(slots=True)
-class Progress:
-    """Of one process: it plays every `of`-th seed from `index` on."""
-
-    index: int
-    of: int
-    played: int = 0
-    seconds: float = 0.0
-    findings: list[tuple[int, str]] = field(default_factory=list)
-
-    @property
-    def path(self) -> Path:
-        return WHERE / f"progress-{self.index + 1}-of-{self.of}.json"
-
-    def load(self) -> Progress:
-        if self.path.exists():
-            kept = json.loads(self.path.read_text())
-            self.played, self.seconds = kept["played"], kept["seconds"]
-            self.findings = [(seed, why) for seed, why in kept["findings"]]
-        return self
-
-    def save(self) -> None:
-        whole = self.path.with_suffix(".new")
-        whole.write_text(json.dumps(asdict(self), indent=1))
-        whole.replace(self.path)
-
-
-def main(total: int, of: int) -> int:
+def main(total: int, processes: int) -> int:
     """All of them; 1 when there were findings."""
     WHERE.mkdir(parents=True, exist_ok=True)
-    workers = [
-        subprocess.Popen([sys.executable, "-m", "simulation.soak", str(total), str(of), str(index)])
-        for index in range(of)
-    ]
-    ended = [worker.wait() for worker in workers]
-    done = [Progress(index, of).load() for index in range(of)]
-    findings = sorted(finding for one in done for finding in one.findings)
-    longest = max(one.seconds for one in done)
-    print(f"{sum(one.played for one in done)} schedules in {longest / 60:.1f} minutes of wall time with {of} processes")
+    began = time.monotonic()
+    arguments = [[str(total), str(processes), str(index)] for index in range(processes)]
+    workers = [subprocess.Popen([sys.executable, "-m", "simulation.soak", *one]) for one in arguments]
+    try:
+        ended = [worker.wait() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.terminate()
+    now = (time.monotonic() - began) / 60
+    print(f"this run: {now:.1f} minutes of wall time with {processes} processes")
+    return 1 if report() or any(ended) else 0
+
+
+def report() -> int:
+    """Prints what all runs so far came to; the number of findings."""
+    blocks = [json.loads(path.read_text()) for path in sorted(WHERE.glob("block-*.json"))]
+    findings = [finding for block in blocks for finding in block["findings"]]
+    seconds = sum(block["seconds"] for block in blocks)
+    print(f"all runs: {sum(block['count'] for block in blocks)} schedules, {seconds / 60:.1f} minutes of one process")
     print(f"{len(findings)} findings")
     for seed, why in findings:
-        print(f"  seed {seed}: {why} (SIM_SEED={seed}; ladder in {WHERE}/seed-{seed}.txt)")
-    return 1 if findings or any(ended) else 0
+        print(f"  {why} (SIM_SEED={seed}; ladder in {WHERE}/seed-{seed}.txt)")
+    return len(findings)
 
 
-def work(total: int, progress: Progress) -> None:
-    """One process's share."""
-    began, before = time.monotonic(), progress.seconds
-    seeds = range(progress.index, total, progress.of)
-    for seed in seeds[progress.played :]:
-        try:
-            play(seed)
-        except SimulationFailure as failure:
-            progress.findings.append((seed, str(failure).splitlines()[0]))
-            (WHERE / f"seed-{seed}.txt").write_text(f"{compose(seed)}\n{failure}\n")
-            print(f"{failure}".splitlines()[0], flush=True)
-        progress.played += 1
-        if progress.played % EVERY == 0 or progress.played == len(seeds):
-            progress.seconds = before + time.monotonic() - began
-            progress.save()
+def work(total: int, processes: int, index: int) -> None:
+    """One process's share: every so manieth block, those excepted that an earlier run finished."""
+    for first in range(index * BLOCK, total, processes * BLOCK):
+        done = WHERE / f"block-{first:08}.json"
+        if done.exists():
+            continue
+        began, seeds = time.monotonic(), range(first, min(first + BLOCK, total))
+        findings = [(seed, why) for seed in seeds if (why := _finding(seed))]
+        kept = {"count": len(seeds), "seconds": time.monotonic() - began, "findings": findings}
+        whole = done.with_suffix(".new")
+        whole.write_text(json.dumps(kept))
+        whole.replace(done)
+
+
+def _finding(seed: int) -> str:
+    """What went wrong in one schedule; "" when nothing did."""
+    try:
+        play(seed)
+    except SimulationFailure as failure:
+        why = str(failure).splitlines()[0]
+        (WHERE / f"seed-{seed}.txt").write_text(f"{compose(seed)}\n{failure}\n")
+        print(why, flush=True)
+        return why
+    return ""
 
 
 if __name__ == "__main__":
     numbers = [int(argument) for argument in sys.argv[1:]]
-    count = numbers[0] if numbers else 100_000
     if len(numbers) == 3:
-        work(count, Progress(numbers[2], numbers[1]).load())
+        work(*numbers)
     else:
-        sys.exit(main(count, int(os.environ.get("SOAK_PROCESSES", "2"))))
+        sys.exit(main(numbers[0] if numbers else 100_000, int(os.environ.get("SOAK_PROCESSES", "2"))))

@@ -36,7 +36,7 @@ PATIENCE = 240.0
 """Seconds within which the link is up again after anything."""
 SPINNING = 200
 """Wake-ups of one node at one instant."""
-PICTURES = 7
+PICTURES = 25
 """Every so many steps the status is drawn."""
 TESTS = "tests/simulation/test_schedules.py"
 MARKER = bytes(4)
