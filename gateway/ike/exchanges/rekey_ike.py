@@ -229,7 +229,8 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     new.children, old.children = old.children, {}
     new.lingering, old.lingering = old.lingering, []
     waiting = [exchange for exchange in old.queue if isinstance(exchange, CreateChild)]
-    deleting = [exchange for exchange in old.queue if isinstance(exchange, DeleteChild)]
+    # Whoever wanted to end the old one meant the connection
+    deleting = [exchange for exchange in old.queue if isinstance(exchange, DeleteIke | DeleteChild)]
     old.queue.clear()
     _supersede(old, now)
     new.quiet, new.predecessor = False, None

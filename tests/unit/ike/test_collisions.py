@@ -73,6 +73,30 @@ def test_ike_rekeys_at_once(losses: int, seed: int) -> None:
     assert runs > 20
 
 
+@pytest.mark.parametrize("losses", [0, 1])
+def test_an_ike_sa_that_is_to_end_while_it_is_rekeyed_ends(losses: int) -> None:
+    """The operator's word comes while the rekey is under way: it holds for the new IKE_SA."""
+
+    def play(choose: Choose) -> None:
+        pair = Pair()
+        pair.establish()
+        left, lost = losses, 0
+        pair.left.command(Rekey(NAME))
+        pair.left.command(Terminate(NAME))
+        while pair.in_flight:
+            lost = choose(2) if left else 0
+            left -= lost
+            if lost:
+                pair.drop()
+            else:
+                pair.deliver()
+        pair.run(120)
+        assert gone(pair.left) and gone(pair.right)
+        assert [event.reason for event in pair.left.seen(IkeDown) if event.reason] == ["TERMINATED"]
+
+    assert every_schedule(play, 4000)[1]
+
+
 def test_after_ike_rekeys_at_once_nothing_keeps_the_old_ike_sas() -> None:
     def play(choose: Choose) -> None:
         pair = collide(choose, Rekey(NAME), Rekey(NAME), 0)
