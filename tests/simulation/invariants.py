@@ -116,7 +116,8 @@ class Watch:
                 yield f"{name} keeps the IKE_SA before this one"
         if len(ike.recorder.lines(end.connection)) > KEPT:
             yield f"{name} records without end"
-        if tunnel is not None and len(tunnel.counters) > 2 * len(tunnel.installed):
+        # Those of removed SAs are kept until the next reading
+        if tunnel is not None and len(tunnel.counters.keys() - tunnel._removed) > 2 * len(tunnel.installed):
             yield f"{name} keeps counters of {len(tunnel.counters)} ESP SAs, {len(tunnel.installed)} pairs are installed"
         if end.shell.busy:
             yield f"{name} has kernel work under way"

@@ -114,14 +114,14 @@ class Network:
             passage.copies.append(self._copy(passage, now + late))
         for copy in passage.copies:
             if copy.fate in (Fate.INTACT, Fate.CORRUPTED):
-                self._schedule(copy.due, lambda copy=copy: self._arrive(passage, copy))  # type: ignore[misc]
+                self._schedule(copy.due, lambda copy=copy: self.arrive(passage, copy))  # type: ignore[misc]
         return passage
 
     def inject(self, sender: str, data: bytes, source: Endpoint, target: Endpoint, now: float) -> Passage:
         """A forged datagram: it arrives, whatever the weather."""
         passage = Passage(0, now, sender, self._hosts.get(target.host, ""), source, target, data)
         passage.copies.append(Copy(Fate.CORRUPTED, now, data))
-        self._arrive(passage, passage.copies[0])
+        self.arrive(passage, passage.copies[0])
         return passage
 
     def _arrivals(self) -> list[float]:
@@ -146,7 +146,7 @@ class Network:
             return Copy(Fate.CORRUPTED, due, _flip(passage.data, chance))
         return Copy(Fate.INTACT, due, passage.data)
 
-    def _arrive(self, passage: Passage, copy: Copy) -> None:
+    def arrive(self, passage: Passage, copy: Copy) -> None:
         local: Endpoint | None = passage.target
         for nat in self._nats.values():
             if passage.target.host == nat.outside:

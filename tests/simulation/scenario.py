@@ -27,6 +27,8 @@ class Plan:
     nat: bool = False
     options: tuple[str, ...] = field(default=())
     """Further lines of [connection.site], the same on both nodes."""
+    groups: tuple[tuple[str, ...], tuple[str, ...]] = (("ecp256",), ("ecp256",))
+    """Key exchanges of CHILD_SAs, of `a` and of `b`, in order of preference."""
     child_options: tuple[str, ...] = ()
     """Further lines of each of its children."""
 
@@ -56,10 +58,14 @@ class Plan:
                 f"[connection.{CONNECTION}.child.{child}]",
                 f'local_ts = ["{_part(NETWORKS[name], number)}"]',
                 f'remote_ts = ["{_part(NETWORKS[other], number)}"]',
-                f'esp_proposals = ["{"aes128gcm16-ecp256" if self.pfs else "aes128gcm16"}"]',
+                f"esp_proposals = {self._esp_proposals(name)}",
                 *self.child_options,
             ]
         return "\n".join(lines)
+
+    def _esp_proposals(self, name: str) -> list[str]:
+        groups = self.groups["ab".index(name)]
+        return [f"aes128gcm16-{group}" for group in groups] if self.pfs else ["aes128gcm16"]
 
 
 def _part(network: str, number: int) -> str:

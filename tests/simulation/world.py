@@ -60,12 +60,13 @@ class World:
         weather: Weather = CALM,
         pace: Pace | None = None,
         plane: type[ReferenceDataPlane] = LightDataPlane,
+        network: type[Network] = Network,
     ) -> None:
         plan = plan or Plan()
         self.seed, self.now = seed, BEGINNING
         self.chance = random.Random(f"{seed} world")
         self.trace = Trace()
-        self.network = Network(seed, self.schedule, self._deliver)
+        self.network = network(seed, self.schedule, self._deliver)
         self.network.weather = weather
         self.shells: dict[str, Shell] = {}
         for name in ("a", "b"):
@@ -91,7 +92,7 @@ class World:
     def start(self, *names: str) -> World:
         """Both nodes, or those named; probes begin."""
         self.link.wanted = True
-        self._guarded(lambda: [self.shells[name].start() for name in names or self.shells])
+        self.guarded(lambda: [self.shells[name].start() for name in names or self.shells])
         for name in names or self.shells:
             self.watches[name].restarted()
         self.traffic.begin(self.now)
@@ -119,7 +120,7 @@ class World:
                 self.now = end
                 return condition()
             self.now = max(self.now, at)
-            self._guarded(lambda name=shell: self._wake(name) if name else heapq.heappop(self._queue)[2]())  # type: ignore[misc]
+            self.guarded(lambda name=shell: self._wake(name) if name else heapq.heappop(self._queue)[2]())  # type: ignore[misc]
         return True
 
     def converge(self, within: float) -> float:
@@ -152,7 +153,7 @@ class World:
             self.link.excuse(self.now, verb)
             self.link.wanted = False
         self.trace.note(self.now, name, f"{verb} {child or 'IKE_SA'}")
-        self._guarded(lambda: self.shells[name].command(inputs.Operate(verb, CONNECTION, child)))
+        self.guarded(lambda: self.shells[name].command(inputs.Operate(verb, CONNECTION, child)))
 
     def wish(self, name: str, child: str = "") -> None:
         """The end of `terminate`: an operator wants it up again. What was terminated may go down first."""
@@ -167,7 +168,7 @@ class World:
         self.link.wanted = False
         for command in commands:
             self.trace.note(self.now, name, type(command).__name__)
-            self._guarded(lambda command=command: self.shells[name].command(command))  # type: ignore[misc]
+            self.guarded(lambda command=command: self.shells[name].command(command))  # type: ignore[misc]
 
     def disturb(
         self,
@@ -189,7 +190,7 @@ class World:
     def crash(self, name: str, host: bool = False) -> None:
         """The process is gone; with `host` the kernel's routes and guard too. `start` begins without state."""
         self._fault(name, "the host CRASHES" if host else "CRASH", f"{name} crashed")
-        self._guarded(self.shells[name].reboot if host else self.shells[name].crash)
+        self.guarded(self.shells[name].reboot if host else self.shells[name].crash)
 
     def freeze(self, name: str) -> None:
         """The machine stands still with its state, until `thaw`."""
@@ -198,11 +199,11 @@ class World:
 
     def thaw(self, name: str) -> None:
         self._fault(name, "goes on", f"{name} stood still")
-        self._guarded(self.shells[name].thaw)
+        self.guarded(self.shells[name].thaw)
 
     def delete_tun(self, name: str) -> None:
         self._fault(name, "its TUN is deleted", f"{name} loses its TUN")
-        self._guarded(lambda: self.shells[name].delete_tun(CONNECTION))
+        self.guarded(lambda: self.shells[name].delete_tun(CONNECTION))
 
     def rebind(self) -> None:
         self._fault("net", "the NAT forgets its mappings", "the NAT forgot its mappings")
@@ -215,7 +216,7 @@ class World:
 
     def inject(self, data: bytes, source: Endpoint, target: Endpoint) -> None:
         """Somebody else's datagram."""
-        self._guarded(lambda: self.network.inject("x", data, source, target, self.now))
+        self.guarded(lambda: self.network.inject("x", data, source, target, self.now))
 
     def partition(self, directions: str = "ab ba") -> None:
         """Cuts the directions named, e.g. "ab"."""
@@ -304,7 +305,7 @@ class World:
 
     # --- time ---------------------------------------------------------------------------------------------------
 
-    def _guarded(self, action: Callable[[], object]) -> None:
+    def guarded(self, action: Callable[[], object]) -> None:
         try:
             action()
         except Broken as broken:
