@@ -86,7 +86,8 @@ class Link:
             return False
         wrong = next(self._wrong(), "")
         if not self.up:
-            self.up = not wrong
+            # What the kernel is still doing belongs to what was before
+            self.up = not wrong and not any(end.shell.busy for end in self.ends)
             self.up_at = now if self.up else self.up_at
             return self.up
         if wrong:
