@@ -20,11 +20,12 @@ from simulation.links import End, deleting
 from simulation.network import Copy, Fate, Network, Passage, Weather
 from simulation.scenario import CONNECTION, Plan
 from simulation.shell import Shell
-from simulation.trace import Broken
-from simulation.world import SimulationFailure, World
+from simulation.snapshots import EXCHANGE_AT
+from simulation.world import MARKER, World
 
 from gateway.contract import Endpoint
 from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.registry import ExchangeType
 from gateway.ike.sa import IkeSa
 from gateway.ike.states import IkeState
 from gateway.node import inputs
@@ -73,6 +74,12 @@ KINDS: dict[str, Callable[[World, str], None]] = {
 COMMANDS = tuple(Command(kind, node) for kind in KINDS for node in "ab")
 
 
+def _begins_an_ike_sa(data: bytes) -> bool:
+    """The two exchanges belong to one that stands; what comes after its end is another story."""
+    ike = data.removeprefix(MARKER)
+    return ike[EXCHANGE_AT] in (ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH)
+
+
 class HeldNetwork(Network):
     """IKE messages wait for a decision. Probes pass."""
 
@@ -84,7 +91,7 @@ class HeldNetwork(Network):
     def send(
         self, sender: str, data: bytes, local: Endpoint, remote: Endpoint, now: float, probe: int = 0
     ) -> Passage:  # fmt: skip
-        if probe or not getattr(self, "holding", False):
+        if probe or not getattr(self, "holding", False) or _begins_an_ike_sa(data):
             return super().send(sender, data, local, remote, now, probe)
         receiver = self._hosts[remote.host]
         passage = Passage(0, now, sender, receiver, local, remote, data, copies=[Copy(Fate.INTACT, now, data)])
@@ -377,6 +384,3 @@ def _pairs(end: End) -> set[tuple[int, int]]:
         for sa in end.shell.node.ike.sas(CONNECTION)
         for child in sa.children.values()
     }  # fmt: skip
-
-
-__all__ = ["COMMANDS", "Broken", "Command", "Explored", "SimulationFailure", "explore"]
