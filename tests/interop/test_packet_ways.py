@@ -30,7 +30,7 @@ ONE = 1
 LOCAL, REMOTE, HOP = "10.0.1.4", "203.0.113.7", "10.0.1.1"
 LOCAL6, REMOTE6 = "fd01::4", "2001:db8:99::7"
 MAC, OTHER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
-AT_ONCE = 1.0
+AT_ONCE = 2.0
 """Seconds; of news. Without news it is `packet_sockets.VERIFY`."""
 
 

@@ -18,7 +18,7 @@ from support.twins import Twins, make_twins
 
 pytestmark = pytest.mark.system
 
-SOON = 1.0
+SOON = 2.0
 """Seconds until traffic flows again after the kernel said that something changed."""
 OTHER_MAC = "02:00:00:00:00:77"
 
