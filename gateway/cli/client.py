@@ -76,8 +76,12 @@ class Client:
                 response = connection.getresponse()
                 if response.status != 200:
                     raise _REFUSALS.get(response.status, Unreachable)(str(json.loads(response.read()).get("text", "")))
+                piece: dict[str, Any] = {}
                 for line in response:
-                    yield json.loads(line)
+                    piece = json.loads(line)
+                    yield piece
+                if "end" not in piece:
+                    raise Unreachable("gatewayd ended it early")
         finally:
             connection.close()
 

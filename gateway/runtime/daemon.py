@@ -371,6 +371,7 @@ class Daemon:
         """Withdraw, say goodbye to the peers, then let go; the guard stays in the kernel."""
         log.info("stopping", extra={"event": "stopping"})
         self.notifier.stopping()
+        self.disclosures.close()
         self.driver.command(inputs.Stop())
         await self.bgp.stop(STOP_PATIENCE)
         self.driver.command(inputs.CloseTunnels())

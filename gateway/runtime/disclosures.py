@@ -73,6 +73,7 @@ class Disclosures:
         self._audit = audit
         self._sessions: list[_Session] = []
         self._logs: list[_KeyLog] = []
+        self._closed = False
 
     # --- what the daemon tells ----------------------------------------------------------------------------------
 
@@ -80,6 +81,10 @@ class Disclosures:
         """An IKE message goes out: by then a new IKE_SA has its keys, and the CHILD_SA it answers for is installed."""
         for log in self._logs:
             log.look()
+
+    def close(self) -> None:
+        """The daemon stops: all of them end at their next tick."""
+        self._closed = True
 
     def problems(self) -> tuple[str, ...]:
         """What must not be forgotten, as sentences."""
@@ -119,7 +124,7 @@ class Disclosures:
         return permitted and wish.connection in self._node.tunnels
 
     def _lasts(self, session: _Session) -> bool:
-        if time.monotonic() >= session.ends_at:
+        if self._closed or time.monotonic() >= session.ends_at:
             return False
         return self._goes_on(session.wish)
 

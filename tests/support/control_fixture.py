@@ -26,6 +26,7 @@ class SampleOperations:
         self.traces: dict[str, list[dict[str, object]]] = {}
         self.pieces: list[Piece] = []
         self.refusal = ""
+        self.breaks_off = False
         self.wishes: list[Wish] = []
         self.over = threading.Event()
         """A disclosure ended."""
@@ -44,7 +45,7 @@ class SampleOperations:
         try:
             for piece in self.pieces:
                 yield piece
-            while not (self.pieces and "end" in self.pieces[-1]):
+            while not self.breaks_off and not (self.pieces and "end" in self.pieces[-1]):
                 yield None
                 await asyncio.sleep(0.01)
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import struct
 import subprocess
@@ -83,6 +84,7 @@ def test_tshark_reads_all_of_it_and_finds_no_fault(scene: Scene, tmp_path: Path,
         assert stat.S_IMODE(written.stat().st_mode) == 0o600
     _judge(file, keys)
     _audited(pair)
+    _nothing_secret_elsewhere(pair, keys)
 
 
 def test_datagrams_joined_by_offload_are_shown_as_the_wire_has_them(scene: Scene, tmp_path: Path) -> None:
@@ -153,6 +155,29 @@ def _audited(pair: Pair) -> None:
     status = pair.gateway.status()
     assert status is not None
     assert not [problem for problem in status["problems"] if "disclosed" in problem]
+
+
+def _nothing_secret_elsewhere(pair: Pair, keys: Path) -> None:
+    """The files are the only place: not the log, not the status, not the trace."""
+    assert pair.gateway.process is not None
+    secrets = set(re.findall(r"[0-9a-f]{32,}", "".join(table.read_text() for table in keys.iterdir())))
+    assert len(secrets) >= 12
+    said = [
+        pair.gateway.process.log.read_text(),
+        json.dumps(pair.gateway.status()),
+        pair.gateway.ctl("trace", "site").stdout,
+    ]
+    assert not [secret for secret in secrets for text in said if secret in text]
+
+
+def test_a_daemon_that_stops_does_not_wait_for_it(scene: Scene, tmp_path: Path) -> None:
+    pair = make_pair(scene, initiator="edge")
+    pair.gateway.config.write_text(ALLOWED + pair.gateway.config.read_text())
+    pair.gateway.start()
+    keylog = _disclose(pair, "keylog", "site", "--for", "1h", "--to", str(tmp_path / "keys"))
+    wait_until((tmp_path / "keys" / "esp_sa").exists, 10, "it goes on")
+    assert pair.gateway.stop(5) == 0
+    assert "keys of 0 IKE_SAs and 0 ESP SAs" in _finished(keylog)
 
 
 def test_both_are_off_unless_the_configuration_allows_them(scene: Scene, tmp_path: Path) -> None:

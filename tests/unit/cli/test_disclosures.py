@@ -94,6 +94,15 @@ def test_what_is_there_is_never_written_to(daemon: SampleOperations, ctl: Run, t
     assert daemon.over.wait(5)
 
 
+def test_an_answer_that_breaks_off_is_no_success(daemon: SampleOperations, ctl: Run, tmp_path: Path):
+    daemon.pieces = [{"file": "capture", "data": "AAAA"}]
+    daemon.breaks_off = True
+    code, _, err = ctl("capture", "azure-a", "--to", str(tmp_path / "x.pcapng"))
+    assert code == 3
+    assert "ended it early" in err
+    assert (tmp_path / "x.pcapng").stat().st_size == 3
+
+
 def test_a_refusal_leaves_nothing_behind(daemon: SampleOperations, ctl: Run, tmp_path: Path):
     daemon.refusal = "observe.allow_keylog is not true"
     code, _, err = ctl("keylog", "azure-a", "--to", str(tmp_path / "keys"))
