@@ -24,6 +24,7 @@ def write_keys(pieces: Iterator[dict[str, Any]], directory: Path) -> Generator[s
     with ExitStack() as stack:
         tables = {name: stack.enter_context(_new(directory / name)) for name in KEY_TABLES}
         yield f"keys go to {directory}; whoever has these files can read the tunnel: delete them when you are done"
+        yield f"to read a capture: WIRESHARK_CONFIG_DIR={directory} wireshark -o esp.enable_encryption_decode:TRUE FILE"
         for piece in _all(first, pieces):
             if piece.get("file") in tables:
                 table = tables[piece["file"]]

@@ -1,6 +1,9 @@
 """Keys in the words of Wireshark: lines of its tables `ikev2_decryption_table` and `esp_sa`.
 
 Text only: who may have it, for how long and where it goes is `runtime/disclosures.py`'s. Nothing here is kept.
+
+Interop: Wireshark 4.0 knows no extended sequence numbers: it reads such packets, but calls their ICVs wrong if it is
+asked to check them.
 """
 
 from __future__ import annotations

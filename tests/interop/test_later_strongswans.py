@@ -27,7 +27,10 @@ PPK = "a secret of which no quantum computer has ever heard, nor will"
 
 
 def _suites() -> Iterator[Any]:
+    """Of the newest release the usual suite only."""
     for release, suite, initiator in itertools.product(VERSIONS, SUITES, ENDS):
+        if release == "14" and suite != "gcm":
+            continue
         yield pytest.param(release, suite, initiator, id=f"{release}-{suite}-{initiator}")
 
 
