@@ -252,7 +252,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     exchange, nonce = message.first(KeyExchange), message.first(Nonce)
     assert isinstance(nonce, Nonce)
     method = exchange.method if isinstance(exchange, KeyExchange) else None
-    candidates = (old.settings,) if old is not None else sa.settings.children
+    # As in rekey_child: the configuration may have changed since the CHILD_SA was made
+    candidates = (sa.settings.child(old.name) or old.settings,) if old is not None else sa.settings.children
     terms = child_negotiation.choose(sa, candidates, message, method)
     _check_alone(sa, old, terms)
     nr = sa.services.random.octets(NONCE_OCTETS)

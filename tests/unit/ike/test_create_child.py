@@ -507,3 +507,18 @@ def test_a_child_sa_that_its_maker_deletes_before_the_answer_comes_is_never_inst
     assert made.spi_in not in pair.left.data_plane.outbound
     pair.run(120)
     pair.assert_agreed()
+
+
+@pytest.mark.parametrize("first", ["left", "right"])
+def test_when_both_have_got_other_algorithms_the_child_sa_is_rekeyed_to_those(first: str) -> None:
+    """Whoever answers goes by its configuration as it is now, not by the one the old CHILD_SA was made with."""
+    other = (make_offer(Protocol.ESP, [("aes-gcm-16", 128)], [], [], [], [False]),)
+    pair = Pair()
+    pair.establish()
+    for host in pair.hosts if first == "left" else reversed(pair.hosts):
+        pair.configure(host, esp=other)
+    pair.run(120)
+    pair.assert_agreed()
+    for host in pair.hosts:
+        (child,) = host.sa.children.values()
+        assert child.choice.key_octets == 16
