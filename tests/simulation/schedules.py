@@ -168,6 +168,19 @@ def _operator(world: World) -> None:
     world.converge(PATIENCE)
 
 
+def _reload(world: World) -> None:
+    """Both get another configuration, one after the other or at once: times change, or the algorithms of CHILD_SAs."""
+    name, plan = _prelude(world), world.plan
+    if RELOADED not in plan.options and world.chance.random() < 0.5:
+        plan = replace(plan, options=(*plan.options, RELOADED))
+    else:
+        plan = replace(plan, pfs=not plan.pfs)
+    for one in (name, "ba"["ab".index(name)]):
+        world.reload(one, plan)
+        world.run(world.chance.choice((0.0, world.chance.uniform(0, 2))))
+    world.run(world.chance.uniform(1, 30))
+
+
 def _stop(world: World) -> None:
     """An orderly end, and a start."""
     name = _prelude(world)
@@ -211,6 +224,7 @@ ACTS: dict[str, Callable[[World], None]] = {
     "rebind": _rebind,
     "lost TUN": _lose_tun,
     "operator": _operator,
+    "reload": _reload,
     "stop": _stop,
     "forgeries": _forgeries,
 }
@@ -221,5 +235,6 @@ OPTIONS = (
     ("encap = false", 0.2),
 )
 """Lines of [connection.site], and how often they are there."""
+RELOADED = "retransmit_timeout = 1.5"
 CHILD_OPTIONS = (("rekey_packets = 200", 0.15), ('rekey_time = "60s"', 0.2))
 """Lines of each of its children."""

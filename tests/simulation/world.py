@@ -62,7 +62,7 @@ class World:
         plane: type[ReferenceDataPlane] = LightDataPlane,
         network: type[Network] = Network,
     ) -> None:
-        plan = plan or Plan()
+        self.plan = plan = plan or Plan()
         self.seed, self.now = seed, BEGINNING
         self.chance = random.Random(f"{seed} world")
         self.trace = Trace()
@@ -161,6 +161,14 @@ class World:
         self.run_until(lambda: not any(deleting(end) for end in self.link.ends), PATIENCE)
         self.link.excuse(self.now, "initiate")
         self.link.wanted = True
+
+    def reload(self, name: str, plan: Plan) -> None:
+        """A new configuration for one node. What is up stays up."""
+        self.trace.note(self.now, name, f"reloads: {plan}")
+        self.plan = plan
+        self.traffic.look_closely(self.now)
+        self.shells[name].settings = plan.settings(name)
+        self.guarded(lambda: self.shells[name].command(inputs.Reconfigured(plan.settings(name))))
 
     def instruct(self, name: str, *commands: object) -> None:
         """What the daemon itself tells its node at its end; the link may be down until the next `start`."""
