@@ -23,6 +23,7 @@ class Plan:
 
     starters: str = "a"
     children: tuple[str, ...] = ("net",)
+    ike: str = "aes256gcm16-prfsha256-ecp256"
     pfs: bool = True
     nat: bool = False
     options: tuple[str, ...] = field(default=())
@@ -49,7 +50,7 @@ class Plan:
             f'local_id = "{name}.example"',
             f'remote_id = "{other}.example"',
             'psk = { file = "site.psk" }',
-            'proposals = ["aes256gcm16-prfsha256-ecp256"]',
+            f'proposals = ["{self.ike}"]',
             f'start_action = "{"start" if name in self.starters else "none"}"',
             *self.options,
         ]

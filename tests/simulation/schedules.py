@@ -169,12 +169,15 @@ def _operator(world: World) -> None:
 
 
 def _reload(world: World) -> None:
-    """Both get another configuration, one after the other or at once: times change, or the algorithms of CHILD_SAs."""
+    """Both get another configuration, one after the other or at once; with new algorithms they rekey, and nothing goes down."""
     name, plan = _prelude(world), world.plan
-    if RELOADED not in plan.options and world.chance.random() < 0.5:
-        plan = replace(plan, options=(*plan.options, RELOADED))
-    else:
-        plan = replace(plan, pfs=not plan.pfs)
+    plan = world.chance.choice(
+        (
+            replace(plan, options=tuple(dict.fromkeys((*plan.options, "retransmit_timeout = 1.5")))),
+            replace(plan, pfs=not plan.pfs),
+            replace(plan, ike=next(one for one in IKE_PROPOSALS if one != plan.ike)),
+        )
+    )
     for one in (name, "ba"["ab".index(name)]):
         world.reload(one, plan)
         world.run(world.chance.choice((0.0, world.chance.uniform(0, 2))))
@@ -235,6 +238,6 @@ OPTIONS = (
     ("encap = false", 0.2),
 )
 """Lines of [connection.site], and how often they are there."""
-RELOADED = "retransmit_timeout = 1.5"
+IKE_PROPOSALS = ("aes256gcm16-prfsha256-ecp256", "aes128gcm16-prfsha384-ecp384")
 CHILD_OPTIONS = (("rekey_packets = 200", 0.15), ('rekey_time = "60s"', 0.2))
 """Lines of each of its children."""
