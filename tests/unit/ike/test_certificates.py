@@ -15,10 +15,11 @@ from support.pki import EPOCH, Authority, Issued, key_usage, name, shared_key
 
 from gateway.ike.commands import Initiate, Rekey, Terminate
 from gateway.ike.events import IkeUp
-from gateway.ike.message import Message
-from gateway.ike.payloads import Authentication, Certificate, CertificateRequest, Payload
-from gateway.ike.registry import AuthMethod, ExchangeType, NotifyType
-from gateway.ike.settings import Identity
+from gateway.ike.message import Message, emit_message
+from gateway.ike.payloads import Authentication, Certificate, CertificateRequest, Notify, Payload
+from gateway.ike.proposal import make_offer
+from gateway.ike.registry import AuthMethod, ExchangeType, NotifyType, Protocol
+from gateway.ike.settings import Identity, PostQuantumKey
 from gateway.ike.signatures import SCHEMES
 
 SIDES = ("left", "right")
@@ -376,3 +377,87 @@ def test_rsa_by_pkcs1_where_configured() -> None:
     two.begin()
     two.assert_agreed()
     assert scheme_of(auth_messages(two)[0]) == "RSASSA-PKCS1-SHA2_256"
+
+
+# --- with what else there is ------------------------------------------------------------------------------------------------
+
+HYBRID = (
+    make_offer(Protocol.IKE, [("aes-gcm-16", 256)], [], ["sha384"], ["x25519"], additional=[(1, ["mlkem768"])]),
+)  # fmt: skip
+
+
+def test_additional_key_exchanges_are_signed_too() -> None:
+    """RFC 9242 3.3.2: what passed in IKE_INTERMEDIATE is part of what a signature is over."""
+    two = pair(offers=HYBRID, fragment_size=0)
+    two.begin()
+    two.assert_agreed()
+    assert any(flight.message.header.exchange == ExchangeType.IKE_INTERMEDIATE for flight in two.sent)
+    for host in two.hosts:
+        assert host.sa.keys is not None and host.sa.keys.rounds == 1
+
+
+SECRET = bytes(range(32))
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("theirs", [b"q", b"another"])
+def test_with_a_post_quantum_preshared_key(required: bool, theirs: bytes) -> None:
+    """RFC 8784 3: two signatures, one for a responder that has another PPK."""
+    two = pair(ppk=PostQuantumKey(b"q", SECRET, required))
+    two.settle_on("right", ppk=PostQuantumKey(theirs, SECRET, required))
+    two.begin()
+    two.run(60)
+    if theirs == b"q" or not required:
+        two.assert_agreed()
+        assert [host.sa.ppk for host in two.hosts] == [theirs == b"q"] * 2
+    else:
+        assert two.left.seen(IkeUp) == two.right.seen(IkeUp) == []
+
+
+def with_hashes(flight: Flight, *numbers: int) -> Flight:
+    """As if its sender knew these hashes alone."""
+    message = flight.message
+    if message.header.exchange != ExchangeType.IKE_SA_INIT or flight.transmit is None:
+        return flight
+    payloads = tuple(
+        replace(one, data=b"".join(bytes((0, number)) for number in numbers))
+        if isinstance(one, Notify) and one.type == NotifyType.SIGNATURE_HASH_ALGORITHMS else one
+        for one in message.payloads
+        if numbers or not (isinstance(one, Notify) and one.type == NotifyType.SIGNATURE_HASH_ALGORITHMS)
+    )  # fmt: skip
+    return replace(flight, transmit=replace(flight.transmit, data=emit_message(message.header, payloads)))
+
+
+@pytest.mark.parametrize("who", SIDES)
+@pytest.mark.parametrize(
+    ("kind", "numbers"), [("ed25519", ()), ("ed25519", (2, 3, 4)), ("rsa2048", ()), ("p256", (1,))]
+)
+def test_a_peer_that_takes_no_signature_of_our_key(who: str, kind: str, numbers: tuple[int, ...]) -> None:
+    key = {"key": shared_key(kind, "end")} if kind.startswith("rsa") else {}
+    ends_of = dict(zip(SIDES, GOOD, strict=True)) | {
+        who: SUB.issue(who, kind, ip=[LEFT if who == "left" else RIGHT], **key)
+    }
+    two = pair(ends_of["left"], ends_of["right"])
+    subject = two.left if who == "left" else two.right
+    two.rewrite = lambda flight: with_hashes(flight, *numbers) if flight.receiver is subject else flight
+    two.begin()
+    two.run(60)
+    if who == "left":
+        assert two.failures()[0] == "NO_COMMON_SIGNATURE"
+    else:
+        # What was bent is signed by the left one, who is refused before we come to sign
+        assert two.failures()[1] == "WRONG_SIGNATURE"
+    assert two.left.seen(IkeUp) == two.right.seen(IkeUp) == []
+
+
+def test_hashes_taken_away_on_the_way_are_noticed() -> None:
+    """A downgrade to a weaker hash is no success: IKE_SA_INIT is what is signed."""
+    for who in SIDES:
+        two = pair(*ends(SUB, "p384"))
+        subject = two.left if who == "left" else two.right
+        two.rewrite = lambda flight, subject=subject: with_hashes(flight, 2) if flight.receiver is subject else flight  # type: ignore[misc]
+        two.begin()
+        two.run(60)
+        assert two.left.seen(IkeUp) == []
+        assert two.left.sas == two.right.sas == []
+        assert "WRONG_SIGNATURE" in two.failures()
