@@ -153,6 +153,12 @@ class Connection(Section):
     A fixed `dscp` is for links that bill, police or queue the tunnel as one class, or whose operator must not see the
     classes inside; the inner packets keep theirs. IKE is not marked.
 
+    Each end proves itself in its own way: we by `local_cert` and `local_key` if they are given, the peer by a certificate
+    under `ca` if that is given, and whoever is left by the `psk`. The certificate must have the identity exactly: a
+    domain name, a mailbox or an address in its subjectAltName, or the whole subject, written in its order. Renewed files
+    are read by `gatewayctl reload` and used at the next authentication; what is established stays. Of the CAs in `ca`
+    one that another of them has certified is believed only through that one.
+
     What is the host's: the outer DF bit is the kernel's default for sockets, set on IPv4 packets sent singly that fit
     what the host's routes know of the path, not on those that leave by segmentation offload. So what is too long for
     a router on the way may be fragmented there, or dropped; only a right `link_mtu` prevents both. The outer TTL is

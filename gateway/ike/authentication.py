@@ -125,7 +125,7 @@ def shown(
         isinstance(one, CertificateRequest) and one.encoding == CertificateEncoding.OCSP
         for message in heard for one in message.payloads
     )  # fmt: skip
-    known = (*credentials.intermediates, *(settings.trust.anchors if settings.trust is not None else ()))
+    known = (*credentials.intermediates, *(settings.trust.authorities if settings.trust is not None else ()))
     issuer = next((one for one in known if one.subject == credentials.certificate.issuer), None)
     link = (credentials.certificate, issuer) if asked and issuer is not None else None
     payloads = certificates.payloads(credentials)

@@ -21,6 +21,7 @@ SEQUENCE, SET, OID = 0x30, 0x31, 0x06
 TEXTS = {0x0C: "utf-8", 0x13: "ascii", 0x16: "ascii"}
 """UTF8String, PrintableString, IA5String: the same text is the same value, whichever was used (RFC 5280 7.1)."""
 NAME_OCTETS_MAX = 2048
+NAMES_SHOWN = 8
 
 Attributes = tuple[frozenset[tuple[bytes, str]], ...]
 """A distinguished name: its RDNs in order, each a set of attributes."""
@@ -131,10 +132,16 @@ def own_identity(certificate: x509.Certificate) -> Identity:
     raise ValueError("it names nobody: its subject is empty, and so is its subjectAltName")
 
 
+def described(name: x509.Name) -> str:
+    """A subject or an issuer for people."""
+    return describe_name(name.public_bytes()) or "an empty subject"
+
+
 def shown_names(certificate: x509.Certificate) -> str:
     """What a certificate says of whose it is, for people."""
     names = [str(one.value) for one in alternative_names(certificate) if not isinstance(one, x509.DirectoryName)]
-    return ", ".join([certificate.subject.rfc4514_string() or "an empty subject", *names])
+    text = "; ".join([described(certificate.subject), *names[:NAMES_SHOWN]])
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def alternative_names(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:
@@ -187,7 +194,7 @@ def _check(constraints: x509.NameConstraints, name: x509.GeneralName) -> None:
 
 
 def _outside(name: x509.GeneralName, why: str) -> PeerError:
-    value = name.value.rfc4514_string() if isinstance(name, x509.DirectoryName) else str(name.value)
+    value = described(name.value) if isinstance(name, x509.DirectoryName) else str(name.value)
     return PeerError(
         Violation.CERTIFICATE_CHAIN, f"the name {value}, {why} (name constraints)", NotifyType.AUTHENTICATION_FAILED
     )

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier, SignatureAlgorithmOID
 
-from gateway.ike.certificate_names import check_constraints, shown_names
+from gateway.ike.certificate_names import check_constraints, described, shown_names
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.registry import NotifyType
 from gateway.ike.signatures import weakness
@@ -104,7 +104,7 @@ def build(
         return found
     raise search.refusal or refused(
         Violation.CERTIFICATE_UNKNOWN_CA,
-        f"the certificate of {shown_names(end_entity)} is issued by {end_entity.issuer.rfc4514_string()}, "
+        f"the certificate of {shown_names(end_entity)} is issued by {described(end_entity.issuer)}, "
         "and no path leads from there to a CA of `ca`",
     )
 
@@ -288,4 +288,4 @@ def _public_key(certificate: x509.Certificate) -> object:
 
 
 def _described(certificate: x509.Certificate) -> str:
-    return f"the certificate of {certificate.subject.rfc4514_string() or 'an empty subject'}"
+    return f"the certificate of {described(certificate.subject)}"

@@ -45,7 +45,8 @@ def payloads(credentials: Credentials) -> tuple[Certificate, ...]:
 def request(trust: Trust) -> CertificateRequest:
     """RFC 7296 3.7: the SHA-1 hashes of the public keys we trust, one after the other."""
     return CertificateRequest(
-        int(CertificateEncoding.X509_SIGNATURE), b"".join(dict.fromkeys(key_hash(one) for one in trust.anchors))
+        int(CertificateEncoding.X509_SIGNATURE),
+        b"".join(dict.fromkeys(key_hash(one) for one in trust.authorities)),
     )
 
 
@@ -62,7 +63,9 @@ def prove(shown: Shown, trust: Trust, expected: Identity, wall: float) -> Path:
     In this order: what costs little first, and nothing is believed of a certificate before its path holds."""
     try:
         end_entity, others = _read(shown)
-        path = certificate_path.build(end_entity, others, trust.anchors, datetime.fromtimestamp(wall, UTC))
+        path = certificate_path.build(
+            end_entity, [*others, *trust.intermediates], trust.anchors, datetime.fromtimestamp(wall, UTC)
+        )
         if not proves(end_entity, expected):
             raise refused(
                 Violation.CERTIFICATE_IDENTITY,

@@ -27,7 +27,7 @@ from cryptography.x509.oid import (
     SignatureAlgorithmOID,
 )
 
-from gateway.ike.certificate_names import SEQUENCE, content
+from gateway.ike.certificate_names import SEQUENCE, content, described
 from gateway.ike.certificate_path import MALFORMED, E, extension
 from gateway.ike.signatures import weakness
 from gateway.wire import Reader
@@ -308,4 +308,4 @@ def _unknown(detail: str) -> Verdict:
 
 
 def _described(certificate: x509.Certificate) -> str:
-    return f"the certificate of {certificate.subject.rfc4514_string() or 'an empty subject'}"
+    return f"the certificate of {described(certificate.subject)}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 
 from gateway.ike import revocation
+from gateway.ike.certificate_names import described
 from gateway.ike.certificate_path import Path, refused
 from gateway.ike.errors import Violation
 from gateway.ike.payloads import Certificate
@@ -138,7 +139,7 @@ class Search:
 def _decide(sa: IkeSa, mode: Revocation, unknown: dict[Link, str]) -> None:
     """PeerError where `mode` does not let those in of whom nothing is known."""
     for (certificate, issuer), why in unknown.items():
-        whose = f"of {certificate.subject.rfc4514_string()} by {issuer.subject.rfc4514_string()}"
+        whose = f"of {described(certificate.subject)} by {described(issuer.subject)}"
         names_somebody = bool(revocation.ocsp_urls(certificate) or revocation.crl_urls(certificate))
         if mode == "strict" or (mode == "ifuri" and names_somebody):
             raise refused(Violation.REVOCATION_UNKNOWN, f"{whose}: {why}")

@@ -44,12 +44,18 @@ names nobody to ask; nobody. As swanctl has it."""
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose certificates prove a peer. `sha1`: RSA with SHA-1 is taken from a peer that knows no RFC 7427. `crls`: in DER."""
+    """Whose certificates prove a peer. `sha1`: RSA with SHA-1 is taken from a peer that knows no RFC 7427. `crls`: in DER.
+    `intermediates`: CAs that are known but trusted only as far as an anchor vouches for them."""
 
     anchors: tuple[Certificate, ...]
     sha1: bool = False
     revocation: Revocation = "off"
     crls: tuple[bytes, ...] = ()
+    intermediates: tuple[Certificate, ...] = ()
+
+    @property
+    def authorities(self) -> tuple[Certificate, ...]:
+        return (*self.anchors, *self.intermediates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ RSA_BITS_MIN, RSA_BITS_MAX = 2048, 8192
 RSA_EXPONENT_MIN, RSA_EXPONENT_MAX = 65537, 2**64
 CURVES: Final = {"secp256r1": "SHA2_256", "secp384r1": "SHA2_384", "secp521r1": "SHA2_512"}
 """The curves we take, each with the hash of its strength (RFC 4754)."""
+NAMES_SHOWN = 8
 ECDSA_OCTETS_MAX = 141  # of a DER signature on P-521
 EDDSA_OCTETS = {ed25519.Ed25519PublicKey: 64, ed448.Ed448PublicKey: 114}
 _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
@@ -333,7 +334,7 @@ def hashes_heard(data: bytes) -> frozenset[int]:
 
 def hash_names(numbers: Iterable[int]) -> list[str]:
     """For people."""
-    return [HashAlgorithm(number).name for number in sorted(numbers)]
+    return [HashAlgorithm(number).name for number in sorted(numbers)[:NAMES_SHOWN]]
 
 
 def methods_announced(sha1: bool) -> bytes:

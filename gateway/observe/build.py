@@ -165,7 +165,7 @@ def certificates(settings: ConnectionSettings) -> Iterator[CertificateStatus]:
         yield _certificate("local", settings.credentials.certificate)
         for place, one in enumerate(settings.credentials.intermediates, 1):
             yield _certificate(f"chain-{place}", one)
-    for place, one in enumerate(settings.trust.anchors if settings.trust is not None else (), 1):
+    for place, one in enumerate(settings.trust.authorities if settings.trust is not None else (), 1):
         yield _certificate(f"ca-{place}", one)
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from gateway.config.diagnostics import KeyPath
@@ -81,8 +81,15 @@ class CertificateFiles:
             self._look_at_time(place, file, found)
             anchors += found
         crls = tuple(self._crls(name, connection))
-        trusted = tuple(dict.fromkeys(anchors))
-        return Trust(trusted, connection.rsa_sha1, connection.revocation, crls) if anchors else None
+        if not anchors:
+            return None
+        given = tuple(dict.fromkeys(anchors))
+        # One that another of them vouches for is no anchor: what holds above it, and whether it is revoked, counts
+        below = tuple(one for one in given if any(_vouches(other, one) for other in given if other != one))
+        top = tuple(one for one in given if one not in below) or given
+        return Trust(
+            top, connection.rsa_sha1, connection.revocation, crls, tuple(one for one in below if one not in top)
+        )
 
     def _crls(self, name: str, connection: Connection) -> Iterator[bytes]:
         for element, file in enumerate(connection.crl):
@@ -129,7 +136,7 @@ def expiring(settings: GatewaySettings, now: datetime) -> tuple[str, ...]:
     for tunnel in settings.tunnels:
         ike = tunnel.ike
         ours = (ike.credentials.certificate, *ike.credentials.intermediates) if ike.credentials is not None else ()
-        for one in (*ours, *(ike.trust.anchors if ike.trust is not None else ())):
+        for one in (*ours, *(ike.trust.authorities if ike.trust is not None else ())):
             if (told := lifetime_problem(one, now)) is not None:
                 found.append(f"connection {tunnel.name}: {told}")
     return tuple(dict.fromkeys(found))
@@ -187,6 +194,16 @@ def _private_key(octets: bytes) -> signatures.SigningKey:
     if not isinstance(key, signatures.PrivateKey):
         raise KeyFileError("the private key is neither RSA, ECDSA nor EdDSA")
     return signatures.SigningKey.of(key)
+
+
+def _vouches(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    if certificate.issuer != issuer.subject or certificate.issuer == certificate.subject:
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        return False
+    return True
 
 
 def _misfit(

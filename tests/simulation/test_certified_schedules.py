@@ -20,8 +20,8 @@ from gateway.node.settings import GatewaySettings, Secrets, build
 
 # The simulator's clock begins in 1970. Ed25519: signatures without chance, so that an equal seed gives equal octets
 BEGIN = datetime(1970, 1, 2, tzinfo=UTC)
-ROOT = Authority("root", "ed25519", at=BEGIN)
-SUB = ROOT.sub("sub", "ed25519", at=BEGIN)
+ROOT = Authority("root", "ed25519", at=BEGIN, serial=1)
+SUB = ROOT.sub("sub", "ed25519", at=BEGIN, serial=2)
 ENDS = {name: SUB.issue(name, "ed25519", at=BEGIN, serial=1000 + ord(name), dns=[f"{name}.example"]) for name in "ab"}
 COUNT = 120
 BUILT: dict[tuple[object, str], GatewaySettings] = {}

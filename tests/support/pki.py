@@ -103,6 +103,7 @@ class Authority(Issued):
         key: Any = None,
         ca: bool = True,
         usage: bool = True,
+        serial: int = 0,
     ) -> None:
         key = key or new_key(kind)
         subject = name(common)
@@ -111,7 +112,7 @@ class Authority(Issued):
             added.append((key_usage(key_cert_sign=True, crl_sign=True), True))
         issuer, issuer_key = (parent.certificate.subject, parent.key) if parent else (subject, key)
         above = parent.certificate if parent else None
-        made = build(subject, key, issuer, issuer_key, above, at - DAY, at + days * DAY, added)
+        made = build(subject, key, issuer, issuer_key, above, at - DAY, at + days * DAY, added, serial=serial)
         super().__init__(made, key, (made, *parent.chain) if parent else ())
 
     def sub(self, common: str = "sub", kind: str = "p256", **options: Any) -> Authority:

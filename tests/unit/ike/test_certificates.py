@@ -461,3 +461,14 @@ def test_hashes_taken_away_on_the_way_are_noticed() -> None:
         assert two.left.seen(IkeUp) == []
         assert two.left.sas == two.right.sas == []
         assert "WRONG_SIGNATURE" in two.failures()
+
+
+def test_an_intermediate_that_the_peer_does_not_send_may_be_configured() -> None:
+    left = SUB.issue("left", ip=[LEFT])
+    two = pair(Issued(left.certificate, left.key))
+    two.begin()
+    assert two.failures()[1] == "CERTIFICATE_UNKNOWN_CA"
+    two.settle_on("right", trust=trust(ROOT, intermediates=(SUB.certificate,)))
+    two.begin()
+    two.run(5)
+    two.assert_agreed()

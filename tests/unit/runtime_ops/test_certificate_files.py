@@ -92,10 +92,10 @@ REFUSED: dict[str, tuple[dict[str, str | None], str, str]] = {
     "no such file": ({"gw.pem": None}, CONFIG, "5:1: connection.site.local_cert: cannot read gw.pem: No such file"),
     "no certificate": ({"gw.pem": "-----BEGIN X-----\n"}, CONFIG, "5:1: connection.site.local_cert: gw.pem holds no certificate"),
     "DER": ({"gw.pem": "0\x82"}, CONFIG, "gw.pem is not PEM; from DER: openssl x509 -inform der"),
-    "another key": ({"gw.key": SUB.key_pem}, CONFIG, "6:1: connection.site.local_key: not the key of local_cert, which is of CN=gw"),
+    "another key": ({"gw.key": SUB.key_pem}, CONFIG, "6:1: connection.site.local_key: not the key of local_cert, which is of C=CH, O=Lab, CN=gw"),
     "the intermediate first": (
         {"gw.pem": pem_of(SUB.certificate) + pem_of(GOOD.certificate)}, CONFIG,
-        "local_key: not the key of local_cert, which is of CN=sub,O=Lab,C=CH; the certificate must stand first",
+        "local_key: not the key of local_cert, which is of C=CH, O=Lab, CN=sub; the certificate must stand first",
     ),
     "an encrypted key": ({"gw.key": encrypted(GOOD)}, CONFIG, "6:1: connection.site.local_key: the private key is encrypted"),
     "no key": ({"gw.key": "x"}, CONFIG, "6:1: connection.site.local_key: not a private key in PEM"),
@@ -103,9 +103,9 @@ REFUSED: dict[str, tuple[dict[str, str | None], str, str]] = {
     "nobody": ({"gw.pem": NAMELESS.pem, "gw.key": NAMELESS.key_pem}, CONFIG, "local_cert: it names nobody"),
     "another identity": (
         {}, with_id('local_id = "another.example.net"'),
-        "9:1: connection.site.local_id: not in local_cert, which is of CN=gw,O=Lab,C=CH, gw.example.net",
+        "9:1: connection.site.local_id: not in local_cert, which is of C=CH, O=Lab, CN=gw; gw.example.net",
     ),
-    "no CA": ({"ca.pem": pem_of(GOOD.certificate)}, CONFIG, "7:7: connection.site.ca[0]: ca.pem: the certificate of CN=gw"),
+    "no CA": ({"ca.pem": pem_of(GOOD.certificate)}, CONFIG, "7:7: connection.site.ca[0]: ca.pem: the certificate of C=CH, O=Lab, CN=gw"),
     "a CA without": ({"ca.pem": None}, CONFIG, "7:7: connection.site.ca[0]: cannot read ca.pem"),
     "a CA that may not": (
         {"ca.pem": pem_of(Authority("x", at=NOW, usage=False, extensions=[(key_usage(crl_sign=True), True)]).certificate)},
@@ -166,10 +166,10 @@ def test_what_time_decides_is_a_warning(tmp_path: Path, what: str) -> None:
     issued = make()
     loaded, warnings = load_all(written(tmp_path, {"gw.pem": issued.pem, "gw.key": issued.key_pem}))
     (warning,) = warnings
-    assert "5:1: warning: connection.site.local_cert: gw.pem: the certificate of CN=gw" in warning
+    assert "5:1: warning: connection.site.local_cert: gw.pem: the certificate of C=CH, O=Lab, CN=gw" in warning
     assert sentence in warning
     (problem,) = expiring(loaded.settings, datetime.now(UTC))
-    assert problem.startswith("connection site: the certificate of CN=gw") and sentence in problem
+    assert problem.startswith("connection site: the certificate of C=CH, O=Lab, CN=gw") and sentence in problem
 
 
 def test_a_crl_that_is_too_old_is_a_warning(tmp_path: Path) -> None:
@@ -185,3 +185,14 @@ def test_the_days_before_the_end() -> None:
     assert lifetime_problem(GOOD.certificate, end - SOON - timedelta(seconds=1)) is None
     assert "expires in 13 days" in (lifetime_problem(GOOD.certificate, end - SOON + timedelta(seconds=1)) or "")
     assert "expires in 1 day," in (lifetime_problem(GOOD.certificate, end - timedelta(days=1.5)) or "")
+
+
+def test_of_several_cas_the_one_above_is_the_anchor(tmp_path: Path) -> None:
+    """Else nobody would ask whether the lower one is revoked."""
+    both = ike(tmp_path, {"ca.pem": pem_of(SUB.certificate) + pem_of(ROOT.certificate)}).trust
+    assert both is not None
+    assert (both.anchors, both.intermediates) == ((ROOT.certificate,), (SUB.certificate,))
+    alone = ike(tmp_path, {"ca.pem": pem_of(SUB.certificate)}).trust
+    assert alone is not None and alone.anchors == (SUB.certificate,) and alone.intermediates == ()
+    strangers = ike(tmp_path, {"ca.pem": pem_of(SUB.certificate) + pem_of(Authority("root", at=NOW).certificate)}).trust
+    assert strangers is not None and len(strangers.anchors) == 2
