@@ -345,6 +345,31 @@ def test_cve_2015_4171_constraints_hold_for_everything_below_and_from_the_anchor
     assert refusal(other.issue("end", dns=["gw.org"])) is Violation.CERTIFICATE_CHAIN
 
 
+def test_a_ca_below_is_held_to_the_constraints_too() -> None:
+    """RFC 5280 6.1.3 b: not only the end entity; but a CA that certifies itself anew is."""
+    above = constrained([directory(**LAB, COMMON_NAME="constrained")], None)
+    end = above.sub("outside").issue(
+        "x", subject=subject(**LAB, COMMON_NAME="constrained", ORGANIZATIONAL_UNIT_NAME="end")
+    )
+    assert refusal(end) is Violation.CERTIFICATE_CHAIN
+    again = above.sub("constrained")
+    assert (
+        refusal(again.issue("x", subject=subject(**LAB, COMMON_NAME="constrained", ORGANIZATIONAL_UNIT_NAME="end")))
+        is None
+    )
+    elsewhere = constrained(None, [directory(**LAB, COMMON_NAME="constrained")])
+    renewed = elsewhere.sub("constrained")
+    assert refusal(renewed.issue("end")) is None
+
+
+def test_a_name_of_a_kind_that_cannot_be_compared_counts_as_excluded() -> None:
+    number = x509.RegisteredID(x509.ObjectIdentifier("1.2.3"))
+    named = [(x509.SubjectAlternativeName([number]), False)]
+    assert refusal(constrained(None, [number]).issue("end", extensions=named)) is Violation.CERTIFICATE_CHAIN
+    assert refusal(constrained([number], None).issue("end", extensions=named)) is Violation.CERTIFICATE_CHAIN
+    assert refusal(constrained(None, [dns("x")]).issue("end", extensions=named)) is None
+
+
 def test_a_common_name_is_no_host_name() -> None:
     end = ROOT.issue("gw.example.net")
     assert not proves(end.certificate, Identity(2, b"gw.example.net", "x"))

@@ -58,6 +58,7 @@ USELESS = {
     "from the future": lambda: crl_of(ROOT, at=EPOCH + timedelta(3)),
     "of another CA": lambda: crl_of(OTHER),
     "of a CA of the same name": lambda: crl_of(IMPOSTOR),
+    "of another name with the same key": lambda: crl_of(ROOT, issuer=OTHER.certificate.subject),
     "signed by the certificate itself": lambda: crl_of(END, issuer=ROOT.certificate.subject),
     "with SHA2-224": lambda: crl_of(ROOT, digest=hashes.SHA224()),
     "a delta": lambda: crl_of(ROOT, extensions=[(x509.DeltaCRLIndicator(1), True)]),
@@ -145,12 +146,19 @@ UNPROVEN = {
     "by a stranger": lambda: delegated(OTHER.issue("responder", extensions=SIGNING)),
     "by a CA of the same name": lambda: delegated(IMPOSTOR.issue("responder", extensions=SIGNING)),
     "by somebody certified for something else": lambda: delegated(ROOT.issue("responder")),
+    "by somebody certified for web servers": lambda: delegated(
+        ROOT.issue("r", extensions=[(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)])
+    ),
     "by the certificate itself": lambda: delegated(END),
     "by one delegated by a delegate": lambda: delegated(ROOT.sub("sub").issue("responder", extensions=SIGNING)),
     "by an expired delegate": lambda: delegated(ROOT.issue("r", at=EPOCH - timedelta(400), extensions=SIGNING)),
     "by a delegate that is not shown": lambda: ocsp_of(ROOT, END.certificate, signer=RESPONDER),
     "about another certificate": lambda: ocsp_of(ROOT, ROOT.issue("other").certificate),
     "about the same number of another CA": lambda: ocsp_of(ROOT, END.certificate, about=OTHER),
+    "about the same number of a CA of the same name": lambda: ocsp_of(ROOT, END.certificate, about=IMPOSTOR),
+    "about the same number of a CA with the same key": lambda: ocsp_of(
+        ROOT, END.certificate, about=Authority("another", key=ROOT.key)
+    ),
     "too old": lambda: ocsp_of(ROOT, END.certificate, at=EPOCH - timedelta(3)),
     "too old and without an end": lambda: ocsp_of(ROOT, END.certificate, at=EPOCH - timedelta(hours=2), hours=None),
     "from the future": lambda: ocsp_of(ROOT, END.certificate, at=EPOCH + timedelta(hours=2)),

@@ -107,6 +107,19 @@ def test_cve_2013_2944_an_empty_or_short_signature(kind: str, octets: int) -> No
         assert not taken(public, Authentication(method, bytes(octets)), sha1=True, peer=NEVER_HEARD)
 
 
+@pytest.mark.parametrize(("kind", "name", "octets"), [("rsa2048", "RSASSA-PSS-SHA2_256", 255), ("rsa2048", "RSASSA-PKCS1-SHA2_256", 257), ("p256", "ECDSA-SHA2_256", 7), ("p256", "ECDSA-SHA2_256", 200), ("ed25519", "Ed25519", 63), ("ed448", "Ed448", 64)])  # fmt: skip
+def test_a_wrong_length_is_refused_before_anything_is_computed(kind: str, name: str, octets: int) -> None:
+    identifier = scheme(name).identifiers[0]
+    with pytest.raises(PeerError, match=f"a signature of {octets} octets by"):
+        verify(
+            key(kind).public_key(),
+            Authentication(14, bytes((len(identifier),)) + identifier + bytes(octets)),
+            OCTETS,
+            KNOWS,
+            sha1=False,
+        )
+
+
 @pytest.mark.parametrize("data", [b"", b"\0", b"\xff", b"\x0f", bytes(3), b"\x0a" + bytes(10), b"\xff" * 300])
 def test_identifiers_that_lie_about_their_length(data: bytes) -> None:
     assert not taken(key("p256").public_key(), Authentication(14, data))
