@@ -109,6 +109,13 @@ def test_another_method_is_refused_by_its_name_even_with_the_right_octets(method
         verify(keys(), PSK, identity(LEFT), b"m", b"n", ID_I, Authentication(method, right.data), True)
 
 
+def test_without_a_key_nobody_is_authenticated() -> None:
+    """Where a certificate is asked for there is none, and everybody could compute with none."""
+    empty = psk_signature(keys(), b"", b"m", b"n", ID_I, True)
+    with pytest.raises(PeerError, match="differ"):
+        verify(keys(), b"", identity(LEFT), b"m", b"n", ID_I, empty, True)
+
+
 @pytest.mark.parametrize("octets", range(0, 100, 7))
 def test_authentication_data_of_any_length_but_the_prf_s(octets: int) -> None:
     with pytest.raises(PeerError):

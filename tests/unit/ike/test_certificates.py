@@ -253,6 +253,19 @@ def test_an_identity_that_the_certificate_does_not_have(case: str) -> None:
     assert two.failures()[0] == "CERTIFICATE_IDENTITY"
 
 
+@pytest.mark.parametrize("who", SIDES)
+def test_an_identity_of_the_certificate_that_is_not_the_one_expected(who: str) -> None:
+    """It may prove both; it says that it is the other one."""
+    both = SUB.issue(who, dns=["a.example", "b.example"])
+    two = pair(*((both, GOOD[1]) if who == "left" else (GOOD[0], both)))
+    two.settle_on(who, local_id=fqdn("b.example"))
+    two.settle_on("right" if who == "left" else "left", remote_id=fqdn("a.example"))
+    two.begin()
+    two.run(60)
+    assert two.failures()[1 if who == "left" else 0] == "WRONG_PEER_IDENTITY"
+    assert two.left.sas == two.right.sas == []
+
+
 def test_a_distinguished_name_is_the_whole_subject_in_any_string_type() -> None:
     two = pair()
     # As a PrintableString where the certificate has an UTF8String

@@ -156,9 +156,6 @@ UNPROVEN = {
     "about another certificate": lambda: ocsp_of(ROOT, ROOT.issue("other").certificate),
     "about the same number of another CA": lambda: ocsp_of(ROOT, END.certificate, about=OTHER),
     "about the same number of a CA of the same name": lambda: ocsp_of(ROOT, END.certificate, about=IMPOSTOR),
-    "about the same number of a CA with the same key": lambda: ocsp_of(
-        ROOT, END.certificate, about=Authority("another", key=ROOT.key)
-    ),
     "too old": lambda: ocsp_of(ROOT, END.certificate, at=EPOCH - timedelta(3)),
     "too old and without an end": lambda: ocsp_of(ROOT, END.certificate, at=EPOCH - timedelta(hours=2), hours=None),
     "from the future": lambda: ocsp_of(ROOT, END.certificate, at=EPOCH + timedelta(hours=2)),
