@@ -26,6 +26,7 @@ _GSO_UDP_L4 = 5
 _TIMESPEC = struct.Struct("=qq")
 _BUFFER = 8 << 20
 _PER_TURN = 64
+_EARLIER_MAX = 32768  # more than a socket's first buffer holds; a busy tunnel would never let it be empty
 _ACCEPT, _REFUSE = 0x40000, 0
 _UDP, _ESP, _FRAGMENT = 17, 50, 44
 _IP = 0x100000000 - 0x100000  # SKF_NET_OFF: loads count from the IP header, whatever link is below it
@@ -98,15 +99,18 @@ class CaptureSocket:
         self._socket.setsockopt(
             socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(buffer))
         )
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-        self.dropped()
         self._discard_earlier()
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        self.dropped()
 
     def _discard_earlier(self) -> None:
         """What came before the filter was in place is nobody's business."""
-        while True:
+        for _ in range(_EARLIER_MAX):
             try:
                 self._socket.recv(1)
             except BlockingIOError:
