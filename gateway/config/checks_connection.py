@@ -29,6 +29,8 @@ CLOUD_SERVICES = {
 }
 _SLOW_DETECTION = 300.0
 _HASTY_RETRANSMISSION = 3.0
+_LEAST_REAUTH = 10
+"""Seconds."""
 _LEAST_FRAGMENT = 256
 
 
@@ -155,6 +157,9 @@ def _timers(path: KeyPath, connection: Connection) -> Iterator[Finding]:
     elif waiting < _HASTY_RETRANSMISSION:
         message = f"the peer counts as dead after {waiting:.1f} s without an answer; a short outage ends the tunnel"
         yield "warning", (*path, "retransmit_timeout"), message
+    if 0 < connection.reauth_time < _LEAST_REAUTH:
+        message = f"{connection.reauth_time:g} s would keep both ends busy with proving themselves; at least {_LEAST_REAUTH}, or 0"
+        yield "error", (*path, "reauth_time"), message
     if connection.rekey_time < connection.dpd_delay:
         yield "warning", (*path, "rekey_time"), "shorter than dpd_delay; liveness is then never checked"
 

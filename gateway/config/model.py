@@ -232,7 +232,21 @@ class Connection(Section):
     start_action: Literal["start", "trap", "none"] = Field(
         default="start", description="start: at once and for ever; trap: at the first packet; none: only respond"
     )
+    childless: Switch = Field(
+        default=False,
+        description="as initiator ask for the first CHILD_SA by itself, with PFS, instead of within IKE_AUTH, if the peer can (RFC 6023); as responder we always can",
+    )
     rekey_time: Duration = Field(default=14400.0, ge=60, description="IKE_SA rekey after this long")
+    reauth_time: Duration = Field(
+        default=0.0,
+        ge=0,
+        description="both ends prove themselves again after this long, by a new IKE_SA that is up before the old one goes (RFC 7296 2.8.3); 0: only when the peer asks for it (RFC 4478)",
+    )
+    rekey_check: Duration = Field(
+        default=30.0,
+        ge=0,
+        description="so long, at most twice, after a new or changed connection came up, its CHILD_SAs and IKE_SA are rekeyed once, so that a PFS group or proposal that differs shows at once; 0: off",
+    )
     dpd_delay: Duration = Field(default=10.0, ge=1, description="liveness check after this much silence from the peer")
     retransmit_timeout: Duration = Field(default=1.0, gt=0, description="first retransmission of an IKE request")
     retransmit_base: Number = Field(default=1.6, ge=1, le=4, description="back-off factor of retransmissions")

@@ -31,6 +31,8 @@ class ChildSa:
     proven: bool = True
     """The peer is known to hold it. False after our answer, which the peer may not have had."""
     successor: ChildSa | None = None
+    planned_at: float = 0.0
+    """When its lifetime asks for the rekey; `rekey_at` may be earlier, for other reasons."""
 
     @property
     def name(self) -> str:

@@ -79,6 +79,7 @@ class IkeEndpoint:
         self._half_open_keys: dict[int, tuple[Endpoint, int]] = {}  # by our SPI
         self._primary: dict[str, IkeSa] = {}
         self._counts: dict[str, Counts] = {}
+        self._tried: dict[str, object] = {}  # what was negotiated when rekeys were last tried, by connection
         self._effects: deque[object] = deque()
         self._tickets: dict[int, tuple[IkeSa, Then, Failed]] = {}
         self._next_ticket = 1
@@ -254,10 +255,28 @@ class IkeEndpoint:
     def proven(self, sa: IkeSa, now: float) -> None:
         self._elect(sa.name, now)
 
+    def rekeys_are_unproven(self, settings: ConnectionSettings) -> bool:
+        return self._tried.get(settings.name) != _negotiated(settings)
+
+    def rekeys_are_tried(self, settings: ConnectionSettings) -> None:
+        self._tried[settings.name] = _negotiated(settings)
+
+    def reauthenticate(self, sa: IkeSa, now: float) -> None:
+        # One of our own on its way may still take this one's place
+        if self._primary.get(sa.name) is sa and not any(
+            one.is_initiator and not one.established for one in self.sas(sa.name)
+        ):
+            sa.notice("info", "ike-reauthentication", "a new IKE_SA is set up beside the old one")
+            self._begin(sa.settings, now)
+
     def replaced(self, old: IkeSa, new: IkeSa) -> None:
         new.close_at, old.close_at = old.close_at, None
         if self._primary.get(new.name) in (None, old):
             self._primary[new.name] = new
+
+    def leaving(self, sa: IkeSa, now: float) -> None:
+        sa.close_at = now
+        self._elect(sa.name, now)
 
     def destroyed(self, sa: IkeSa, now: float) -> None:
         self._sas.pop(_our_spi(sa), None)
@@ -395,6 +414,7 @@ class IkeEndpoint:
     def _configure(self, connections: tuple[ConnectionSettings, ...], now: float) -> None:
         self._connections = {settings.name: settings for settings in connections}
         self.recorder.keep_only(self._connections)
+        self._tried = {name: what for name, what in self._tried.items() if name in self._connections}
         # Of several between the same ends the first is meant
         self._by_ends = {(one.local.host, one.remote.host): one for one in reversed(connections)}
         for sa in list(self._sas.values()):
@@ -417,6 +437,8 @@ class IkeEndpoint:
         if ends[0] != ends[1]:
             timers.close(sa, "CONFIGURATION_CHANGED", now)
             return
+        if before.reauth_time != settings.reauth_time:
+            sa.reauth_at = sa.jittered(now, settings.reauth_time) if settings.reauth_time else None
         for child in list(sa.children.values()):
             wanted = settings.child(child.name)
             if wanted is None:
@@ -430,6 +452,9 @@ class IkeEndpoint:
         # A half-open one that somebody else started does not count: nobody has authenticated it
         if any(sa.is_initiator or sa.established for sa in self.sas(settings.name)):
             return
+        self._begin(settings, now)
+
+    def _begin(self, settings: ConnectionSettings, now: float) -> None:
         sa = IkeSa(
             self, settings, is_initiator=True, initiator_spi=self.new_ike_spi(), responder_spi=0,
             local=settings.local, remote=settings.remote, now=now,
@@ -494,6 +519,12 @@ class IkeEndpoint:
             sa.enqueue(DeleteChild(child, "CHILD_LIMIT_REACHED" if child.successor is None else ""), now)
         else:
             timers.rekey_child(sa, child, now)
+
+
+def _negotiated(settings: ConnectionSettings) -> object:
+    """What a rekey depends on."""
+    children = tuple((child.offers, child.local_ts, child.remote_ts) for child in settings.children)
+    return settings.remote, settings.offers, children
 
 
 def _our_spi(sa: IkeSa) -> int:

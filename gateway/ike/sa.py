@@ -74,6 +74,8 @@ class IkeSa:
         self.fragments = False
         # Both have a PPK (RFC 8784); once established, whether its keys are mixed in
         self.ppk = False
+        # We initiated, and the first CHILD_SA comes by CREATE_CHILD_SA (RFC 6023)
+        self.childless = False
         self.wire: tuple[int, int] | None = None  # octets and datagrams of the message just put together
         self.reassembly = {False: Reassembly(), True: Reassembly()}  # of requests, of responses
         self.children: dict[int, ChildSa] = {}
@@ -85,6 +87,9 @@ class IkeSa:
         self.created_at = self.last_heard = self.last_sent = now
         self.established_at: float | None = None
         self.rekey_at: float | None = None
+        self.planned_at = now  # when its lifetime asks for the rekey; `rekey_at` may be earlier
+        self.reauth_at: float | None = None
+        self.check_at: float | None = None  # when everything is rekeyed once, to see that it can be
         self.give_up_at: float | None = None
         self.close_at: float | None = None
         # While it is the rival in a collision: the IKE_SA whose place it may take
@@ -464,6 +469,10 @@ class IkeSa:
             yield self.last_heard + self.settings.dpd_delay if not self.exchange else self.last_heard + 86400.0
             if self.state is IkeState.ESTABLISHED and self.rekey_at is not None:
                 yield self.rekey_at
+            if self.reauth_at is not None:
+                yield self.reauth_at
+            if self.check_at is not None:
+                yield self.check_at
             if self.nat.local:
                 yield self.last_sent + NAT_KEEPALIVE_INTERVAL
 
@@ -485,6 +494,10 @@ class IkeSa:
         self.services.counts(self.name).retransmissions += 1
         self.services.recorder.repeated(self.name, pending.message_id, False)
         self._transmit_all(pending.datagrams, now)
+
+    def plan_rekey(self, now: float) -> None:
+        """After rekey_time, as said."""
+        self.rekey_at = self.planned_at = self.jittered(now, self.settings.rekey_time)
 
     def jittered(self, now: float, duration: float) -> float:
         return now + duration * self.services.random.uniform(1.0 - MARGIN, 1.0)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.ike.errors import PeerError
     from gateway.ike.message import Message
     from gateway.ike.sa import IkeSa
+    from gateway.ike.settings import ConnectionSettings
 
 
 @dataclass(slots=True)
@@ -80,8 +81,18 @@ class Services(Protocol):
     def proven(self, sa: IkeSa, now: float) -> None:
         """Both ends know that both hold it."""
 
+    def rekeys_are_unproven(self, settings: ConnectionSettings) -> bool:
+        """Whether nobody has tried yet to rekey what these settings negotiate."""
+
+    def rekeys_are_tried(self, settings: ConnectionSettings) -> None: ...
+    def reauthenticate(self, sa: IkeSa, now: float) -> None:
+        """Begins a new IKE_SA beside this one, which then takes its place."""
+
     def replaced(self, old: IkeSa, new: IkeSa) -> None:
         """A rekey put `new` in the place of `old`."""
+
+    def leaving(self, sa: IkeSa, now: float) -> None:
+        """It is about to be destroyed: others carry the connection from now on, if there are any."""
 
     def destroyed(self, sa: IkeSa, now: float) -> None: ...
     def has_other_sa(self, sa: IkeSa) -> bool: ...

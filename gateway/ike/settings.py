@@ -100,6 +100,12 @@ class ConnectionSettings:
     """"off", "prefer" or "require", as the offers already are; an IKE_SA without one is reported unless "off"."""
     encap: bool = True
     rekey_time: float = 14400.0
+    reauth_time: float = 0.0
+    """Seconds until both ends prove themselves again, by a new IKE_SA beside the old one (RFC 7296 2.8.3). 0: never."""
+    rekey_check: float = 0.0
+    """Seconds, twice that at most, after which everything is rekeyed once on a new or changed connection. 0: never."""
+    childless: bool = False
+    """As initiator: no CHILD_SA in IKE_AUTH, if the peer can do without (RFC 6023). As responder we always can."""
     dpd_delay: float = 10.0
     retransmit_timeout: float = 1.0
     retransmit_base: float = 1.6

@@ -15,7 +15,7 @@ _SUFFIXES: dict[str, dict[str, str]] = {
     "_SENT": {"direction": "sent"},
     "_RECEIVED": {"direction": "received"},
 }
-_REKEYS = ("IKE_REKEY_", "REKEY_")
+_REKEYS = {"IKE_REKEY_": "IKE_REKEY_FAILED", "REKEY_": "REKEY_FAILED"}
 
 
 def named(reason: str, context: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -23,14 +23,17 @@ def named(reason: str, context: dict[str, str]) -> tuple[str, dict[str, str]]:
     if reason in _EXACT:
         name, extra = _EXACT[reason]
         return name, {**context, **extra}
-    for prefix in _REKEYS:
+    for prefix, name in _REKEYS.items():
         if reason.startswith(prefix):
-            return "REKEY_FAILED", {**context, "reason": reason.removeprefix(prefix)}
+            return name, {**context, "reason": reason.removeprefix(prefix)}
     for suffix, extra in _SUFFIXES.items():
         if reason.endswith(suffix):
             return reason.removesuffix(suffix), {**context, **extra}
     return reason, context
 
+
+REKEYS = frozenset(_REKEYS.values())
+"""Failures of what works still."""
 
 OWN_INTENT = {
     "TERMINATED": "DELETED_BY_OPERATOR",

@@ -26,7 +26,7 @@ from gateway.ike.key_exchange import KeyExchanges
 from gateway.node import effects, failures, inputs
 from gateway.node.settings import GatewaySettings
 from gateway.node.supervisor import Supervisor
-from gateway.node.tunnel import Tunnel
+from gateway.node.tunnel import Failure, Tunnel
 from gateway.routing import model as routing
 from gateway.routing.fib import Fib
 
@@ -490,6 +490,8 @@ class Gateway:
         back_off = tunnel.back_off_of(child)
         if back_off.due(now):
             back_off.failed(now)
+        if name in failures.REKEYS:
+            tunnel.refused[child] = Failure(name, full, now)
         if not tunnel.usable:
             tunnel.note(name, full, now)
         self._event("warning", "exchange-failed", tunnel.name, f"{child or 'IKE_SA'}: {name}", name, full)

@@ -93,6 +93,7 @@ class Tunnel:
         self.held: set[str] = set()  # children an operator took down; they wait for his word
         self.attempts = 0
         self.failure: Failure | None = None
+        self.refused: dict[str, Failure] = {}  # rekeys, by child or "" for the IKE_SA's; what they were for works still
         self.interface = 0
         self.device_fault = ""  # why its TUN cannot be had; until then nothing is negotiated
         self.mtu = 0
@@ -160,6 +161,7 @@ class Tunnel:
         """The new SA first; the data plane takes the first whose selectors match."""
         self.active = [event.spi_out, *(spi for spi in self.active if spi != event.spi_out)]
         self.back_off_of(event.child).reset()
+        self.refused.pop(event.child, None)
         self.failure = None
         yield from self._fit_mtu()
         yield effects.SetPolicies(self.settings.id, tuple(self.active))
@@ -241,12 +243,14 @@ class Tunnel:
     def failed(self, reason: str, context: dict[str, str], now: float) -> None:
         """The connection went down, or never came up."""
         self.failure = Failure(reason, context, now)
+        self.refused.clear()
         self.established_at = None
         self.back_off.failed(now)
 
     def closed(self, reason: str, context: dict[str, str], now: float) -> None:
         """We ended it ourselves."""
         self.failure = Failure(reason, context, now)
+        self.refused.clear()
         self.established_at = None
         self.back_off.reset()
 
@@ -262,6 +266,7 @@ class Tunnel:
     def established(self, now: float) -> None:
         self.established_at = now
         self.attempts = 0
+        self.refused.pop("", None)
         # One of this very moment tells why the IKE_SA came without a CHILD_SA
         if self.failure is not None and self.failure.at < now:
             self.failure = None

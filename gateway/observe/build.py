@@ -177,7 +177,8 @@ def _certificate(name: str, certificate: Certificate) -> CertificateStatus:
 def _explanation(tunnel: Tunnel, up: bool, shown: IkeSa | None) -> str:
     silence = _silence(tunnel, shown)
     if up:
-        return silence
+        refused = next(iter(tunnel.refused.values()), None)
+        return silence or (explain(refused.reason, refused.context) if refused is not None else "")
     known = tunnel.failure
     if silence and (known is None or known.reason in ENDS):
         return silence

@@ -23,6 +23,7 @@ _VARIANTS = {
     "INVALID_KE_PAYLOAD": "protocol",
     "INVALID_SYNTAX": "direction",
     "NO_PROPOSAL_CHOSEN": "protocol",
+    "REKEY_FAILED": "reason",
     "TS_UNACCEPTABLE": "direction",
 }
 
@@ -296,9 +297,34 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "too many unfinished IKE_SAs at once, so {peer} has to wait; if this lasts, somebody floods UDP 500",
     ),
     "REKEY_FAILED": (
-        "the rekey with {peer} failed",
+        "the rekey of the CHILD_SA with {peer} failed",
         " ({reason})",
-        "; the old SA lives until its `life_time`, compare proposals and PFS group of connection {tunnel} with the peer's",
+        ", it works until its lifetime ends in {seconds} s",
+        "; compare `esp_proposals`, `local_ts` and `remote_ts` of connection {tunnel} with the peer's",
+    ),
+    "REKEY_FAILED/NO_PROPOSAL_CHOSEN": (
+        "{peer} refuses to rekey the CHILD_SA (NO_PROPOSAL_CHOSEN)",
+        ", which works until its lifetime ends in {seconds} s",
+        ", we offered {ours}",
+        "; the first CHILD_SA is made without a PFS group, so most likely that differs: put the peer's group into `esp_proposals` of connection {tunnel}, or one proposal without a group if it has none",
+    ),
+    "REKEY_FAILED/INVALID_KE_PAYLOAD": (
+        "{peer} refuses to rekey the CHILD_SA with our PFS group (INVALID_KE_PAYLOAD)",
+        ", which works until its lifetime ends in {seconds} s",
+        ", we offered {ours}",
+        "; put the peer's PFS group into `esp_proposals` of connection {tunnel}",
+    ),
+    "REKEY_FAILED/TS_UNACCEPTABLE": (
+        "{peer} refuses to rekey the CHILD_SA with our traffic selectors (TS_UNACCEPTABLE)",
+        ", which works until its lifetime ends in {seconds} s",
+        ", we proposed {local_ts} on our side and {remote_ts} on its",
+        "; `local_ts` and `remote_ts` of connection {tunnel} must mirror the peer's networks (ours local = its remote)",
+    ),
+    "IKE_REKEY_FAILED": (
+        "the rekey of the IKE_SA with {peer} failed",
+        " ({reason})",
+        ", we offered {ours}",
+        "; the tunnel works until the peer ends it, compare `proposals` of connection {tunnel} with the peer's IKE (phase 1) algorithms and group",
     ),
     "LIFETIME_EXPIRED": (
         "an SA with {peer} reached its hard lifetime before a rekey succeeded",

@@ -71,7 +71,9 @@ class TunnelStatus:
     retry_at: float | None = None  # next attempt while down
     attempts: int = 0
     last_failure: str = ""  # named reason, e.g. NO_PROPOSAL_CHOSEN, "" if none yet
-    explanation: str = ""  # one sentence: what, whose setting, the fix; while up only if the peer stays silent
+    explanation: str = (
+        ""  # one sentence: what, whose setting, the fix; while up only if the peer stays silent or refuses a rekey
+    )
     interface: str = ""
     mtu: int = 0
     protected: tuple[str, ...] = ()

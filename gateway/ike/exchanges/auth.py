@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
 
 
+AUTH_MARGIN, AUTH_MARGIN_MIN = 0.1, 10.0
+"""Reauthentication begins this share of the peer's AUTH_LIFETIME before its end, and at least so many seconds."""
+AUTH_LIFETIME_LEAST = 10.0
+"""A peer that gives less gets a new IKE_SA no more often than this, in seconds."""
+
+
 class Authenticate(Exchange):
     """Our IKE_AUTH."""
 
@@ -94,7 +100,7 @@ class Authenticate(Exchange):
         if not sa.services.has_other_sa(sa):
             # RFC 7296 2.4: we know of no other IKE_SA with this peer, so the peer may drop what it has
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
-        if sa.settings.children:
+        if sa.settings.children and not sa.childless:
             self.offer = child_negotiation.offer(sa, sa.settings.children[0], with_key_exchange=False)
             payloads += [self.offer.sa, *self.offer.payloads]
         sa.request(self.kind, tuple(payloads), now)
@@ -118,9 +124,10 @@ class Authenticate(Exchange):
 
     def _proven(self, sa: IkeSa, message: Message, proof: AuthenticatedPeer, now: float) -> None:
         establish(sa, proof, initial_contact=False, now=now)
+        _heed_lifetime(sa, message, now)
         self._first_child(sa, message, now)
         _begin(sa, now)
-        for settings in sa.settings.children[1:]:
+        for settings in sa.settings.children[0 if sa.childless else 1 :]:
             sa.enqueue(CreateChild(settings), now)
         sa.finish(now)
 
@@ -174,12 +181,31 @@ def establish(sa: IkeSa, proof: AuthenticatedPeer, initial_contact: bool, now: f
     sa.advance(IkeInput.AUTHENTICATED)
     sa.established_at = now
     sa.origin = Origin(sa.initiator_spi, sa.is_initiator, now)
-    sa.rekey_at = sa.jittered(now, sa.settings.rekey_time)
+    sa.plan_rekey(now)
+    _plan(sa, now)
     sa.give_up_at = None
     sa.services.emit(IkeUp(sa.name, sa.initiator_spi, sa.responder_spi, rekeyed=False))
     ppk.say_unused(sa)
     intermediate.say_unused(sa)
     sa.services.established(sa, initial_contact, now)
+
+
+def _heed_lifetime(sa: IkeSa, message: Message, now: float) -> None:
+    """RFC 4478 3: the responder closes the IKE_SA after so many seconds, unless we have proven ourselves again."""
+    notify = message.notify(NotifyType.AUTH_LIFETIME)
+    seconds = int.from_bytes(notify.data, "big") if notify is not None and len(notify.data) == 4 else 0
+    if seconds:
+        before = now + seconds - max(AUTH_MARGIN_MIN, AUTH_MARGIN * seconds)
+        sa.reauth_at = min(sa.reauth_at or before, max(before, now + AUTH_LIFETIME_LEAST))
+
+
+def _plan(sa: IkeSa, now: float) -> None:
+    """What is done once on this IKE_SA and those that rekeys put in its place."""
+    settings = sa.settings
+    if settings.reauth_time:
+        sa.reauth_at = sa.jittered(now, settings.reauth_time)
+    if settings.rekey_check and sa.services.rekeys_are_unproven(settings):
+        sa.check_at = now + settings.rekey_check * sa.services.random.uniform(1.0, 2.0)
 
 
 def respond(sa: IkeSa, message: Message, now: float) -> None:

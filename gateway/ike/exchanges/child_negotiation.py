@@ -153,6 +153,7 @@ def install(
     second = (keys.responder_encryption, keys.responder_integrity)
     outbound, inbound = (first, second) if we_initiated else (second, first)
     settings = terms.settings
+    planned = sa.jittered(now, settings.rekey_time)
     child = ChildSa(
         settings=settings,
         spi_in=terms.spi_in,
@@ -161,7 +162,8 @@ def install(
         local_ts=terms.local_ts,
         remote_ts=terms.remote_ts,
         installed_at=now,
-        rekey_at=sa.jittered(now, settings.rekey_time),
+        rekey_at=planned,
+        planned_at=planned,
         life_at=now + settings.life_time,
         proven=we_initiated,
     )

@@ -231,8 +231,11 @@ class CreateChild(CreateExchange):
             sa.retire(old, now, linger=False)
             sa.services.emit(ExchangeFailed(sa.name, old.name, reason, context))
             return
-        old.rekey_at = now + RETRY_FAILED * sa.services.random.uniform(1.0, 1.5)
-        sa.services.emit(ExchangeFailed(sa.name, old.name, f"REKEY_{reason}", context))
+        # One that was asked for early is not asked for again before its time
+        old.rekey_at = max(old.planned_at, now + RETRY_FAILED * sa.services.random.uniform(1.0, 1.5))
+        sa.services.emit(
+            ExchangeFailed(sa.name, old.name, f"REKEY_{reason}", context | {"seconds": f"{old.life_at - now:.0f}"})
+        )
 
 
 def rekey_target(message: Message) -> Notify | None:

@@ -167,10 +167,13 @@ class RekeyIke(CreateExchange):
             sa.advance(IkeInput.REKEY_FAILED)
             temporary = reason in RETRIED
             delay = RETRY_TEMPORARY if temporary else RETRY_FAILED
-            sa.rekey_at = now + delay * sa.services.random.uniform(0.5, 1.5)
+            again = now + delay * sa.services.random.uniform(0.5, 1.5)
+            # One that was asked for early is not asked for again before its time
+            sa.rekey_at = again if temporary else max(sa.planned_at, again)
             if not temporary:
                 sa.services.counts(sa.name).ike_rekeys_failed += 1
-                sa.services.emit(ExchangeFailed(sa.name, "", f"IKE_REKEY_{reason}", context))
+                ours = "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)
+                sa.services.emit(ExchangeFailed(sa.name, "", f"IKE_REKEY_{reason}", context | {"ours": ours}))
         sa.finish(now, "failed")
 
 
@@ -219,7 +222,8 @@ def make_successor(
     new.standing = Standing.PROVEN
     new.origin = sa.origin
     new.established_at = now
-    new.rekey_at = new.jittered(now, sa.settings.rekey_time)
+    new.plan_rekey(now)
+    new.reauth_at, new.check_at = sa.reauth_at, sa.check_at
     sa.services.adopt(new)
     return new
 

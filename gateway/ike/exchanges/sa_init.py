@@ -175,6 +175,8 @@ class InitiateSa(Exchange):
         sa.init_response, sa.nr = message.octets, nonce
         sa.nat = nat.detect(message, sa.local, sa.remote)
         sa.fragments, sa.ppk = _fragments(sa, message), ppk.agreed(sa, message)
+        # RFC 6023 3
+        sa.childless = sa.settings.childless and message.notify(NotifyType.CHILDLESS_IKEV2_SUPPORTED) is not None
 
         def then(shared: bytes, now: float) -> None:
             sa.responder_spi = message.header.responder_spi
@@ -278,6 +280,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
             *detection,
             *(_fragmentation(sa) if sa.fragments else ()),
             *(ppk.capability(sa) if sa.ppk else ()),
+            Notify(NotifyType.CHILDLESS_IKEV2_SUPPORTED),
             *authentication.capability(sa),
             *(intermediate.capability(sa) if choice.additional else ()),
         )

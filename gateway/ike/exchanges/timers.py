@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PROOF_WAIT, PROOF_PATIENCE = 2.0, 60.0
 """Seconds between looks whether the peer has our answer, and until it has either had it or given up."""
+REAUTH_RETRY = 60.0
+"""Seconds until a reauthentication that did not come to its end is begun again."""
 COVER_WAIT = 1.0
 """Seconds until a duplicate that still carries something is looked at again."""
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 2.3
@@ -90,12 +92,31 @@ def _established(sa: IkeSa, now: float) -> None:
         sa.rekey_at = None
         if not sa.has_exchange(RekeyIke):
             sa.enqueue(RekeyIke(), now)
+    if sa.check_at is not None and now >= sa.check_at:
+        sa.check_at = None
+        _check_rekeys(sa, now)
+    if sa.reauth_at is not None and now >= sa.reauth_at:
+        # Again if that fails; the one that succeeds has a time of its own
+        sa.reauth_at = now + REAUTH_RETRY
+        sa.services.reauthenticate(sa, now)
     # RFC 7296 2.4: a liveness check only after silence, and not beside another request
     if sa.exchange is None and now >= sa.last_heard + sa.settings.dpd_delay:
         sa.enqueue(Liveness(), now)
     if sa.nat.local and now >= sa.last_sent + NAT_KEEPALIVE_INTERVAL:
         sa.last_sent = now
         sa.services.emit(Transmit(NAT_KEEPALIVE, sa.local, sa.remote))
+
+
+def _check_rekeys(sa: IkeSa, now: float) -> None:
+    """A PFS group or a proposal that only a rekey negotiates shows at the first one: better now than in an hour."""
+    if sa.services.primary(sa.name) is not sa or not sa.services.rekeys_are_unproven(sa.settings):
+        return
+    sa.services.rekeys_are_tried(sa.settings)
+    for child in list(sa.children.values()):
+        if child.usable and child.successor is None:
+            rekey_child(sa, child, now)
+    if not sa.has_exchange(RekeyIke):
+        sa.enqueue(RekeyIke(), now)
 
 
 def close(sa: IkeSa, reason: str, now: float) -> None:

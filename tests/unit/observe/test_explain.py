@@ -66,7 +66,7 @@ def test_the_named_failures_say_what_whose_and_how(failure: str, words: list[str
 @pytest.mark.parametrize("failure", SENTENCES)
 def test_every_sentence_is_one_line_without_holes(failure: str):
     name, _, variant = failure.partition("/")
-    key = {"protocol": variant, "direction": variant}
+    key = {"protocol": variant, "direction": variant, "reason": variant}
     for context in ({**ALL, **key}, {**key, "tunnel": "azure-b"}):
         sentence = explain(name, context)
         assert "{" not in sentence
