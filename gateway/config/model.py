@@ -236,6 +236,10 @@ class Connection(Section):
         default=False,
         description="as initiator ask for the first CHILD_SA by itself, with PFS, instead of within IKE_AUTH, if the peer can (RFC 6023); as responder we always can",
     )
+    quick_crash_detection: Switch = Field(
+        default=True,
+        description="tokens by which each end shows the other that it lost its IKE_SAs, as after a crash (RFC 6290); false: it is found out by silence",
+    )
     rekey_time: Duration = Field(default=14400.0, ge=60, description="IKE_SA rekey after this long")
     reauth_time: Duration = Field(
         default=0.0,

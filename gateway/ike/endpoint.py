@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from gateway.contract import Compute, Endpoint, Fetch, RandomSource, Transmit
 from gateway.deadlines import Deadlines
-from gateway.ike import grammar
+from gateway.ike import crash_detection, grammar
 from gateway.ike.commands import (
     Command,
     Configure,
@@ -25,6 +25,7 @@ from gateway.ike.commands import (
     TrafficSeen,
 )
 from gateway.ike.cookies import HALF_OPEN_FREE, Cookies
+from gateway.ike.crash_detection import Tokens
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ChildInstall, ChildMoved, ExchangeFailed, IkeUp
 from gateway.ike.exchanges import dispatch, timers
@@ -64,7 +65,13 @@ def since_1970(now: float) -> float:
 class IkeEndpoint:
     """All IKE_SAs of the gateway. Implements `services.Services` for them."""
 
-    def __init__(self, random: RandomSource, key_exchanges: KeyExchanges, wall: WallClock = since_1970) -> None:
+    def __init__(
+        self,
+        random: RandomSource,
+        key_exchanges: KeyExchanges,
+        wall: WallClock = since_1970,
+        crash_secret: bytes = b"",
+    ) -> None:
         self.random = random
         self.wall = wall
         self.key_exchanges = key_exchanges
@@ -86,6 +93,7 @@ class IkeEndpoint:
         self._child_spis: set[int] = set()
         self._cookies = Cookies(random)
         self._say_refused_at = 0.0
+        self.tokens = Tokens(crash_secret)
         self.recorder = Recorder()
         self.revocations = RevocationCache()
         self._now = 0.0
@@ -328,9 +336,24 @@ class IkeEndpoint:
         ours = header.responder_spi if header.from_original_initiator else header.initiator_spi
         sa = self._sas.get(ours)
         if sa is None or not _spis_match(sa, header):
+            self._show_token(message, local, remote, now)
             raise PeerError(Violation.UNKNOWN_SPI, f"{header.exchange.name} for {ours:016x}")
         self._stir(sa.name)
+        if crash_detection.claimed(sa, message):
+            crash_detection.heed(sa, message, now)
+            return
         sa.receive(message, local, remote, now)
+
+    def _show_token(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
+        """RFC 6290 4.5: to a peer that writes for an IKE_SA which we may have had, before we lost all of them."""
+        settings = self._by_ends.get((local.host, remote.host))
+        if settings is None or not settings.quick_crash_detection:
+            return
+        if crash_detection.names_live_sa(message.header, iter(self._sas.values())):
+            return
+        if answer := self.tokens.answer(message, remote, now):
+            self.counts(settings.name).notifies["QUICK_CRASH_DETECTION out"] += 1
+            self._answer_unprotected(message.header, local, remote, *answer)
 
     def _parse(self, data: bytes, local: Endpoint, remote: Endpoint) -> Message:
         try:
@@ -397,10 +420,10 @@ class IkeEndpoint:
             raise PeerError(Violation.UNKNOWN_PEER, f"no connection between {local.host} and {remote.host}")
         return settings
 
-    def _answer_unprotected(self, header: Header, local: Endpoint, remote: Endpoint, notify: Notify) -> None:
+    def _answer_unprotected(self, header: Header, local: Endpoint, remote: Endpoint, *notifies: Notify) -> None:
         flags = Flags.RESPONSE if header.from_original_initiator else Flags.RESPONSE | Flags.INITIATOR
         answer = Header(header.initiator_spi, header.responder_spi, header.exchange, flags, header.message_id)
-        octets = emit_message(answer, (notify,))
+        octets = emit_message(answer, notifies)
         self.emit(Transmit(NON_ESP_MARKER + octets if local.port == NATT_PORT else octets, local, remote))
 
     # --- commands -----------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ class Violation(Enum):
     CERTIFICATE_UNKNOWN_CA = "certificate_unknown_ca"
     CERTIFICATE_WEAK = "certificate_weak"
     CHILD_NOT_FOUND = "child_not_found"
+    CRASH_TOKEN = "crash_token"
     CRITICAL_PAYLOAD = "critical_payload"
     GRAMMAR = "grammar"
     HALF_OPEN_LIMIT = "half_open_limit"

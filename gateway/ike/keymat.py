@@ -53,6 +53,7 @@ AEAD_ICV = {
     EncryptionId.CHACHA20_POLY1305: 16,
 }
 BLOCK = 16
+PAD_MAX = 255  # RFC 7296 3.14
 FRAGMENT_OCTETS = 4  # RFC 7383 2.5: number and total
 
 
@@ -99,10 +100,10 @@ class Envelope:
             return AEAD_ICV[EncryptionId(self.choice.encryption)]
         return INTEGRITY[IntegrityId(self.choice.integrity)][2]
 
-    def overhead(self, plaintext_octets: int) -> int:
-        """Octets of IV, padding, pad length and ICV around a plaintext."""
+    def overhead(self, plaintext_octets: int, least: int = 0) -> int:
+        """Octets of IV, padding, pad length and ICV around a plaintext. `least`: an AEAD pads shorter ones up to that."""
         if self._aead:
-            return AEAD_IV + 1 + self._icv_octets
+            return AEAD_IV + _pad(plaintext_octets, least) + 1 + self._icv_octets
         padding = -(plaintext_octets + 1) % BLOCK
         return BLOCK + padding + 1 + self._icv_octets
 
@@ -112,22 +113,22 @@ class Envelope:
             return octets - self.overhead(0)
         return (octets - BLOCK - self._icv_octets) // BLOCK * BLOCK - 1
 
-    def seal(self, prefix: bytes, plaintext: bytes, random: RandomSource) -> bytes:
+    def seal(self, prefix: bytes, plaintext: bytes, random: RandomSource, least: int = 0) -> bytes:
         """IV | ciphertext | ICV; `prefix` is everything of the message before the IV."""
         if self._aead:
-            return self._seal_aead(prefix, plaintext)
+            return self._seal_aead(prefix, plaintext, _pad(len(plaintext), least))
         padding = -(len(plaintext) + 1) % BLOCK
         iv = random.octets(BLOCK)
         encryptor = Cipher(algorithms.AES(self.encryption_key), modes.CBC(iv)).encryptor()
         body = iv + encryptor.update(plaintext + bytes(padding) + bytes([padding])) + encryptor.finalize()
         return body + self._icv(prefix + body)
 
-    def _seal_aead(self, prefix: bytes, plaintext: bytes) -> bytes:
+    def _seal_aead(self, prefix: bytes, plaintext: bytes, pad: int) -> bytes:
         # RFC 5282 3.1: the IV is a counter, never repeated under one key
         self._sealed += 1
         iv = self._sealed.to_bytes(AEAD_IV, "big")
-        # RFC 5282 3, RFC 7634 3: no padding, and the pad length says so
-        text = plaintext + b"\0"
+        # RFC 5282 3, RFC 7634 3: no padding is needed, any is taken
+        text = plaintext + bytes(pad) + bytes([pad])
         # RFC 4106 6: a shorter ICV is the beginning of the long one
         return iv + self._cipher().encrypt(self._salt + iv, text, prefix)[: len(text) + self._icv_octets]
 
@@ -177,6 +178,10 @@ class Envelope:
             raise PeerError(Violation.BAD_ICV)
         decryptor = Cipher(algorithms.AES(self.encryption_key), modes.CBC(body[:BLOCK])).decryptor()
         return decryptor.update(body[BLOCK:]) + decryptor.finalize()
+
+
+def _pad(octets: int, least: int) -> int:
+    return min(max(0, least - octets), PAD_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,24 +284,32 @@ class IkeKeys:
         }
 
 
-def seal_message(keys: IkeKeys, header: Header, payloads: tuple[Payload, ...], random: RandomSource) -> bytes:
-    """A whole sealed message."""
+def seal_message(
+    keys: IkeKeys, header: Header, payloads: tuple[Payload, ...], random: RandomSource, at_least: int = 0
+) -> bytes:
+    """A whole sealed message, of `at_least` so many octets."""
     first, plaintext = emit_chain(payloads)
-    length = len(plaintext) + keys.sealing.overhead(len(plaintext))
+    least = at_least - HEADER_OCTETS - PAYLOAD_HEADER_OCTETS - keys.sealing.overhead(0)
+    length = len(plaintext) + keys.sealing.overhead(len(plaintext), least)
     prefix = sealed_prefix(header, first, length)
-    sealed = keys.sealing.seal(prefix, plaintext, random)
+    sealed = keys.sealing.seal(prefix, plaintext, random, least)
     if len(sealed) != length:
         raise LocalError(f"sealed {len(sealed)} octets, announced {length}")
     return prefix + sealed
 
 
 def seal_fragments(
-    keys: IkeKeys, header: Header, payloads: tuple[Payload, ...], random: RandomSource, largest: int
+    keys: IkeKeys,
+    header: Header,
+    payloads: tuple[Payload, ...],
+    random: RandomSource,
+    largest: int,
+    at_least: int = 0,
 ) -> tuple[bytes, ...]:
     """The message in pieces of at most `largest` octets each (RFC 7383 2.5), or whole where it is no larger."""
     first, plaintext = emit_chain(payloads)
     if HEADER_OCTETS + PAYLOAD_HEADER_OCTETS + len(plaintext) + keys.sealing.overhead(len(plaintext)) <= largest:
-        return (seal_message(keys, header, payloads, random),)
+        return (seal_message(keys, header, payloads, random, at_least),)
     room = keys.sealing.capacity(largest - HEADER_OCTETS - PAYLOAD_HEADER_OCTETS - FRAGMENT_OCTETS)
     pieces = [plaintext[start : start + room] for start in range(0, len(plaintext), room)]
     sealed = []

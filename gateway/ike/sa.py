@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from gateway.contract import Endpoint, Transmit
 from gateway.ike import grammar
 from gateway.ike.child import LINGER, ChildSa, Lingering
+from gateway.ike.crash_detection import ANSWER_OCTETS
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ChildActivate, ChildMoved, ChildRemove, IkeDown, Notice
 from gateway.ike.exchanges.base import Exchange
@@ -76,6 +77,8 @@ class IkeSa:
         self.ppk = False
         # We initiated, and the first CHILD_SA comes by CREATE_CHILD_SA (RFC 6023)
         self.childless = False
+        # What the peer shows if it loses this IKE_SA (RFC 6290); empty: nothing
+        self.peer_token = b""
         self.wire: tuple[int, int] | None = None  # octets and datagrams of the message just put together
         self.reassembly = {False: Reassembly(), True: Reassembly()}  # of requests, of responses
         self.children: dict[int, ChildSa] = {}
@@ -161,7 +164,9 @@ class IkeSa:
         elif self.keys is None:
             raise LocalError(f"{kind.name} before there are keys")
         else:
-            datagrams = seal_fragments(self.keys, header, payloads, self.services.random, self._largest)
+            # RFC 6290 4.5: whoever has lost this IKE_SA answers nothing that is shorter than the answer
+            at_least = ANSWER_OCTETS if self.peer_token and not response else 0
+            datagrams = seal_fragments(self.keys, header, payloads, self.services.random, self._largest, at_least)
         self.record(line_of(header, payloads, now, True, sum(map(len, datagrams)), len(datagrams)))
         return datagrams
 

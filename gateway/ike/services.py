@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.contract import RandomSource
+from gateway.ike.crash_detection import Tokens
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.recorder import Recorder
 from gateway.ike.revocation_cache import RevocationCache
@@ -43,6 +44,7 @@ class Services(Protocol):
     key_exchanges: KeyExchanges
     rejected: Counter[str]
     recorder: Recorder
+    tokens: Tokens
 
     def emit(self, effect: object) -> None: ...
     def wall(self, now: float) -> float:

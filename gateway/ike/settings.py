@@ -98,6 +98,7 @@ class ConnectionSettings:
     ppk: PostQuantumKey | None = None
     post_quantum: str = "off"
     """"off", "prefer" or "require", as the offers already are; an IKE_SA without one is reported unless "off"."""
+    quick_crash_detection: bool = True
     encap: bool = True
     rekey_time: float = 14400.0
     reauth_time: float = 0.0

@@ -42,3 +42,6 @@ OWN_INTENT = {
     "CONFIGURATION_CHANGED": "CONFIGURATION_CHANGED",
 }
 """Ends we wanted ourselves: no failures, and no reason to back off."""
+
+AT_ONCE = frozenset({"PEER_CRASHED"})
+"""Ends of an IKE_SA after which there is nothing to wait for: the other end is there, or somewhere else."""

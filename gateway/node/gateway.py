@@ -49,9 +49,10 @@ class Gateway:
         random: RandomSource,
         key_exchanges: KeyExchanges,
         wall: WallClock = since_1970,
+        crash_secret: bytes = b"",
     ) -> None:
         self.settings = settings
-        self.ike = IkeEndpoint(random, key_exchanges, wall)
+        self.ike = IkeEndpoint(random, key_exchanges, wall, crash_secret)
         self.fib = Fib()
         self.speaker = Speaker(settings.bgp) if settings.bgp is not None else None
         self.heartbeat = ha.Heartbeat(settings.heartbeat, random) if settings.heartbeat is not None else None
@@ -476,6 +477,8 @@ class Gateway:
         name, context = failures.named(event.reason, self._context(tunnel, event.context, now))
         if event.initiated or tunnel.established_at is not None:
             tunnel.failed(name, context, now)
+            if event.reason in failures.AT_ONCE:
+                tunnel.back_off.reset()
         else:
             tunnel.note(name, context, now)
         self._event("warning", "ike-down", tunnel.name, f"IKE_SA is down: {name}", name, context)

@@ -171,6 +171,7 @@ def _ike(name: str, connection: Connection, secrets: Secrets) -> ConnectionSetti
         offers=tuple(_offer(Protocol.IKE, spec) for spec in _ike_proposals(connection)),
         post_quantum=connection.post_quantum,
         children=tuple(_child(child_name, child) for child_name, child in derive.children_of(connection).items()),
+        quick_crash_detection=connection.quick_crash_detection,
         encap=connection.encap,
         rekey_time=connection.rekey_time,
         reauth_time=connection.reauth_time,

@@ -193,6 +193,10 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         ", last heard {seconds} s ago",
         "; it crashed, or the path to it broke: check the circuit of connection {tunnel}, and that UDP 4500 still passes",
     ),
+    "PEER_CRASHED": (
+        "{peer} has lost its IKE_SAs and proves it (RFC 6290): it crashed, or was restarted without a word",
+        "; connection {tunnel} is set up anew at once",
+    ),
     "DELETED_BY_PEER": (
         "{peer} deleted the IKE_SA",
         " of connection {tunnel}",

@@ -32,6 +32,7 @@ from gateway.runtime import logs, systemd
 from gateway.runtime.bgp_service import BgpService
 from gateway.runtime.certificate_files import expiring
 from gateway.runtime.control import ControlServer
+from gateway.runtime.crash_secret import crash_secret
 from gateway.runtime.dataplane import NativeDataPlane
 from gateway.runtime.disclosures import Disclosures
 from gateway.runtime.driver import Driver
@@ -69,7 +70,7 @@ class Daemon:
         self.certificate_problems: tuple[str, ...] = ()
         self.stopping = asyncio.Event()
         self.notifier = systemd.Notifier()
-        self.node = Gateway(loaded.settings, SystemRandom(), Libcrypto(), _wall)
+        self.node = Gateway(loaded.settings, SystemRandom(), Libcrypto(), _wall, self._crash_secret())
         self.driver = Driver(self.node, self._perform)
         self.dataplane = NativeDataPlane(
             workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike
@@ -124,6 +125,13 @@ class Daemon:
             log.info("gatewayd is running: %s", self.dataplane_name(), extra={"event": "started"})
             await self.stopping.wait()
             await self._stop()
+
+    def _crash_secret(self) -> bytes:
+        try:
+            return crash_secret(Path(self.loaded.config.gateway.state_directory))
+        except OSError as error:
+            self.tell("warning", "crash-secret-failed", str(error.strerror))
+            return b""
 
     # --- inputs -------------------------------------------------------------------------------------------------
 

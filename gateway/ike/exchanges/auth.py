@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.ike import authentication, ppk
+from gateway.ike import authentication, crash_detection, ppk
 from gateway.ike.authentication import AuthenticatedPeer, Proofs
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
@@ -97,6 +97,7 @@ class Authenticate(Exchange):
         if sa.ppk:
             payloads.append(ppk.identity(sa))
         payloads += [Notify(NotifyType.NO_PPK_AUTH, plain.data) for plain in proofs[1:]]
+        payloads += crash_detection.token(sa)
         if not sa.services.has_other_sa(sa):
             # RFC 7296 2.4: we know of no other IKE_SA with this peer, so the peer may drop what it has
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
@@ -123,6 +124,7 @@ class Authenticate(Exchange):
         return True
 
     def _proven(self, sa: IkeSa, message: Message, proof: AuthenticatedPeer, now: float) -> None:
+        sa.peer_token = crash_detection.shown(sa, message)
         establish(sa, proof, initial_contact=False, now=now)
         _heed_lifetime(sa, message, now)
         self._first_child(sa, message, now)
@@ -246,7 +248,8 @@ def _prove_back(sa: IkeSa, message: Message, proof: AuthenticatedPeer, failed: F
 
 
 def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tuple[Payload, ...], now: float) -> None:
-    reply = list(ourselves)
+    reply = [*ourselves, *crash_detection.token(sa)]
+    sa.peer_token = crash_detection.shown(sa, message)
     if sa.ppk:
         reply.append(Notify(NotifyType.PPK_IDENTITY))
     terms = None

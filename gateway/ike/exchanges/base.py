@@ -19,6 +19,8 @@ class Exchange:
     """One at a time per IKE_SA; it ends by `sa.finish` or `sa.destroy`."""
 
     kind: ExchangeType
+    spi = 0
+    """Of an IKE_SA that it is about to make."""
 
     def still_wanted(self, sa: IkeSa) -> bool:
         """Asked when its turn comes; False drops it silently."""

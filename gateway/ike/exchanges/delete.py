@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.ike import crash_detection
 from gateway.ike.authentication import refused_by_peer
 from gateway.ike.child import ChildSa
 from gateway.ike.errors import PeerError
@@ -97,6 +98,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         sa.respond(ExchangeType.INFORMATIONAL, (), now)
         sa.destroy(now, *refused_by_peer(sa.settings))
         return
+    # RFC 6290 4.3, 4.4: a token of a new IKE_SA, or another one of this
+    sa.peer_token = crash_detection.shown(sa, message) or sa.peer_token
     spis = [int.from_bytes(spi, "big") for delete in deletes if delete.protocol == Protocol.ESP for spi in delete.spis]
     named = [child for spi in spis if (child := _child(sa, spi)) is not None]
     gone = list({child.spi_in: child for child in named}.values())  # once, however often it is named

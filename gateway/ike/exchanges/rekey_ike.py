@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.ike import proposal
+from gateway.ike import crash_detection, proposal
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import intermediate
@@ -20,6 +20,7 @@ from gateway.ike.exchanges.base import NONCE_OCTETS
 from gateway.ike.exchanges.create_child import RETRIED, RETRY_FAILED, RETRY_TEMPORARY, CreateChild
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
+from gateway.ike.exchanges.tell import Tell
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.message import Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, Proposal, SecurityAssociation
@@ -42,6 +43,7 @@ class RekeyIke(CreateExchange):
     def __init__(self) -> None:
         self.ni = b""
         self.spi = 0
+        self.token = b""
         self.pair: KeyPair | None = None
         self.sent: SecurityAssociation | None = None
         self.tried: list[int] = []
@@ -76,6 +78,7 @@ class RekeyIke(CreateExchange):
         if error is not None:
             self._on_refusal(sa, error, now)
             return True
+        self.token = crash_detection.shown(sa, message) or self.token
         if self.rounds is not None:
             self.on_round(sa, self.rounds, message, now)
             return True
@@ -107,6 +110,7 @@ class RekeyIke(CreateExchange):
 
     def _complete(self, sa: IkeSa, choice: Choice, peer_spi: int, secrets: Secrets, nr: bytes, now: float) -> None:
         new = make_successor(sa, choice, secrets, (self.ni, nr), (self.spi, peer_spi), True, now)
+        new.peer_token = self.token
         sa.services.counts(sa.name).ike_rekeys_ok += 1
         if sa.state is IkeState.REKEYED:
             # We have followed the peer to the one it made
@@ -241,7 +245,9 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     new.services.replaced(old, new)
     intermediate.say_unused(new)
     new.services.emit(IkeUp(new.name, new.initiator_spi, new.responder_spi, rekeyed=True))
-    for exchange in (*deleting, *waiting):
+    # RFC 6290 4.3: who answered the rekey has given its token with the answer
+    token = crash_detection.token(new) if new.is_initiator else ()
+    for exchange in (*deleting, *waiting, *map(Tell, token)):
         new.enqueue(exchange, now)
 
 
@@ -313,7 +319,7 @@ class _Answer:
         # An exchange of our own may have begun since the request came
         _check_replaceable(sa)
         new = make_successor(sa, self.choice, secrets, self.nonces, self.spis, False, now)
-        sa.respond(kind, payloads, now)
+        sa.respond(kind, (*payloads, *crash_detection.token(new)), now)
         sa.services.counts(sa.name).ike_rekeys_ok += 1
         ours = sa.exchange
         if isinstance(ours, RekeyIke):
