@@ -25,6 +25,8 @@ class Plan:
     children: tuple[str, ...] = ("net",)
     ike: str = "aes256gcm16-prfsha256-ecp256"
     pfs: bool = True
+    further: str = ""
+    """Key exchanges after the first, as in a proposal."""
     nat: bool = False
     options: tuple[str, ...] = field(default=())
     """Further lines of [connection.site], the same on both nodes."""
@@ -50,7 +52,7 @@ class Plan:
             f'local_id = "{name}.example"',
             f'remote_id = "{other}.example"',
             'psk = { file = "site.psk" }',
-            f'proposals = ["{self.ike}"]',
+            f'proposals = ["{self.ike}{self.further}"]',
             f'start_action = "{"start" if name in self.starters else "none"}"',
             *self.options,
         ]
@@ -66,7 +68,7 @@ class Plan:
 
     def _esp_proposals(self, name: str) -> list[str]:
         groups = self.groups["ab".index(name)]
-        return [f"aes128gcm16-{group}" for group in groups] if self.pfs else ["aes128gcm16"]
+        return [f"aes128gcm16-{group}{self.further}" for group in groups] if self.pfs else ["aes128gcm16"]
 
 
 def _part(network: str, number: int) -> str:

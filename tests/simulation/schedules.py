@@ -56,6 +56,7 @@ def compose(seed: int) -> Schedule:
         starters=chance.choice(("a", "ab") if nat else ("a", "ab", "b")),
         children=chance.choice((("net",), ("net",), ("net", "voice"))),
         pfs=chance.random() < 0.6,
+        further=chance.choice(FURTHER),
         nat=nat,
         options=tuple(line for line, share in OPTIONS if chance.random() < share),
         child_options=tuple(line for line, share in CHILD_OPTIONS if chance.random() < share),
@@ -238,6 +239,7 @@ OPTIONS = (
     ("encap = false", 0.2),
 )
 """Lines of [connection.site], and how often they are there."""
+FURTHER = ("", "", "", "-ke1_mlkem768", "-ke1_mlkem768-ke2_ecp384")
 IKE_PROPOSALS = ("aes256gcm16-prfsha256-ecp256", "aes128gcm16-prfsha384-ecp384")
 CHILD_OPTIONS = (("rekey_packets = 200", 0.15), ('rekey_time = "60s"', 0.2))
 """Lines of each of its children."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from simulation.network import Fate, Passage
 
 from gateway.ike.errors import PeerError
-from gateway.ike.keymat import IkeKeys
+from gateway.ike.keymat import Envelope, IkeKeys
 from gateway.ike.message import HEADER_OCTETS, PAYLOAD_HEADER_OCTETS, Header, Message, parse_chain, parse_message
 from gateway.ike.payloads import Delete, Encrypted, EncryptedFragment, KeyExchange, Notify, Payload, SecurityAssociation
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
@@ -59,8 +59,11 @@ class Trace:
         self.messages: dict[MessageName, Sent] = {}
         self.answered: set[MessageName] = set()
         self._pieces: dict[MessageName, set[int]] = {}  # fragments of a response that arrived
-        self._keys: dict[tuple[int, int], IkeKeys] = {}
-        self._ivs: dict[tuple[int, int, bool, bytes], bytes] = {}
+        # Of every IKE_SA in the order they were made: each IKE_INTERMEDIATE gives it others (RFC 9370 2.2.2)
+        self._keys: dict[tuple[int, int], list[IkeKeys]] = {}
+        self._agreed: dict[tuple[int, int], object] = {}
+        self._sealed: list[tuple[str, Message]] = []  # whose IVs are still to be looked at
+        self._ivs: dict[tuple[bytes, bytes], bytes] = {}
         self._esp: dict[bytes, int] = {}
 
     # --- the tap ------------------------------------------------------------------------------------------------
@@ -89,15 +92,19 @@ class Trace:
             raise Broken(
                 f"{sender} used message ID {header.message_id} of IKE_SA {header.initiator_spi:016x} twice, with other octets"
             )
-        if header.exchange is not ExchangeType.IKE_SA_INIT:
-            self._check_iv(sender, header, octets, FRAGMENT_OCTETS if number else 0)
+        if header.exchange is not ExchangeType.IKE_SA_INIT and not again:
+            self._sealed.append((sender, message))
 
-    def _check_iv(self, sender: str, header: Header, octets: bytes, further: int) -> None:
-        start = HEADER_OCTETS + PAYLOAD_HEADER_OCTETS + further
-        iv = octets[start : start + IV_OCTETS]
-        key = (header.initiator_spi, header.responder_spi, header.from_original_initiator, iv)
-        if self._ivs.setdefault(key, octets) != octets:
-            raise Broken(f"{sender} used GCM IV {iv.hex()} twice in IKE_SA {header.initiator_spi:016x}")
+    def check_ivs(self) -> None:
+        """Of what was sent since, once the keys it was sealed with are known."""
+        for sender, message in self._sealed:
+            envelope = self._opened(message)[1]
+            start = HEADER_OCTETS + PAYLOAD_HEADER_OCTETS + (FRAGMENT_OCTETS if message.fragment is not None else 0)
+            iv = message.octets[start : start + IV_OCTETS]
+            key = envelope.encryption_key if envelope is not None else b"%x" % message.header.initiator_spi
+            if self._ivs.setdefault((key, iv), message.octets) != message.octets:
+                raise Broken(f"{sender} used GCM IV {iv.hex()} twice in IKE_SA {message.header.initiator_spi:016x}")
+        self._sealed.clear()
 
     def esp(self, sender: str, key: bytes, datagram: bytes) -> None:
         """An ESP datagram leaves a data plane under an encryption key: its IV only ever rises."""
@@ -128,9 +135,13 @@ class Trace:
         spis = (sa.initiator_spi, sa.responder_spi)
         if sa.keys is None:
             return
-        known = self._keys.setdefault(spis, sa.keys)
-        if known is not sa.keys and sa.established and known.secrets_for_keylog() != sa.keys.secrets_for_keylog():
-            raise Broken(f"the two ends of IKE_SA {spis[0]:016x} hold different keys")
+        known = self._keys.setdefault(spis, [])
+        if not any(one is sa.keys for one in known):
+            known.append(sa.keys)
+        if sa.established:
+            secrets = sa.keys.secrets_for_keylog()
+            if self._agreed.setdefault(spis, secrets) != secrets:
+                raise Broken(f"the two ends of IKE_SA {spis[0]:016x} hold different keys")
 
     # --- whose fault --------------------------------------------------------------------------------------------
 
@@ -165,18 +176,22 @@ class Trace:
         return [_name(payload) for payload in self._inside(message)]
 
     def _inside(self, message: Message) -> tuple[Payload, ...]:
-        sealed, header = message.encrypted, message.header
+        return self._opened(message)[0]
+
+    def _opened(self, message: Message) -> tuple[tuple[Payload, ...], Envelope | None]:
+        """What is in it, and what opened it; a message that nothing opens is shown as it is."""
+        sealed, header = message.encrypted or message.fragment, message.header
         if sealed is None:
-            return message.payloads
-        keys = self._keys.get((header.initiator_spi, header.responder_spi))
-        if keys is None:
-            return message.payloads
-        initiator, responder = (keys.sealing, keys.opening) if keys.is_initiator else (keys.opening, keys.sealing)
-        envelope = initiator if header.from_original_initiator else responder
-        try:
-            return parse_chain(envelope.open(message.octets[: -len(sealed.data)], sealed.data), sealed.first_inner)
-        except PeerError:
-            return message.payloads
+            return message.payloads, None
+        for keys in self._keys.get((header.initiator_spi, header.responder_spi), ()):
+            initiator, responder = (keys.sealing, keys.opening) if keys.is_initiator else (keys.opening, keys.sealing)
+            envelope = initiator if header.from_original_initiator else responder
+            try:
+                inside = envelope.open(message.octets[: -len(sealed.data)], sealed.data)
+            except PeerError:
+                continue
+            return parse_chain(inside, sealed.first_inner) if message.fragment is None else message.payloads, envelope
+        return message.payloads, None
 
 
 def _fates(passage: Passage) -> str:

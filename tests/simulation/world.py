@@ -279,6 +279,7 @@ class World:
             if end.shell is shell:
                 for sa in shell.node.ike.sas(end.connection):
                     self.trace.learn(sa)
+        self.trace.check_ivs()
         self.watches[shell.name].check(self.now)
         self._check_picture(shell)
         if self.link.check(self.now):
