@@ -45,7 +45,7 @@ class Watch:
         self._check_timers(sas)
 
     def restarted(self) -> None:
-        """Its process is another one."""
+        """Its process is another one, or stood still: time begins anew."""
         self._spare_since.clear()
 
     def _check_counts(self, sas: list[IkeSa], now: float) -> None:

@@ -239,7 +239,7 @@ OPTIONS = (
     ("encap = false", 0.2),
 )
 """Lines of [connection.site], and how often they are there."""
-FURTHER = ("", "", "", "-ke1_mlkem768", "-ke1_mlkem768-ke2_ecp384")
+FURTHER = ("", "", "", "-ke1_mlkem768", "-ke1_mlkem768-ke2_x25519")
 IKE_PROPOSALS = ("aes256gcm16-prfsha256-ecp256", "aes128gcm16-prfsha384-ecp384")
 CHILD_OPTIONS = (("rekey_packets = 200", 0.15), ('rekey_time = "60s"', 0.2))
 """Lines of each of its children."""

@@ -187,3 +187,22 @@ def test_a_node_with_a_defect_is_caught(name: str, monkeypatch: pytest.MonkeyPat
             print(f"caught by schedule {seed}: {why}")
             return
     pytest.fail(f"not caught within {SCHEDULES} schedules")
+
+
+def test_a_failure_prints_a_ladder_and_replays_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    _drop_old_sa_early(monkeypatch)
+
+    def ladder(seed: int) -> str:
+        try:
+            play(seed)
+        except SimulationFailure as failure:
+            return str(failure)
+        return ""
+
+    seed, first = next((seed, found) for seed in range(SCHEDULES) if (found := ladder(seed)))
+    assert first == ladder(seed)
+    assert f"SIM_SEED={seed} pytest tests/simulation/test_mutations.py" in first
+    for shown in ("a>b CREATE_CHILD_SA", "{N(REKEY_SA ", "child-installed: CHILD_SA", "INFORMATIONAL", "dropped probe"):
+        assert shown in first
+    times = [float(line.split()[0]) for line in first.splitlines()[3:]]
+    assert times == sorted(times) and len(times) > 20

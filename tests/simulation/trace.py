@@ -188,9 +188,10 @@ class Trace:
             envelope = initiator if header.from_original_initiator else responder
             try:
                 inside = envelope.open(message.octets[: -len(sealed.data)], sealed.data)
+                whole = parse_chain(inside, sealed.first_inner) if message.fragment is None else message.payloads
             except PeerError:
                 continue
-            return parse_chain(inside, sealed.first_inner) if message.fragment is None else message.payloads, envelope
+            return whole, envelope
         return message.payloads, None
 
 

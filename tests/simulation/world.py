@@ -207,6 +207,7 @@ class World:
 
     def thaw(self, name: str) -> None:
         self._fault(name, "goes on", f"{name} stood still")
+        self.watches[name].restarted()
         self.guarded(self.shells[name].thaw)
 
     def delete_tun(self, name: str) -> None:
