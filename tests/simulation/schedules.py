@@ -72,8 +72,12 @@ def compose(seed: int) -> Schedule:
 
 
 def play(seed: int) -> World:
-    """The whole schedule, from start to rest. SimulationFailure when anything is not as it must be."""
-    schedule = compose(seed)
+    """The whole schedule of a number, from start to rest. SimulationFailure when anything is not as it must be."""
+    return perform(compose(seed))
+
+
+def perform(schedule: Schedule) -> World:
+    seed = schedule.seed
     plane = ReferenceDataPlane if seed % REAL_ESP == 0 else LightDataPlane
     world = World(seed, schedule.plan, WEATHERS[schedule.weather], PACES[schedule.pace], plane)
     world.thorough = seed % THOROUGH == 0

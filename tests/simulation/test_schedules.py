@@ -10,7 +10,7 @@ import os
 
 import pytest
 from simulation.scenario import Plan
-from simulation.schedules import ACTS, CHILD_OPTIONS, FOUL, OPTIONS, PACES, WEATHERS, compose, play
+from simulation.schedules import ACTS, CHILD_OPTIONS, FOUL, OPTIONS, PACES, WEATHERS, Schedule, compose, perform, play
 from simulation.shell import Pace
 from simulation.world import World
 
@@ -23,6 +23,22 @@ BLOCKS = [range(int(ONLY), int(ONLY) + 1)] if ONLY else [range(one, one + BLOCK)
 def test_a_thousand_schedules(block: range) -> None:
     for seed in block:
         play(seed)
+
+
+# Schedules that found something, as they were
+FOUND = {
+    "the DELETE of a rekeyed IKE_SA closed its successor too": Schedule(
+        311, Plan(starters="ab"), "foul", "fast", ("reload", "freeze")
+    ),
+    "a duplicate was closed while a CHILD_SA was still being made on it": Schedule(
+        564, Plan(starters="ab", children=("net", "voice"), pfs=False), "foul", "slow", ("reload", "reload")
+    ),
+}
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_what_was_found_once(found: str) -> None:
+    perform(FOUND[found])
 
 
 def test_among_a_thousand_everything_happens_and_often() -> None:

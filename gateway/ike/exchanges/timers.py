@@ -35,7 +35,8 @@ def run(sa: IkeSa, now: float) -> None:
         sa.give_up_at = None
         _give_up(sa, now)
     if sa.close_at is not None and now >= sa.close_at:
-        if sa.services.covered(sa):
+        # What is under way on it may still add to what it carries
+        if sa.exchange is None and sa.services.covered(sa):
             sa.close_at = None
             close(sa, "", now)
         else:

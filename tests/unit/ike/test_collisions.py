@@ -10,10 +10,14 @@ from collections.abc import Callable
 import pytest
 from support.ike_pair import CHILD, NAME, Flight, Host, Pair, every_schedule
 
-from gateway.ike.commands import Command, Rekey, Terminate
+from gateway.ike.commands import Command, Initiate, Rekey, Terminate
 from gateway.ike.events import IkeDown
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.payloads import SecurityAssociation
+from gateway.ike.proposal import make_offer
+from gateway.ike.registry import Protocol
+
+OTHER_OFFERS = (make_offer(Protocol.IKE, [("aes-gcm-16", 256)], [], ["sha256"], ["ecp384"]),)
 
 Choose = Callable[[int], int]
 
@@ -95,6 +99,29 @@ def test_an_ike_sa_that_is_to_end_while_it_is_rekeyed_ends(losses: int) -> None:
         assert [event.reason for event in pair.left.seen(IkeDown) if event.reason] == ["TERMINATED"]
 
     assert every_schedule(play, 4000)[1]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_two_ike_sas_of_one_connection_rekeyed_by_both_at_once(seed: int) -> None:
+    """Both started at once, then both got other algorithms, and two of the four requests are lost."""
+
+    def play(choose: Choose) -> None:
+        pair = Pair(seed=seed)
+        pair.left.command(Initiate(NAME))
+        pair.right.command(Initiate(NAME))
+        pair.settle()
+        for host in pair.hosts:
+            pair.configure(host, offers=OTHER_OFFERS)
+        for _ in range(2):
+            pair.drop(choose(len(pair.in_flight)))
+        while pair.in_flight:
+            pair.deliver()
+            pair.assert_flowing()
+        pair.run(120)
+        pair.assert_agreed()
+
+    runs, complete = every_schedule(play, 100)
+    assert complete and runs == 4 * 3
 
 
 def test_after_ike_rekeys_at_once_nothing_keeps_the_old_ike_sas() -> None:
