@@ -85,11 +85,12 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     """Our side of a peer's INFORMATIONAL: deletes, liveness checks, notifications (RFC 7296 1.4, 2.4)."""
     deletes = [payload for payload in message.payloads if isinstance(payload, Delete)]
     if any(delete.protocol == Protocol.IKE for delete in deletes):
+        if sa.exchange is not None:
+            # First what takes its place: that one does not leave
+            sa.exchange.on_deleted(sa, now)
         # Our answer is the peer's word that nothing more comes on it: what another one can carry moves there first
         sa.services.leaving(sa, now)
         sa.respond(ExchangeType.INFORMATIONAL, (), now)
-        if sa.exchange is not None:
-            sa.exchange.on_deleted(sa, now)
         sa.destroy(now, "" if sa.state is IkeState.REKEYED else "DELETED_BY_PEER")
         return
     error = message.error()
