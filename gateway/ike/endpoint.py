@@ -283,8 +283,9 @@ class IkeEndpoint:
             self._primary[new.name] = new
 
     def leaving(self, sa: IkeSa, now: float) -> None:
-        sa.close_at = now
-        self._elect(sa.name, now)
+        if self._primary.get(sa.name) is sa:
+            sa.close_at = now
+            self._elect(sa.name, now)
 
     def destroyed(self, sa: IkeSa, now: float) -> None:
         self._sas.pop(_our_spi(sa), None)
@@ -473,7 +474,9 @@ class IkeEndpoint:
 
     def _initiate(self, settings: ConnectionSettings, now: float) -> None:
         # A half-open one that somebody else started does not count: nobody has authenticated it
-        if any(sa.is_initiator or sa.established for sa in self.sas(settings.name)):
+        # nor one that is closed already, whose end the peer may never confirm
+        ours = [sa for sa in self.sas(settings.name) if sa.state is not IkeState.DELETING]
+        if any(sa.is_initiator or sa.established for sa in ours):
             return
         self._begin(settings, now)
 

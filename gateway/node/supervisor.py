@@ -12,6 +12,7 @@ from itertools import islice
 from gateway.deadlines import Deadlines
 from gateway.ike.commands import CreateChildSa, Initiate
 from gateway.ike.endpoint import IkeEndpoint
+from gateway.ike.states import IkeState
 from gateway.node.tunnel import Tunnel, child_due
 
 
@@ -83,4 +84,5 @@ class Supervisor:
         does not hold us back."""
         if not tunnel.wanted or tunnel.device_fault or not tunnel.interface:
             return False
-        return not any(sa.is_initiator or sa.established for sa in self._ike.sas(tunnel.name))
+        sas = [sa for sa in self._ike.sas(tunnel.name) if sa.state is not IkeState.DELETING]
+        return not any(sa.is_initiator or sa.established for sa in sas)

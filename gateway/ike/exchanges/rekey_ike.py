@@ -298,7 +298,7 @@ def _check_replaceable(sa: IkeSa) -> None:
         reason = "a CHILD_SA exchange is under way"
     elif isinstance(ours, RekeyIke) and ours.standing_rival() is not None:
         reason = "it has been rekeyed already"
-    elif len(sa.services.sas(sa.name)) >= IKE_SAS_MAX:
+    elif sum(one.established_at is not None for one in sa.services.sas(sa.name)) >= IKE_SAS_MAX:
         reason = "the replaced IKE_SAs were not deleted"
     else:
         return

@@ -7,9 +7,11 @@ import random
 import pytest
 from support.ike_pair import CHILD, ESP_OFFERS, NAME, Flight, Pair, connection
 
-from gateway.ike.commands import Configure, Initiate, Rekey
+from gateway.contract import Endpoint
+from gateway.ike.commands import Configure, Initiate, Rekey, Terminate
 from gateway.ike.events import ExchangeFailed, IkeDown, IkeUp
-from gateway.ike.exchanges import auth
+from gateway.ike.exchanges import auth, rekey_ike
+from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.payloads import Notify, SecurityAssociation
 from gateway.ike.proposal import make_offer
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
@@ -227,3 +229,53 @@ def test_a_peer_that_cannot_gets_its_child_in_ike_auth() -> None:
     pair.settle()
     assert pair.left.sas == []
     assert not pair.left.data_plane.inbound
+
+
+# --- neighbors of an IKE_SA -----------------------------------------------------------------------------------------
+
+
+def test_half_open_ike_sas_that_strangers_began_do_not_hold_up_a_rekey() -> None:
+    """Anybody can send IKE_SA_INIT from the peer's address; only authenticated IKE_SAs count against the peer."""
+    pair = Pair()
+    pair.establish()
+    for number in range(rekey_ike.IKE_SAS_MAX + 4):
+        stranger = Pair(seed=100 + number)
+        stranger.left.command(Initiate(NAME))
+        pair.receive(pair.right, stranger.in_flight[0].octets, Endpoint(pair.left.address, 2000 + number))
+    pair.in_flight.clear()
+    assert pair.right.core.half_open == rekey_ike.IKE_SAS_MAX + 4
+    before = pair.left.sa.initiator_spi
+    pair.left.command(Rekey(NAME))
+    pair.settle()
+    assert pair.left.sa.initiator_spi != before
+    assert pair.left.core.counts(NAME).ike_rekeys_ok == 1
+
+
+def test_a_delete_that_nobody_confirms_does_not_keep_us_from_beginning_anew() -> None:
+    pair = Pair()
+    pair.establish()
+    pair.left.command(Terminate(NAME))
+    pair.in_flight.clear()
+    pair.left.command(Initiate(NAME))
+    pair.settle()
+    assert pair.left.core.primary(NAME) is not None
+    pair.run(60)
+    pair.assert_agreed()
+
+
+def test_a_duplicate_is_not_closed_while_it_makes_a_child() -> None:
+    """It may come to carry it, and the other IKE_SA not yet."""
+    pair = Pair()
+    pair.establish()
+    sa = pair.left.sa
+    pair.left.core.reauthenticate(sa, pair.now)
+    pair.drain()
+    pair.settle()
+    assert sa.close_at is not None
+    sa.enqueue(Liveness(), pair.now)
+    pair.drain()
+    pair.hold(sa.close_at - pair.now + 0.1)
+    assert sa.state.name == "ESTABLISHED"
+    assert sa.exchange is not None
+    pair.run(5)
+    pair.assert_agreed()
