@@ -473,7 +473,7 @@ class IkeEndpoint:
             sa.enqueue(RekeyIke(), now)
 
     def _initiate(self, settings: ConnectionSettings, now: float) -> None:
-        # A half-open one that somebody else started does not count: nobody has authenticated it
+        # A half-open one that somebody else started does not count, for nobody has authenticated it,
         # nor one that is closed already, whose end the peer may never confirm
         ours = [sa for sa in self.sas(settings.name) if sa.state is not IkeState.DELETING]
         if any(sa.is_initiator or sa.established for sa in ours):

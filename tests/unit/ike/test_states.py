@@ -308,9 +308,10 @@ AT_ONCE: dict[str, dict[Any, str]] = {
             "SaExpired hard": "INFORMATIONAL",
         }.items()
     },
-    # What a stranger left half-open, or the peer's own IKE_SA on its way out, does not hold back ours
+    # What a stranger left half-open, or one that is on its way out, does not hold back ours
     "Initiate": {
         ("responder", "AUTH"): "CONNECTING >IKE_SA_INIT[]",
+        ("initiator", "DELETING"): "DELETING >IKE_SA_INIT[]",
         ("responder", "DELETING"): "DELETING >IKE_SA_INIT[]",
     },
 }
