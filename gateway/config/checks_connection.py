@@ -44,6 +44,7 @@ def connection_findings(facts: Facts) -> Iterator[Finding]:
         yield from _timers(path, connection)
         yield from _sizes(path, connection)
         yield from _ppk(path, connection)
+        yield from _mobike(path, connection)
         yield from _inside_addresses(path, connection)
         yield from _weak_proposals(path, connection)
         for child_path, child in _children(path, connection):
@@ -162,6 +163,14 @@ def _timers(path: KeyPath, connection: Connection) -> Iterator[Finding]:
         yield "error", (*path, "reauth_time"), message
     if connection.rekey_time < connection.dpd_delay:
         yield "warning", (*path, "rekey_time"), "shorter than dpd_delay; liveness is then never checked"
+
+
+def _mobike(path: KeyPath, connection: Connection) -> Iterator[Finding]:
+    if connection.mobike and not connection.encap:
+        message = (
+            "needs `encap = true`: a peer that moves may find itself behind a NAT, which ESP without UDP does not pass"
+        )
+        yield "error", (*path, "mobike"), message
 
 
 def _inside_addresses(path: KeyPath, connection: Connection) -> Iterator[Finding]:

@@ -240,6 +240,10 @@ class Connection(Section):
         default=True,
         description="tokens by which each end shows the other that it lost its IKE_SAs, as after a crash (RFC 6290); false: it is found out by silence",
     )
+    mobike: Switch = Field(
+        default=False,
+        description="a peer that initiated may change its address or port, and takes the tunnel along (RFC 4555); new IKE_SAs still come from remote_addrs; needs `encap`",
+    )
     rekey_time: Duration = Field(default=14400.0, ge=60, description="IKE_SA rekey after this long")
     reauth_time: Duration = Field(
         default=0.0,

@@ -531,6 +531,9 @@ class IkeEndpoint:
         sa = self._primary.get(connection)
         if sa is None or spi_in not in sa.children or sa.nat.local or not sa.encapsulate or sa.remote == remote:
             return
+        if sa.mobike:
+            # RFC 4555 3.5: it tells us itself
+            return
         sa.remote = remote
         sa.notice("info", "peer-moved", f"peer is now at {remote}")
         for child in sa.children.values():

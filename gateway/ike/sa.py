@@ -77,6 +77,9 @@ class IkeSa:
         self.ppk = False
         # We initiated, and the first CHILD_SA comes by CREATE_CHILD_SA (RFC 6023)
         self.childless = False
+        # It is the peer, the initiator, that tells where it is (RFC 4555); and where the last request came to and from
+        self.mobike = False
+        self.asked_at = (local, remote)
         # What the peer shows if it loses this IKE_SA (RFC 6290); empty: nothing
         self.peer_token = b""
         self.wire: tuple[int, int] | None = None  # octets and datagrams of the message just put together
@@ -133,15 +136,13 @@ class IkeSa:
 
     # --- sending ------------------------------------------------------------------------------------------------
 
-    def transmit(self, octets: bytes, now: float) -> None:
+    def _transmit_all(self, datagrams: Datagrams, now: float, ends: tuple[Endpoint, Endpoint] | None = None) -> None:
+        local, remote = ends or (self.local, self.remote)
         # RFC 7296 3.1, RFC 3948 2.2: on port 4500 the non-ESP marker precedes the header
-        data = NON_ESP_MARKER + octets if self.local.port == NATT_PORT else octets
+        marker = NON_ESP_MARKER if local.port == NATT_PORT else b""
         self.last_sent = now
-        self.services.emit(Transmit(data, self.local, self.remote))
-
-    def _transmit_all(self, datagrams: Datagrams, now: float) -> None:
         for datagram in datagrams:
-            self.transmit(datagram, now)
+            self.services.emit(Transmit(marker + datagram, local, remote))
 
     @property
     def _largest(self) -> int:
@@ -191,7 +192,8 @@ class IkeSa:
         datagrams = self._encode(kind, self.window.expected, payloads, True, now)
         self.window.answered(datagrams)
         self.answered_under = self.keys
-        self._transmit_all(datagrams, now)
+        # RFC 4555 3.5: to where it was asked from, which need not be where the peer was
+        self._transmit_all(datagrams, now, self.asked_at if self.mobike else None)
         self._count_exchange(kind, "responder", payloads)
         return datagrams
 
@@ -280,7 +282,7 @@ class IkeSa:
                 raise PeerError(Violation.MESSAGE_ID, "another IKE_SA_INIT under the same SPI")
             assert self.window.cached_response is not None
             self.services.recorder.repeated(self.name, header.message_id, True)
-            self._transmit_all(self.window.cached_response, now)
+            self._transmit_all(self.window.cached_response, now, (local, remote) if self.mobike else None)
             return
         self.window.check_request(header.message_id)
         # One that we close because the peer did not prove itself never was an IKE_SA: to answer would claim that it is
@@ -378,10 +380,13 @@ class IkeSa:
         if message.header.exchange == ExchangeType.IKE_INTERMEDIATE:
             self._keys().absorb(intermediate_octets(message.header, *message.inner), of_initiator=not self.is_initiator)
         self.last_heard = now
+        if not message.header.is_response:
+            self.asked_at = (local, remote)
         if self.established and (message.header.is_response or not self.is_initiator):
             self._prove(now)
         # RFC 7296 2.23: a side that is not behind a NAT follows its peer's address; IKE_AUTH floats to 4500
-        if (local, remote) != (self.local, self.remote) and not (self.nat.local and self.is_initiator):
+        moved = (local, remote) != (self.local, self.remote) and not (self.nat.local and self.is_initiator)
+        if moved and not self.mobike:
             self.local, self.remote = local, remote
             for child in self.children.values():
                 self.services.emit(ChildMoved(self.name, child.spi_out, remote))

@@ -99,6 +99,7 @@ class ConnectionSettings:
     post_quantum: str = "off"
     """"off", "prefer" or "require", as the offers already are; an IKE_SA without one is reported unless "off"."""
     quick_crash_detection: bool = True
+    mobike: bool = False
     encap: bool = True
     rekey_time: float = 14400.0
     reauth_time: float = 0.0

@@ -172,6 +172,7 @@ def _ike(name: str, connection: Connection, secrets: Secrets) -> ConnectionSetti
         post_quantum=connection.post_quantum,
         children=tuple(_child(child_name, child) for child_name, child in derive.children_of(connection).items()),
         quick_crash_detection=connection.quick_crash_detection,
+        mobike=connection.mobike,
         encap=connection.encap,
         rekey_time=connection.rekey_time,
         reauth_time=connection.reauth_time,

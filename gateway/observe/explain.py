@@ -197,6 +197,11 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "{peer} has lost its IKE_SAs and proves it (RFC 6290): it crashed, or was restarted without a word",
         "; connection {tunnel} is set up anew at once",
     ),
+    "ADDRESS_CHECK_FAILED": (
+        "{peer} said that it moved, but did not answer from there (RFC 4555)",
+        " ({remote})",
+        "; connection {tunnel} was closed: somebody on the way may have changed the address of its packets",
+    ),
     "DELETED_BY_PEER": (
         "{peer} deleted the IKE_SA",
         " of connection {tunnel}",

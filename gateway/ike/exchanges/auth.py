@@ -14,7 +14,7 @@ from gateway.ike import authentication, crash_detection, ppk
 from gateway.ike.authentication import AuthenticatedPeer, Proofs
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
-from gateway.ike.exchanges import child_negotiation, intermediate
+from gateway.ike.exchanges import child_negotiation, intermediate, mobike
 from gateway.ike.exchanges.base import Exchange
 from gateway.ike.exchanges.child_negotiation import ChildOffer
 from gateway.ike.exchanges.create_child import CreateChild
@@ -248,7 +248,7 @@ def _prove_back(sa: IkeSa, message: Message, proof: AuthenticatedPeer, failed: F
 
 
 def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tuple[Payload, ...], now: float) -> None:
-    reply = [*ourselves, *crash_detection.token(sa)]
+    reply = [*ourselves, *crash_detection.token(sa), *mobike.agree(sa, message)]
     sa.peer_token = crash_detection.shown(sa, message)
     if sa.ppk:
         reply.append(Notify(NotifyType.PPK_IDENTITY))

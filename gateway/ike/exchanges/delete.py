@@ -81,8 +81,9 @@ class DeleteChild(Exchange):
         return True
 
 
-def respond(sa: IkeSa, message: Message, now: float) -> None:
-    """Our side of a peer's INFORMATIONAL: deletes, liveness checks, notifications (RFC 7296 1.4, 2.4)."""
+def respond(sa: IkeSa, message: Message, told: tuple[Notify, ...], now: float) -> None:
+    """Our side of a peer's INFORMATIONAL: deletes, liveness checks, notifications (RFC 7296 1.4, 2.4). `told`: what else
+    is in our answer."""
     deletes = [payload for payload in message.payloads if isinstance(payload, Delete)]
     if any(delete.protocol == Protocol.IKE for delete in deletes):
         if sa.exchange is not None:
@@ -114,7 +115,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         if not replaced:
             lost.append(child)
         sa.retire(child, now, linger=True)
-    sa.respond(ExchangeType.INFORMATIONAL, (Delete(Protocol.ESP, halves),) if halves else (), now)
+    sa.respond(ExchangeType.INFORMATIONAL, (*((Delete(Protocol.ESP, halves),) if halves else ()), *told), now)
     for child in lost:
         if sa.usable_child(child.name) is None:
             sa.services.emit(ExchangeFailed(sa.name, child.name, "CHILD_DELETED_BY_PEER"))

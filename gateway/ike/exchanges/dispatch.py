@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.ike.exchanges import auth, create_child, delete, followup, intermediate, rekey_ike, sa_init
+from gateway.ike.exchanges import auth, create_child, delete, followup, intermediate, mobike, rekey_ike, sa_init
 from gateway.ike.message import Message
 from gateway.ike.payloads import Delete, SecurityAssociation
 from gateway.ike.registry import ExchangeType, Protocol
@@ -26,7 +26,9 @@ def _create_child_sa(sa: IkeSa, message: Message, now: float) -> None:
 def _informational(sa: IkeSa, message: Message, now: float) -> None:
     if any(isinstance(payload, Delete) and payload.protocol == Protocol.ESP for payload in message.payloads):
         rekey_ike.follow_peer(sa, now)
-    delete.respond(sa, message, now)
+    delete.respond(sa, message, mobike.answer(sa, message), now)
+    if mobike.wants_move(sa, message) and sa.remote == sa.asked_at[1]:
+        sa.enqueue(mobike.CheckAddress(), now)
 
 
 RESPONDERS: dict[ExchangeType, Callable[[IkeSa, Message, float], None]] = {

@@ -20,6 +20,7 @@ from gateway.ike.exchanges.base import NONCE_OCTETS
 from gateway.ike.exchanges.create_child import RETRIED, RETRY_FAILED, RETRY_TEMPORARY, CreateChild
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
+from gateway.ike.exchanges.mobike import CheckAddress
 from gateway.ike.exchanges.tell import Tell
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.message import Message
@@ -219,7 +220,7 @@ def make_successor(
         sa.services, sa.settings, is_initiator=we_initiated, initiator_spi=spis[0], responder_spi=spis[1],
         local=sa.local, remote=sa.remote, now=now,
     )  # fmt: skip
-    new.nat, new.fragments, new.ppk = sa.nat, sa.fragments, sa.ppk
+    new.nat, new.fragments, new.ppk, new.mobike = sa.nat, sa.fragments, sa.ppk, sa.mobike
     new.keys = sa.keys.rekeyed(choice, secrets[0], *nonces, new.spis, we_initiated, b"".join(secrets[1:]))
     new.advance(IkeInput.AUTHENTICATED)
     new.quiet = True
@@ -236,7 +237,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     """Moves CHILD_SAs and waiting exchanges to the successor."""
     new.children, old.children = old.children, {}
     new.lingering, old.lingering = old.lingering, []
-    waiting = [exchange for exchange in old.queue if isinstance(exchange, CreateChild)]
+    waiting = [exchange for exchange in old.queue if isinstance(exchange, CreateChild | CheckAddress)]
     # Whoever wanted to end the old one meant the connection
     deleting = [exchange for exchange in old.queue if isinstance(exchange, DeleteIke | DeleteChild)]
     old.queue.clear()

@@ -1,0 +1,253 @@
+"""MOBIKE as responder (RFC 4555): the IKE_SA follows an authenticated word, ESP only a proof; and NAT detection in liveness checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.ike_pair import LEFT, NAME, RIGHT, Flight, Host, Pair, header, in_clear
+
+from gateway.contract import Endpoint
+from gateway.ike import nat
+from gateway.ike.commands import Initiate, PeerMoved, Rekey
+from gateway.ike.events import ChildMoved, IkeDown
+from gateway.ike.keymat import seal_message
+from gateway.ike.message import Message
+from gateway.ike.payloads import Notify, Payload
+from gateway.ike.registry import ExchangeType, NotifyType
+
+INFO = ExchangeType.INFORMATIONAL
+SOURCE, TARGET = NotifyType.NAT_DETECTION_SOURCE_IP, NotifyType.NAT_DETECTION_DESTINATION_IP
+UPDATE, COOKIE2 = Notify(NotifyType.UPDATE_SA_ADDRESSES), NotifyType.COOKIE2
+HOME, OURS = Endpoint(LEFT, 4500), Endpoint(RIGHT, 4500)
+AWAY, OTHER_PORT = Endpoint("203.0.113.77", 4500), Endpoint(LEFT, 61000)
+
+
+def established(*, asks: bool = True, **changes: Any) -> Pair:
+    """The left host asks for MOBIKE, as strongSwan does; the right one is ours."""
+    pair = Pair(**({"mobike": True} | changes))
+    asked: list[bool] = []
+
+    def ask(flight: Flight) -> Flight:
+        message = flight.message
+        if asks and message.header.exchange == ExchangeType.IKE_AUTH and not message.header.is_response and not asked:
+            asked.append(True)
+            sa = pair.left.sas[0]
+            assert sa.keys is not None
+            opened = pair.opened(flight)
+            octets = seal_message(
+                sa.keys, message.header, (*opened.payloads, Notify(NotifyType.MOBIKE_SUPPORTED)), pair.left.random
+            )
+            sent = flight.transmit
+            assert sent is not None
+            return Flight(
+                flight.receiver, type(sent)(bytes(4 * (sent.local.port == 4500)) + octets, sent.local, sent.remote)
+            )
+        return flight
+
+    pair.rewrite = ask
+    pair.left.command(Initiate(NAME))
+    pair.settle()
+    pair.assert_agreed()
+    return pair
+
+
+def moved(host: Host) -> set[Endpoint]:
+    return {event.remote for event in host.seen(ChildMoved)}
+
+
+def ask(pair: Pair, remote: Endpoint, *payloads: Payload, local: Endpoint = OURS) -> Message:
+    """A request of the left host from `remote`; the answer must go there."""
+    sa = pair.left.sa
+    octets = pair.sealed(pair.left, INFO, payloads)
+    sa.window.next_request += 1
+    pair.receive(pair.right, octets, remote, local)
+    answer = pair.in_flight.pop(0)
+    assert answer.transmit is not None
+    assert (answer.transmit.local, answer.transmit.remote) == (local, remote)
+    return pair.opened(answer, sa)
+
+
+def detection(pair: Pair, seen_by_peer: Endpoint) -> tuple[Notify, Notify]:
+    sa = pair.left.sa
+    return nat.notifications(sa.initiator_spi, sa.responder_spi, seen_by_peer, OURS, None)
+
+
+def reply(pair: Pair, question: Flight, *payloads: Payload, remote: Endpoint = AWAY) -> None:
+    """The left host's answer to a request of ours."""
+    sa = pair.left.sa
+    assert sa.keys is not None
+    number = question.message.header.message_id
+    octets = seal_message(sa.keys, header(sa, INFO, number, True), payloads, pair.left.random)
+    sa.window.expected = number + 1
+    pair.receive(pair.right, octets, remote, OURS)
+
+
+@pytest.mark.parametrize(("switch", "asks"), [(True, True), (True, False), (False, True)])
+def test_both_must_want_it(switch: bool, asks: bool) -> None:
+    pair = established(mobike=switch, asks=asks)
+    answer = next(
+        f for f in pair.sent if f.receiver is pair.left and f.message.header.exchange == ExchangeType.IKE_AUTH
+    )
+    agreed = pair.opened(answer).notify(NotifyType.MOBIKE_SUPPORTED) is not None
+    assert agreed == pair.right.sa.mobike == (switch and asks)
+
+
+@pytest.mark.parametrize("there", [AWAY, OTHER_PORT])
+def test_esp_follows_only_after_the_peer_answered_from_there(there: Endpoint) -> None:
+    pair = established()
+    answer = ask(pair, there, UPDATE, *detection(pair, there))
+    assert {one.type for one in answer.notifies()} == {SOURCE, TARGET}
+    (question,) = pair.in_flight
+    pair.in_flight.clear()
+    assert question.transmit is not None
+    assert (question.transmit.remote, pair.right.sa.remote) == (there, there)
+    cookie = pair.opened(question).notify(COOKIE2)
+    assert cookie is not None
+    assert len(cookie.data) == 32
+    assert moved(pair.right) == set()
+    reply(pair, question, Notify(COOKIE2, cookie.data), remote=there)
+    assert moved(pair.right) == {there}
+    assert pair.right.sa.established
+
+
+@pytest.mark.parametrize("payloads", [(), (Notify(COOKIE2, bytes(32)),), (Notify(COOKIE2, b""),)])
+def test_who_does_not_show_the_cookie_ends_it(payloads: tuple[Payload, ...]) -> None:
+    """RFC 4555 3.7."""
+    pair = established()
+    ask(pair, AWAY, UPDATE, *detection(pair, AWAY))
+    reply(pair, pair.drop(), *payloads)
+    assert moved(pair.right) == set()
+    pair.run(60)
+    assert [event.reason for event in pair.right.seen(IkeDown)] == ["ADDRESS_CHECK_FAILED"]
+
+
+def test_who_does_not_answer_from_there_is_dead() -> None:
+    pair = established()
+    ask(pair, AWAY, UPDATE, *detection(pair, AWAY))
+    pair.silence(60)
+    assert moved(pair.right) == set()
+    assert [event.reason for event in pair.right.seen(IkeDown)] == ["DPD_TIMEOUT"]
+
+
+def test_it_moves_on_while_it_is_asked() -> None:
+    """The first address is not where ESP goes, though it proved that it was there."""
+    pair = established()
+    ask(pair, AWAY, UPDATE, *detection(pair, AWAY))
+    first = pair.drop()
+    ask(pair, OTHER_PORT, UPDATE, *detection(pair, OTHER_PORT))
+    cookie = pair.opened(first, pair.left.sa).notify(COOKIE2)
+    assert cookie is not None
+    reply(pair, first, Notify(COOKIE2, cookie.data))
+    assert moved(pair.right) == set()
+    second = pair.drop()
+    cookie = pair.opened(second, pair.left.sa).notify(COOKIE2)
+    assert cookie is not None
+    reply(pair, second, Notify(COOKIE2, cookie.data), remote=OTHER_PORT)
+    assert moved(pair.right) == {OTHER_PORT}
+
+
+def test_a_liveness_check_from_elsewhere_moves_nothing_and_is_answered_there() -> None:
+    """RFC 4555 3.8: the peer sees by the answer that its NAT has another mapping, and says UPDATE_SA_ADDRESSES."""
+    pair = established()
+    answer = ask(pair, OTHER_PORT, *detection(pair, HOME))
+    target = answer.notify(TARGET)
+    sa = pair.right.sa
+    assert target is not None
+    assert target.data == nat.detection_hash(sa.initiator_spi, sa.responder_spi, OTHER_PORT)
+    assert (sa.remote, moved(pair.right), pair.in_flight) == (HOME, set(), [])
+    (child,) = sa.children
+    pair.right.command(PeerMoved(NAME, child, OTHER_PORT))
+    assert (sa.remote, moved(pair.right)) == (HOME, set())
+
+
+def test_a_repeat_is_answered_to_where_it_came_from() -> None:
+    """RFC 4555 3.5: the peer repeats one message from each of its addresses until it is answered."""
+    pair = established()
+    octets = pair.sealed(pair.left, INFO, (UPDATE, *detection(pair, AWAY)))
+    for there in (AWAY, OTHER_PORT):
+        pair.in_flight.clear()
+        pair.receive(pair.right, octets, there, OURS)
+        answers = [f.transmit.remote for f in pair.in_flight if f.transmit and f.message.header.is_response]
+        assert answers == [there]
+    assert pair.right.sa.remote == AWAY
+
+
+@pytest.mark.parametrize(
+    ("payloads", "local", "refusal"),
+    [
+        ((UPDATE,), Endpoint("10.0.0.3", 4500), NotifyType.UNACCEPTABLE_ADDRESSES),
+        ((UPDATE, Notify(NotifyType.NO_NATS_ALLOWED, bytes(12))), OURS, NotifyType.UNEXPECTED_NAT_DETECTED),
+    ],
+)
+def test_what_cannot_be_is_refused(payloads: tuple[Payload, ...], local: Endpoint, refusal: NotifyType) -> None:
+    pair = established()
+    answer = ask(pair, AWAY, *payloads, local=local)
+    assert [one.type for one in answer.notifies()] == [refusal]
+    assert (pair.right.sa.remote, pair.in_flight, moved(pair.right)) == (HOME, [], set())
+
+
+def test_no_nats_allowed_is_met_where_there_is_none() -> None:
+    pair = established()
+    ends = bytes((203, 0, 113, 77, 10, 0, 0, 2)) + (4500).to_bytes(2, "big") * 2
+    answer = ask(pair, AWAY, UPDATE, Notify(NotifyType.NO_NATS_ALLOWED, ends))
+    assert (answer.payloads, pair.right.sa.remote) == ((), AWAY)
+
+
+def test_without_mobike_an_update_is_nothing_and_a_cookie_is_not_echoed() -> None:
+    pair = established(mobike=False)
+    answer = ask(pair, HOME, UPDATE, Notify(COOKIE2, bytes(16)))
+    assert (answer.payloads, pair.in_flight) == ((), [])
+
+
+def test_only_the_original_initiator_moves() -> None:
+    """RFC 4555 3.5. It stays the initiator after a rekey that we began."""
+    pair = established()
+    pair.right.command(Rekey(NAME))
+    pair.settle()
+    assert (pair.right.sa.is_initiator, pair.right.sa.mobike) == (True, True)
+    ask(pair, AWAY, UPDATE, *detection(pair, AWAY))
+    assert pair.right.sa.remote == AWAY
+    # The other way round nobody moves
+    sa = pair.left.sa
+    sa.mobike = True
+    octets = pair.sealed(pair.right, INFO, (UPDATE,), message_id=sa.window.expected)
+    pair.in_flight.clear()
+    pair.receive(pair.left, octets, Endpoint("203.0.113.66", 4500), HOME)
+    assert sa.remote == OURS
+
+
+def test_forged_updates_change_nothing() -> None:
+    pair = established()
+    sa = pair.left.sa
+    good = pair.sealed(pair.left, INFO, (UPDATE,))
+    for octets in (good[:-1] + bytes([good[-1] ^ 1]), in_clear(sa, INFO, (UPDATE,), sa.window.next_request)):
+        pair.receive(pair.right, octets, AWAY, OURS)
+        assert (pair.right.sa.remote, pair.right.sa.asked_at[1] == AWAY, pair.in_flight) == (HOME, False, [])
+
+
+@pytest.mark.parametrize("mobike", [True, False])
+@pytest.mark.parametrize("encap", [True, False])
+def test_nat_detection_in_a_liveness_check_is_answered(mobike: bool, encap: bool) -> None:
+    """With `encap` the source is made up, and the destination is true: by it the peer sees its own mapping."""
+    pair = established(mobike=mobike, encap=encap)
+    there = pair.left.sa.local
+    ours = pair.right.sa.local
+    answer = ask(pair, there, *nat.notifications(1, 2, there, ours, None), local=ours)
+    found = {one.type: one.data for one in answer.notifies()}
+    sa = pair.right.sa
+    assert found[TARGET] == nat.detection_hash(sa.initiator_spi, sa.responder_spi, there)
+    assert (found[SOURCE] == nat.detection_hash(sa.initiator_spi, sa.responder_spi, ours)) == (not encap)
+
+
+def test_half_a_nat_detection_is_not_answered() -> None:
+    pair = established()
+    assert ask(pair, HOME, detection(pair, HOME)[0]).payloads == ()
+
+
+@pytest.mark.parametrize("octets", [7, 8, 64, 65])
+def test_cookies_of_the_peer_are_echoed_if_they_are_of_a_length(octets: int) -> None:
+    """RFC 4555 4.2.5."""
+    pair = established()
+    sent = Notify(COOKIE2, bytes(range(octets)))
+    assert ask(pair, HOME, sent).payloads == ((sent,) if 8 <= octets <= 64 else ())
