@@ -56,6 +56,7 @@ KEY_EXCHANGE_NAMES = {
 KEY_EXCHANGES = (TransformType.KEY_EXCHANGE, *ADDITIONAL_KEY_EXCHANGES)
 """In the order in which they are done (RFC 9370 2.2.2)."""
 POST_QUANTUM = frozenset({KeyExchangeId.ML_KEM_512, KeyExchangeId.ML_KEM_768, KeyExchangeId.ML_KEM_1024})
+_ALL_TYPES = tuple(TransformType)
 # RFC 7296 3.3.3: transform types that may be absent, with the number that absence means
 IMPLIED = {
     TransformType.INTEGRITY: IntegrityId.NONE,
@@ -166,13 +167,19 @@ def _with_implied(transforms: tuple[Transform, ...], kind: TransformType) -> tup
     return (Transform.make(kind, IMPLIED[kind]),)
 
 
+def _kinds(*lists: tuple[Transform, ...]) -> list[TransformType]:
+    """Types that somebody speaks of, in the order in which they are negotiated; of the others both have what is implied."""
+    present = {transform.type for transforms in lists for transform in transforms}
+    return [kind for kind in _ALL_TYPES if kind in present]
+
+
 def _match(ours: Offer, theirs: Proposal, preferred_method: int | None) -> tuple[Transform, ...] | None:
     chosen: list[Transform] = []
     methods: set[int] = set()
     # RFC 7296 3.3.6: a type we do not know makes the proposal unacceptable
-    if any(transform.type not in tuple(TransformType) for transform in theirs.transforms):
+    if any(transform.type not in _ALL_TYPES for transform in theirs.transforms):
         return None
-    for kind in TransformType:
+    for kind in _kinds(ours.transforms, theirs.transforms):
         offered = _with_implied(theirs.transforms, kind)
         common = [transform for transform in _with_implied(ours.transforms, kind) if transform in offered]
         if kind in ADDITIONAL_KEY_EXCHANGES:
@@ -238,9 +245,9 @@ def accept(sent: SecurityAssociation, received: SecurityAssociation) -> Proposal
 
 def _lies_within(offered: Proposal, answered: Proposal) -> bool:
     """One transform of each type that was offered, an absent one counting as what it implies; nothing else."""
-    if any(transform.type not in tuple(TransformType) for transform in answered.transforms):
+    if any(transform.type not in _ALL_TYPES for transform in answered.transforms):
         return False
-    for kind in TransformType:
+    for kind in _kinds(offered.transforms, answered.transforms):
         inside, chosen = _with_implied(offered.transforms, kind), _with_implied(answered.transforms, kind)
         # Interop: OpenIKED 7.2 answers a CHILD_SA rekey that has KE transforms without one, hence without PFS
         if kind == TransformType.KEY_EXCHANGE and offered.protocol != Protocol.IKE:

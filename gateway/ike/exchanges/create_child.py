@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 CHILD_SAS_MAX = 64
 """CHILD_SAs of one IKE_SA, for each configured one, beyond which the peer may make no more."""
 RETRY_FAILED = 10.0
+RETRY_EARLY = 300.0
+"""Seconds until a refused rekey is asked for again whose time has not come yet (RETRY_FAILED when it has)."""
 RETRY_TEMPORARY = 2.0  # RFC 7296 2.25: wait before trying again
 RETRIED = (NotifyType.TEMPORARY_FAILURE.name, NotifyType.STATE_NOT_FOUND.name)
 """Refusals that say nothing against what was asked (RFC 7296 2.25, RFC 9370 2.2.4)."""
@@ -231,11 +233,16 @@ class CreateChild(CreateExchange):
             sa.retire(old, now, linger=False)
             sa.services.emit(ExchangeFailed(sa.name, old.name, reason, context))
             return
-        # One that was asked for early is not asked for again before its time
-        old.rekey_at = max(old.planned_at, now + RETRY_FAILED * sa.services.random.uniform(1.0, 1.5))
+        old.rekey_at = again(sa, old.planned_at, now)
         sa.services.emit(
             ExchangeFailed(sa.name, old.name, f"REKEY_{reason}", context | {"seconds": f"{old.life_at - now:.0f}"})
         )
+
+
+def again(sa: IkeSa, planned_at: float, now: float) -> float:
+    """When to ask for a refused rekey again: what was asked for early works on for long."""
+    wait = RETRY_EARLY if planned_at > now + RETRY_EARLY else RETRY_FAILED
+    return now + wait * sa.services.random.uniform(1.0, 1.5)
 
 
 def rekey_target(message: Message) -> Notify | None:

@@ -17,7 +17,7 @@ from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import intermediate
 from gateway.ike.exchanges.base import NONCE_OCTETS
-from gateway.ike.exchanges.create_child import RETRIED, RETRY_FAILED, RETRY_TEMPORARY, CreateChild
+from gateway.ike.exchanges.create_child import RETRIED, RETRY_TEMPORARY, CreateChild, again
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
 from gateway.ike.exchanges.mobike import CheckAddress
@@ -171,10 +171,8 @@ class RekeyIke(CreateExchange):
         elif sa.state is IkeState.REKEYING:
             sa.advance(IkeInput.REKEY_FAILED)
             temporary = reason in RETRIED
-            delay = RETRY_TEMPORARY if temporary else RETRY_FAILED
-            again = now + delay * sa.services.random.uniform(0.5, 1.5)
-            # One that was asked for early is not asked for again before its time
-            sa.rekey_at = again if temporary else max(sa.planned_at, again)
+            soon = now + RETRY_TEMPORARY * sa.services.random.uniform(0.5, 1.5)
+            sa.rekey_at = soon if temporary else again(sa, sa.planned_at, now)
             if not temporary:
                 sa.services.counts(sa.name).ike_rekeys_failed += 1
                 ours = "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)

@@ -227,6 +227,7 @@ def rekeying(role: str) -> Stage:
 def test_a_refused_rekey_of_a_child_sa_keeps_it_and_tries_again(role: str, error: NotifyType) -> None:
     stage = rekeying(role)
     (old,) = stage.sa.children.values()
+    old.planned_at = stage.pair.now  # its time has come
     answer(stage, Notify(error, b""))
     assert (stage.sa.state.name, old.state.name, stage.sa.exchange) == ("ESTABLISHED", "INSTALLED", None)
     assert [event.reason for event in stage.host.seen(ExchangeFailed)] == [f"REKEY_{error.name}"]
@@ -264,13 +265,14 @@ def test_child_sa_not_found_means_that_it_is_gone(role: str) -> None:
 @pytest.mark.parametrize("error", [*ERRORS, NotifyType.TEMPORARY_FAILURE], ids=lambda kind: kind.name)
 def test_a_refused_rekey_of_the_ike_sa_keeps_it_and_tries_again(role: str, error: NotifyType) -> None:
     stage = reach(role, "REKEYING")
+    stage.sa.planned_at = stage.pair.now  # its time has come
     answer(stage, Notify(error))
     assert stage.sa.state.name == "ESTABLISHED"
     failed = [] if error is NotifyType.TEMPORARY_FAILURE else [f"IKE_REKEY_{error.name}"]
     assert [event.reason for event in stage.host.seen(ExchangeFailed)] == failed
     assert stage.host.core.counts(NAME).ike_rekeys_failed == len(failed)
     assert stage.sa.rekey_at is not None
-    low, high = (1.0, 3.0) if error is NotifyType.TEMPORARY_FAILURE else (5.0, 15.0)
+    low, high = (1.0, 3.0) if error is NotifyType.TEMPORARY_FAILURE else (10.0, 15.0)
     assert low <= stage.sa.rekey_at - stage.pair.now <= high
     stage.pair.run(30)
     stage.pair.assert_agreed()
