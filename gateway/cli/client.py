@@ -55,7 +55,13 @@ class Client:
 
     def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         """(success, sentence)."""
-        request = {"verb": verb, "target": target, "wait": wait}
+        return self._operation({"verb": verb, "target": target, "wait": wait}, wait)
+
+    def drain(self, target: str, to: str) -> tuple[bool, str]:
+        """(success, sentence)."""
+        return self._operation({"verb": "drain", "target": target, "to": to}, 0.0)
+
+    def _operation(self, request: dict[str, Any], wait: float) -> tuple[bool, str]:
         status, document = self._ask("POST", "/v1/operations", json.dumps(request), wait + _PATIENCE)
         text = str(document.get("text", ""))
         if status == 404:

@@ -186,6 +186,18 @@ def rekey(target: Target, wait: Wait = 30) -> None:
 
 
 @app.command()
+def drain(
+    tunnel: Tunnel = "",
+    to: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="the other gateway", show_default=False)] = "",
+    end: Annotated[bool, typer.Option("--end", help="send nobody away any more")] = False,
+) -> None:
+    """Sends peers that initiate and can be redirected elsewhere. Example: gatewayctl drain azure-a --to 192.0.2.9"""
+    if bool(to) == end:
+        raise typer.BadParameter("either --to ADDRESS or --end")
+    _report(*Session.client.drain(tunnel, to))
+
+
+@app.command()
 def reload(wait: Wait = 30) -> None:
     """Reads the configuration again. What did not change is not touched. Example: gatewayctl reload"""
     _operate("reload", "", wait, failure=EX_CONFIG)
@@ -316,7 +328,10 @@ def _print_status(clear: bool = False) -> None:
 
 
 def _operate(verb: str, target: str, wait: float, failure: int = DOWN) -> None:
-    ok, text = Session.client.operate(verb, target, wait)
+    _report(*Session.client.operate(verb, target, wait), failure)
+
+
+def _report(ok: bool, text: str, failure: int = DOWN) -> None:
     if Session.style.form == "json":
         output.show_json({"ok": ok, "text": text})
     elif ok:

@@ -109,6 +109,7 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.quick_crash_detection": _I.IN_PLACE,
     # Agreed when the IKE_SA begins.
     "connection.*.mobike": _I.IN_PLACE,
+    "connection.*.redirect": _I.IN_PLACE,
     "connection.*.encap": _I.RESTART_TUNNEL,
     "connection.*.start_action": _I.IN_PLACE,
     "connection.*.childless": _I.IN_PLACE,

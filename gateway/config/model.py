@@ -244,6 +244,10 @@ class Connection(Section):
         default=False,
         description="a peer that initiated may change its address or port, and takes the tunnel along (RFC 4555); new IKE_SAs still come from remote_addrs; needs `encap`",
     )
+    redirect: Literal["follow", "ignore"] = Field(
+        default="ignore",
+        description="what we do when the peer sends us to another gateway (RFC 5685). follow: go there, where the same identity and key must be; ignore: stay at remote_addrs, for which routes, firewalls and the private circuit are made",
+    )
     rekey_time: Duration = Field(default=14400.0, ge=60, description="IKE_SA rekey after this long")
     reauth_time: Duration = Field(
         default=0.0,

@@ -48,6 +48,14 @@ class Rekey:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """Send who initiates this connection `to` another gateway's address (RFC 5685), if it can; empty: no longer."""
+
+    connection: str
+    to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficSeen:
     """The data plane opened packets from the peer, a sign of life (RFC 7296 2.4), on these inbound SPIs."""
 
@@ -73,4 +81,4 @@ class SaExpired:
     hard: bool
 
 
-Command = Configure | Initiate | CreateChildSa | Terminate | Rekey | TrafficSeen | PeerMoved | SaExpired
+Command = Configure | Initiate | CreateChildSa | Terminate | Rekey | Drain | TrafficSeen | PeerMoved | SaExpired

@@ -17,6 +17,7 @@ from gateway.ike.commands import (
     Command,
     Configure,
     CreateChildSa,
+    Drain,
     Initiate,
     PeerMoved,
     Rekey,
@@ -33,10 +34,12 @@ from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.exchanges.rekey_ike import RekeyIke
 from gateway.ike.exchanges.sa_init import InitiateSa
+from gateway.ike.exchanges.tell import Tell
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.message import Header, Message, emit_message, parse_message
 from gateway.ike.payloads import Nonce, Notify
 from gateway.ike.recorder import Recorder, line_of
+from gateway.ike.redirect import Redirects, order
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
 from gateway.ike.revocation_cache import RevocationCache
 from gateway.ike.sa import NON_ESP_MARKER, IkeSa
@@ -94,6 +97,7 @@ class IkeEndpoint:
         self._cookies = Cookies(random)
         self._say_refused_at = 0.0
         self.tokens = Tokens(crash_secret)
+        self.redirects = Redirects()
         self.recorder = Recorder()
         self.revocations = RevocationCache()
         self._now = 0.0
@@ -123,6 +127,11 @@ class IkeEndpoint:
                 self._terminate(connection, child, reason, now)
             case Rekey(connection, child):
                 self._rekey(connection, child, now)
+            case Drain(connection, to):
+                self.redirects.drain(connection, to)
+                for sa in self.sas(connection) if to else ():
+                    if sa.redirectable and sa.established:
+                        sa.enqueue(Tell(order(to)), now)
             case TrafficSeen(connection, spis):
                 self._traffic_seen(connection, spis, now)
             case PeerMoved(connection, spi_in, remote):
@@ -275,7 +284,7 @@ class IkeEndpoint:
             one.is_initiator and not one.established for one in self.sas(sa.name)
         ):
             sa.notice("info", "ike-reauthentication", "a new IKE_SA is set up beside the old one")
-            self._begin(sa.settings, now)
+            self.begin(sa.settings, now)
 
     def replaced(self, old: IkeSa, new: IkeSa) -> None:
         new.close_at, old.close_at = old.close_at, None
@@ -387,6 +396,9 @@ class IkeEndpoint:
             grammar.check(message)
             if self._asks_for_cookie(message, local, remote, now):
                 return
+            if elsewhere := self.redirects.refusal(settings.name, message):
+                self._answer_unprotected(message.header, local, remote, *elsewhere)
+                return
             sa.record(line_of(message.header, message.payloads, now, False, len(message.octets)))
             sa.window.answering = True
             dispatch.respond(sa, message, now)
@@ -478,13 +490,15 @@ class IkeEndpoint:
         ours = [sa for sa in self.sas(settings.name) if sa.state is not IkeState.DELETING]
         if any(sa.is_initiator or sa.established for sa in ours):
             return
-        self._begin(settings, now)
+        self.begin(settings, now)
 
-    def _begin(self, settings: ConnectionSettings, now: float) -> None:
+    def begin(self, settings: ConnectionSettings, now: float) -> None:
+        remote, sent_by = self.redirects.beginning(settings)
         sa = IkeSa(
             self, settings, is_initiator=True, initiator_spi=self.new_ike_spi(), responder_spi=0,
-            local=settings.local, remote=settings.remote, now=now,
+            local=settings.local, remote=remote, now=now,
         )  # fmt: skip
+        sa.redirected_from = sent_by
         self.adopt(sa)
         sa.enqueue(InitiateSa(), now)
 

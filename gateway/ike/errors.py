@@ -39,6 +39,7 @@ class Violation(Enum):
     NO_COOKIE = "no_cookie"
     NO_PROPOSAL = "no_proposal"
     OUT_OF_STATE = "out_of_state"
+    REDIRECT = "redirect"
     REVOCATION_UNKNOWN = "revocation_unknown"
     SIGNATURE = "signature"
     TEMPORARY = "temporary"

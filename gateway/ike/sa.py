@@ -80,6 +80,9 @@ class IkeSa:
         # It is the peer, the initiator, that tells where it is (RFC 4555); and where the last request came to and from
         self.mobike = False
         self.asked_at = (local, remote)
+        # Both of RFC 5685: the peer follows redirects of ours; from where we were sent here
+        self.redirectable = False
+        self.redirected_from = ""
         # What the peer shows if it loses this IKE_SA (RFC 6290); empty: nothing
         self.peer_token = b""
         self.wire: tuple[int, int] | None = None  # octets and datagrams of the message just put together

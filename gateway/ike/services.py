@@ -11,7 +11,9 @@ from gateway.contract import RandomSource
 from gateway.ike.crash_detection import Tokens
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.recorder import Recorder
+from gateway.ike.redirect import Redirects
 from gateway.ike.revocation_cache import RevocationCache
+from gateway.ike.settings import ConnectionSettings
 
 if TYPE_CHECKING:
     from gateway.ike.errors import PeerError
@@ -45,6 +47,7 @@ class Services(Protocol):
     rejected: Counter[str]
     recorder: Recorder
     tokens: Tokens
+    redirects: Redirects
 
     def emit(self, effect: object) -> None: ...
     def wall(self, now: float) -> float:
@@ -87,6 +90,9 @@ class Services(Protocol):
         """Whether nobody has tried yet to rekey what these settings negotiate."""
 
     def rekeys_are_tried(self, settings: ConnectionSettings) -> None: ...
+    def begin(self, settings: ConnectionSettings, now: float) -> None:
+        """Another IKE_SA, whatever there is."""
+
     def reauthenticate(self, sa: IkeSa, now: float) -> None:
         """Begins a new IKE_SA beside this one, which then takes its place."""
 

@@ -100,6 +100,7 @@ class ConnectionSettings:
     """"off", "prefer" or "require", as the offers already are; an IKE_SA without one is reported unless "off"."""
     quick_crash_detection: bool = True
     mobike: bool = False
+    redirect: Literal["follow", "ignore"] = "ignore"
     encap: bool = True
     rekey_time: float = 14400.0
     reauth_time: float = 0.0

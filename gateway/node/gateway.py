@@ -115,6 +115,8 @@ class Gateway:
                 self._data_plane_event(command, now)
             case inputs.Counters(sas, drops):
                 self._read_counters(dict(sas), dict(drops), now)
+            case inputs.Operate("drain", connection, _, to):
+                self._drain(connection, to, now)
             case inputs.Operate(verb, connection, child):
                 self._operate(verb, connection, child, now)
             case bgp.ProcessUp() | bgp.ProcessDown():
@@ -373,6 +375,16 @@ class Gateway:
                 self.ike.command(ike.Rekey(connection, child), now)
             case _:
                 return
+
+    def _drain(self, connection: str, to: str, now: float) -> None:
+        tunnel, sa = self.tunnels.get(connection), self.ike.primary(connection)
+        if tunnel is None:
+            return
+        self._look_after(connection)
+        if not to or (sa is not None and sa.redirectable):
+            # Who goes is not called back
+            tunnel.wanted = not to and tunnel.settings.start_action == "start"
+        self.ike.command(ike.Drain(connection, to), now)
 
     def _look_after(self, name: str) -> None:
         """Something about this connection changed."""

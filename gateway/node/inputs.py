@@ -82,8 +82,9 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Operate:
-    """Operator intent: initiate, terminate or rekey a connection or one of its children."""
+    """Operator intent: initiate, terminate, rekey or drain a connection, or one of its children; drain it `to` an address."""
 
     verb: str
     connection: str
     child: str = ""
+    to: str = ""

@@ -173,6 +173,7 @@ def _ike(name: str, connection: Connection, secrets: Secrets) -> ConnectionSetti
         children=tuple(_child(child_name, child) for child_name, child in derive.children_of(connection).items()),
         quick_crash_detection=connection.quick_crash_detection,
         mobike=connection.mobike,
+        redirect=connection.redirect,
         encap=connection.encap,
         rekey_time=connection.rekey_time,
         reauth_time=connection.reauth_time,

@@ -202,6 +202,11 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         " ({remote})",
         "; connection {tunnel} was closed: somebody on the way may have changed the address of its packets",
     ),
+    "REDIRECT_REFUSED": (
+        "{peer} sends us to another gateway (RFC 5685), and we did not go there",
+        " ({detail})",
+        '; set `redirect` of connection {tunnel} to "follow", or `remote_addrs` to a gateway that takes us',
+    ),
     "DELETED_BY_PEER": (
         "{peer} deleted the IKE_SA",
         " of connection {tunnel}",

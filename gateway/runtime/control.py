@@ -2,6 +2,7 @@
 
     GET  /v1/status       -> the snapshot as JSON
     POST /v1/operations   {"verb": "rekey", "target": "azure-a/net", "wait": 30} -> {"ok": true, "text": "..."}
+                          {"verb": "drain", "target": "azure-a" or none for all, "to": "192.0.2.1" or none to end it}
     POST /v1/disclosures  {"kind": "keylog", "target": "azure-a", "for": 300} -> JSON lines while it goes on, {"end": "..."} last
 
 Status of an operation: 200 done or refused (`ok` tells), 400 not understood, 404 no such connection or child,
@@ -19,6 +20,7 @@ import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +31,7 @@ from gateway.runtime.disclosures import Piece, Refused, Wish
 from gateway.runtime.faults import DIRECTORY, explained
 
 VERBS_WITH_TARGET = ("initiate", "terminate", "rekey")
-VERBS = (*VERBS_WITH_TARGET, "reload")
+VERBS = (*VERBS_WITH_TARGET, "drain", "reload")
 LONGEST_WAIT = 600.0
 LONGEST_BODY = 4096
 LONGEST_DISCLOSURE = 3600.0
@@ -56,6 +58,9 @@ class Operations(Protocol):
 
         `target` is "connection" or "connection/child", and empty for the verb "reload". TimeoutError: still going on.
         """
+
+    def drain(self, connection: str, to: str) -> tuple[bool, str]:
+        """Sends who initiates that connection, or any of them, to another address from now on; none: no longer."""
 
 
 class AlreadyRunning(Exception):
@@ -97,6 +102,7 @@ class _Request:
     verb: str
     target: str
     wait: float
+    to: str = ""
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -146,6 +152,8 @@ def _operations(operations: Operations) -> Handler:
         missing = _missing(await operations.snapshot(), wanted) if wanted.target else ""
         if missing:
             return _answer(False, missing, 404)
+        if wanted.verb == "drain":
+            return _answer(*operations.drain(wanted.target, wanted.to), 200)
         try:
             async with asyncio.timeout(wanted.wait + _GRACE):
                 ok, text = await operations.operate(wanted.verb, wanted.target, wanted.wait)
@@ -219,8 +227,10 @@ def _parse_wish(body: str, asker: str) -> Wish:
 
 def _parse(body: str) -> _Request:
     document = json.loads(body)
-    if not isinstance(document, dict) or not document.keys() <= {"verb", "target", "wait"}:
+    if not isinstance(document, dict) or not document.keys() <= {"verb", "target", "wait", "to"}:
         raise ValueError("expected an object with verb, target and wait")
+    if document.get("verb") == "drain":
+        return _parse_drain(document)
     verb, target, wait = document.get("verb"), document.get("target", ""), document.get("wait", 0)
     if verb not in VERBS:
         raise ValueError(f"verb must be one of {', '.join(VERBS)}")
@@ -229,6 +239,23 @@ def _parse(body: str) -> _Request:
     if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= LONGEST_WAIT:
         raise ValueError(f"wait must be 0 to {LONGEST_WAIT:g} seconds")
     return _Request(verb, target, float(wait))
+
+
+def _parse_drain(document: dict[str, object]) -> _Request:
+    target, to = document.get("target", ""), document.get("to", "")
+    if not isinstance(target, str) or len(target) > 80 or "/" in target:
+        raise ValueError("target must be a connection, and absent for all of them")
+    if not isinstance(to, str) or (to and not _is_address(to)):
+        raise ValueError("to must be an address, and absent to end it")
+    return _Request("drain", target, 0.0, to)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _missing(snapshot: Snapshot, wanted: _Request) -> str:

@@ -41,6 +41,18 @@ class DaemonOperations:
     def disclose(self, wish: Wish) -> AsyncGenerator[Piece | None, None]:
         return self._daemon.disclosures.disclose(wish)
 
+    def drain(self, connection: str, to: str) -> tuple[bool, str]:
+        node = self._daemon.node
+        chosen = [tunnel for tunnel in node.settings.tunnels if connection in ("", tunnel.name)]
+        fit = [one for one in chosen if not to or (":" in to) == (":" in one.ike.local.host)]
+        for tunnel in fit:
+            self._daemon.driver.command(Operate("drain", tunnel.name, to=to))
+        names = ", ".join(tunnel.name for tunnel in fit) or "no connection"
+        if to and len(fit) < len(chosen):
+            return False, f"{to} is of the other address family than some connections; sent there: {names}"
+        who = "peers that initiate and follow redirects (RFC 5685)"
+        return True, f"{names}: {who} are {f'sent to {to} until `drain --end`' if to else 'no longer sent away'}"
+
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         if verb == "reload":
             return await self._reload()

@@ -57,6 +57,10 @@ class SampleOperations:
             raise TimeoutError
         return self.answer
 
+    def drain(self, connection: str, to: str) -> tuple[bool, str]:
+        self.asked.append(("drain", f"{connection}>{to}", 0.0))
+        return self.answer
+
 
 @contextmanager
 def served(operations: SampleOperations, path: Path) -> Iterator[SampleOperations]:

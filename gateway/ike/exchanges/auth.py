@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.ike import authentication, crash_detection, ppk
+from gateway.ike import authentication, crash_detection, ppk, redirect
 from gateway.ike.authentication import AuthenticatedPeer, Proofs
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
@@ -127,6 +127,10 @@ class Authenticate(Exchange):
         sa.peer_token = crash_detection.shown(sa, message)
         establish(sa, proof, initial_contact=False, now=now)
         _heed_lifetime(sa, message, now)
+        if redirect.heed(sa, message, now) and message.first(SecurityAssociation) is None:
+            # RFC 5685 6: there is nothing to be had here
+            sa.finish(now)
+            return
         self._first_child(sa, message, now)
         _begin(sa, now)
         for settings in sa.settings.children[0 if sa.childless else 1 :]:

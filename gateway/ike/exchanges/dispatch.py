@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gateway.ike import redirect
 from gateway.ike.exchanges import auth, create_child, delete, followup, intermediate, mobike, rekey_ike, sa_init
 from gateway.ike.message import Message
 from gateway.ike.payloads import Delete, SecurityAssociation
@@ -29,6 +30,7 @@ def _informational(sa: IkeSa, message: Message, now: float) -> None:
     delete.respond(sa, message, mobike.answer(sa, message), now)
     if mobike.wants_move(sa, message) and sa.remote == sa.asked_at[1]:
         sa.enqueue(mobike.CheckAddress(), now)
+    redirect.heed(sa, message, now)
 
 
 RESPONDERS: dict[ExchangeType, Callable[[IkeSa, Message, float], None]] = {

@@ -219,6 +219,7 @@ def make_successor(
         local=sa.local, remote=sa.remote, now=now,
     )  # fmt: skip
     new.nat, new.fragments, new.ppk, new.mobike = sa.nat, sa.fragments, sa.ppk, sa.mobike
+    new.redirectable, new.redirected_from = sa.redirectable, sa.redirected_from
     new.keys = sa.keys.rekeyed(choice, secrets[0], *nonces, new.spis, we_initiated, b"".join(secrets[1:]))
     new.advance(IkeInput.AUTHENTICATED)
     new.quiet = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
-from gateway.ike import authentication, nat, ppk, proposal
+from gateway.ike import authentication, nat, ppk, proposal, redirect
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.exchanges import intermediate
 from gateway.ike.exchanges.auth import Authenticate
@@ -84,6 +84,7 @@ class InitiateSa(Exchange):
             *ppk.capability(sa),
             *authentication.capability(sa),
             *intermediate.capability(sa),
+            *redirect.capability(sa),
         )
         self._request(sa, now)
 
@@ -101,6 +102,9 @@ class InitiateSa(Exchange):
         error = message.error()
         if error is not None:
             return self._on_unauthenticated_error(sa, error, now)
+        elsewhere = message.notify(NotifyType.REDIRECT)
+        if elsewhere is not None and message.first(SecurityAssociation) is None:
+            return self._on_redirect(sa, elsewhere, now)
         answer, exchange, nonce = message.first(SecurityAssociation), message.first(KeyExchange), message.first(Nonce)
         if not (
             isinstance(answer, SecurityAssociation) and isinstance(exchange, KeyExchange) and isinstance(nonce, Nonce)
@@ -140,6 +144,16 @@ class InitiateSa(Exchange):
             return False
         self.cookie = cookie
         self._request(sa, now)
+        return True
+
+    def _on_redirect(self, sa: IkeSa, elsewhere: Notify, now: float) -> bool:
+        try:
+            redirect.heed_init(sa, elsewhere, now)
+        except PeerError as error:
+            sa.services.rejected[error.why.value] += 1
+            sa.hint = sa.hint or ("REDIRECT_REFUSED", {"detail": error.detail})
+            sa.give_up_at = sa.give_up_at or now + HINT_PATIENCE
+            return False
         return True
 
     def _on_other_group(self, sa: IkeSa, notify: Notify, now: float) -> bool:
@@ -255,7 +269,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         )
     check_public(exchange.method, exchange.data)
     sa.ni, sa.nr = nonce.data, sa.services.random.octets(NONCE_OCTETS)
-    sa.init_request = message.octets
+    sa.init_request, sa.redirectable = message.octets, redirect.can(message)
     sa.nat = nat.detect(message, sa.local, sa.remote)
     sa.fragments, sa.ppk = _fragments(sa, message), ppk.agreed(sa, message)
     if ppk.missing(sa, message):
