@@ -73,8 +73,9 @@ def _child(sa: IkeSa, child: ChildSa, now: float) -> None:
 def rekey_child(sa: IkeSa, child: ChildSa, now: float) -> None:
     """Queues the rekey of a CHILD_SA once."""
     if not child.proven and now < child.installed_at + PROOF_PATIENCE:
-        # A peer that has not had our answer could not find it
-        if sa.standing is Standing.PROVEN:
+        # A peer that has not had our answer could not find it. Of an IKE_SA that we initiated every unproven one comes from a
+        # CREATE_CHILD_SA of the peer, and a liveness check says nothing of that answer
+        if sa.standing is Standing.PROVEN or sa.is_initiator:
             child.rekey_at = now + PROOF_WAIT
             return
         if not sa.has_exchange(Liveness):

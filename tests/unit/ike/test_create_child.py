@@ -23,6 +23,7 @@ from support.ike_stages import (
 from gateway.ike import proposal
 from gateway.ike.commands import Configure, CreateChildSa, Rekey
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove, ExchangeFailed
+from gateway.ike.exchanges import timers
 from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.message import Message
 from gateway.ike.payloads import (
@@ -38,6 +39,7 @@ from gateway.ike.payloads import (
 from gateway.ike.proposal import make_offer
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
 from gateway.ike.settings import ChildSettings
+from gateway.ike.states import Standing
 from gateway.ike.traffic_selector import from_range
 
 CREATE = ExchangeType.CREATE_CHILD_SA
@@ -524,3 +526,21 @@ def test_when_both_have_got_other_algorithms_the_child_sa_is_rekeyed_to_those(fi
     for host in pair.hosts:
         (child,) = host.sa.children.values()
         assert child.choice.key_octets == 16
+
+
+def test_a_child_sa_whose_maker_may_lack_our_answer_is_not_rekeyed_yet() -> None:
+    """The initiator of the IKE_SA answers a rekey, and the answer is lost: a rekey of ours would find nothing over there."""
+    pair = Pair()
+    pair.establish()
+    pair.right.command(Rekey(NAME, CHILD))
+    while len(pair.left.sa.children) == 1:
+        pair.deliver()
+    pair.drop()
+    made = next(child for child in pair.left.sa.children.values() if not child.proven)
+    pair.left.sa.standing = Standing.HELD  # nothing of ours was answered since IKE_AUTH
+    timers.rekey_child(pair.left.sa, made, pair.now)
+    pair.drain()
+    assert pair.in_flight == []
+    pair.run(120)
+    pair.assert_agreed()
+    assert pair.left.seen(ExchangeFailed) == pair.right.seen(ExchangeFailed) == []
