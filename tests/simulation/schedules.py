@@ -241,6 +241,10 @@ OPTIONS = (
     ("dpd_delay = 2", 0.2),
     ("fragment_size = 296", 0.2),
     ("encap = false", 0.2),
+    ("childless = true", 0.15),
+    ('reauth_time = "40s"', 0.15),
+    ("rekey_check = 3", 0.3),
+    ("quick_crash_detection = false", 0.3),
 )
 """Lines of [connection.site], and how often they are there."""
 FURTHER = ("", "", "", "-ke1_mlkem768", "-ke1_mlkem768-ke2_x25519")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ def main(total: int, processes: int) -> int:
     began = time.monotonic()
     arguments = [[str(total), str(processes), str(index)] for index in range(processes)]
     workers = [subprocess.Popen([sys.executable, "-m", "simulation.soak", *one]) for one in arguments]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         ended = [worker.wait() for worker in workers]
     finally:
