@@ -444,7 +444,9 @@ class IkeSa:
         """This IKE_SA carries the connection from now on. What a rekey holds back stays held back."""
         for child in self.children.values():
             waiting = not self.sends(child.name) and child.usable and not self._is_successor(child)
-            if waiting or (again and child.active):
+            # What works elsewhere is not left for one that the peer may not hold
+            movable = (again and child.proven) or not self.services.carried(self.name, child.name)
+            if (waiting and movable) or (again and child.active):
                 child.active = True
                 self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
 

@@ -33,6 +33,13 @@ FOUND = {
     "a duplicate was closed while a CHILD_SA was still being made on it": Schedule(
         564, Plan(starters="ab", children=("net", "voice"), pfs=False), "foul", "slow", ("reload", "reload")
     ),
+    "traffic moved to a CHILD_SA whose answer was still on its way": Schedule(
+        411,
+        Plan(starters="ab", children=("net", "voice"), pfs=False, options=("quick_crash_detection = false",)),
+        "rough",
+        "fast",
+        ("short cut", "crash"),
+    ),
 }
 
 
