@@ -227,10 +227,10 @@ def _parse_wish(body: str, asker: str) -> Wish:
 
 def _parse(body: str) -> _Request:
     document = json.loads(body)
-    if not isinstance(document, dict) or not document.keys() <= {"verb", "target", "wait", "to"}:
-        raise ValueError("expected an object with verb, target and wait")
-    if document.get("verb") == "drain":
+    if isinstance(document, dict) and document.get("verb") == "drain":
         return _parse_drain(document)
+    if not isinstance(document, dict) or not document.keys() <= {"verb", "target", "wait"}:
+        raise ValueError("expected an object with verb, target and wait")
     verb, target, wait = document.get("verb"), document.get("target", ""), document.get("wait", 0)
     if verb not in VERBS:
         raise ValueError(f"verb must be one of {', '.join(VERBS)}")
@@ -242,6 +242,8 @@ def _parse(body: str) -> _Request:
 
 
 def _parse_drain(document: dict[str, object]) -> _Request:
+    if not document.keys() <= {"verb", "target", "to"}:
+        raise ValueError("expected an object with verb, target and to")
     target, to = document.get("target", ""), document.get("to", "")
     if not isinstance(target, str) or len(target) > 80 or "/" in target:
         raise ValueError("target must be a connection, and absent for all of them")

@@ -178,6 +178,15 @@ def test_operations_and_their_exit_codes(daemon: SampleOperations, ctl: Run):
     ]
 
 
+def test_a_drain_goes_somewhere_or_ends(daemon: SampleOperations, ctl: Run):
+    daemon.answer = (True, "sent to 192.0.2.1")
+    assert ctl("drain", "azure-a", "--to", "192.0.2.1") == (0, "sent to 192.0.2.1\n", "")
+    assert ctl("drain", "--end")[0] == 0
+    assert ctl("drain")[0] == ctl("drain", "--to", "192.0.2.1", "--end")[0] == 2
+    assert ctl("drain", "nope", "--end")[0] == 4
+    assert [words for _, words, _ in daemon.asked] == ["azure-a>192.0.2.1", ">"]
+
+
 def test_an_unreachable_daemon_is_3_and_says_what_to_look_at(ctl: Run, tmp_path: Path):
     code, _, err = ctl("--socket", str(tmp_path / "none"), "status")
     assert code == 3

@@ -82,6 +82,14 @@ def test_unknown_targets_are_not_found_and_say_what_exists(path: Path):
         assert operations.asked == []
 
 
+def test_a_drain_names_a_connection_or_all_of_them(path: Path):
+    with served(SampleOperations(TROUBLED), path) as operations:
+        for body in ({"target": "azure-a", "to": "192.0.2.1"}, {"to": "2001:db8::1"}, {}):
+            assert ask(path, "POST", "/v1/operations", {"verb": "drain", **body})[0] == 200
+        assert ask(path, "POST", "/v1/operations", {"verb": "drain", "target": "nope"})[0] == 404
+        assert [words for _, words, _ in operations.asked] == ["azure-a>192.0.2.1", ">2001:db8::1", ">"]
+
+
 def test_an_operation_that_does_not_finish_is_a_timeout(path: Path):
     with served(SampleOperations(TROUBLED), path) as operations:
         operations.hang = True
@@ -95,6 +103,8 @@ def test_an_operation_that_does_not_finish_is_a_timeout(path: Path):
         '{"verb":"rekey","target":"azure-a","wait":601}', '{"verb":"rekey","target":"azure-a","wait":NaN}',
         '{"verb":"rekey","target":"azure-a","wait":true}', '{"verb":"rekey","target":7}', '{"verb":"rekey","target":"azure-a","x":1}',
         '{"verb":"rekey","target":"' + "a" * 81 + '"}', '{"verb":"rekey","target":"' + "a" * 5000 + '"}', "[" * 4000, b"\xff\xfe",
+        '{"verb":"rekey","target":"azure-a","to":"192.0.2.1"}', '{"verb":"drain","to":"gw.example"}', '{"verb":"drain","to":7}',
+        '{"verb":"drain","target":"azure-a/net"}', '{"verb":"drain","target":"azure-a","wait":3}', '{"verb":"drain","target":null}',
     ],
 )  # fmt: skip
 def test_nonsense_is_refused_and_reaches_nobody(path: Path, body: str | bytes):
