@@ -362,6 +362,7 @@ class IkeEndpoint:
         if crash_detection.names_live_sa(message.header, iter(self._sas.values())):
             return
         if answer := self.tokens.answer(message, remote, now):
+            self._stir(settings.name)
             self.counts(settings.name).notifies["QUICK_CRASH_DETECTION out"] += 1
             self._answer_unprotected(message.header, local, remote, *answer)
 

@@ -116,7 +116,9 @@ def test_a_crash_is_noticed_at_the_first_message(crashed: str, suite: str) -> No
     pair.now += 1
     witness.command(Rekey(NAME, "net"))
     question = pair.in_flight[0].octets
+    victim.core.stirred()
     pair.deliver()
+    assert victim.core.stirred() == [NAME], "its picture has one notification more"
     (answer,) = pair.in_flight
     assert [Notify(one.type).name for one in answer.message.notifies()] == ["INVALID_IKE_SPI", QCD.name]
     assert len(answer.octets) == ANSWER_OCTETS <= len(question)
