@@ -28,7 +28,7 @@ from gateway.ike.settings import ConnectionSettings
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
 
-REDIRECTS_MAX, LOOP_SECONDS = 5, 300.0  # RFC 5685 8
+REDIRECTS_MAX, LOOP_SECONDS = 5, 300.0  # RFC 5685 7
 _ADDRESS_OCTETS = {1: 4, 2: 16}  # RFC 5685 9.2: GW Ident Type
 _FQDN = 3
 

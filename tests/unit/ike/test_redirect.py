@@ -236,7 +236,7 @@ def test_what_is_not_followed_is_the_reason_if_nothing_better_comes() -> None:
 
 
 def test_two_that_point_at_each_other_are_left_after_five_times() -> None:
-    """RFC 5685 8."""
+    """RFC 5685 7."""
     made = trio()
     made.right.command(Drain(NAME, THERE))
     made.other.command(Drain(NAME, RIGHT))
