@@ -179,6 +179,7 @@ def _parse(text: str) -> ProposalSpec:
         _rounds(tokens),
     )
     _check_encryption(text, spec)
+    _check_rounds(text, spec)
     return spec
 
 
@@ -214,6 +215,14 @@ def _check_encryption(text: str, spec: ProposalSpec) -> None:
         )
     if kinds == {CBC} and not spec.integrity:
         raise ProposalError(f"'{text}' lacks an integrity algorithm, e.g. sha256")
+
+
+def _check_rounds(text: str, spec: ProposalSpec) -> None:
+    """RFC 9370 2.2.1: no method twice; two ends that both insist on it never agree."""
+    named = [*spec.key_exchange, *(name for _, names in spec.additional for name in names if name != "none")]
+    twice = next((name for name in named if named.count(name) > 1), None)
+    if twice is not None:
+        raise ProposalError(f"'{text}': {twice} is named for two key exchanges; each has to be another one (RFC 9370)")
 
 
 def _spoken(kind: str) -> str:

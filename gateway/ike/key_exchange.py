@@ -137,7 +137,7 @@ def _generate_modp(method: int) -> KeyPair:
 def _agree(pair: KeyPair, peer_public: bytes) -> bytes:
     private = pair.private
     if isinstance(private, x25519.X25519PrivateKey):
-        # RFC 8031 5: the all-zero output is refused; `cryptography` raises ValueError for it
+        # RFC 8031 3.2: the all-zero output is refused; `cryptography` raises ValueError for it
         return private.exchange(x25519.X25519PublicKey.from_public_bytes(peer_public))
     if isinstance(private, ec.EllipticCurvePrivateKey):
         # RFC 5903 7: the shared secret is the x coordinate; from_encoded_point checks that the point is on the curve

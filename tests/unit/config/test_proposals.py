@@ -137,9 +137,9 @@ def test_any_text_parses_or_is_a_proposal_error(text: str) -> None:
 
 
 def test_key_exchanges_after_the_first() -> None:
-    spec = parse_ike_proposal("aes256gcm16-prfsha384-x25519-ke2_mlkem1024-ke1_mlkem768-ke1_none-ke7_curve25519")
+    spec = parse_ike_proposal("aes256gcm16-prfsha384-x25519-ke2_mlkem1024-ke1_mlkem768-ke1_none-ke7_ecp384")
     assert spec.key_exchange == ("x25519",)
-    assert spec.additional == ((1, ("mlkem768", "none")), (2, ("mlkem1024",)), (7, ("x25519",)))
+    assert spec.additional == ((1, ("mlkem768", "none")), (2, ("mlkem1024",)), (7, ("ecp384",)))
     assert spec.post_quantum
     assert spec.with_ml_kem() is spec
     optional = parse_esp_proposal("aes256gcm16-x25519-ke1_mlkem768-ke1_none")
