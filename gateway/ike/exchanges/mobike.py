@@ -31,7 +31,7 @@ COOKIE_MIN, COOKIE_MAX = 8, 64  # RFC 4555 4.2.5
 
 
 def agree(sa: IkeSa, message: Message) -> tuple[Notify, ...]:
-    """RFC 4555 3.1: into our answer to the IKE_AUTH of a peer that asks for it."""
+    """RFC 4555 3.2: into our answer to the IKE_AUTH of a peer that asks for it."""
     sa.mobike = sa.settings.mobike and message.notify(NotifyType.MOBIKE_SUPPORTED) is not None
     return (Notify(NotifyType.MOBIKE_SUPPORTED),) if sa.mobike else ()
 

@@ -230,7 +230,7 @@ SMALL_ORDER = [
 
 @pytest.mark.parametrize("public", SMALL_ORDER, ids=range(len(SMALL_ORDER)))
 def test_x25519_values_of_small_order_are_refused(public: bytes) -> None:
-    """RFC 8031 5."""
+    """RFC 8031 3.2."""
     with pytest.raises(PeerError, match="bad_key_exchange"):
         LIBCRYPTO.agree(LIBCRYPTO.generate(KeyExchangeId.CURVE25519, bytes(range(SEED_OCTETS))), public)
 
