@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,15 @@ SIGNED = {
 }
 
 
-@pytest.mark.parametrize("initiator", ENDS)
-@pytest.mark.parametrize("kind", SIGNED)
+def rows(quick: Sequence[str], *lists: Sequence[str]) -> list[object]:
+    """All combinations, those not named in `quick` (`a-b`) for the slow tests."""
+    ids = {"-".join(row): row for row in product(*lists)}
+    return [pytest.param(*row, id=name, marks=() if name in quick else pytest.mark.slow) for name, row in ids.items()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "initiator"), rows(["p256-gateway", "p384-edge", "ed25519-edge", "rsa2048-gateway"], list(SIGNED), ENDS)
+)
 def test_a_tunnel_by_certificates_with_an_intermediate_ca(scene: Scene, kind: str, initiator: str) -> None:
     pair = certified(scene, Pki.of(kind), initiator, settings=["rsa_pss = yes"])
     pair.establish(initiator)
@@ -89,7 +98,7 @@ def test_a_tunnel_by_certificates_with_an_intermediate_ca(scene: Scene, kind: st
     pair.no_clear_text()
 
 
-@pytest.mark.parametrize("initiator", ENDS)
+@pytest.mark.parametrize("initiator", rows(["edge"], ENDS))
 def test_rsa_by_pkcs1_in_both_directions(scene: Scene, initiator: str) -> None:
     pair = certified(scene, Pki.of("rsa2048"), initiator, "rsa_pss = false", settings=["rsa_pss = no"])
     pair.establish(initiator)
@@ -98,8 +107,7 @@ def test_rsa_by_pkcs1_in_both_directions(scene: Scene, initiator: str) -> None:
     pair.no_clear_text()
 
 
-@pytest.mark.parametrize("initiator", ENDS)
-@pytest.mark.parametrize("kind", ["p256", "p384"])
+@pytest.mark.parametrize(("kind", "initiator"), rows(["p256-edge", "p384-gateway"], ["p256", "p384"], ENDS))
 def test_without_rfc_7427_ecdsa_goes_the_classic_way(scene: Scene, kind: str, initiator: str) -> None:
     pair = certified(scene, Pki.of(kind), initiator, settings=["signature_authentication = no"])
     pair.establish(initiator)
@@ -107,7 +115,7 @@ def test_without_rfc_7427_ecdsa_goes_the_classic_way(scene: Scene, kind: str, in
     assert log_of(pair.charon).read_text().count(f"with ECDSA-{number} signature successful") == 2
 
 
-@pytest.mark.parametrize("initiator", ENDS)
+@pytest.mark.parametrize("initiator", rows(["gateway"], ENDS))
 def test_rsa_with_sha1_only_where_it_is_allowed(scene: Scene, initiator: str) -> None:
     pki = Pki.of("rsa2048")
     pair = certified(scene, pki, initiator, "rsa_sha1 = true", settings=["signature_authentication = no"])
@@ -142,7 +150,7 @@ def test_whole_subjects_as_identities_and_fragments(scene: Scene, initiator: str
     pair.no_clear_text()
 
 
-@pytest.mark.parametrize("initiator", ENDS)
+@pytest.mark.parametrize("initiator", rows(["edge"], ENDS))
 def test_a_certificate_on_one_side_a_psk_on_the_other(scene: Scene, initiator: str) -> None:
     pki = Pki.of("p256")
     edge = pki.connection().with_(auth=("pubkey", "psk"))
@@ -168,11 +176,18 @@ http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
 """
 
 
-@pytest.mark.parametrize("initiator", ENDS)
-@pytest.mark.parametrize("by", ["crl", "ocsp"])
-@pytest.mark.parametrize("revoked", [True, False], ids=["revoked", "good"])
-def test_a_revoked_edge_is_refused(scene: Scene, tmp_path: Path, by: str, initiator: str, revoked: bool) -> None:
+@pytest.mark.parametrize(
+    ("state", "by", "initiator"),
+    rows(
+        ["revoked-crl-gateway", "revoked-ocsp-edge", "good-crl-edge", "good-ocsp-gateway"],
+        ["revoked", "good"],
+        ["crl", "ocsp"],
+        ENDS,
+    ),
+)
+def test_a_revoked_edge_is_refused(scene: Scene, tmp_path: Path, by: str, initiator: str, state: str) -> None:
     """What the certificates name is asked, outside of every tunnel: of the CA above the edge's by its CRL."""
+    revoked = state == "revoked"
     root = Authority("root", at=TODAY)
     sub = root.sub("issuing", at=TODAY, extensions=points_to(crl=[f"{WEB}/root"]))
     edge = sub.issue("edge", at=TODAY, dns=[EDGE_ID], extensions=points_to(**{by: [f"{WEB}/{by}"]}))

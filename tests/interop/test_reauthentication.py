@@ -32,7 +32,7 @@ def _one_ike_sa(pair: Pair) -> bool:
     return len(pair.charon.sas()) == 1
 
 
-@pytest.mark.parametrize("initiator", ENDS)
+@pytest.mark.parametrize("initiator", [pytest.param("gateway", marks=pytest.mark.slow), "edge"])
 def test_a_new_ike_sa_takes_the_place_of_the_old_one_without_loss(scene: Scene, initiator: str) -> None:
     """RFC 7296 2.8.3, begun by either end."""
     ours = initiator == "gateway"

@@ -21,6 +21,7 @@ BUILDS = {
     "plain": [],
     "libcrypto only": ["-Dipsecmb=disabled", *ADDRESSES],
 }
+SLOW = ("libcrypto only",)
 FUZZ_SECONDS = 3
 """For each of the targets."""
 
@@ -38,7 +39,10 @@ def passes(build: Path, *arguments: str, **environment: str) -> None:
     assert "Fail: 0" in " ".join(told.split())
 
 
-@pytest.mark.parametrize("options", BUILDS.values(), ids=BUILDS.keys())
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(build, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name, build in BUILDS.items()],
+)
 def test_c_unit_tests_pass(options: list[str], tmp_path: Path) -> None:
     meson("setup", tmp_path / "build", "-Dwerror=true", *options)
     passes(tmp_path / "build")
