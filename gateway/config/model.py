@@ -217,7 +217,7 @@ class Connection(Section):
     )
     post_quantum: Literal["off", "prefer", "require"] = Field(
         default="off",
-        description="ML-KEM-768 as a second key exchange of every IKE_SA (RFC 9370). prefer: each proposal is first offered with it, then as written, and an IKE_SA without it is reported; require: no tunnel without; off: as `proposals` say",
+        description="ML-KEM-768 as a second key exchange of every IKE_SA (RFC 9370). prefer: each proposal is first offered with it, then as written, and an IKE_SA without it is reported; require: no new IKE_SA without (one that stands is rekeyed to it); off: as `proposals` say",
     )
     proposals: tuple[IkeProposal, ...] = Field(
         default=(

@@ -51,8 +51,8 @@ def describe_name(der: bytes) -> str:
     return "".join(one if one.isprintable() else "?" for one in ", ".join(pairs))
 
 
-def parse_name(der: bytes) -> Attributes:
-    """RFC 5280 4.1.2.4. Truncated when it is no Name in DER."""
+def parse_name(der: bytes, only_text: bool = False) -> Attributes:
+    """RFC 5280 4.1.2.4. Truncated when it is no Name in DER, or has values that are no text and has to be `only_text`."""
     if len(der) > NAME_OCTETS_MAX:
         raise Truncated(f"a name of {len(der)} octets")
     reader = Reader(der)
@@ -67,6 +67,8 @@ def parse_name(der: bytes) -> Attributes:
             tag, value = _element(pair)
             pair.expect_end()
             octets = value.rest()
+            if only_text and tag not in TEXTS:
+                raise Truncated(f"a value of type {tag:#x}")
             attributes.add((kind, octets.decode(TEXTS[tag]) if tag in TEXTS else f"{tag}:{octets.hex()}"))
         found.append(frozenset(attributes))
     return tuple(found)
@@ -233,6 +235,9 @@ def _host_within(host: str, subtree: str, *, below: bool) -> bool:
 def _uri_within(uri: str, subtree: str) -> bool | None:
     try:
         host = urlsplit(uri).hostname
+    except ValueError:
+        return None
+    try:
         ip_address(host or "")
     except ValueError:
         return _host_within(host, subtree, below=False) if host else None
@@ -250,7 +255,7 @@ def _address_within(name: x509.IPAddress, subtree: x509.IPAddress) -> bool | Non
 def _folded(name: x509.Name) -> Attributes | None:
     """RFC 5280 7.1, RFC 4518: case and runs of blanks make no other name."""
     try:
-        parsed = parse_name(name.public_bytes())
+        parsed = parse_name(name.public_bytes(), only_text=True)
     except (Truncated, UnicodeDecodeError):
         return None
     return tuple(frozenset((kind, " ".join(text.split()).casefold()) for kind, text in rdn) for rdn in parsed)

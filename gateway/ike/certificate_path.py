@@ -68,6 +68,7 @@ _PURPOSES = frozenset(
 MALFORMED = (
     ValueError,
     TypeError,
+    OverflowError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,

@@ -43,7 +43,7 @@ from gateway.ike.redirect import Redirects, order
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
 from gateway.ike.revocation_cache import RevocationCache
 from gateway.ike.sa import NON_ESP_MARKER, IkeSa
-from gateway.ike.services import Counts, Failed, Then
+from gateway.ike.services import Counts, Failed, Then, WallClock, since_1970
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
 from gateway.ike.states import IkeState
 from gateway.ike.uniqueness import elect
@@ -56,13 +56,7 @@ HALF_OPEN_MAX = 1000
 """Half-open IKE_SAs as responder; beyond it new ones are dropped, with a cookie too."""
 
 
-WallClock = Callable[[float], float]
-"""UNIX seconds at a `now` of the core."""
-
-
-def since_1970(now: float) -> float:
-    """For simulations, which begin wherever they say."""
-    return now
+BEGINNING = (IkeState.CREATED, IkeState.CONNECTING)
 
 
 class IkeEndpoint:
@@ -150,6 +144,10 @@ class IkeEndpoint:
         if sa.state is IkeState.DESTROYING:
             return
         try:
+            if isinstance(result, Exception) and not isinstance(result, PeerError):
+                # A defect of ours; an IKE_SA that waits for ever would be worse than one that fails
+                sa.notice("error", "compute-failed", f"public-key work failed: {result!r}")
+                raise PeerError(Violation.MALFORMED, "public-key work on it failed")
             if isinstance(result, BaseException):
                 raise result
             then(result, now)
@@ -273,18 +271,19 @@ class IkeEndpoint:
         self._elect(sa.name, now)
 
     def rekeys_are_unproven(self, settings: ConnectionSettings) -> bool:
-        return self._tried.get(settings.name) != _negotiated(settings)
+        return self._tried.get(settings.name) != settings.negotiated
 
     def rekeys_are_tried(self, settings: ConnectionSettings) -> None:
-        self._tried[settings.name] = _negotiated(settings)
+        self._tried[settings.name] = settings.negotiated
 
-    def reauthenticate(self, sa: IkeSa, now: float) -> None:
+    def reauthenticate(self, sa: IkeSa, now: float) -> bool:
         # One of our own on its way may still take this one's place
-        if self._primary.get(sa.name) is sa and not any(
-            one.is_initiator and not one.established for one in self.sas(sa.name)
-        ):
-            sa.notice("info", "ike-reauthentication", "a new IKE_SA is set up beside the old one")
-            self.begin(sa.settings, now)
+        beginning = any(one.is_initiator and one.state in BEGINNING for one in self.sas(sa.name))
+        if self._primary.get(sa.name) is not sa or beginning:
+            return False
+        sa.notice("info", "ike-reauthentication", "a new IKE_SA is set up beside the old one")
+        self.begin(sa.settings, now)
+        return True
 
     def replaced(self, old: IkeSa, new: IkeSa) -> None:
         new.close_at, old.close_at = old.close_at, None
@@ -359,9 +358,9 @@ class IkeEndpoint:
         settings = self._by_ends.get((local.host, remote.host))
         if settings is None or not settings.quick_crash_detection:
             return
-        if crash_detection.names_live_sa(message.header, iter(self._sas.values())):
-            return
-        if answer := self.tokens.answer(message, remote, now):
+        # What costs little and bounds how often comes first: a stranger may write in the peer's name
+        answer = self.tokens.answer(message, remote, now)
+        if answer and not crash_detection.names_live_sa(message.header, iter(self._sas.values())):
             self._stir(settings.name)
             self.counts(settings.name).notifies["QUICK_CRASH_DETECTION out"] += 1
             self._answer_unprotected(message.header, local, remote, *answer)
@@ -468,7 +467,12 @@ class IkeEndpoint:
             return
         self._stir(sa.name)
         before, sa.settings = sa.settings, settings
-        if not sa.established or before == settings:
+        if before == settings:
+            return
+        if sa.state is IkeState.CONNECTING:
+            # What it agreed on so far was agreed on for other settings
+            sa.destroy(now, "CONFIGURATION_CHANGED")
+        if not sa.established:
             return
         ends = [(one.local, one.remote, one.local_id, one.remote_id, one.encap) for one in (before, settings)]
         if ends[0] != ends[1]:
@@ -563,12 +567,6 @@ class IkeEndpoint:
             sa.enqueue(DeleteChild(child, "CHILD_LIMIT_REACHED" if child.successor is None else ""), now)
         else:
             timers.rekey_child(sa, child, now)
-
-
-def _negotiated(settings: ConnectionSettings) -> object:
-    """What a rekey depends on."""
-    children = tuple((child.offers, child.local_ts, child.remote_ts) for child in settings.children)
-    return settings.remote, settings.offers, children
 
 
 def _our_spi(sa: IkeSa) -> int:

@@ -200,7 +200,13 @@ def _match(ours: Offer, theirs: Proposal, preferred_method: int | None) -> tuple
         chosen.append(first)
         if kind in KEY_EXCHANGES:
             methods.add(first.id)
-    return tuple(chosen)
+    return tuple(chosen) if _begin_with_the_first(chosen) else None
+
+
+def _begin_with_the_first(transforms: Iterable[Transform]) -> bool:
+    """RFC 9370 2.2: additional key exchanges come after one."""
+    done = {one.type for one in transforms if one.type in KEY_EXCHANGES and one.id != KeyExchangeId.NONE}
+    return not done or TransformType.KEY_EXCHANGE in done
 
 
 def select(
@@ -255,7 +261,7 @@ def _lies_within(offered: Proposal, answered: Proposal) -> bool:
         if len(chosen) > 1 or not set(chosen) <= set(inside) or (inside and not chosen):
             return False
     methods = [one.id for one in answered.transforms if one.type in KEY_EXCHANGES and one.id != KeyExchangeId.NONE]
-    return len(methods) == len(set(methods))
+    return len(methods) == len(set(methods)) and _begin_with_the_first(answered.transforms)
 
 
 def choice_of(proposal: Proposal) -> Choice:

@@ -54,6 +54,10 @@ class Redirects:
         self._next[sa.name] = (there, sa.remote.host)
         sa.notice("info", "ike-redirected", f"{sa.remote.host} sends us to {there}")
 
+    def forget(self, connection: str) -> None:
+        """The attempt that was to go there is not made."""
+        self._next.pop(connection, None)
+
     def beginning(self, settings: ConnectionSettings) -> tuple[Endpoint, str]:
         """Where an attempt goes, and from where it was sent there."""
         there, here = self._next.pop(settings.name, ("", ""))
@@ -118,8 +122,11 @@ def heed(sa: IkeSa, message: Message, now: float) -> bool:
         sa.services.rejected[refused.why.value] += 1
         sa.notice("warning", "ike-redirect-refused", f"not redirected: {refused.detail}")
         return False
-    sa.services.reauthenticate(sa, now)
-    return True
+    if sa.services.reauthenticate(sa, now):
+        return True
+    sa.services.redirects.forget(sa.name)
+    sa.notice("warning", "ike-redirect-refused", "not redirected: another attempt of ours is under way")
+    return False
 
 
 def _identity(address: str) -> bytes:

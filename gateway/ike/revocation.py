@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -59,12 +59,13 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`until`: as long as the evidence holds. `by`: which of it decided."""
+    """`until`: as long as the evidence holds. `by`: which of it decided. `valid`: all of it that verified, until when."""
 
     standing: Standing
     detail: str = ""
     until: datetime | None = None
     by: Evidence | None = None
+    valid: tuple[tuple[Evidence, datetime], ...] = ()
 
 
 _ABOUT_OTHERS = Verdict(Standing.UNKNOWN)
@@ -74,20 +75,22 @@ def judge(
     certificate: x509.Certificate, issuer: x509.Certificate, evidence: Iterable[Evidence], at: datetime
 ) -> Verdict:
     """The first evidence that says revoked, else that says good."""
-    good: Verdict | None = None
-    reasons = []
+    decided: Verdict | None = None
+    reasons, valid = [], []
     for one in evidence:
         try:
             found = (_by_crl if one.is_crl else _by_ocsp)(certificate, issuer, one, at)
         except MALFORMED as error:
             found = _unknown(f"it is malformed: {error}")
-        if found.standing is Standing.REVOKED:
-            return found
-        if found.standing is Standing.GOOD:
-            good = good or found
+        if found.by is not None and found.until is not None:
+            valid.append((found.by, found.until))
+        if found.standing is Standing.REVOKED or (found.standing is Standing.GOOD and decided is None):
+            decided = decided if decided is not None and decided.standing is Standing.REVOKED else found
         elif found.detail:
             reasons.append(f"{'CRL' if one.is_crl else 'OCSP response'}: {found.detail}")
-    return good or _unknown("; ".join(dict.fromkeys(reasons)) or "there is neither CRL nor OCSP response about it")
+    if decided is None:
+        decided = _unknown("; ".join(dict.fromkeys(reasons)) or "there is neither CRL nor OCSP response about it")
+    return replace(decided, valid=tuple(valid))
 
 
 def ocsp_request(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
@@ -133,9 +136,11 @@ def _by_crl(certificate: x509.Certificate, issuer: x509.Certificate, evidence: E
         return _unknown(problem)
     entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
     if entry is None:
+        # Who was not revoked then may be by now; who was still is
+        if crl.next_update_utc is None or crl.next_update_utc < at:
+            return _unknown(f"it should have been replaced at {crl.next_update_utc or 'a time it does not say'}")
         return Verdict(Standing.GOOD, until=crl.next_update_utc, by=evidence)
-    if any(one.oid == CRLEntryExtensionOID.CERTIFICATE_ISSUER for one in entry.extensions):
-        # RFC 5280 5.3.3: the entry may be about another CA's certificate
+    if _is_of_another_ca(entry):
         return _unknown("it is an indirect CRL")
     # RFC 5280 5.3: an entry with something critical that we do not know is no less of a revocation
     when = entry.revocation_date_utc
@@ -147,10 +152,18 @@ def _by_crl(certificate: x509.Certificate, issuer: x509.Certificate, evidence: E
     )
 
 
+def _is_of_another_ca(entry: x509.RevokedCertificate) -> bool:
+    """RFC 5280 5.3.3. In a CRL that does not say it is indirect, one that cannot be read is no less of a revocation."""
+    try:
+        return any(one.oid == CRLEntryExtensionOID.CERTIFICATE_ISSUER for one in entry.extensions)
+    except MALFORMED:
+        return False
+
+
 def _reason(entry: x509.RevokedCertificate) -> str:
     try:
         return f" ({entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.value})"
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, *MALFORMED):
         return ""
 
 
@@ -160,8 +173,6 @@ def _crl_problem(
     """RFC 5280 6.3.3 a to g; what is cheap first."""
     if crl.last_update_utc > at + SKEW:
         return f"it is not valid before {crl.last_update_utc:%Y-%m-%d %H:%M} UTC"
-    if crl.next_update_utc is None or crl.next_update_utc < at:
-        return f"it should have been replaced at {crl.next_update_utc or 'a time it does not say'}"
     usage = extension(issuer, x509.KeyUsage)
     if usage is not None and not usage.crl_sign:
         return "its CA may not sign CRLs (keyUsage)"
@@ -210,8 +221,11 @@ def _by_ocsp(certificate: x509.Certificate, issuer: x509.Certificate, evidence: 
     if (problem := _responder_problem(response, issuer, at)) is not None:
         return _unknown(problem)
     (single, *_) = about
-    begin, end = single.this_update_utc, single.next_update_utc or single.this_update_utc + WITHOUT_END
-    if begin > at + SKEW or end < at:
+    begin = single.this_update_utc
+    if begin > at + SKEW:
+        return _unknown(f"it holds from {begin:%Y-%m-%d %H:%M} UTC")
+    end = single.next_update_utc or begin + WITHOUT_END
+    if end < at:
         return _unknown(f"it holds from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")
     match single.certificate_status:
         case ocsp.OCSPCertStatus.GOOD:

@@ -23,7 +23,7 @@ from gateway.ike.registry import CertificateEncoding
 from gateway.ike.revocation import Evidence, Standing, Verdict
 from gateway.ike.revocation_cache import Question
 from gateway.ike.services import Failed
-from gateway.ike.settings import Revocation, Trust
+from gateway.ike.settings import Trust
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
@@ -97,19 +97,20 @@ class Search:
         while self.unknown and self.stages:
             if self._ask(self.stages.pop(0), now):
                 return
-        _decide(self.sa, self.trust.revocation, self.unknown)
+        _decide(self.sa, self.trust, self.unknown)
         self.then(now)
 
     def _remember(self, found: Iterable[Verdict], now: float) -> None:
-        """What decided is kept; who answered with something useless is not asked again at once."""
-        deciding = {id(one.by): one.until for one in found if one.by is not None}
+        """What verified is kept; who answered with something useless is not asked again at once."""
+        valid = {id(evidence): until for one in found for evidence, until in one.valid}
         cache = self.sa.services.revocations
         for question, evidence in self.answers.items():
-            until = deciding.get(id(evidence))
+            until = valid.get(id(evidence))
             if until is not None:
                 cache.keep(question, evidence.octets, until.timestamp())
             elif question in self.fetched:
                 cache.failed(question, now)
+        self.fetched.clear()
 
     def _ask(self, stage: Callable[[Link], list[Question]], now: float) -> bool:
         """Whether there is anything to wait for."""
@@ -136,14 +137,15 @@ class Search:
         return take
 
 
-def _decide(sa: IkeSa, mode: Revocation, unknown: dict[Link, str]) -> None:
-    """PeerError where `mode` does not let those in of whom nothing is known."""
+def _decide(sa: IkeSa, trust: Trust, unknown: dict[Link, str]) -> None:
+    """PeerError where `revocation` does not let those in of whom nothing is known."""
+    mode = trust.revocation
     for (certificate, issuer), why in unknown.items():
         whose = f"of {described(certificate.subject)} by {described(issuer.subject)}"
         names_somebody = bool(revocation.ocsp_urls(certificate) or revocation.crl_urls(certificate))
         if mode == "strict" or (mode == "ifuri" and names_somebody):
             raise refused(Violation.REVOCATION_UNKNOWN, f"{whose}: {why}")
-        if names_somebody:
+        if names_somebody or trust.crls:
             sa.notice(
                 "warning", "revocation-unknown", f"whether the certificate {whose} is revoked is not known: {why}"
             )

@@ -79,6 +79,8 @@ class IkeSa:
         self.childless = False
         # It is the peer, the initiator, that tells where it is (RFC 4555); and where the last request came to and from
         self.mobike = False
+        # Where traffic goes as long as nobody has proven to receive at `remote` (RFC 4555 3.7)
+        self.traffic_remote: Endpoint | None = None
         self.asked_at = (local, remote)
         # Both of RFC 5685: the peer follows redirects of ours; from where we were sent here
         self.redirectable = False

@@ -35,8 +35,15 @@ class Counts:
     child_rekeys_failed: Counter[str] = field(default_factory=Counter)
 
 
+WallClock = Callable[[float], float]
+"""UNIX seconds at a `now` of the core."""
 Then = Callable[[Any, float], None]
 Failed = Callable[["PeerError", float], None]
+
+
+def since_1970(now: float) -> float:
+    """For simulations, which begin wherever they say."""
+    return now
 
 
 class Services(Protocol):
@@ -93,8 +100,8 @@ class Services(Protocol):
     def begin(self, settings: ConnectionSettings, now: float) -> None:
         """Another IKE_SA, whatever there is."""
 
-    def reauthenticate(self, sa: IkeSa, now: float) -> None:
-        """Begins a new IKE_SA beside this one, which then takes its place."""
+    def reauthenticate(self, sa: IkeSa, now: float) -> bool:
+        """Begins a new IKE_SA beside this one, which then takes its place. False: not now."""
 
     def replaced(self, old: IkeSa, new: IkeSa) -> None:
         """A rekey put `new` in the place of `old`."""

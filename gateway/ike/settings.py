@@ -117,5 +117,11 @@ class ConnectionSettings:
     fragment_size: int = 1280
     """Octets of the largest datagram with its IP header; larger messages go in fragments (RFC 7383). 0: never."""
 
+    @property
+    def negotiated(self) -> object:
+        """What a rekey depends on."""
+        children = tuple((child.offers, child.local_ts, child.remote_ts) for child in self.children)
+        return self.remote, self.offers, children
+
     def child(self, name: str) -> ChildSettings | None:
         return next((child for child in self.children if child.name == name), None)

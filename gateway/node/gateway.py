@@ -21,8 +21,9 @@ from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ha import heartbeat as ha
 from gateway.ike import commands as ike
 from gateway.ike import events as ike_events
-from gateway.ike.endpoint import IkeEndpoint, WallClock, since_1970
+from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
+from gateway.ike.services import WallClock, since_1970
 from gateway.node import effects, failures, inputs
 from gateway.node.settings import GatewaySettings
 from gateway.node.supervisor import Supervisor

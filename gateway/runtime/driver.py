@@ -47,7 +47,7 @@ class Driver:
                 self._step(self._inputs.popleft())
         finally:
             self._busy = False
-        self._arm()
+            self._arm()
 
     def command(self, command: object) -> None:
         self.feed(lambda node, now: node.command(command, now))

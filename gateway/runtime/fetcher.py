@@ -12,6 +12,8 @@ import socket
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -19,9 +21,10 @@ from gateway.contract import Fetch
 
 log = logging.getLogger(__name__)
 SECONDS = 5.0
-AT_ONCE = 8
-FORBIDDEN = {"168.63.129.16"}
-"""Beside what is link-local, as 169.254.169.254 is: both trust this host."""
+AT_ONCE, AT_ONE_HOST = 32, 4
+"""Fetches under way; a server that does not answer holds up its own only."""
+FORBIDDEN = {"168.63.129.16", "fd00:ec2::254"}
+"""Beside what is link-local, as 169.254.169.254 is: they trust this host."""
 
 
 class Fetcher:
@@ -32,6 +35,7 @@ class Fetcher:
         self._answered = answered
         self._running: dict[tuple[str, bytes], asyncio.Task[bytes | None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._by_host: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def fetch(self, effect: Fetch) -> None:
         key = (effect.url, effect.body)
@@ -48,8 +52,10 @@ class Fetcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _bounded(self, effect: Fetch) -> bytes | None:
+        host = urlsplit(effect.url).netloc
+        at_host = self._by_host.setdefault(host, asyncio.Semaphore(AT_ONE_HOST))
         try:
-            async with asyncio.timeout(2 * SECONDS), self._places, asyncio.timeout(SECONDS):
+            async with asyncio.timeout(2 * SECONDS), at_host, self._places, asyncio.timeout(SECONDS):
                 return await self._get(effect)
         except (OSError, aiohttp.ClientError, TimeoutError, ValueError) as error:
             log.warning("%s: %s", effect.url, str(error) or type(error).__name__, extra={"event": "fetch-failed"})
@@ -72,6 +78,13 @@ class Fetcher:
                         raise ValueError(f"more than {effect.limit} octets")
                 return octets
 
+    def _is_ours(self, family: int, place: Any) -> bool:
+        """To an address of this host the kernel goes from that address."""
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+            probe.connect(place)
+            return bool(probe.getsockname()[0] == place[0])
+
     def _socket(self, address: Any) -> socket.socket:
         """Marked as ours, so that it goes outside of every tunnel; refused where nothing of a CA can be."""
         family, kind, protocol, _, place = address
@@ -83,6 +96,7 @@ class Fetcher:
             or mapped.is_multicast
             or mapped.is_unspecified
             or str(mapped) in FORBIDDEN
+            or self._is_ours(family, place)
         ):
             raise OSError(errno.EACCES, f"{host} is nobody's CA")
         made = socket.socket(family, kind, protocol)

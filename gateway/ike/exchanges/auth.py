@@ -242,13 +242,18 @@ def _prove_back(sa: IkeSa, message: Message, proof: AuthenticatedPeer, failed: F
         )
 
     def then(proof_of_ours: tuple[Payload, ...], now: float) -> None:
-        if sa.settings.remote_id != proof.identity:
+        if _terms(sa.settings) != _terms(settings):
             raise PeerError(
                 Violation.AUTHENTICATION, "the configuration changed meanwhile", NotifyType.AUTHENTICATION_FAILED
             )
         _answer(sa, message, proof, (ours, *proof_of_ours), now)
 
     authentication.shown(sa, settings, (message,), show, failed, now)
+
+
+def _terms(settings: ConnectionSettings) -> tuple[object, ...]:
+    """What the proofs of both ends were made for."""
+    return settings.local_id, settings.remote_id, settings.psk, settings.credentials, settings.trust
 
 
 def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tuple[Payload, ...], now: float) -> None:

@@ -100,9 +100,14 @@ def accept(sa: IkeSa, made: ChildOffer, message: Message) -> ChildTerms:
 def _spi_out(sa: IkeSa, chosen: Proposal) -> int:
     """RFC 4303 2.1: 0 to 255 are no SPIs of SAs, and one SPI names one SA."""
     spi = int.from_bytes(chosen.spi, "big")
-    if spi <= 255 or sa.child_by_spi_out(spi) is not None:
+    if spi <= 255 or spi_is_taken(sa, spi):
         raise PeerError(Violation.NO_PROPOSAL, f"SPI {spi:08x}", NotifyType.NO_PROPOSAL_CHOSEN)
     return spi
+
+
+def spi_is_taken(sa: IkeSa, spi: int) -> bool:
+    """Whether an SA of this connection sends by that SPI, on whichever IKE_SA it was made."""
+    return any(one.child_by_spi_out(spi) is not None for one in sa.services.sas(sa.name))
 
 
 def choose(sa: IkeSa, candidates: tuple[ChildSettings, ...], message: Message, method: int | None) -> ChildTerms:
@@ -172,7 +177,7 @@ def install(
     sa.services.emit(
         ChildInstall(
             sa.name, child.name, child.spi_in, child.spi_out, child.choice, *inbound, *outbound,
-            child.local_ts, child.remote_ts, sa.local, sa.remote, sa.encapsulate,
+            child.local_ts, child.remote_ts, sa.local, sa.traffic_remote or sa.remote, sa.encapsulate,
         )
     )  # fmt: skip
     return child

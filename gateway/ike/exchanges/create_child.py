@@ -148,8 +148,8 @@ class CreateChild(CreateExchange):
         self.deleted.add(spi_out)
 
     def _install(self, sa: IkeSa, terms: ChildTerms, secrets: Secrets, nr: bytes, now: float) -> None:
-        if terms.spi_out in self.deleted:
-            # Made and deleted by the peer before its answer came: nobody holds it
+        if terms.spi_out in self.deleted or child_negotiation.spi_is_taken(sa, terms.spi_out):
+            # Made and deleted by the peer before its answer came: nobody holds it. Or used for another one meanwhile
             self._failed(sa, NotifyType.TEMPORARY_FAILURE.name, {}, now)
             return
         old = self.old
@@ -204,7 +204,8 @@ class CreateChild(CreateExchange):
     def _on_refusal(self, sa: IkeSa, error: Notify, now: float) -> None:
         method = int.from_bytes(error.data, "big")
         offered = proposal.key_exchange_methods(self.settings.offers)
-        if error.type == NotifyType.INVALID_KE_PAYLOAD and method in offered and method not in self.tried:
+        retry = self.rounds is None and method in offered and method not in self.tried
+        if error.type == NotifyType.INVALID_KE_PAYLOAD and retry:
             # RFC 7296 1.3: a new exchange with the group the responder wants
             self._generate(sa, method)
             return
@@ -350,7 +351,7 @@ class _Answer:
             _check_replaceable(self.old)
         _check_room(sa)
         _check_alone(sa, self.old, self.terms)
-        if sa.child_by_spi_out(self.terms.spi_out) is not None:
+        if child_negotiation.spi_is_taken(sa, self.terms.spi_out):
             # RFC 4303 2.1: one SPI names one SA; another took it in between
             raise PeerError(Violation.NO_PROPOSAL, f"SPI {self.terms.spi_out:08x}", NotifyType.NO_PROPOSAL_CHOSEN)
 

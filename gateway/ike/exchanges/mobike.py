@@ -46,6 +46,11 @@ def answer(sa: IkeSa, message: Message) -> tuple[Notify, ...]:
     if wants_move(sa, message):
         if refusal := _refusal(sa, message, local, remote):
             return (Notify(refusal), *echoed)
+        # RFC 4555 3.7: traffic, that of CHILD_SAs made meanwhile too, stays where the peer is known to receive
+        sa.traffic_remote = sa.traffic_remote or sa.remote
+        if isinstance(sa.exchange, CheckAddress):
+            # Its question may be repeated to another address than it was asked of, so its answer says nothing now
+            sa.exchange.remote = Endpoint("", 0)
         sa.local, sa.remote = local, remote
         sa.nat = nat.detect(message, local, remote)
     if nat.detect(message, local, remote).supported:
@@ -98,6 +103,7 @@ class CheckAddress(Exchange):
         # While it was asked for, a rekey may have moved the CHILD_SAs to another IKE_SA
         carrier = sa if sa.children else sa.services.primary(sa.name) or sa
         if carrier.remote == self.remote:
+            carrier.traffic_remote = None
             for child in carrier.children.values():
                 sa.services.emit(ChildMoved(sa.name, child.spi_out, self.remote))
             sa.notice("info", "peer-moved", f"peer is now at {self.remote}")

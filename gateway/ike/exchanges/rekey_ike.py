@@ -139,7 +139,8 @@ class RekeyIke(CreateExchange):
     def _on_refusal(self, sa: IkeSa, error: Notify, now: float) -> None:
         method = int.from_bytes(error.data, "big")
         if (
-            error.type == NotifyType.INVALID_KE_PAYLOAD
+            self.rounds is None
+            and error.type == NotifyType.INVALID_KE_PAYLOAD
             and method in proposal.key_exchange_methods(sa.settings.offers)
             and method not in self.tried
         ):
@@ -219,6 +220,7 @@ def make_successor(
         local=sa.local, remote=sa.remote, now=now,
     )  # fmt: skip
     new.nat, new.fragments, new.ppk, new.mobike = sa.nat, sa.fragments, sa.ppk, sa.mobike
+    new.traffic_remote = sa.traffic_remote
     new.redirectable, new.redirected_from = sa.redirectable, sa.redirected_from
     new.keys = sa.keys.rekeyed(choice, secrets[0], *nonces, new.spis, we_initiated, b"".join(secrets[1:]))
     new.advance(IkeInput.AUTHENTICATED)
@@ -244,6 +246,15 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     new.quiet, new.predecessor = False, None
     new.services.replaced(old, new)
     intermediate.say_unused(new)
+    if (
+        new.keys is not None
+        and old.keys is not None
+        and new.keys.choice.post_quantum
+        and not old.keys.choice.post_quantum
+    ):
+        # Their keys come from those of before
+        for child in new.children.values():
+            child.rekey_at = min(child.rekey_at, now)
     new.services.emit(IkeUp(new.name, new.initiator_spi, new.responder_spi, rekeyed=True))
     # RFC 6290 4.3: who answered the rekey has given its token with the answer
     token = crash_detection.token(new) if new.is_initiator else ()

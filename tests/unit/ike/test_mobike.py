@@ -10,7 +10,7 @@ from support.ike_pair import LEFT, NAME, RIGHT, Flight, Host, Pair, header, in_c
 from gateway.contract import Endpoint
 from gateway.ike import nat
 from gateway.ike.commands import Initiate, PeerMoved, Rekey
-from gateway.ike.events import ChildMoved, IkeDown
+from gateway.ike.events import ChildInstall, ChildMoved, IkeDown
 from gateway.ike.keymat import seal_message
 from gateway.ike.message import Message
 from gateway.ike.payloads import Notify, Payload
@@ -251,3 +251,13 @@ def test_cookies_of_the_peer_are_echoed_if_they_are_of_a_length(octets: int) -> 
     pair = established()
     sent = Notify(COOKIE2, bytes(range(octets)))
     assert ask(pair, HOME, sent).payloads == ((sent,) if 8 <= octets <= 64 else ())
+
+
+def test_what_is_made_before_the_new_address_is_proven_goes_to_the_old_one() -> None:
+    """RFC 4555 3.7: else a peer has us send to whomever it names."""
+    pair = established()
+    pair.right.sa.remote, before = AWAY, pair.right.sa.remote
+    pair.right.sa.traffic_remote = before
+    pair.left.command(Rekey(NAME, "net"))
+    pair.settle()
+    assert {event.remote for event in pair.right.seen(ChildInstall)} == {before}

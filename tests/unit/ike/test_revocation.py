@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from support.certified import CertifiedPair, trust
 from support.ike_pair import LEFT, RIGHT, Flight
 from support.pki import EPOCH, Authority, Issued, crl_of, key_usage, ocsp_of, points_to
 
+from gateway.ike import revocation
 from gateway.ike.commands import Initiate, Terminate
 from gateway.ike.events import IkeUp, Notice
 from gateway.ike.payloads import Certificate, CertificateRequest
@@ -474,3 +475,43 @@ def test_the_cache_is_bounded_in_number_and_octets() -> None:
     assert sum(cache.answer(Question(f"http://z/{number}"), 5.0) is not None for number in range(100)) <= 32
     cache.keep(Question("http://large"), bytes(9 << 20), 10.0)
     assert cache.answer(Question("http://large"), 5.0) is None
+
+
+# --- found in review ------------------------------------------------------------------------------------------------------
+
+
+def test_all_evidence_that_verified_is_named_not_only_what_decided() -> None:
+    """Else a second CRL that answered as well counts as one that did not, and is not asked about the next peer."""
+    both = [Evidence(der(crl_of(ROOT)), True), Evidence(der(crl_of(ROOT, [OTHER.certificate])), True)]
+    found = judge(END.certificate, ROOT.certificate, both, EPOCH)
+    assert [one for one, _ in found.valid] == both
+    revoked = [Evidence(der(crl_of(ROOT, [END.certificate])), True), *both]
+    found = judge(END.certificate, ROOT.certificate, [both[0], *revoked], EPOCH)
+    assert (found.standing, len(found.valid)) == (Standing.REVOKED, 4)
+
+
+def test_who_is_listed_stays_revoked_after_the_crl_has_lapsed() -> None:
+    late = EPOCH + timedelta(30)
+    assert by_crl(crl_of(ROOT, [END.certificate]), at=late).standing is Standing.REVOKED
+    assert by_crl(crl_of(ROOT), at=late).standing is Standing.UNKNOWN
+
+
+def test_a_reason_that_nobody_knows_is_no_less_of_a_revocation() -> None:
+    """CRLReason 7 is not assigned (RFC 5280 5.3.1)."""
+    crl = der(crl_of(ROOT, [END.certificate]))
+    known = bytes.fromhex("0603551d15") + bytes.fromhex("04030a0101")
+    assert known in crl
+    # The signature is over what was changed, so the library's own check is left out here
+    changed = x509.load_der_x509_crl(crl.replace(known, known[:-1] + b"\x07"))
+    entry = changed.get_revoked_certificate_by_serial_number(END.certificate.serial_number)
+    assert entry is not None
+    with pytest.raises(ValueError):
+        list(entry.extensions)
+    assert not revocation._is_of_another_ca(entry)
+    assert revocation._reason(entry) == ""
+
+
+def test_an_ocsp_response_of_the_end_of_time_is_only_useless() -> None:
+    end = datetime(9999, 12, 31, 23, 59, tzinfo=EPOCH.tzinfo)
+    found = by_ocsp(ocsp_of(ROOT, END.certificate, at=end, hours=None))
+    assert found.standing is Standing.UNKNOWN
