@@ -52,9 +52,9 @@ class Fetcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _bounded(self, effect: Fetch) -> bytes | None:
-        host = urlsplit(effect.url).netloc
-        at_host = self._by_host.setdefault(host, asyncio.Semaphore(AT_ONE_HOST))
         try:
+            host = urlsplit(effect.url).netloc
+            at_host = self._by_host.setdefault(host, asyncio.Semaphore(AT_ONE_HOST))
             async with asyncio.timeout(2 * SECONDS), at_host, self._places, asyncio.timeout(SECONDS):
                 return await self._get(effect)
         except (OSError, aiohttp.ClientError, TimeoutError, ValueError) as error:

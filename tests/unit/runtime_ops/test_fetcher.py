@@ -182,3 +182,44 @@ def test_closing_answers_nobody() -> None:
 
     asyncio.run(play())
     assert answers == {}
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_an_address_of_this_host_is_known_by_how_the_kernel_goes_there(family: int, host: str) -> None:
+    """Whatever interface it stands on: to itself the host goes from the same address."""
+    ours = Fetcher(0x1234, lambda ticket, octets: None)
+    place = (host, 80) if family == socket.AF_INET else (host, 80, 0, 0)
+    assert ours._is_ours(family, place)
+
+
+def test_a_server_that_does_not_answer_holds_up_its_own_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetcher, "SECONDS", 0.5)
+    answers: dict[int, bytes | None] = {}
+
+    async def play() -> None:
+        silent = socket.create_server(("127.0.0.1", 0))
+        server = web.Server(says(b"well"))
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        done = asyncio.Event()
+
+        def answered(ticket: int, octets: bytes | None) -> None:
+            answers[ticket] = octets
+            if ticket == 99:
+                done.set()
+
+        under_test = Loopback(0x1234, answered)
+        for ticket in range(24):
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/{ticket}"
+            under_test.fetch(Fetch(ticket, url, b"", "", 1000))
+        under_test.fetch(Fetch(99, f"http://127.0.0.1:{port}/", b"", "", 1000))
+        await asyncio.wait_for(done.wait(), 10)
+        await under_test.close()
+        await runner.cleanup()
+        silent.close()
+
+    asyncio.run(play())
+    assert answers[99] == b"well"
