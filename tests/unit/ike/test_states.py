@@ -276,13 +276,15 @@ def filled(stage: Stage, name: str) -> Command:
 SENT_CHILD, SENT_INFO = ">CREATE_CHILD_SA[]", ">INFORMATIONAL[]"
 AT_ONCE: dict[str, dict[Any, str]] = {
     "Configure (other identity)": {
-        "INIT": "CONNECTING",
-        "AUTH": "CONNECTING",
+        # What it agreed on so far was for other settings
+        **dict.fromkeys(("INIT", "AUTH"), "DESTROYING"),
         "ESTABLISHED": f"DELETING {SENT_INFO}",
         "REKEYING": "REKEYING",  # the DELETE waits for the window
         "REKEYED": "REKEYED >INFORMATIONAL[sealed]",
     },
     "Configure (other suite)": {
+        # What it agreed on so far was for other settings
+        **dict.fromkeys(("INIT", "AUTH"), "DESTROYING"),
         "ESTABLISHED": f"REKEYING {SENT_CHILD}",
         "REKEYED": "REKEYED >CREATE_CHILD_SA[sealed]",
     },
