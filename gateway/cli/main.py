@@ -8,6 +8,7 @@ Global options may stand anywhere on the line, and unambiguous beginnings of com
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -128,6 +129,7 @@ def status(
     watch: Annotated[float, typer.Option("--watch", min=0, metavar="SECONDS", help="repeat until interrupted")] = 0,
 ) -> None:
     """One screen: tunnels, BGP peers, routes, the pair, last events. Example: gatewayctl status --watch 2"""
+    _interruptible()
     _print_status()
     try:
         while watch:
@@ -284,8 +286,15 @@ def _seconds(duration: str) -> float:
     return seconds
 
 
+def _interruptible() -> None:
+    """Ends by SIGINT and SIGTERM alike, also where a shell has started us in the background with SIGINT ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def _disclosed(sentences: Generator[str, None, None]) -> None:
     """Until the daemon says that it is over; Ctrl-C ends it there, too."""
+    _interruptible()
     try:
         for sentence in sentences:
             output.show([sentence], Session.style)

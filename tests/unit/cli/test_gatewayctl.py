@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -266,16 +267,18 @@ def test_a_terminal_gets_color_unless_no_color(daemon: SampleOperations, environ
     assert b"ESTABLISHED" in shown
 
 
-def test_watch_repeats_until_interrupted(daemon: SampleOperations):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_watch_repeats_until_interrupted(daemon: SampleOperations, number: signal.Signals):
+    """In the background of a shell, too, which starts it with SIGINT ignored."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway.cli.main", "status", "--watch", "0.1"],
+        ["sh", "-c", f"trap '' INT; exec {sys.executable} -m gateway.cli.main status --watch 0.1"],
         stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     seen, deadline = 0, time.monotonic() + 20
     while seen < 3 and time.monotonic() < deadline:
         seen += process.stdout.readline().startswith("gw-a  READY")
-    process.send_signal(2)
+    process.send_signal(number)
     process.communicate(timeout=20)  # what it writes meanwhile finds a reader
     assert (seen, process.returncode) == (3, 0)
 
