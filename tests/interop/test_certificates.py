@@ -83,7 +83,7 @@ def rows(quick: Sequence[str], *lists: Sequence[str]) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "initiator"), rows(["p256-gateway", "p384-edge", "ed25519-edge", "rsa2048-gateway"], list(SIGNED), ENDS)
+    ("kind", "initiator"), rows(["p256-gateway", "ed25519-edge", "rsa2048-gateway"], list(SIGNED), ENDS)
 )
 def test_a_tunnel_by_certificates_with_an_intermediate_ca(scene: Scene, kind: str, initiator: str) -> None:
     pair = certified(scene, Pki.of(kind), initiator, settings=["rsa_pss = yes"])
@@ -107,7 +107,7 @@ def test_rsa_by_pkcs1_in_both_directions(scene: Scene, initiator: str) -> None:
     pair.no_clear_text()
 
 
-@pytest.mark.parametrize(("kind", "initiator"), rows(["p256-edge", "p384-gateway"], ["p256", "p384"], ENDS))
+@pytest.mark.parametrize(("kind", "initiator"), rows(["p384-gateway"], ["p256", "p384"], ENDS))
 def test_without_rfc_7427_ecdsa_goes_the_classic_way(scene: Scene, kind: str, initiator: str) -> None:
     pair = certified(scene, Pki.of(kind), initiator, settings=["signature_authentication = no"])
     pair.establish(initiator)
@@ -135,7 +135,7 @@ def test_rsa_with_sha1_only_where_it_is_allowed(scene: Scene, initiator: str) ->
     assert not pair.gateway.up()
 
 
-@pytest.mark.parametrize("initiator", ENDS)
+@pytest.mark.parametrize("initiator", rows(["gateway"], ENDS))
 def test_whole_subjects_as_identities_and_fragments(scene: Scene, initiator: str) -> None:
     """Neither side names itself: its subject does. RFC 7383 carries what is larger than a datagram."""
     pair = certified(
@@ -179,7 +179,7 @@ http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
 @pytest.mark.parametrize(
     ("state", "by", "initiator"),
     rows(
-        ["revoked-crl-gateway", "revoked-ocsp-edge", "good-crl-edge", "good-ocsp-gateway"],
+        ["revoked-crl-gateway", "revoked-ocsp-edge", "good-ocsp-gateway"],
         ["revoked", "good"],
         ["crl", "ocsp"],
         ENDS,

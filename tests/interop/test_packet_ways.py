@@ -157,6 +157,7 @@ def test_a_new_link_address_is_followed_at_once(lab: RouteLab) -> None:
     told(lab, story)
 
 
+@pytest.mark.slow
 def test_a_neighbor_that_goes_stale_is_verified_though_nobody_sends_to_it(lab: RouteLab) -> None:
     sysctl(lab, "net.ipv4.neigh.va.delay_first_probe_time", 1)
 

@@ -48,9 +48,10 @@ GATEWAY_NAMES = {
 
 
 def _matrix() -> Iterator[Any]:
-    """Everything for the two suites that most tunnels use; of the others one case, and the rest where there is time."""
+    """Every pair of values for the two suites that most tunnels use; of the others one case, and the rest where there is time."""
     for suite, initiator, rekeyed_by, pfs in itertools.product(sorted(SUITES), ENDS, ENDS, (True, False)):
-        usual = suite in ("gcm", "cbc") or (initiator, rekeyed_by, pfs) == ("gateway", "edge", True)
+        even = ((suite == "cbc") + (initiator == "edge") + (rekeyed_by == "edge") + pfs) % 2 == 1
+        usual = (suite in ("gcm", "cbc") and even) or (initiator, rekeyed_by, pfs) == ("gateway", "edge", True)
         name = f"{suite}-{initiator}-{rekeyed_by}-{'pfs' if pfs else 'no-pfs'}"
         yield pytest.param(suite, initiator, rekeyed_by, pfs, id=name, marks=() if usual else pytest.mark.slow)
 
@@ -95,8 +96,18 @@ def _agree(pair: Pair, suite: str, *, pfs: bool, initiator: str, rekeyed_by: str
     assert spis == peer.spis
 
 
-@pytest.mark.parametrize("initiator", ["gateway", "edge"])
-@pytest.mark.parametrize("suite", ["gcm", "cbc"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("suite", "initiator"),
+    [
+        pytest.param("gcm", "gateway"),
+        pytest.param("cbc", "edge"),
+        pytest.param("gcm", "edge", marks=SLOW),
+        pytest.param("cbc", "gateway", marks=SLOW),
+    ],
+)
 def test_messages_larger_than_the_path_takes_go_in_fragments(scene: Scene, suite: str, initiator: str) -> None:
     """RFC 7383. Fragments of fragments' size 300 both ways: IKE_AUTH takes some, a rekey with a large KE more."""
     ike, esp, _ = SUITES[suite]
@@ -115,8 +126,15 @@ def test_messages_larger_than_the_path_takes_go_in_fragments(scene: Scene, suite
 PPK = "a secret of which no quantum computer has ever heard, nor will"
 
 
-@pytest.mark.parametrize("initiator", ["gateway", "edge"])
-@pytest.mark.parametrize("required", [True, False], ids=["required", "wanted"])
+@pytest.mark.parametrize(
+    ("required", "initiator"),
+    [
+        pytest.param(True, "gateway"),
+        pytest.param(False, "edge"),
+        pytest.param(True, "edge", marks=SLOW),
+        pytest.param(False, "gateway", marks=SLOW),
+    ],
+)
 def test_a_post_quantum_preshared_key_is_mixed_in(scene: Scene, initiator: str, required: bool) -> None:
     """RFC 8784."""
     word = "yes" if required else "no"

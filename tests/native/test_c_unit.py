@@ -21,7 +21,7 @@ BUILDS = {
     "plain": [],
     "libcrypto only": ["-Dipsecmb=disabled", *ADDRESSES],
 }
-SLOW = ("libcrypto only",)
+SLOW = ("plain", "libcrypto only")
 FUZZ_SECONDS = 3
 """For each of the targets."""
 

@@ -151,6 +151,7 @@ def test_every_metric_of_a_running_daemon_is_documented_and_well_formed(site: Si
     assert "NaN" not in text
 
 
+@pytest.mark.slow
 def test_a_peer_that_crashes_and_comes_back_is_found_again(site: Site) -> None:
     """kill -9 of the edge: it forgets its SAs and says nothing. Liveness ends ours; nothing leaves in clear meanwhile."""
     capture = Capture(site.scene.wan, "gateway")

@@ -97,6 +97,7 @@ def test_traffic_crosses_rekeys_lose_nothing_and_nothing_takes_the_raw_socket(tw
     assert seen.counts["esp-4500"] == 0
 
 
+@pytest.mark.slow
 def test_the_hosts_output_firewall_is_bypassed_and_its_input_firewall_is_not(twins: Twins) -> None:
     """As docs/configuration.md warns."""
     gateway = twins.scene.gateway
@@ -115,6 +116,7 @@ def test_the_next_hops_address_changes(twins: Twins) -> None:
     by_packet_socket(twins)
 
 
+@pytest.mark.slow
 def test_a_neighbor_that_an_administrator_replaces_is_believed_at_once(twins: Twins) -> None:
     gateway = twins.scene.gateway
     (entry,) = gateway.ip_json("neighbor", "show", NAT_OUTER)
@@ -150,6 +152,7 @@ def test_the_route_moves_to_another_interface_which_goes_down(twins: Twins) -> N
     assert received_by(scene.wan, "second") == before
 
 
+@pytest.mark.slow
 def test_the_only_interface_goes_down_and_comes_back(twins: Twins) -> None:
     scene = twins.scene
     scene.gateway.batch("link set wan down")
@@ -165,6 +168,7 @@ def drops(twins: Twins) -> dict[str, int]:
     return {reason: count for reason, count in found["drops"].items() if count}
 
 
+@pytest.mark.slow
 def test_a_shorter_path_behind_the_next_hop_is_learned_and_the_kernel_fragments(twins: Twins) -> None:
     """What ICMP says is believed for as long as the kernel does; DF as without packet sockets."""
     scene = twins.scene
