@@ -266,7 +266,7 @@ def test_malformed_datagrams_do_not_disturb_a_tunnel(scene: Scene) -> None:
     assert "Traceback" not in process.log.read_text()
 
 
-@pytest.mark.parametrize("who_returns", ["gateway", "edge"])
+@pytest.mark.parametrize("who_returns", [pytest.param("gateway", marks=SLOW), "edge"])
 def test_a_peer_killed_and_started_again_converges(scene: Scene, who_returns: str) -> None:
     # liveness checks give up after 5 s of silence and 1 + 1.6 + 2.6 + 4.1 s of retransmissions
     pair = make_pair(scene, initiator=who_returns, connection="retransmit_tries = 3")

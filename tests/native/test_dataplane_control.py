@@ -29,7 +29,7 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-@pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
+@pytest.fixture(params=[pytest.param(1, id="one worker", marks=pytest.mark.slow), pytest.param(2, id="two workers")])
 def pair(lab: Lab, request: pytest.FixtureRequest) -> Iterator[tuple[Gateway, Gateway]]:
     machines = linked_pair(lab)
     left = Gateway(machines[0], "192.0.2.1", 1, workers=request.param)

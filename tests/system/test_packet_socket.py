@@ -89,7 +89,7 @@ def test_traffic_crosses_rekeys_lose_nothing_and_nothing_takes_the_raw_socket(tw
     nothing_lost(streams.stop())
     assert ping(twins.scene.site, VNET_HOST, 20, size=1300).lost == 0
     sent, raw_now = calls(twins)
-    assert sent > 1000
+    assert sent > 200
     assert raw_now == raw
     assert fallbacks(twins) == 0
     seen = twins.wire()

@@ -42,6 +42,7 @@ def check(found: Measured, connections: int) -> None:
         assert note[f"{span}: loop busy, ms"] < 40 + connections * 0.04, span
 
 
+@pytest.mark.slow
 def test_a_hundred_connections_with_two_child_sas_each(some: Fleet) -> None:
     found = measure(some, seconds=2.0)
     check(found, SOME)
