@@ -25,6 +25,7 @@ from gateway.config.model import Gateway
 from gateway.routing.model import Address, Dump, Op, OpError, Prefix, Resolution
 from gateway.runtime import rtnetlink
 from gateway.runtime.kernel import Kernel, LinkSettings
+from gateway.runtime.news import waiting
 from gateway.runtime.rules import Entries
 from gateway.runtime.tun import PREFIX
 
@@ -184,19 +185,10 @@ class Netlink:
     def _readable(self, watch: socket.socket, callback: Callable[[Change], None]) -> None:
         changes: dict[Change, None] = {}
         links: dict[int, Change] = {}  # where a link changed twice, what it is now
-        while True:
-            try:
-                datagram = watch.recv(1 << 18)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for datagram in waiting(watch, lambda: self._listen(watch, callback)):
+            if datagram is None:
                 changes[OursRemoved(lost_messages=True)] = None
                 changes[UnderlayChanged()] = None
-                # libuv stops polling an fd that had an error pending, so the reader is registered anew.
-                asyncio.get_running_loop().remove_reader(watch)
-                self._listen(watch, callback)
                 continue
             for message in rtnetlink.decode(datagram):
                 change = self._change(message)

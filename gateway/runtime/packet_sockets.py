@@ -20,12 +20,16 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from gateway.runtime import rtneighbors, rtnetlink
 from gateway.runtime.egress import EgressTable, Pair, Way
 from gateway.runtime.lookup import Lookup
+from gateway.runtime.news import waiting
 from gateway.runtime.tun import PREFIX
+
+if TYPE_CHECKING:
+    from gateway._native import DataPlane
 
 SETTLE = 0.02
 """Between news and the lookup: the kernel is still at it, and more of the same follows."""
@@ -53,30 +57,10 @@ _HINTS_AT_ONCE = 16
 log = logging.getLogger(__name__)
 
 
-class Plane(Protocol):
-    """What of `gateway._native.DataPlane` is needed here."""
-
-    def add_packet_socket(self, worker: int, fd: int) -> None: ...
-
-    def set_egress(
-        self,
-        connection: int,
-        local: str,
-        remote: str,
-        interface: int,
-        link_address: bytes,
-        mtu: int,
-        hops: int,
-        flow_label: int = 0,
-    ) -> None: ...
-
-    def clear_egress(self, connection: int) -> None: ...
-
-
 class PacketSockets:
     """`open`, then `follow` and `forget`; `close` after the workers stopped."""
 
-    def __init__(self, plane: Plane, workers: int, mark: int, protocol: int) -> None:
+    def __init__(self, plane: DataPlane, workers: int, mark: int, protocol: int) -> None:
         self._plane = plane
         self._workers = workers
         self._mark = mark
@@ -198,18 +182,9 @@ class PacketSockets:
     def _readable(self) -> None:
         watch = self._watch
         assert watch is not None
-        while True:
-            try:
-                datagram = watch.recv(1 << 18)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for datagram in waiting(watch, lambda: asyncio.get_running_loop().add_reader(watch, self._readable)):
+            if datagram is None:
                 self._table.doubt()
-                # libuv stops polling an fd that had an error pending, so the reader is registered anew.
-                asyncio.get_running_loop().remove_reader(watch)
-                asyncio.get_running_loop().add_reader(watch, self._readable)
                 continue
             for message in rtnetlink.decode(datagram):
                 self._tell(message)

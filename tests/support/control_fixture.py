@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,9 @@ import uvloop
 from gateway.observe.snapshot import Snapshot
 from gateway.runtime.control import ControlServer
 from gateway.runtime.disclosures import Piece, Refused, Wish
+
+Run = Callable[..., tuple[int, str, str]]
+"""gatewayctl with these words: its exit code, what it printed, what it complained of."""
 
 
 class SampleOperations:

@@ -8,16 +8,11 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.control_fixture import SampleOperations, served
-from support.snapshots import TROUBLED
+from support.control_fixture import Run, SampleOperations
 
-from gateway.cli.main import main
-
-Run = Callable[..., tuple[int, str, str]]
 KEYS = [
     {"begun": "keys"},
     {"file": "ikev2_decryption_table", "text": "0001,0002"},
@@ -26,23 +21,6 @@ KEYS = [
     {"file": "esp_sa", "text": '"IPv6"'},
     {"end": "keys of 1 IKE_SAs and 2 ESP SAs"},
 ]
-
-
-@pytest.fixture
-def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SampleOperations]:
-    monkeypatch.setenv("GATEWAYCTL_SOCKET", str(tmp_path / "control.sock"))
-    with served(SampleOperations(TROUBLED), tmp_path / "control.sock") as operations:
-        yield operations
-
-
-@pytest.fixture
-def ctl(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*words: str) -> tuple[int, str, str]:
-        code = main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_keys_go_into_the_tables_of_a_wireshark_profile(daemon: SampleOperations, ctl: Run, tmp_path: Path):

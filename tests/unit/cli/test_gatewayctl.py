@@ -11,37 +11,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.control_fixture import SampleOperations, served
+from support.control_fixture import Run, SampleOperations
 from support.snapshots import DOWN, HEALTHY, PEER, TROUBLED, UP
 
-from gateway.cli.main import main
 from gateway.observe.snapshot import ChildStatus, WorkerStatus
 
 ROOT = Path(__file__).parents[3]
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SampleOperations]:
-    monkeypatch.setenv("GATEWAYCTL_SOCKET", str(tmp_path / "control.sock"))
-    monkeypatch.setenv("COLUMNS", "60")  # a narrow terminal must not cut what is piped
-    with served(SampleOperations(TROUBLED), tmp_path / "control.sock") as operations:
-        yield operations
-
-
-@pytest.fixture
-def ctl(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*words: str) -> tuple[int, str, str]:
-        code = main(list(words))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_sas_are_drawn_as_the_field_knows_them(daemon: SampleOperations, ctl: Run):
