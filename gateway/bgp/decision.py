@@ -3,14 +3,17 @@
 Each step keeps the paths that are best in one respect; the step that leaves one is the reason.
 Step zero is ours: a path whose session is gone loses against any path whose session is up (as the long-lived stale
 routes of RFC 9494 4.3 do). There is no IGP cost here, so step e never decides.
+
+Paths that are equal but for the last two steps, which only break ties, may be used at the same time. As Azure does, of
+AS paths only the length is compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateway.bgp.path import DEFAULT_LOCAL_PREFERENCE, ORIGINS
-from gateway.bgp.rib import Candidate
+from gateway.bgp.path import DEFAULT_LOCAL_PREFERENCE, ORIGINS, Path
+from gateway.bgp.rib import Best, Candidate
 
 Step = Callable[[Sequence[Candidate]], list[Candidate]]
 
@@ -30,6 +33,44 @@ def decide(candidates: Sequence[Candidate]) -> tuple[Candidate, str, dict[str, s
             remaining = kept
     best = remaining[0]
     return best, reason, {name: f"{why} than {best.path.neighbor}" for name, why in losers.items()}
+
+
+def select(candidates: Sequence[Candidate], limit: int) -> Best | None:
+    """The best path, at most `limit` - 1 equal ones to use beside it, and the one to use when all of these fail."""
+    if not candidates:
+        return None
+    chosen, reason, _losers = decide(candidates)
+    if len(candidates) == 1:
+        return Best(chosen.path, reason)
+    equal = list(candidates)
+    for _winning, _losing, step in STEPS[:-TIE_BREAKERS]:
+        equal = step(equal)
+    used = [chosen.path]
+    for candidate in sorted((one for one in equal if one is not chosen), key=_tie):
+        if len(used) < limit:
+            _use(used, candidate.path)
+    others = tuple(used[1:])
+    rest = [one for one in candidates if not one.lost and one.path not in used]
+    while rest:
+        second = decide(rest)[0]
+        if _use(used, second.path):
+            return Best(chosen.path, reason, others, second.path)
+        rest.remove(second)
+    return Best(chosen.path, reason, others)
+
+
+def _use(used: list[Path], path: Path) -> bool:
+    """Unless it leads where one of these leads already, or in clear where they lead into tunnels."""
+    if bool(path.connection) != bool(used[0].connection):
+        return False
+    if any(path.way == one.way for one in used):
+        return False
+    used.append(path)
+    return True
+
+
+def _tie(candidate: Candidate) -> tuple[int, int]:
+    return (candidate.path.router_id, _address(candidate))
 
 
 def _lowest(key: Callable[[Candidate], int]) -> Step:
@@ -72,3 +113,5 @@ STEPS: tuple[tuple[str, str, Step], ...] = (
     ("lower BGP identifier", "higher BGP identifier", _lowest(lambda one: one.path.router_id)),
     ("lower peer address", "higher peer address", _lowest(_address)),
 )
+TIE_BREAKERS = 2
+"""The last so many steps choose among equals."""

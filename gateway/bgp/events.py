@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from gateway.bgp.path import Path
 from gateway.bgp.settings import Prefix, SpeakerSettings
@@ -42,10 +43,13 @@ class SendLine:
 
 @dataclass(frozen=True, slots=True)
 class BestChanged:
-    """The loc-RIB's path for `prefix` is now `path`; None: there is none."""
+    """The loc-RIB's path for `prefix` is now `path`, None: there is none. `others` are as good and used beside it,
+    `backup` is used when all of these fail."""
 
     prefix: Prefix
     path: Path | None
+    others: tuple[Path, ...] = ()
+    backup: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,30 @@ class Rejected:
     name: str
     prefix: Prefix
     reason: str
+
+
+class Level(IntEnum):
+    """How near a number of prefixes is to its limit."""
+
+    FINE = 0
+    NEAR = 1  # from 80 % on
+    OVER = 2  # some are held back or refused
+
+
+@dataclass(frozen=True, slots=True)
+class LimitCrossed:
+    """`direction`: "in" for what a neighbor teaches us, "out" for what it is told. `count` includes what is over."""
+
+    name: str
+    direction: str
+    level: Level
+    count: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsChanged:
+    """ExaBGP shall have other sessions: those of `Speaker.session_settings`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +124,8 @@ class Drained:
 
 
 Effect = (
-    SendLine | BestChanged | PeerUp | PeerDown | Rejected | Resynchronized | AnswersMissing | CommandRefused | Drained
+    SendLine | BestChanged | PeerUp | PeerDown | Rejected | LimitCrossed | SessionsChanged | Resynchronized | AnswersMissing
+    | CommandRefused | Drained
 )  # fmt: skip
 
 
@@ -116,6 +145,11 @@ class PeerStatus:
     messages_received: int = 0
     flaps: int = 0
     last_error: str = ""
+    limit_in: int = 0
+    limit_out: int = 0  # 0: none
+    level_in: Level = Level.FINE
+    level_out: Level = Level.FINE
+    suspended_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +168,5 @@ class RouteStatus:
     reason: str
     installed: bool = False
     stale: bool = False
+    multipath: bool = False  # used beside the best one
+    backup: bool = False

@@ -23,6 +23,7 @@ class Kind(Enum):
     DUMP_IN = "show adj-rib in"
     DUMP_OUT = "show adj-rib out"
     REFRESH = "route-refresh"
+    SESSION = "teardown, end of RIB"
     ROUTE = "route"
 
 

@@ -179,6 +179,16 @@ def render_refresh(peer: Address, version: int) -> str:
     return f"neighbor {peer} announce route-refresh ipv{version} unicast"
 
 
+def render_end_of_rib(peer: Address, version: int) -> str:
+    """RFC 4724 2: what was to be announced after the session began has been."""
+    return f"neighbor {peer} announce eor ipv{version} unicast"
+
+
+def render_teardown(peer: Address) -> str:
+    """RFC 4486 4: Cease, Maximum Number of Prefixes Reached."""
+    return f"neighbor {peer} teardown 1"
+
+
 def _object(value: Mapping[str, Any]) -> Message:
     if "route" in value and "peer" in value:
         return _rib_row(value)

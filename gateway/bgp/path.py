@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.bgp.settings import Address, Prefix
+from gateway.bgp.prefixes import Address, Prefix
 
 ORIGINS = ("igp", "egp", "incomplete")  # RFC 4271 5.1.1, in order of preference
 DEFAULT_LOCAL_PREFERENCE = 100
@@ -53,6 +53,11 @@ class Path:
     @property
     def as_path(self) -> tuple[int, ...]:
         return self.attributes.as_path
+
+    @property
+    def way(self) -> str | Address:
+        """Where it leads: into a connection, or to a next hop on the underlay."""
+        return self.connection or self.next_hop
 
     @property
     def neighbor_as(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from gateway.bgp.events import PeerStatus
+from gateway.bgp.events import Level, PeerStatus
+from gateway.bgp.outbound import Outbound
 from gateway.bgp.rib import AdjRibIn, AdjRibOut
 from gateway.bgp.settings import NeighborSettings, Prefix, Role
 
@@ -27,11 +28,12 @@ class Dump(Enum):
 class Peer:
     """The state of one neighbor."""
 
-    def __init__(self, settings: NeighborSettings, role: Role) -> None:
+    def __init__(self, settings: NeighborSettings, role: Role, outbound: Outbound) -> None:
         self.settings = settings
         self.role = role
         self.adj_in = AdjRibIn()
         self.adj_out = AdjRibOut(SPACING)
+        self.outbound = outbound
         self.up = False
         self.state = "Idle"
         self.established_at: float | None = None
@@ -47,6 +49,10 @@ class Peer:
         self.dump = Dump.IGNORE
         self.touched: set[Prefix] = set()  # spoken of by events since the dump was asked for
         self.wants_refresh = False
+        self.level_in = self.level_out = Level.FINE
+        self.suspended_until: float | None = None
+        self.heard_end_of_rib = False
+        self.owes_end_of_rib = False
 
     @property
     def name(self) -> str:
@@ -59,6 +65,9 @@ class Peer:
         self.ready_at = now + SETTLE
         self.complained.clear()
         self.discarded = 0
+        self.level_in = Level.FINE
+        self.heard_end_of_rib = False
+        self.owes_end_of_rib = self.settings.graceful_restart > 0
         self.dump = Dump.IGNORE
 
     def went_down(self, reason: str) -> None:
@@ -77,6 +86,7 @@ class Peer:
             "adj_out": len(self.adj_out.wanted) if self.up else 0,
             "stale": len(self.adj_in.stale),
             "discarded": self.discarded,
+            "held_back": len(self.adj_out.held),
         }
         return PeerStatus(
             name=self.name,
@@ -91,4 +101,9 @@ class Peer:
             messages_received=self.messages_received,
             flaps=self.flaps,
             last_error=self.last_error,
+            limit_in=self.settings.max_prefixes,
+            limit_out=self.settings.budget,
+            level_in=self.level_in,
+            level_out=self.level_out,
+            suspended_until=self.suspended_until,
         )

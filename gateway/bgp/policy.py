@@ -1,17 +1,27 @@
-"""Which paths are accepted, and what each neighbor is told: the built-in policy.
+"""Which paths are accepted, and what each neighbor is told: what always holds, then the operator's policies.
 
 Import: no loops (RFC 4271 9.1.2), no martians, nothing of our own, no default route unless allowed.
 Export: our own prefixes; and what one side of the gateway taught us goes to the other side: site prefixes to
 the VNet, VNet prefixes to the site. Never between two sites, never between two VNet-side neighbors (no
-transit). The other gateway of a pair hears both sides and is passed on to nobody. RFC 1997 communities.
+transit) unless asked. The other gateway of a pair hears both sides and is passed on to nobody. RFC 1997 communities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import ip_network
 
-from gateway.bgp.path import DEFAULT_LOCAL_PREFERENCE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED, Announcement, Path
+from gateway.bgp.path import (
+    DEFAULT_LOCAL_PREFERENCE,
+    NO_ADVERTISE,
+    NO_EXPORT,
+    NO_EXPORT_SUBCONFED,
+    Announcement,
+    Attributes,
+    Path,
+)
+from gateway.bgp.prefixes import inside_any
+from gateway.bgp.route_policy import Route, apply
 from gateway.bgp.settings import NeighborSettings, Prefix, Role, SpeakerSettings
 
 # RFC 6890, RFC 4291: never routed between networks
@@ -28,6 +38,11 @@ NEVER = "never-prefix"
 OWN_PREFIX = "own-prefix"
 OWN_NEXT_HOP = "own-next-hop"
 MAX_PREFIXES = "max-prefixes"
+POLICY = "policy"
+
+# Azure's gateways and route servers, and the edges of ExpressRoute, which takes back routes with its own AS in them:
+# what came through one of them by way of somebody else is not passed on, or it goes round
+MICROSOFT = frozenset({65515, 12076})
 
 # learned on the key's side, told to these sides
 PASSED_ON: dict[Role, frozenset[Role]] = {
@@ -37,20 +52,41 @@ PASSED_ON: dict[Role, frozenset[Role]] = {
 }
 
 
+def accept(settings: SpeakerSettings, neighbor: NeighborSettings, path: Path) -> tuple[Path, str]:
+    """The path as it is used, and "" or the reason why it is not."""
+    reason = import_verdict(settings, neighbor, path)
+    policy = neighbor.import_policy
+    if reason or policy is None:
+        return path, reason
+    route, why = apply(policy, Route(path.prefix, path.next_hop, path.attributes, path.neighbor))
+    if route is None:
+        return path, why
+    attributes = route.attributes
+    if route.prepend:
+        attributes = replace(
+            attributes,
+            as_path=(path.neighbor_as,) * route.prepend + attributes.as_path,
+            as_path_length=attributes.as_path_length + route.prepend,
+        )
+    return replace(path, next_hop=route.next_hop, attributes=attributes), ""
+
+
 def import_verdict(settings: SpeakerSettings, neighbor: NeighborSettings, path: Path) -> str:
-    """The reason to reject `path`, or "" to accept it."""
+    """The reason to reject `path` whatever the operator's policy says, or ""."""
     prefix = path.prefix
     # RFC 4271 9.1.2: a path with our own AS in it is a loop
-    if settings.local_as in path.as_path:
+    if settings.local_as in path.as_path and path.as_path.count(settings.local_as) > neighbor.allow_own_as:
         return OWN_AS
     if prefix.prefixlen == 0:
         return "" if neighbor.accept_default else DEFAULT_ROUTE
-    if _inside(prefix, MARTIANS):
+    if inside_any(prefix, MARTIANS):
         return MARTIAN
-    if _inside(prefix, settings.never):
+    if inside_any(prefix, settings.never):
         return NEVER
     # a site must not pull part of our own prefixes out of the VNet
-    if prefix in settings.advertise or (settings.role(neighbor) is Role.SITE and _inside(prefix, settings.advertise)):
+    if prefix in settings.advertise or (
+        settings.role(neighbor) is Role.SITE and inside_any(prefix, settings.advertise)
+    ):
         return OWN_PREFIX
     # RFC 4271 5.1.3: a route whose next hop is ourselves is not usable
     if path.next_hop == neighbor.local_address or path.next_hop.is_unspecified:
@@ -70,24 +106,37 @@ def export(
     """What `neighbor` is told about `prefix`; `source` is the role of the neighbor `best` came from."""
     if prefix.version != neighbor.address.version:
         return None
-    internal = settings.internal(neighbor)
     if prefix in own_prefixes(settings, neighbor):
-        return Announcement(
-            next_hop=neighbor.local_address,
-            as_path=() if internal else (settings.local_as,),
-            local_preference=DEFAULT_LOCAL_PREFERENCE if internal else None,
-        )
+        return originate(settings, neighbor, prefix)
     if best is None or source is None or not _passes(settings, neighbor, best, source):
         return None
     attributes = best.attributes
+    if not settings.internal(neighbor) and attributes.med is not None:
+        # RFC 4271 5.1.4: a MED from one AS is not passed to another
+        attributes = replace(attributes, med=None)
+    return _told(settings, neighbor, Route(prefix, neighbor.local_address, attributes, best.neighbor))
+
+
+def originate(settings: SpeakerSettings, neighbor: NeighborSettings, prefix: Prefix) -> Announcement | None:
+    """A route that begins here."""
+    return _told(settings, neighbor, Route(prefix, neighbor.local_address, Attributes(origin="igp")))
+
+
+def _told(settings: SpeakerSettings, neighbor: NeighborSettings, route: Route) -> Announcement | None:
+    if neighbor.export_policy is not None:
+        changed, _ = apply(neighbor.export_policy, route)
+        if changed is None:
+            return None
+        route = changed
+    internal = settings.internal(neighbor)
+    attributes = route.attributes
     preference = attributes.local_preference
     return Announcement(
-        next_hop=neighbor.local_address,
+        next_hop=route.next_hop,
         # RFC 4271 5.1.2: prepend our AS towards another AS, leave the path alone inside ours
-        as_path=attributes.as_path if internal else (settings.local_as, *attributes.as_path),
+        as_path=attributes.as_path if internal else (settings.local_as,) * (1 + route.prepend) + attributes.as_path,
         origin=attributes.origin,
-        # RFC 4271 5.1.4: a MED from one AS is not passed to another
-        med=attributes.med if internal else None,
+        med=attributes.med,
         # RFC 4271 5.1.5: LOCAL_PREF only inside the AS
         local_preference=(DEFAULT_LOCAL_PREFERENCE if preference is None else preference) if internal else None,
         communities=attributes.communities,
@@ -100,7 +149,7 @@ def _passes(settings: SpeakerSettings, neighbor: NeighborSettings, best: Path, s
     attributes = best.attributes
     if neighbor.advertise is not None or best.neighbor == neighbor.name:
         return False
-    if settings.role(neighbor) not in PASSED_ON[source]:
+    if not _crosses(settings.role(neighbor), source, attributes, neighbor.transit):
         return False
     # RFC 4271 9.2.1: what IBGP taught us is not told to IBGP
     if internal and not best.external:
@@ -116,12 +165,10 @@ def _passes(settings: SpeakerSettings, neighbor: NeighborSettings, best: Path, s
     return barred.isdisjoint(attributes.communities)
 
 
-def _inside(prefix: Prefix, outer: Iterable[Prefix]) -> bool:
-    return any(_subnet(prefix, one) for one in outer)
-
-
-def _subnet(prefix: Prefix, outer: Prefix) -> bool:
-    if prefix.version != outer.version or prefix.prefixlen < outer.prefixlen:
+def _crosses(role: Role, source: Role, attributes: Attributes, transit: bool) -> bool:
+    """Whether it may go from the one side of the gateway to the other."""
+    if transit:
+        return source is not Role.PAIR
+    if role is not Role.PAIR and not MICROSOFT.isdisjoint(attributes.as_path[1:]):
         return False
-    shift = outer.max_prefixlen - outer.prefixlen
-    return int(prefix.network_address) >> shift == int(outer.network_address) >> shift
+    return role in PASSED_ON[source]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from gateway.bgp.path import Announcement, Path
@@ -21,7 +21,8 @@ REJECTED_KEPT = 1000  # rejected paths remembered for explanation, per neighbor
 class Entry(NamedTuple):
     """One path of an adj-RIB-in."""
 
-    path: Path
+    path: Path  # as received
+    used: Path  # as the import policy left it
     rejected: str = ""  # the policy's reason, "" when accepted
     stale: bool = False  # not confirmed since the session, the process or the refresh began
 
@@ -35,12 +36,12 @@ class AdjRibIn:
         self.stale: set[Prefix] = set()
         self.lost: set[Prefix] = set()
 
-    def put(self, path: Path, rejected: str) -> bool:
+    def put(self, path: Path, used: Path, rejected: str) -> bool:
         """Store a fresh path; False when a rejected one is not worth its memory."""
         self.remove(path.prefix)
         if rejected and len(self.entries) - self.accepted >= REJECTED_KEPT:
             return False
-        self.entries[path.prefix] = Entry(path, rejected)
+        self.entries[path.prefix] = Entry(path, used, rejected)
         self.accepted += not rejected
         return True
 
@@ -56,10 +57,11 @@ class AdjRibIn:
         self.accepted -= not entry.rejected
         return True
 
-    def judge_again(self, verdicts: Mapping[Prefix, str]) -> None:
+    def judge_again(self, judge: Callable[[Path], tuple[Path, str]]) -> None:
         """New verdicts after a change of policy."""
-        for prefix, rejected in verdicts.items():
-            self.entries[prefix] = self.entries[prefix]._replace(rejected=rejected)
+        for prefix, entry in self.entries.items():
+            used, rejected = judge(entry.path)
+            self.entries[prefix] = Entry(entry.path, used, rejected)
         self.accepted = sum(not entry.rejected for entry in self.entries.values())
 
     def mark_stale(self, *, lost: bool) -> None:
@@ -79,7 +81,7 @@ class AdjRibIn:
         entry = self.entries.get(prefix)
         if entry is None or entry.rejected:
             return None
-        return Candidate(entry.path, prefix in self.lost)
+        return Candidate(entry.used, prefix in self.lost)
 
     def listing(self) -> Iterator[Entry]:
         for prefix, entry in self.entries.items():
@@ -97,6 +99,8 @@ class Candidate(NamedTuple):
 class Best:
     path: Path
     reason: str
+    others: tuple[Path, ...] = ()  # as good, used beside it
+    backup: Path | None = None  # used when all of these fail
 
 
 class LocRib:
@@ -105,17 +109,16 @@ class LocRib:
     def __init__(self) -> None:
         self.best: dict[Prefix, Best] = {}
 
-    def replace(self, prefix: Prefix, best: Best | None) -> bool:
-        """Store; True when the path, not merely its reason, is another one."""
+    def replace(self, prefix: Prefix, best: Best | None) -> tuple[bool, bool]:
+        """Store. Whether the best path is another one; whether anything that is used is."""
         old = self.best.get(prefix)
         if best is None:
             self.best.pop(prefix, None)
-            return old is not None
-        if old is not None and old.path == best.path:
-            self.best[prefix] = replace(old, reason=best.reason)
-            return False
+            return old is not None, old is not None
         self.best[prefix] = best
-        return True
+        if old is None or old.path != best.path:
+            return True, True
+        return False, (old.others, old.backup) != (best.others, best.backup)
 
 
 class Unknown:
@@ -138,19 +141,53 @@ class AdjRibOut:
 
     def __init__(self, spacing: float) -> None:
         self.spacing = spacing
+        self.budget = 0  # prefixes at most; 0: as many as there are
         self.wanted: dict[Prefix, Announcement] = {}
+        self.held: dict[Prefix, Announcement] = {}  # what the budget leaves no room for, oldest first
+        self._essential: set[Prefix] = set()  # of those that give way to nobody
         self.sent: dict[Prefix, Announcement | Unknown] = {}
         self._due: dict[Prefix, None] = {}  # differs and may be sent, oldest first
         self._blocked: set[Prefix] = set()  # differs, but a command for it is too recent
         self._recent: dict[Prefix, float] = {}  # until when; infinite while unanswered
         self._expiry: deque[tuple[float, Prefix]] = deque()
 
-    def want(self, prefix: Prefix, announcement: Announcement | None) -> None:
+    def want(self, prefix: Prefix, announcement: Announcement | None, *, essential: bool = False) -> None:
+        """Who comes first stays, so that at the limit nothing flaps; but what is essential displaces what is not."""
+        self.held.pop(prefix, None)
         if announcement is None:
-            self.wanted.pop(prefix, None)
-        else:
-            self.wanted[prefix] = announcement
+            self._essential.discard(prefix)
+            if self.wanted.pop(prefix, None) is not None:
+                self._sort(prefix)
+                self._fill()
+            return
+        if self.budget and prefix not in self.wanted and len(self.wanted) >= self.budget:
+            gives_way = next((one for one in reversed(self.wanted) if one not in self._essential), None)
+            if not essential or gives_way is None:
+                self.held[prefix] = announcement
+                return
+            self.held[gives_way] = self.wanted.pop(gives_way)
+            self._sort(gives_way)
+        if essential:
+            self._essential.add(prefix)
+        self.wanted[prefix] = announcement
         self._sort(prefix)
+
+    def limit(self, budget: int) -> None:
+        """Another budget."""
+        self.budget = budget
+        while budget and len(self.wanted) > budget:
+            gives_way = next((one for one in reversed(self.wanted) if one not in self._essential), None)
+            if gives_way is None:
+                gives_way = next(reversed(self.wanted))
+            self.held[gives_way] = self.wanted.pop(gives_way)
+            self._sort(gives_way)
+        self._fill()
+
+    def _fill(self) -> None:
+        while self.held and (not self.budget or len(self.wanted) < self.budget):
+            prefix = next(iter(self.held))
+            self.wanted[prefix] = self.held.pop(prefix)
+            self._sort(prefix)
 
     def forget_sent(self) -> None:
         """A new ExaBGP, or one of unknown state: everything is to be said again."""

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address
 
-Address = IPv4Address | IPv6Address
-Prefix = IPv4Network | IPv6Network
+from gateway.bgp.prefixes import Address as Address
+from gateway.bgp.prefixes import Prefix as Prefix
+from gateway.bgp.route_policy import RoutePolicy
+
+
+class OverLimit(Enum):
+    """What becomes of more prefixes than a neighbor may teach us."""
+
+    WARN = "warn"  # accepted, and said
+    DISCARD = "discard"  # not accepted
+    TEARDOWN = "teardown"  # the session is closed, and begun again after a while
 
 
 class Role(Enum):
@@ -38,8 +47,20 @@ class NeighborSettings:
     hold_time: int = 30
     passive: bool = False
     advertise: tuple[Prefix, ...] | None = None
-    max_prefixes: int = 4000
     accept_default: bool = False
+    allow_own_as: int = 0  # how often our AS may stand in a path
+    import_policy: RoutePolicy | None = None
+    export_policy: RoutePolicy | None = None
+    transit: bool = False  # told also what neighbors on its own side taught us, and what has been through Microsoft
+    aggregate: tuple[Prefix, ...] = ()  # announced instead of what lies inside them, while anything does
+    more_specific: tuple[tuple[Prefix, int], ...] = ()  # announced also in parts of this length
+    default_always: bool = False
+    default_while: Prefix | None = None  # a default route is announced while the loc-RIB has this
+    max_prefixes: int = 4000
+    over_limit: OverLimit = OverLimit.DISCARD
+    restart_after: float = 300.0  # seconds, after a teardown
+    budget: int = 0  # prefixes it may be told at most; 0: no limit
+    graceful_restart: int = 0  # seconds it is asked to keep our routes when the session goes; 0: off
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +71,7 @@ class SpeakerSettings:
     router_id: IPv4Address
     advertise: tuple[Prefix, ...] = ()
     stale_time: float = 120.0
+    max_paths: int = 1  # equally good paths used at the same time
     never: tuple[Prefix, ...] = ()
     neighbors: tuple[NeighborSettings, ...] = ()
     listen_port: int = 179

@@ -7,6 +7,7 @@ ExaBGP keeps the sessions; this keeps everything RFC 4271 9 describes. It is not
 Whenever the relay connects, both sides are compared: `show neighbor json`, then ExaBGP's adj-RIB-in (which
 confirms or sweeps ours), then its adj-RIB-out (whatever it announces that we do not want is withdrawn).
 Paths outlive their session as stale for `stale_time`, until confirmed, or swept by an End-of-RIB (RFC 4724 4.2).
+Prefixes that wait to be decided are taken in slices, so that a table of ten thousand never holds anybody up.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from gateway.bgp import messages
-from gateway.bgp.decision import decide
+from gateway.bgp import messages, views
+from gateway.bgp.decision import select
 from gateway.bgp.events import (
     AnswersMissing,
     BestChanged,
@@ -25,6 +27,7 @@ from gateway.bgp.events import (
     CommandRefused,
     Drained,
     Effect,
+    LimitCrossed,
     PeerDown,
     PeerStatus,
     PeerUp,
@@ -35,18 +38,24 @@ from gateway.bgp.events import (
     Resynchronized,
     RouteStatus,
     SendLine,
+    SessionsChanged,
     Shutdown,
 )
+from gateway.bgp.limits import watch_in, watch_out
 from gateway.bgp.link import Command as LinkCommand
 from gateway.bgp.link import Kind, Link
+from gateway.bgp.outbound import Outbound
 from gateway.bgp.path import Attributes, Path
 from gateway.bgp.peer import STATES, Dump, Peer
-from gateway.bgp.policy import MAX_PREFIXES, export, import_verdict, own_prefixes
-from gateway.bgp.rib import Best, Candidate, LocRib
-from gateway.bgp.settings import Address, NeighborSettings, Prefix, SpeakerSettings
+from gateway.bgp.policy import MAX_PREFIXES, accept
+from gateway.bgp.rib import Candidate, LocRib
+from gateway.bgp.settings import Address, NeighborSettings, OverLimit, Prefix, Role, SpeakerSettings
 
 STATUS_INTERVAL = 10.0  # between two `show neighbor json`, for counters and as a check of the session states
 DUMP_TRUSTED_AFTER = 5  # seconds a session must have been up for ExaBGP's adj-RIB-in to count as complete
+SLICE = 128  # prefixes decided in one go
+# RFC 4724 4.1: how long after a start we wait for the others' tables before we say that ours is complete, in seconds
+SELECTION_DEFERRAL = 30.0
 
 
 class Speaker:
@@ -58,6 +67,9 @@ class Speaker:
         self.loc_rib = LocRib()
         self._link = Link()
         self._peers: dict[str, Peer] = {}
+        self._undecided: dict[Prefix, None] = {}  # a set in order of insertion
+        self._untold: set[Prefix] = set()  # of those: what is announced may differ though the best path does not
+        self._pumped_at = 0.0
         self._by_address: dict[Address, Peer] = {}
         self._effects: deque[Effect] = deque()
         self._status_at = 0.0
@@ -93,7 +105,7 @@ class Speaker:
             self._adopt(command.settings, now)
         elif isinstance(command, Shutdown):
             self._draining = True
-            self._announce(self._known_prefixes())
+            self._tell_again()
         self._pump(now)
 
     def poll(self) -> Iterator[Effect]:
@@ -102,6 +114,9 @@ class Speaker:
 
     def next_deadline(self) -> float | None:
         deadlines = [peer.stale_deadline for peer in self._peers.values()]
+        deadlines += [peer.suspended_until for peer in self._peers.values()]
+        if self._undecided:
+            deadlines.append(self._pumped_at)
         if self._link.up:
             deadlines.append(self._link.deadline())
         if self._link.synced:
@@ -115,6 +130,9 @@ class Speaker:
         for peer in self._peers.values():
             if peer.stale_deadline is not None and peer.stale_deadline <= now:
                 self._sweep(peer)
+            if peer.suspended_until is not None and peer.suspended_until <= now:
+                peer.suspended_until = None
+                self._effects.append(SessionsChanged())
         answer_deadline = self._link.deadline() if self._link.up else None
         if answer_deadline is not None and answer_deadline <= now:
             self._effects.append(AnswersMissing(self._link.missed(now)))
@@ -132,9 +150,16 @@ class Speaker:
 
     def routes_status(self) -> tuple[RouteStatus, ...]:
         """Every path in every adj-RIB-in, ordered by prefix, with why it is or is not used."""
-        prefixes = {prefix for peer in self._peers.values() for prefix in peer.adj_in.entries}
-        ordered = sorted(prefixes, key=lambda one: (one.version, int(one.network_address), one.prefixlen))
-        return tuple(status for prefix in ordered for status in self._explain(prefix))
+        return views.routes(self._peers.values(), self.loc_rib)
+
+    @property
+    def session_settings(self) -> SpeakerSettings:
+        """The settings with those neighbors only that shall have a session now."""
+        suspended = {peer.name for peer in self._peers.values() if peer.suspended_until is not None}
+        if not suspended:
+            return self.settings
+        neighbors = tuple(one for one in self.settings.neighbors if one.name not in suspended)
+        return replace(self.settings, neighbors=neighbors)
 
     # ---- synchronisation with ExaBGP ----
 
@@ -312,17 +337,34 @@ class Speaker:
             prefix, neighbor.name, neighbor.connection, next_hop, attributes, neighbor.address, neighbor.remote_as,
             external, peer.router_id, now,
         )  # fmt: skip
-        reason = import_verdict(self.settings, neighbor, path)
+        used, reason = accept(self.settings, neighbor, path)
         known = peer.adj_in.entries.get(prefix)
         replaces = known is not None and not known.rejected
         if not reason and not replaces and peer.adj_in.accepted >= neighbor.max_prefixes:
-            peer.adj_in.remove(prefix)
-            peer.discarded += 1
-            reason = MAX_PREFIXES
-        else:
-            peer.adj_in.put(path, reason)
+            reason = self._over_limit(peer, prefix, now)
+        if reason != MAX_PREFIXES:
+            peer.adj_in.put(path, used, reason)
+        self._say(watch_in(peer))
         if reason:
             self._complain(peer, prefix, reason)
+
+    def _over_limit(self, peer: Peer, prefix: Prefix, now: float) -> str:
+        """One more prefix than the neighbor may teach us."""
+        if peer.settings.over_limit is OverLimit.WARN:
+            return ""
+        peer.adj_in.remove(prefix)
+        peer.discarded += 1
+        if peer.settings.over_limit is OverLimit.TEARDOWN and peer.up:
+            self._suspend(peer, now)
+        return MAX_PREFIXES
+
+    def _suspend(self, peer: Peer, now: float) -> None:
+        """RFC 4486 4, RFC 4271 6.7: the session ends, and is not begun again before a while."""
+        self._say(watch_in(peer))
+        self._link.ask(LinkCommand(Kind.SESSION, messages.render_teardown(peer.settings.address), peer.name))
+        peer.suspended_until = now + peer.settings.restart_after
+        self._session_down(peer, f"more than {peer.settings.max_prefixes} prefixes", now)
+        self._sweep(peer)
 
     def _complain(self, peer: Peer, prefix: Prefix, reason: str) -> None:
         self.counters[reason] += 1
@@ -330,8 +372,13 @@ class Speaker:
             peer.complained.add(reason)
             self._effects.append(Rejected(peer.name, prefix, reason))
 
+    def _say(self, crossed: LimitCrossed | None) -> None:
+        if crossed is not None:
+            self._effects.append(crossed)
+
     def _end_of_rib(self, peer: Peer, message: messages.EndOfRib, _now: float) -> None:
         if message.version == peer.settings.address.version:
+            peer.heard_end_of_rib = True
             self._sweep(peer)
 
     def _refresh(self, peer: Peer, message: messages.Refresh, now: float) -> None:
@@ -347,40 +394,53 @@ class Speaker:
     # ---- decision and routes out ----
 
     def _recompute(self, prefixes: Iterable[Prefix]) -> None:
-        changed = []
-        for prefix in list(prefixes):
-            candidates = self._candidates(prefix)
-            best = None
-            if candidates:
-                chosen, reason, _losers = decide(candidates)
-                best = Best(chosen.path, reason)
-            if self.loc_rib.replace(prefix, best):
-                changed.append(prefix)
-                self._effects.append(BestChanged(prefix, best.path if best else None))
-        self._announce(changed)
+        self._undecided.update(dict.fromkeys(prefixes))
+
+    def _tell_again(self) -> None:
+        """What is announced may be other than it was for every prefix there is: own ones first, then what has been told
+        before what has not, so that a full budget is filled as it was."""
+        known: dict[Prefix, None] = {}
+        for peer in self._peers.values():
+            known.update(dict.fromkeys((*peer.outbound.standing(), *peer.adj_out.wanted, *peer.adj_out.held)))
+        known.update(dict.fromkeys(self.loc_rib.best))
+        self._recompute(known)
+        self._untold.update(known)
+
+    def _decide_some(self) -> None:
+        for prefix in list(islice(self._undecided, SLICE)):
+            del self._undecided[prefix]
+            best = select(self._candidates(prefix), self.settings.max_paths)
+            another, changed = self.loc_rib.replace(prefix, best)
+            if changed and best is None:
+                self._effects.append(BestChanged(prefix, None))
+            elif changed and best is not None:
+                self._effects.append(BestChanged(prefix, best.path, best.others, best.backup))
+            if another or prefix in self._untold:
+                self._untold.discard(prefix)
+                self._announce(prefix)
 
     def _candidates(self, prefix: Prefix) -> list[Candidate]:
         found = (peer.adj_in.candidate(prefix) for peer in self._peers.values())
         return [candidate for candidate in found if candidate is not None]
 
-    def _announce(self, prefixes: Iterable[Prefix]) -> None:
-        for prefix in prefixes:
-            best = self.loc_rib.best.get(prefix)
-            path = best.path if best else None
-            source = self._peers[path.neighbor].role if path else None
-            for peer in self._peers.values():
-                wanted = None if self._draining else export(self.settings, peer.settings, prefix, path, source)
-                peer.adj_out.want(prefix, wanted)
-
-    def _known_prefixes(self) -> set[Prefix]:
-        known = set(self.loc_rib.best)
+    def _announce(self, changed: Prefix) -> None:
         for peer in self._peers.values():
-            known.update(own_prefixes(self.settings, peer.settings), peer.adj_out.wanted)
-        return known
+            for prefix in peer.outbound.about(changed):
+                wanted = None if self._draining else peer.outbound.told(prefix)
+                peer.adj_out.want(prefix, wanted, essential=peer.outbound.essential(prefix))
+            self._say(watch_out(peer))
+
+    def _best_of(self, prefix: Prefix) -> tuple[Path | None, Role | None]:
+        best = self.loc_rib.best.get(prefix)
+        # Not yet decided anew, it may be of a neighbor that is configured no longer
+        peer = self._peers.get(best.path.neighbor) if best is not None else None
+        return (best.path, peer.role) if best is not None and peer is not None else (None, None)
 
     # ---- commands out ----
 
     def _pump(self, now: float) -> None:
+        self._pumped_at = now
+        self._decide_some()
         while self._link.credit > 0 and (command := self._link.next_waiting()) is not None:
             self._send(command, now)
         if self._link.synced:
@@ -390,7 +450,22 @@ class Speaker:
                 peer.adj_out.release(now)
             while ready and self._link.credit > 0:
                 ready = [peer for peer in ready if self._send_next(peer, now)]
+            self._end_ribs(now)
         self._note_drained()
+
+    def _end_ribs(self, now: float) -> None:
+        """RFC 4724 4.1: the marker follows the routes, and these follow what the others have to tell."""
+        if self._undecided or not any(peer.owes_end_of_rib for peer in self._peers.values()):
+            return
+        complete = all(peer.heard_end_of_rib for peer in self._peers.values() if peer.up)
+        for peer in self._peers.values():
+            if not (peer.up and peer.owes_end_of_rib and not peer.ready_at and peer.adj_out.settled):
+                continue
+            if complete or now >= (peer.established_at or 0.0) + SELECTION_DEFERRAL:
+                peer.owes_end_of_rib = False
+                address = peer.settings.address
+                text = messages.render_end_of_rib(address, address.version)
+                self._send(LinkCommand(Kind.SESSION, text, peer.name), now)
 
     def _send_next(self, peer: Peer, now: float) -> bool:
         item = peer.adj_out.next() if self._link.credit > 0 else None
@@ -413,7 +488,9 @@ class Speaker:
         if not self._draining or self._drained:
             return
         pending = self._link.up and (
-            not self._link.synced or any(peer.up and not peer.adj_out.settled for peer in self._peers.values())
+            not self._link.synced
+            or self._undecided
+            or any(peer.up and not peer.adj_out.settled for peer in self._peers.values())
         )
         if not pending:
             self._drained = True
@@ -427,53 +504,26 @@ class Speaker:
         old_peers, self._peers = self._peers, {}
         affected = {prefix for peer in old_peers.values() for prefix in peer.adj_in.entries} | set(self.loc_rib.best)
         for neighbor in settings.neighbors:
+            outbound = Outbound(settings, neighbor, self._best_of)
             peer = old_peers.get(neighbor.name)
             if peer is None or _identity(old_settings, peer.settings) != _identity(settings, neighbor):
-                peer = Peer(neighbor, settings.role(neighbor))
+                peer = Peer(neighbor, settings.role(neighbor), outbound)
             elif _session_settings(peer.settings) != _session_settings(neighbor):
                 peer.adj_out.doubt_sent()  # ExaBGP builds the session anew
-            peer.settings, peer.role = neighbor, settings.role(neighbor)
+            if (neighbor.max_prefixes, neighbor.over_limit) != (peer.settings.max_prefixes, peer.settings.over_limit):
+                peer.suspended_until = None
+            peer.settings, peer.role, peer.outbound = neighbor, settings.role(neighbor), outbound
+            peer.adj_out.limit(neighbor.budget)
             self._peers[neighbor.name] = peer
             self._judge_again(peer)
         self._by_address = {peer.settings.address: peer for peer in self._peers.values()}
         self._recompute(affected)
-        self._announce(self._known_prefixes())
+        self._tell_again()
         for peer in self._peers.values():
             self._start_stale_timer(peer, now)
 
     def _judge_again(self, peer: Peer) -> None:
-        entries = peer.adj_in.entries
-        verdicts = {
-            prefix: import_verdict(self.settings, peer.settings, entry.path) for prefix, entry in entries.items()
-        }
-        peer.adj_in.judge_again(verdicts)
-
-    def _explain(self, prefix: Prefix) -> Iterator[RouteStatus]:
-        candidates = self._candidates(prefix)
-        reasons: dict[str, str] = {}
-        winner = ""
-        if candidates:
-            best, why, reasons = decide(candidates)
-            winner = best.path.neighbor
-            reasons[winner] = why
-        for peer in self._peers.values():
-            entry = peer.adj_in.entries.get(prefix)
-            if entry is None:
-                continue
-            path, attributes = entry.path, entry.path.attributes
-            yield RouteStatus(
-                prefix=str(prefix),
-                peer=peer.name,
-                next_hop=str(path.next_hop),
-                as_path=attributes.as_path,
-                origin=attributes.origin,
-                med=attributes.med,
-                local_preference=attributes.local_preference,
-                communities=attributes.communities + attributes.large_communities,
-                best=peer.name == winner,
-                reason=f"rejected: {entry.rejected}" if entry.rejected else reasons[peer.name],
-                stale=prefix in peer.adj_in.stale,
-            )
+        peer.adj_in.judge_again(lambda path: accept(self.settings, peer.settings, path))
 
 
 def _identity(settings: SpeakerSettings, neighbor: NeighborSettings) -> tuple[object, ...]:
@@ -486,7 +536,11 @@ def _identity(settings: SpeakerSettings, neighbor: NeighborSettings) -> tuple[ob
 
 def _session_settings(neighbor: NeighborSettings) -> NeighborSettings:
     """The settings without those that are only ours, not ExaBGP's."""
-    return replace(neighbor, advertise=None, max_prefixes=1, accept_default=False)
+    return replace(
+        neighbor, advertise=None, max_prefixes=1, accept_default=False, allow_own_as=0, import_policy=None,
+        export_policy=None, transit=False, aggregate=(), more_specific=(), default_always=False, default_while=None,
+        over_limit=OverLimit.DISCARD, restart_after=0.0, budget=0,
+    )  # fmt: skip
 
 
 _HANDLERS: dict[type[Any], Callable[[Speaker, Peer, Any, float], None]] = {

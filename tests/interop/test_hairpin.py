@@ -463,6 +463,7 @@ def both_ways(scene: Scene, daemon: GatewayDaemon, port: int) -> None:
     assert daemon.up()
 
 
+@pytest.mark.slow
 def test_a_kill_without_a_route_to_the_vnet_in_main_sends_nothing_in_clear(scene: Scene, routed: GatewayDaemon) -> None:
     capture = Capture(scene.wan, "gateway")
     capture.start()

@@ -52,6 +52,7 @@ def test_the_peer_changes_its_address(scene: Scene) -> None:
     pair.no_clear_text()
 
 
+@pytest.mark.slow
 def test_the_nat_gives_another_port(scene: Scene) -> None:
     """What a pair of strongSwans did not recover from: here the answer to the liveness check tells the peer its new port."""
     with source_nat(scene.wan, EDGE_OUTER, "gateway", NAT_OUTER):

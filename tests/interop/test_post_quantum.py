@@ -52,6 +52,7 @@ def test_an_older_peer_gets_its_tunnel_and_the_downgrade_is_reported(scene: Scen
     assert 'gateway_ike_sa_post_quantum{policy="prefer",tunnel="site"} 0.0' in pair.gateway.http()[1]
 
 
+@pytest.mark.slow
 def test_an_older_peer_gets_no_tunnel_where_it_is_required(scene: Scene) -> None:
     pair = make_pair(scene, EDGE, initiator="gateway", connection='post_quantum = "require"')
     pair.start()

@@ -148,6 +148,7 @@ def test_a_post_quantum_preshared_key_is_mixed_in(scene: Scene, initiator: str, 
     pair.no_clear_text()
 
 
+@pytest.mark.slow
 def test_a_peer_without_the_post_quantum_key_is_let_in_only_where_it_is_not_required(scene: Scene) -> None:
     text = 'ppk.file = "site.ppk"\nppk_id = "quantum"'
     pair = make_pair(scene, connection=text, secrets={"site.ppk": PPK})

@@ -52,7 +52,11 @@ def certified(seed: int) -> schedules.Schedule:
     return replace(schedule, plan=CertifiedPlan(**given))
 
 
-@pytest.mark.parametrize("block", [range(one, one + 40) for one in range(0, COUNT, 40)], ids=str)
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(range(one, one + 40), marks=[pytest.mark.slow] if one else []) for one in range(0, COUNT, 40)],
+    ids=str,
+)
 def test_schedules_with_certificates(block: range, monkeypatch: pytest.MonkeyPatch) -> None:
     compose = schedules.compose
     composed = {seed: certified(seed) for seed in block}

@@ -52,6 +52,7 @@ def site(scene: Scene) -> Site:
     return made
 
 
+@pytest.mark.slow
 def test_200_rekeys_lose_nothing_and_cost_no_memory(site: Site) -> None:
     def rekeys(count: int) -> None:
         for number in range(count):

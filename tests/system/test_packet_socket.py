@@ -93,7 +93,7 @@ def test_traffic_crosses_rekeys_lose_nothing_and_nothing_takes_the_raw_socket(tw
     assert raw_now == raw
     assert fallbacks(twins) == 0
     seen = twins.wire()
-    assert seen.counts["esp-50"] > 2000
+    assert seen.counts["esp-50"] > 500
     assert seen.counts["esp-4500"] == 0
 
 

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.system
 SECOND, BEHIND = "192.0.2.2", "172.16.99.1"
 
 
+@pytest.mark.slow
 def test_a_gateway_goes_where_it_is_sent_and_comes_back(scene: Scene) -> None:
     machine = scene.lab.namespace("second")
     scene.lab.link(End(scene.wan, "second", ("192.0.2.1/24",)), End(machine, "wan", (f"{SECOND}/24",)))

@@ -79,6 +79,7 @@ def test_a_reload_that_adds_and_removes_many_leaves_the_others_alone(some: Fleet
     some.far.stop()
 
 
+@pytest.mark.slow
 def test_peers_that_do_not_answer_cost_little(lab: Lab) -> None:
     """Every connection tries again and again, and reaches its peer when there is one."""
     fleet = Fleet(lab, SOME, peers=False)

@@ -76,6 +76,7 @@ def test_rules_taken_away_come_back_within_milliseconds(site: Site) -> None:
     assert capture.stop().clear <= 4, "at most 20 ms of this traffic"
 
 
+@pytest.mark.slow
 def test_a_connection_whose_device_is_not_to_be_had_is_not_negotiated_and_recovers(site: Site) -> None:
     site.charon.start()
     machine = site.scene.gateway

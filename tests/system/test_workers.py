@@ -91,6 +91,7 @@ def reads_and_packets(site: Site) -> tuple[int, int]:
     return reads - before[0], packets - before[1]
 
 
+@pytest.mark.slow
 def test_datagrams_of_a_subnet_come_merged_where_the_file_says_so(site: Site) -> None:
     site.start()
     site.scene.router.batch("link set gateway gso_max_segs 1")  # it cuts trains into datagrams

@@ -20,6 +20,10 @@ def path(prefix: Prefix, med: int = 0) -> Path:
     return Path(prefix, "a", "", HOP, Attributes(med=med), HOP, 65010, True)
 
 
+def put(rib: AdjRibIn, one: Path, rejected: str) -> bool:
+    return rib.put(one, one, rejected)
+
+
 def announcement(med: int) -> Announcement:
     return Announcement(HOP, (65001,), med=med)
 
@@ -27,23 +31,23 @@ def announcement(med: int) -> Announcement:
 def test_rejected_paths_are_remembered_up_to_a_bound_and_never_candidates() -> None:
     rib = AdjRibIn()
     prefixes = [ip_network((0x0A000000 + number * 256, 24)) for number in range(REJECTED_KEPT + 5)]
-    kept = [rib.put(path(prefix), "martian") for prefix in prefixes]
+    kept = [put(rib, path(prefix), "martian") for prefix in prefixes]
     assert kept.count(True) == REJECTED_KEPT == len(rib.entries)
     assert rib.accepted == 0
     assert rib.candidate(prefixes[0]) is None
-    assert rib.put(path(P), "")
+    assert put(rib, path(P), "")
     assert rib.accepted == 1
 
 
 def test_a_fresh_path_is_not_swept_and_a_stale_one_is() -> None:
     rib = AdjRibIn()
     for prefix in PREFIXES[:3]:
-        rib.put(path(prefix), "")
+        put(rib, path(prefix), "")
     rib.mark_stale(lost=True)
     candidate = rib.candidate(PREFIXES[0])
     assert candidate is not None
     assert candidate.lost
-    rib.put(path(PREFIXES[0]), "")
+    put(rib, path(PREFIXES[0]), "")
     rib.confirm(PREFIXES[1])
     fresh = rib.candidate(PREFIXES[0])
     assert fresh is not None
@@ -56,7 +60,7 @@ def test_a_fresh_path_is_not_swept_and_a_stale_one_is() -> None:
 
 def test_a_stale_path_of_a_living_session_is_not_disadvantaged() -> None:
     rib = AdjRibIn()
-    rib.put(path(P), "")
+    put(rib, path(P), "")
     rib.mark_stale(lost=False)
     candidate = rib.candidate(P)
     assert candidate is not None
@@ -67,9 +71,9 @@ def test_what_the_new_session_repeated_is_not_disadvantaged_by_a_later_doubt() -
     """A session went down and up; then ExaBGP is asked anew. Only what the new session has not repeated is lost."""
     rib = AdjRibIn()
     for prefix in PREFIXES[:2]:
-        rib.put(path(prefix), "")
+        put(rib, path(prefix), "")
     rib.mark_stale(lost=True)
-    rib.put(path(PREFIXES[0]), "")
+    put(rib, path(PREFIXES[0]), "")
     rib.mark_stale(lost=False)
     assert [rib.candidate(prefix) for prefix in PREFIXES[:2]] == [
         Candidate(path(PREFIXES[0]), False), Candidate(path(PREFIXES[1]), True)
@@ -77,14 +81,16 @@ def test_what_the_new_session_repeated_is_not_disadvantaged_by_a_later_doubt() -
     assert rib.stale == set(PREFIXES[:2])
 
 
-def test_the_loc_rib_tells_a_new_path_from_a_new_reason() -> None:
+def test_the_loc_rib_tells_a_new_path_from_a_new_reason_and_from_new_company() -> None:
     rib = LocRib()
-    assert rib.replace(P, Best(path(P), "only path"))
-    assert not rib.replace(P, Best(path(P), "lower MED"))
+    assert rib.replace(P, Best(path(P), "only path")) == (True, True)
+    assert rib.replace(P, Best(path(P), "lower MED")) == (False, False)
     assert rib.best[P].reason == "lower MED"
-    assert rib.replace(P, Best(path(P, 1), "lower MED"))
-    assert rib.replace(P, None)
-    assert not rib.replace(P, None)
+    assert rib.replace(P, Best(path(P), "lower MED", (path(P, 1),))) == (False, True)
+    assert rib.replace(P, Best(path(P), "lower MED", (), path(P, 1))) == (False, True)
+    assert rib.replace(P, Best(path(P, 1), "lower MED")) == (True, True)
+    assert rib.replace(P, None) == (True, True)
+    assert rib.replace(P, None) == (False, False)
 
 
 def test_only_the_latest_wish_is_sent() -> None:
@@ -221,3 +227,33 @@ def test_without_spacing_the_queue_does_get_it_wrong() -> None:
     naive.flush()
     assert naive.peer == {P: announcement(2)}
     assert queue.cache == {}
+
+
+def test_a_full_budget_holds_back_who_came_last_and_lets_them_in_by_turns() -> None:
+    rib = AdjRibOut(0.25)
+    rib.limit(2)
+    for prefix in PREFIXES:
+        rib.want(prefix, announcement(1))
+    assert (list(rib.wanted), list(rib.held)) == (PREFIXES[:2], PREFIXES[2:])
+    rib.want(PREFIXES[2], announcement(2))  # who is held and changes goes to the end of the queue
+    rib.want(PREFIXES[0], None)
+    assert (list(rib.wanted), list(rib.held)) == ([PREFIXES[1], PREFIXES[3]], [PREFIXES[2]])
+    rib.want(PREFIXES[2], None)
+    assert not rib.held
+    rib.limit(1)
+    assert (list(rib.wanted), list(rib.held)) == ([PREFIXES[1]], [PREFIXES[3]])
+    rib.limit(0)
+    assert set(rib.wanted) == {PREFIXES[1], PREFIXES[3]} and not rib.held
+
+
+def test_what_is_essential_displaces_what_is_not() -> None:
+    rib = AdjRibOut(0.25)
+    rib.limit(2)
+    rib.want(PREFIXES[0], announcement(1), essential=True)
+    rib.want(PREFIXES[1], announcement(1))
+    rib.want(PREFIXES[2], announcement(1), essential=True)
+    assert (set(rib.wanted), set(rib.held)) == ({PREFIXES[0], PREFIXES[2]}, {PREFIXES[1]})
+    rib.want(PREFIXES[3], announcement(1), essential=True)
+    assert set(rib.held) == {PREFIXES[1], PREFIXES[3]}, "never more than the budget, whatever it is"
+    sent = {item[0] for item in iter(rib.next, None)}
+    assert sent == {PREFIXES[0], PREFIXES[2]}

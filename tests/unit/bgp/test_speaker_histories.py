@@ -124,10 +124,12 @@ def test_after_any_history_the_tables_agree_with_their_definitions(steps: list[t
             if change.path is None:
                 del told[change.prefix]  # never withdrawn without having been announced
             else:
-                assert told.get(change.prefix) != change.path, "no change is told twice"
-                told[change.prefix] = change.path
+                used = (change.path, change.others, change.backup)
+                assert told.get(change.prefix) != used, "no change is told twice"
+                told[change.prefix] = used
         model.effects.clear()
-        assert told == {prefix: one.path for prefix, one in model.speaker.loc_rib.best.items()}
+        best = model.speaker.loc_rib.best
+        assert told == {prefix: (one.path, one.others, one.backup) for prefix, one in best.items()}
         assert len(model.unanswered) <= WINDOW
 
 

@@ -134,7 +134,7 @@ def test_after_ike_rekeys_at_once_nothing_keeps_the_old_ike_sas() -> None:
     assert complete and runs > 10
 
 
-@pytest.mark.parametrize("losses", [0, 1])
+@pytest.mark.parametrize("losses", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_ike_rekey_and_a_child_rekey_at_once(losses: int) -> None:
     def play(choose: Choose) -> None:
         steadily(collide(choose, Rekey(NAME), Rekey(NAME, CHILD), losses))
