@@ -25,6 +25,7 @@ from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.services import WallClock, since_1970
 from gateway.node import effects, failures, inputs
+from gateway.node.routes import limit_sentence, route_command
 from gateway.node.settings import GatewaySettings
 from gateway.node.supervisor import Supervisor
 from gateway.node.tunnel import Failure, Tunnel
@@ -217,7 +218,12 @@ class Gateway:
         else:
             self.speaker.command(bgp.Reconfigure(settings), now)
         if self.guarded:
-            self._emit(effects.BgpStart(settings))
+            self._start_bgp()
+
+    def _start_bgp(self) -> None:
+        """The sessions ExaBGP shall have."""
+        if self.speaker is not None:
+            self._emit(effects.BgpStart(self.speaker.session_settings))
 
     def _adopt_tunnels(self, now: float) -> None:
         for settings in self.settings.tunnels:
@@ -278,8 +284,7 @@ class Gateway:
             self._look_after(name)
         self._event("info", "guard-installed", "", "clear-text guard is in the kernel")
         self._open_tunnels()
-        if self.settings.bgp is not None:
-            self._emit(effects.BgpStart(self.settings.bgp))
+        self._start_bgp()
 
     # --- inputs -------------------------------------------------------------------------------------------------
 
@@ -524,13 +529,13 @@ class Gateway:
         match event:
             case bgp.SendLine(text):
                 self._emit(effects.BgpLine(text))
-            case bgp.BestChanged(prefix, None):
-                self.fib.command(routing.RemoveRoute(prefix, "bgp"), now)
-            case bgp.BestChanged(prefix, path) if path is not None:
-                target = (
-                    routing.ViaConnection(path.connection) if path.connection else routing.ViaNextHop(path.next_hop)
-                )
-                self.fib.command(routing.SetRoute(prefix, target, "bgp", 20), now)
+            case bgp.BestChanged():
+                self.fib.command(route_command(event), now)
+            case bgp.LimitCrossed():
+                level, text = limit_sentence(event)
+                self._event(level, "bgp-limit", "", text)
+            case bgp.SessionsChanged():
+                self._start_bgp()
             case bgp.PeerUp(name):
                 self._event("info", "bgp-up", "", f"BGP session with {name} is up")
             case bgp.PeerDown(name, reason):

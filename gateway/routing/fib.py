@@ -41,9 +41,11 @@ from gateway.routing.model import (
     Effect,
     Entry,
     FibStatus,
+    Group,
     InterfaceChanged,
     InterfaceGone,
     Key,
+    Nexthop,
     NextHopResolved,
     OpError,
     Prefix,
@@ -57,11 +59,15 @@ from gateway.routing.model import (
     SetProtected,
     SetRoute,
     SetThrows,
+    Single,
     Sweep,
     Target,
     Verb,
     ViaConnection,
     ViaNextHop,
+    ViaTiers,
+    encrypts,
+    members_of,
 )
 from gateway.routing.plan import Exposure, plan
 from gateway.routing.targets import Connection, Targets
@@ -94,7 +100,9 @@ class Fib:
         self._by_target: dict[Target, set[Prefix]] = {}
         self._chosen: dict[Prefix, Target] = {}
         self._users: dict[tuple[Target, int], set[Prefix]] = {}
-        self._in_tunnels = {4: 0, 6: 0}  # connections among the users, by family
+        self._within: dict[tuple[Target, int], set[ViaTiers]] = {}  # tiers with users that it is a member of
+        self._parts: dict[Single, dict[ViaTiers, None]] = {}  # of which tiers somebody wants it is a member
+        self._in_tunnels = {4: 0, 6: 0}  # connections among the used, by family
         self._refused: dict[Prefix, str] = {}
         self._protected: frozenset[Prefix] | None = None
         self._throws = SetThrows()
@@ -217,9 +225,12 @@ class Fib:
         replaced = self._candidates.setdefault(command.prefix, {}).get(command.source)
         self._candidates[command.prefix][command.source] = command
         self._by_target.setdefault(command.target, set()).add(command.prefix)
-        if isinstance(command.target, ViaNextHop) and command.target.address not in self._targets.next_hops:
-            self._targets.next_hops[command.target.address] = None
-            self._to_resolve[command.target.address] = None
+        for member in members_of(command.target):
+            if isinstance(command.target, ViaTiers):
+                self._parts.setdefault(member, {})[command.target] = None
+            if isinstance(member, ViaNextHop) and member.address not in self._targets.next_hops:
+                self._targets.next_hops[member.address] = None
+                self._to_resolve[member.address] = None
         self._choose(command.prefix)
         if replaced is not None:
             self._release(replaced.target, command.prefix)
@@ -297,7 +308,7 @@ class Fib:
             else:
                 self._fail(key, error, now)
         for target in touched:
-            self._refresh(target)
+            self._refresh_all(target)
 
     def _reconcile(self, command: Reconcile) -> None:
         if not isinstance(self._under_way, DumpRequest) or command.ticket != self._under_way.ticket:
@@ -311,7 +322,7 @@ class Fib:
             self._guard_changed()
         owners = {self._targets.owner(key) for key in changed if isinstance(key, int)}
         for target in [owner for owner in owners if owner is not None]:
-            self._refresh(target)
+            self._refresh_all(target)
         for key in changed:
             if first and not self._swept and key not in self._desired and self._may_stay(key):
                 self._stale.add(key)
@@ -343,15 +354,16 @@ class Fib:
         return (not self._targets.usable(candidate.target), candidate.distance, candidate.source)
 
     def _refusal(self, candidate: SetRoute) -> str:
-        if isinstance(candidate.target, ViaNextHop) and self._guard.protects(candidate.prefix):
-            return f"{candidate.prefix} is protected: next hop {candidate.target.address} would send it in clear"
+        if not encrypts(candidate.target) and self._guard.protects(candidate.prefix):
+            hops = (str(one.address) for one in members_of(candidate.target) if isinstance(one, ViaNextHop))
+            return f"{candidate.prefix} is protected: next hop {', '.join(hops)} would send it in clear"
         return self._targets.refusal(candidate.target, candidate.prefix.version)
 
     def _point(self, prefix: Prefix, target: Target | None) -> None:
         before = self._chosen.pop(prefix, None)
         if target is not None:
             self._chosen[prefix] = target
-            self._use(prefix, target)
+            self._use(prefix, target, prefix.version)
         metric = self._settings.metric
         route = (
             Route(prefix, metric, RouteKind.UNICAST, self._targets.group(target, prefix.version)) if target else None
@@ -359,51 +371,85 @@ class Fib:
         self._want((prefix, metric), route)
         self._shadow(prefix, target)
         if before is not None and before != target:
-            users = self._users[(before, prefix.version)]
-            users.discard(prefix)
-            if not users:
-                del self._users[(before, prefix.version)]
-                self._in_tunnels[prefix.version] -= isinstance(before, ViaConnection)
-                self._refresh(before)
+            self._leave(prefix, before, prefix.version)
 
     def _shadow(self, prefix: Prefix, target: Target | None) -> None:
         """A blackhole under a route into a tunnel that no protected prefix covers. The kernel drops that route together
         with its TUN, and while nobody withdrew it, its packets have no other way."""
         if prefix in (self._protected or ()):
             return  # the guard's own
-        covered = not isinstance(target, ViaConnection) or self._guard.protects(prefix)
+        covered = not encrypts(target) or self._guard.protects(prefix)
         self._want((prefix, GUARD_METRIC), None if covered else Route(prefix, GUARD_METRIC, RouteKind.BLACKHOLE))
 
-    def _use(self, prefix: Prefix, target: Target) -> None:
-        new = (target, prefix.version) not in self._users
-        users = self._users.setdefault((target, prefix.version), set())
-        users.add(prefix)
-        if len(users) == 1:
-            self._in_tunnels[prefix.version] += new and isinstance(target, ViaConnection)
+    def _use(self, prefix: Prefix, target: Target, family: int) -> None:
+        users = self._users.get((target, family))
+        if users is not None:
+            users.add(prefix)
+            return
+        if isinstance(target, ViaTiers):
+            for member in target.members:
+                needed = self._needed(member, family)
+                self._within.setdefault((member, family), set()).add(target)
+                self._need_changed(member, family, needed)
+        needed = self._needed(target, family)
+        self._users[(target, family)] = {prefix}
+        self._need_changed(target, family, needed)
+        self._refresh(target)
+
+    def _leave(self, prefix: Prefix, target: Target, family: int) -> None:
+        users = self._users[(target, family)]
+        users.discard(prefix)
+        if users:
+            return
+        del self._users[(target, family)]
+        self._need_changed(target, family, True)
+        self._refresh(target)
+        for member in target.members if isinstance(target, ViaTiers) else ():
+            within = self._within[(member, family)]
+            within.discard(target)
+            if not within:
+                del self._within[(member, family)]
+                self._need_changed(member, family, True)
+
+    def _needed(self, target: Target, family: int) -> bool:
+        """Whether its nexthop is to be in the kernel."""
+        return (target, family) in self._users or (target, family) in self._within
+
+    def _need_changed(self, target: Target, family: int, before: bool) -> None:
+        needed = self._needed(target, family)
+        if needed != before:
+            self._in_tunnels[family] += (needed - before) * isinstance(target, ViaConnection)
             self._refresh(target)
 
     def _target_changed(self, target: Target) -> None:
         self._refresh(target)
+        refused = {family: bool(self._targets.refusal(target, family)) for family in (4, 6)}
         for prefix in list(self._by_target.get(target, ())):
-            if (
-                self._chosen.get(prefix) != target
-                or len(self._candidates[prefix]) > 1
-                or self._targets.refusal(target, prefix.version)
-            ):
+            if self._chosen.get(prefix) != target or len(self._candidates[prefix]) > 1 or refused[prefix.version]:
                 self._choose(prefix)
+        for tiers in list(self._parts.get(target, ())) if not isinstance(target, ViaTiers) else ():
+            self._target_changed(tiers)
 
     def _refresh(self, target: Target) -> None:
         """Bring the desired nexthop objects of one target up to date, both families."""
         if not self._synchronised:
             return
         for family in (4, 6):
-            if (target, family) in self._users:
-                nexthop = self._targets.nexthop(target, family)
-                present = nexthop is not None and self._mirror.entry(nexthop.id) == nexthop
-                wanted = {entry.key: entry for entry in self._targets.objects(target, family, present)}
-            else:
-                wanted = {}
+            wanted: dict[Key, Entry] = {}
+            if self._needed(target, family):
+                grouped = (target, family) in self._users
+                objects = self._targets.objects(target, family, self._present)
+                wanted = {entry.key: entry for entry in objects if grouped or not isinstance(entry, Group)}
             self._want_objects(target, family, wanted)
+
+    def _present(self, nexthop: Nexthop) -> bool:
+        return self._mirror.entry(nexthop.id) == nexthop
+
+    def _refresh_all(self, target: Target) -> None:
+        """And of what it is a part of."""
+        self._refresh(target)
+        for tiers in self._parts.get(target, ()) if not isinstance(target, ViaTiers) else ():
+            self._refresh(tiers)
 
     def _want_objects(self, target: Target, family: int, wanted: dict[Key, Entry]) -> None:
         known = self._targets.known(target, family)
@@ -467,7 +513,7 @@ class Fib:
         """An unwanted entry that lets a protected prefix out: to the underlay, or out of our table."""
         if route.kind is RouteKind.BLACKHOLE or not self._guard.protects(route.prefix):
             return False
-        return route.kind is RouteKind.THROW or not isinstance(self._targets.owner(route.group), ViaConnection)
+        return route.kind is RouteKind.THROW or not encrypts(self._targets.owner(route.group))
 
     def _may_stay(self, key: Key) -> bool:
         """May an earlier process's entry stay until the sweep? Nexthops go when nothing uses them."""
@@ -516,9 +562,15 @@ class Fib:
         if prefixes:
             return
         del self._by_target[target]
-        if isinstance(target, ViaNextHop):
-            self._targets.next_hops.pop(target.address, None)
-            self._to_resolve.pop(target.address, None)
+        for member in members_of(target):
+            parts = self._parts.get(member, {})
+            if isinstance(target, ViaTiers):
+                parts.pop(target, None)
+                if not parts:
+                    self._parts.pop(member, None)
+            if isinstance(member, ViaNextHop) and not parts and member not in self._by_target:
+                self._targets.next_hops.pop(member.address, None)
+                self._to_resolve.pop(member.address, None)
 
 
 _COMMANDS: dict[type[Any], Callable[[Fib, Any], None]] = {

@@ -114,7 +114,31 @@ class ViaNextHop:
     address: Address
 
 
-Target = ViaConnection | ViaNextHop
+Single = ViaConnection | ViaNextHop
+
+
+@dataclass(frozen=True, slots=True)
+class ViaTiers:
+    """Several at once: what is usable of the first tier that has something usable shares the flows. All into tunnels or
+    all in clear. Routes of the same tiers have one group, so one message moves them all when a tier fails."""
+
+    tiers: tuple[tuple[Single, ...], ...]
+
+    @property
+    def members(self) -> tuple[Single, ...]:
+        return tuple(member for tier in self.tiers for member in tier)
+
+
+Target = Single | ViaTiers
+
+
+def members_of(target: Target) -> tuple[Single, ...]:
+    return target.members if isinstance(target, ViaTiers) else (target,)
+
+
+def encrypts(target: Target | None) -> bool:
+    """Whether nothing that takes this way leaves in clear."""
+    return target is not None and all(isinstance(member, ViaConnection) for member in members_of(target))
 
 
 @dataclass(frozen=True, slots=True)

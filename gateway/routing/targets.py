@@ -1,16 +1,28 @@
 """Where routes can point: connections and next hops, and the nexthop objects each of them needs.
 
-One nexthop and one group of one member per target and family, because routes must name a group: the kernel
+One nexthop and one group per connection or next hop and family, and one group per combination of them, because routes must name a group: the kernel
 refuses to replace a group by a single nexthop, an IPv4 nexthop under an IPv6 route, and a blackhole
 beside other members. Failing closed is then one message: the group's member becomes the family's blackhole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gateway.routing.model import Address, Entry, Group, Nexthop, Resolution, Target, ViaConnection, ViaNextHop
+from gateway.routing.model import (
+    Address,
+    Entry,
+    Group,
+    Nexthop,
+    Resolution,
+    Single,
+    Target,
+    ViaConnection,
+    ViaNextHop,
+    ViaTiers,
+    members_of,
+)
 
 
 @dataclass(slots=True)
@@ -36,6 +48,9 @@ class Targets:
 
     def refusal(self, target: Target, family: int) -> str:
         """Why no route of this family can point there, "" if it can (even if only to fail closed)."""
+        if isinstance(target, ViaTiers):
+            refusals = [self.refusal(member, family) for member in target.members]
+            return refusals[0] if all(refusals) else ""
         if isinstance(target, ViaConnection):
             return "" if target.name in self.connections else f"connection {target.name} does not exist"
         if target.address.version != family:
@@ -46,6 +61,8 @@ class Targets:
 
     def usable(self, target: Target) -> bool:
         """True if packets get somewhere."""
+        if isinstance(target, ViaTiers):
+            return any(self.usable(member) for member in target.members)
         if isinstance(target, ViaConnection):
             connection = self.connections.get(target.name)
             return connection is not None and connection.up and connection.interface != 0
@@ -63,7 +80,7 @@ class Targets:
         """The family's blackhole, shared by all connections."""
         return Nexthop(self.identifiers(None, family)[0], family, 0)
 
-    def nexthop(self, target: Target, family: int) -> Nexthop | None:
+    def nexthop(self, target: Single, family: int) -> Nexthop | None:
         """The target's own nexthop; None without a device or resolution."""
         identifier = self.identifiers(target, family)[0]
         if isinstance(target, ViaConnection):
@@ -72,20 +89,32 @@ class Targets:
         resolution = self.next_hops.get(target.address)
         return Nexthop(identifier, family, resolution.interface, resolution.gateway) if resolution else None
 
-    def objects(self, target: Target, family: int, nexthop_present: bool) -> Iterator[Entry]:
-        """What the kernel must hold for this target. A connection's group always has a member that exists:
-        its TUN only once the kernel has the nexthop (`nexthop_present`) and the tunnel is up."""
-        nexthop = self.nexthop(target, family)
-        if nexthop is not None:
-            yield nexthop
+    def objects(self, target: Target, family: int, present: Callable[[Nexthop], bool]) -> Iterator[Entry]:
+        """What the kernel must hold for this target, the nexthops of its members apart where it has several. The group of
+        what leads into tunnels always has a member that exists: a TUN only once the kernel has the nexthop (`present`) and
+        the tunnel is up."""
+        if not isinstance(target, ViaTiers) and (own := self.nexthop(target, family)) is not None:
+            yield own
+        carrying = self._carrying(target, family, present)
+        if any(isinstance(member, ViaConnection) for member in members_of(target)):
+            blackhole = self.blackhole(family)
+            yield blackhole
+            carrying = carrying or (blackhole.id,)
+        if carrying:
+            yield Group(self.group(target, family), carrying)
+
+    def _carrying(self, target: Target, family: int, present: Callable[[Nexthop], bool]) -> tuple[int, ...]:
+        """The nexthops that packets are to take now. A single next hop may come in the same batch as its group; a TUN may
+        not, nor what joins others: such a group stands, and carries, already."""
         if isinstance(target, ViaNextHop):
-            if nexthop is not None:
-                yield Group(self.group(target, family), (nexthop.id,))
-            return
-        blackhole = self.blackhole(family)
-        yield blackhole
-        passes = nexthop is not None and nexthop_present and self.usable(target)
-        yield Group(self.group(target, family), (nexthop.id if nexthop and passes else blackhole.id,))
+            own = self.nexthop(target, family)
+            return (own.id,) if own is not None else ()
+        for tier in target.tiers if isinstance(target, ViaTiers) else ((target,),):
+            usable = [one for one in tier if self.usable(one) and not self.refusal(one, family)]
+            found = [nexthop for one in usable if (nexthop := self.nexthop(one, family)) and present(nexthop)]
+            if found:
+                return tuple(one.id for one in found)
+        return ()
 
     def identifiers(self, target: Target | None, family: int) -> tuple[int, int]:
         """(nexthop id, group id) of the target, of the family's blackhole for None; assigned at first use."""

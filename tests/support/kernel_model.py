@@ -38,7 +38,7 @@ class Kernel:
         for nexthop in [n for n in self.nexthops.values() if n.interface == index]:
             self._delete_nexthop(nexthop.id)
 
-    def lookup(self, prefix: Prefix) -> str | int:
+    def lookup(self, prefix: Prefix) -> str | int | frozenset[str | int]:
         """Where a packet to the first address of `prefix` goes: "blackhole", "main", or an interface index."""
         address = prefix.network_address
         matching = [route for route in (*self.routes.values(), *self.foreign.values()) if address in route.prefix]
@@ -49,10 +49,10 @@ class Kernel:
             return "blackhole" if best.kind is RouteKind.BLACKHOLE else "main"
         return self.lookup_route(best)
 
-    def lookup_route(self, route: Route) -> str | int:
-        """Where this unicast route leads."""
-        (member,) = self.groups[route.group].members
-        return self.nexthops[member].interface or "blackhole"
+    def lookup_route(self, route: Route) -> str | int | frozenset[str | int]:
+        """Where this unicast route leads; a set where flows are shared."""
+        ways = frozenset(self.nexthops[member].interface or "blackhole" for member in self.groups[route.group].members)
+        return next(iter(ways)) if len(ways) == 1 else ways
 
     def _nexthop(self, verb: Verb, nexthop: Nexthop) -> OpError | None:
         if verb is Verb.DELETE:

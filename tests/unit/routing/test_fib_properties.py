@@ -33,6 +33,7 @@ from gateway.routing.model import (
     Target,
     ViaConnection,
     ViaNextHop,
+    ViaTiers,
 )
 
 NAMES = ("edge", "second", "third")
@@ -55,7 +56,21 @@ GATEWAYS = {4: ip_address("10.0.1.1"), 6: ip_address("fe80::1")}
 
 names = st.sampled_from(NAMES)
 prefixes = st.sampled_from(PREFIXES)
-targets: st.SearchStrategy[Target] = st.one_of(names.map(ViaConnection), st.sampled_from(HOPS).map(ViaNextHop))
+
+
+def tiers(of: st.SearchStrategy[ViaConnection] | st.SearchStrategy[ViaNextHop]) -> st.SearchStrategy[Target]:
+    """One or two members, and perhaps a backup; each once."""
+    members = st.lists(of, min_size=2, max_size=3, unique=True)
+    return st.builds(
+        lambda some, cut: ViaTiers(tuple(filter(None, (tuple(some[:cut]), tuple(some[cut:]))))),
+        members,
+        st.integers(1, 3),
+    )
+
+
+connections = names.map(ViaConnection)
+hops = st.sampled_from(HOPS).map(ViaNextHop)
+targets: st.SearchStrategy[Target] = st.one_of(connections, hops, tiers(connections), tiers(hops))
 sources = st.sampled_from(("bgp", "static"))
 
 
@@ -212,13 +227,20 @@ class FibMachine(RuleBasedStateMachine):
         fallback = None
         for source in ("static", "bgp"):
             target = self.routes[prefix].get(source)
-            if isinstance(target, ViaConnection) and target.name in self.configured:
-                if target.name in self.up and target.name in self.devices:
-                    return self.devices[target.name]
-                fallback = "blackhole"
-            elif isinstance(target, ViaNextHop) and self.may_use(target, prefix):
-                return UNDERLAY
+            for tier in target.tiers if isinstance(target, ViaTiers) else ((target,),) if target else ():
+                ways = frozenset(self.way(member, prefix) for member in tier) - {None, "blackhole"}
+                if ways:
+                    return ways if len(ways) > 1 else next(iter(ways))
+                if any(self.way(member, prefix) for member in tier):
+                    fallback = "blackhole"
         return fallback
+
+    def way(self, target: ViaConnection | ViaNextHop, prefix: Prefix) -> object:
+        if isinstance(target, ViaNextHop):
+            return UNDERLAY if self.may_use(target, prefix) else None
+        if target.name in self.up and target.name in self.devices:
+            return self.devices[target.name]
+        return "blackhole" if target.name in self.configured else None
 
     def may_use(self, target: ViaNextHop, prefix: Prefix) -> bool:
         fits = target.address.version == prefix.version and self.shell.resolver[target.address] is not None
