@@ -363,6 +363,7 @@ class Speaker:
         self._say(watch_in(peer))
         self._link.ask(LinkCommand(Kind.SESSION, messages.render_teardown(peer.settings.address), peer.name))
         peer.suspended_until = now + peer.settings.restart_after
+        self._effects.append(SessionsChanged())
         self._session_down(peer, f"more than {peer.settings.max_prefixes} prefixes", now)
         self._sweep(peer)
 

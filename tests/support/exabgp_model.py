@@ -132,11 +132,11 @@ class ExabgpModel:
         """Let time pass, with every deadline in it met exactly."""
         end = self.now + seconds
         while (deadline := self.speaker.next_deadline()) is not None and deadline <= end:
-            before = (deadline, len(self.sent))
+            before = (deadline, len(self.effects))
             self.now = max(self.now, deadline)
             self.speaker.handle_deadline(self.now)
             self.drain()
-            after = (self.speaker.next_deadline(), len(self.sent))
+            after = (self.speaker.next_deadline(), len(self.effects))
             assert before != after, "a deadline that does nothing comes back for ever"
         self.now = end
 
