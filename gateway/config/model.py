@@ -1,8 +1,7 @@
 """The configuration model: every key, its type, default, unit and one line of help.
 
-Keys follow swanctl.conf where it has a word. Values that need parsing beyond their type (durations,
-prefixes) become their final type here, so that nothing downstream parses text again; proposals and
-identities stay text, checked here and parsed by `proposals.py` and `identity.py`.
+Keys follow swanctl.conf where it has a word. `types.py` has the types of values, `bgp_model.py` the [bgp] section.
+Proposals and identities stay text, checked here and parsed by `proposals.py` and `identity.py`.
 `load.py` adds FILE:LINE:COL, `lint.py` the checks across keys, `secrets.py` reads the secrets,
 `derive.py` says what the shorthands and defaults amount to.
 """
@@ -10,23 +9,32 @@ identities stay text, checked here and parsed by `proposals.py` and `identity.py
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
+from pydantic import Field
 
-from gateway.config.addresses import (
-    Address,
-    AddressField,
-    Interface,
-    InterfaceField,
-    Ipv4AddressField,
-    Prefix,
-    PrefixField,
+from gateway.config.addresses import Address, AddressField, Interface, InterfaceField, Prefix, PrefixField
+from gateway.config.bgp_model import Bgp, Neighbor
+from gateway.config.types import (
+    Count,
+    Cpu,
+    Dscp,
+    Duration,
+    EspProposal,
+    FilePath,
+    Identity,
+    IkeProposal,
+    Integer,
+    InterfaceName,
+    Name,
+    Number,
+    Octets,
+    Port,
+    SecretSource,
+    Section,
+    Switch,
+    Workers,
 )
-from gateway.config.dscp import DSCP_NAMES, parse_dscp
-from gateway.config.identity import parse_identity
-from gateway.config.proposals import parse_esp_proposal, parse_ike_proposal
-from gateway.config.units import parse_count, parse_duration, parse_octets, parse_workers
 
 __all__ = [
     "Address",
@@ -40,81 +48,14 @@ __all__ = [
     "Interface",
     "Metrics",
     "Neighbor",
+    "Observe",
+    "Prefix",
+    "SecretSource",
+    "Section",
 ]
-__all__ += ["Prefix", "SecretSource", "Section"]
 
-
-def _ike_proposal(text: str) -> str:
-    parse_ike_proposal(text)
-    return text
-
-
-def _esp_proposal(text: str) -> str:
-    parse_esp_proposal(text)
-    return text
-
-
-def _identity(text: str) -> str:
-    parse_identity(text)
-    return text
-
-
-def _interface(text: str) -> str:
-    """As the kernel takes names (IFNAMSIZ)."""
-    if not 1 <= len(text.encode()) <= 15 or text in (".", "..") or any(c in "/:" or c.isspace() for c in text):
-        raise ValueError(f"'{text}' is no interface name: 1 to 15 octets, no '/', ':' or space")
-    return text
-
-
-_QUANTITY = WithJsonSchema({"type": ["number", "string"]})
-Duration = Annotated[float, BeforeValidator(parse_duration), _QUANTITY]
-Octets = Annotated[int, BeforeValidator(parse_octets), _QUANTITY]
-Count = Annotated[int, BeforeValidator(parse_count), _QUANTITY]
-# TOML has types: "179" and true are no numbers, 1 is no switch.
-Integer = Annotated[int, Strict()]
-Number = Annotated[float, Strict()]
-Switch = Annotated[bool, Strict()]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
-Asn = Annotated[int, Strict(), Field(ge=1, le=4294967294)]
-Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
-Workers = Annotated[
-    int | Literal["auto"],
-    BeforeValidator(parse_workers),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": "auto"}]}),
-]
-Dscp = Annotated[
-    int | Literal["copy"],
-    BeforeValidator(parse_dscp),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 63}, {"enum": ["copy", *DSCP_NAMES]}]}),
-]
-# glibc's cpu_set_t ends there.
-Cpu = Annotated[int, Strict(), Field(ge=0, le=1023)]
-FilePath = Annotated[str, Field(min_length=1)]
-InterfaceName = Annotated[str, AfterValidator(_interface)]
-IkeProposal = Annotated[str, AfterValidator(_ike_proposal)]
-EspProposal = Annotated[str, AfterValidator(_esp_proposal)]
-Identity = Annotated[str, AfterValidator(_identity)]
 
 _EVERYTHING: tuple[Prefix, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
-
-
-class Section(BaseModel):
-    """Unknown keys are errors; values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SecretSource(Section):
-    """Where a secret comes from: exactly one of the three."""
-
-    file: str | None = Field(
-        default=None,
-        description="path, relative to the configuration file; owner root or the service user, mode 0600 or less",
-    )
-    credential: str | None = Field(default=None, description="name of a systemd credential (LoadCredential=)")
-    inline: str | None = Field(
-        default=None, repr=False, description="the secret itself; needs gateway.allow_inline_secrets = true"
-    )
 
 
 class Child(Section):
@@ -298,49 +239,6 @@ class Connection(Section):
         default=None, min_length=1, description="shorthand for the only child's esp_proposals"
     )
     child: dict[Name, Child] = Field(default_factory=dict, description="CHILD_SAs by name; default: one named 'net'")
-
-
-class Neighbor(Section):
-    """One BGP neighbor."""
-
-    address: AddressField = Field(description="the neighbor's address")
-    remote_as: Asn = Field(description="the neighbor's AS number")
-    local_address: AddressField | None = Field(
-        default=None,
-        description="our address of the session; default: tunnel_address of `connection` facing it, else what this host's routes choose, "
-        "else the first local_addrs of its family",
-    )
-    connection: Name | None = Field(
-        default=None, description="the session runs inside this connection's tunnel; its routes point into the TUN"
-    )
-    multihop: Integer = Field(
-        default=1, ge=1, le=255, description="TTL of the session; Azure Route Server needs 2 or more"
-    )
-    ttl_security: Switch = Field(default=False, description="GTSM (RFC 5082): accept only TTL 255")
-    password: SecretSource | None = Field(default=None, description="TCP MD5 password (RFC 2385)")
-    hold_time: Integer = Field(default=30, ge=3, le=65535, description="hold time offered, in seconds")
-    passive: Switch = Field(default=False, description="wait for the neighbor to connect")
-    advertise: tuple[PrefixField, ...] | None = Field(
-        default=None,
-        description="prefixes announced to this neighbor; default: bgp.advertise and what other kinds of neighbor "
-        "taught us",
-    )
-    max_prefixes: Integer = Field(default=4000, ge=1, description="prefixes accepted; more are discarded and said")
-
-
-class Bgp(Section):
-    """BGP speaker."""
-
-    local_as: Asn = Field(description="our AS number")
-    router_id: Ipv4AddressField | None = Field(default=None, description="default: the first IPv4 address configured")
-    advertise: tuple[PrefixField, ...] = Field(default=(), description="our own prefixes, announced to every neighbor")
-    listen_port: Integer = Field(
-        default=179, ge=0, le=65535, description="port to listen on for passive neighbors; 0: connect only"
-    )
-    stale_time: Duration = Field(
-        default=120.0, ge=0, description="how long routes stay in the kernel after their session or ExaBGP went away"
-    )
-    neighbor: dict[Name, Neighbor] = Field(default_factory=dict, description="neighbors by name")
 
 
 class HaPeer(Section):
