@@ -1,4 +1,4 @@
-"""The C data plane (native/module.c). Imported only by runtime/dataplane.py, runtime/ha_link.py and tests."""
+"""The C data plane (native/module.c) and the probes (native/probe_py.c). Imported only by runtime/ and tests."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -181,3 +181,63 @@ class DataPlane:
 
     def stop(self) -> None:
         """Stops and joins the workers, wipes every key. Idempotent."""
+
+PROBE_REFUSALS: tuple[str, ...]
+"""Why what arrived was nobody's, from native/probe.h."""
+
+ProbeRow = tuple[int, int, int, int, int, float]
+"""id, packets sent, refused by the kernel, received, told; CLOCK_MONOTONIC seconds of the last that was alive, 0.0 for none."""
+
+class Probes:
+    """One thread that sends, compares and measures silence (native/probe.h, gateway/bfd/probing.py). ValueError and OSError
+    as of DataPlane; after stop() every call but news(), event_fd() and stop() itself raises ValueError."""
+
+    def __init__(self) -> None: ...
+    def event_fd(self) -> int:
+        """An eventfd, readable when `news()` has something."""
+
+    def listen(self, fd: int, kind: str) -> None:
+        """A bound socket on which packets of this kind arrive: "bfd", "bfd-multihop", "echo4" or "echo6" (raw sockets). The
+        caller keeps owning the fd and calls unlisten before closing it."""
+
+    def unlisten(self, fd: int) -> None: ...
+    def add(
+        self,
+        id: int,
+        kind: str,
+        key: int,
+        fd: int,
+        local: str,
+        remote: tuple[str, int],
+        interface: int,
+        least_hops: int,
+    ) -> None:
+        """A probe that sends on `fd` (not touched after `remove`). What arrives is its own if it carries the key, or no key and
+        these addresses; in any case from `remote`, to `local` ("": any), by `interface` (0: any) and with a TTL of at
+        least `least_hops`."""
+
+    def arm(
+        self,
+        id: int,
+        octets: bytes,
+        shortest_ns: int,
+        longest_ns: int,
+        expected: bytes,
+        alive: bytes,
+        detection_ns: int,
+        generation: int,
+        at_once: bool,
+    ) -> None:
+        """What `gateway.bfd.probing.Arm` says."""
+
+    def send(self, id: int, octets: bytes) -> None: ...
+    def remove(self, id: int) -> None: ...
+    def news(self) -> list[tuple[int, int, float, bytes | None]]:
+        """Drains (id, generation, CLOCK_MONOTONIC seconds, octets): packets that were not as expected; None: the detection
+        time is over."""
+
+    def statistics(self) -> tuple[list[ProbeRow], tuple[int, ...]]:
+        """Of each probe; and how many packets were refused, by PROBE_REFUSALS."""
+
+    def stop(self) -> None:
+        """Joins the thread. Idempotent."""

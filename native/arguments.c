@@ -1,4 +1,4 @@
-/* Arguments of Python calls as plain C values, for module.c. */
+/* Arguments of Python calls as plain C values and faults as exceptions, for module.c and probe_py.c. */
 #include "arguments.h"
 
 #include <netdb.h>
@@ -30,6 +30,22 @@ static bool to_unsigned(PyObject *object, unsigned long long most, unsigned long
 CONVERTER(to_u16, uint16_t, UINT16_MAX)
 CONVERTER(to_u32, uint32_t, UINT32_MAX)
 CONVERTER(to_u64, uint64_t, UINT64_MAX)
+
+PyObject *raise_fault(struct fault fault) {
+  if (fault.os_error) {
+    PyObject *arguments = Py_BuildValue("(is)", fault.os_error, fault.sentence);
+    if (arguments) PyErr_SetObject(PyExc_OSError, arguments);
+    Py_XDECREF(arguments);
+  } else {
+    PyErr_SetString(PyExc_ValueError, fault.sentence);
+  }
+  return NULL;
+}
+
+PyObject *none_or_raise(struct fault fault) {
+  if (fault.sentence) return raise_fault(fault);
+  Py_RETURN_NONE;
+}
 
 bool parse_endpoint(const char *host, unsigned port, struct endpoint *out) {
   memset(out, 0, sizeof *out);

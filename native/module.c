@@ -1,5 +1,5 @@
-/* gateway._native: the Python face of the data plane (gateway/_native.pyi), and with arguments.c and rows.c all that
- * knows Python.
+/* gateway._native: the Python face of the data plane (gateway/_native.pyi), and with arguments.c, rows.c and probe_py.c
+ * all that knows Python.
  *
  * Arguments become plain C values, the GIL is released, the control call is made, faults become exceptions. Workers
  * never run a line of this file. Limited API of Python 3.11.
@@ -17,6 +17,7 @@
 #include "arguments.h"
 #include "dataplane.h"
 #include "packet.h"
+#include "probe_py.h"
 #include "rows.h"
 #include "udp.h"
 
@@ -28,22 +29,6 @@ typedef struct {
 } DataPlane;
 
 /* ---- C to Python and back ---- */
-
-static PyObject *fail(struct fault fault) {
-  if (fault.os_error) {
-    PyObject *arguments = Py_BuildValue("(is)", fault.os_error, fault.sentence);
-    if (arguments) PyErr_SetObject(PyExc_OSError, arguments);
-    Py_XDECREF(arguments);
-  } else {
-    PyErr_SetString(PyExc_ValueError, fault.sentence);
-  }
-  return NULL;
-}
-
-static PyObject *none_or_fail(struct fault fault) {
-  if (fault.sentence) return fail(fault);
-  Py_RETURN_NONE;
-}
 
 static struct dataplane *plane_of(PyObject *self) {
   struct dataplane *plane = ((DataPlane *)self)->plane;
@@ -94,7 +79,7 @@ static bool parse_cpus(PyObject *list, struct placement *placement) {
   Py_ssize_t count = list ? PySequence_Size(list) : 0;
   if (count < 0) return false;
   if (count > WORKERS_MAX) {
-    fail((struct fault){"too many CPUs", 0});
+    raise_fault((struct fault){"too many CPUs", 0});
     return false;
   }
   for (Py_ssize_t i = 0; i < count; i++) {
@@ -129,7 +114,7 @@ static int dataplane_py_init(PyObject *object, PyObject *args, PyObject *kwargs)
   struct fault fault;
   Py_BEGIN_ALLOW_THREADS fault = dataplane_start_placed(workers, (enum esp_engine)engine, &placement, &self->plane);
   Py_END_ALLOW_THREADS if (!fault.sentence) return 0;
-  fail(fault);
+  raise_fault(fault);
   return -1;
 }
 
@@ -166,7 +151,7 @@ static PyObject *py_event_fd(PyObject *self, PyObject *unused) {
   do {                                                                                                                 \
     struct fault fault;                                                                                                \
     Py_BEGIN_ALLOW_THREADS fault = (call);                                                                             \
-    Py_END_ALLOW_THREADS return none_or_fail(fault);                                                                   \
+    Py_END_ALLOW_THREADS return none_or_raise(fault);                                                                  \
   } while (0)
 
 static PyObject *py_add_socket(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -208,7 +193,7 @@ static PyObject *py_set_egress(PyObject *self, PyObject *args, PyObject *kwargs)
                                              &request.mtu, &request.hops, to_u32, &request.flow_label))
     return NULL;
   if (!parse_endpoint(local, 0, &request.local) || !parse_endpoint(remote, 0, &request.remote)) return NULL;
-  if (octets != sizeof request.link_address) return fail((struct fault){"a link address has 6 octets", 0});
+  if (octets != sizeof request.link_address) return raise_fault((struct fault){"a link address has 6 octets", 0});
   memcpy(request.link_address, link_address, sizeof request.link_address);
   CONTROL(egress_set(plane, connection, &request));
 }
@@ -231,7 +216,7 @@ static PyObject *py_add_connection(PyObject *self, PyObject *args, PyObject *kwa
     return NULL;
   Py_ssize_t count = PySequence_Size(list);
   if (count < 0) return NULL;
-  if (count > WORKERS_MAX) return fail((struct fault){"too many TUN queues", 0});
+  if (count > WORKERS_MAX) return raise_fault((struct fault){"too many TUN queues", 0});
   for (Py_ssize_t i = 0; i < count; i++) {
     PyObject *item = PySequence_GetItem(list, i);
     uint32_t fd = 0;
@@ -320,7 +305,7 @@ static PyObject *py_add_sa(PyObject *self, PyObject *args, PyObject *kwargs) {
   /* The keys' bytes objects are alive in `kwargs` meanwhile. */
   Py_BEGIN_ALLOW_THREADS fault = sa_add(plane, &request);
   Py_END_ALLOW_THREADS free(selectors);
-  return none_or_fail(fault);
+  return none_or_raise(fault);
 }
 
 static PyObject *py_remove_sa(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -336,7 +321,7 @@ static PyObject *py_remove_sa(PyObject *self, PyObject *args, PyObject *kwargs) 
   struct sa_statistics last;
   struct fault fault;
   Py_BEGIN_ALLOW_THREADS fault = sa_retire(plane, inbound, connection, spi, &last);
-  Py_END_ALLOW_THREADS if (fault.sentence || last.spi == 0) return none_or_fail(fault);
+  Py_END_ALLOW_THREADS if (fault.sentence || last.spi == 0) return none_or_raise(fault);
   return sa_tuple(&last);
 }
 
@@ -374,7 +359,7 @@ static PyObject *py_replace_policies(PyObject *self, PyObject *args, PyObject *k
     Py_END_ALLOW_THREADS
   }
   free(spis);
-  return PyErr_Occurred() ? NULL : none_or_fail(fault);
+  return PyErr_Occurred() ? NULL : none_or_raise(fault);
 }
 
 static PyObject *py_grant(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -431,7 +416,7 @@ static PyObject *sa_rows(PyObject *self, struct fault (*read)(struct dataplane *
   struct fault fault;
   if (!plane) return NULL;
   Py_BEGIN_ALLOW_THREADS fault = read(plane, &rows, &count);
-  Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
+  Py_END_ALLOW_THREADS if (fault.sentence) return raise_fault(fault);
   PyObject *list = sa_list(rows, count, row);
   free(rows);
   return list;
@@ -455,7 +440,7 @@ static PyObject *py_drops(PyObject *self, PyObject *unused) {
   struct fault fault;
   if (!plane) return NULL;
   Py_BEGIN_ALLOW_THREADS fault = dataplane_drops(plane, &rows, &count);
-  Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
+  Py_END_ALLOW_THREADS if (fault.sentence) return raise_fault(fault);
   PyObject *list = drop_list(rows, count);
   free(rows);
   return list;
@@ -468,7 +453,7 @@ static PyObject *py_worker_statistics(PyObject *self, PyObject *unused) {
   struct fault fault;
   if (!plane) return NULL;
   Py_BEGIN_ALLOW_THREADS fault = dataplane_worker_statistics(plane, rows);
-  Py_END_ALLOW_THREADS if (fault.sentence) return fail(fault);
+  Py_END_ALLOW_THREADS if (fault.sentence) return raise_fault(fault);
   PyObject *list = PyList_New(0);
   bool complete = list != NULL;
   for (unsigned i = 0; i < plane->worker_count && complete; i++)
@@ -528,6 +513,8 @@ static PyMethodDef module_methods[] = {{NULL, NULL, 0, NULL}};
 static int module_exec(PyObject *module) {
   const char *engine = esp_engine_name(esp_engine_resolve(ESP_ENGINE_AUTO));
   if (add_value(module, "DataPlane", PyType_FromModuleAndSpec(module, &dataplane_spec, NULL)) < 0) return -1;
+  if (add_value(module, "Probes", probes_type(module)) < 0) return -1;
+  if (add_value(module, "PROBE_REFUSALS", probe_refusal_names()) < 0) return -1;
   if (add_value(module, "ENGINE", PyUnicode_FromString(engine)) < 0) return -1;
   if (add_value(module, "STAGES", stage_names()) < 0) return -1;
   return add_value(module, "DROP_REASONS", drop_names());
