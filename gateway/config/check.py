@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
 
-from gateway.config.diagnostics import Diagnostic, document, has_errors, render, warnings_as_errors
-from gateway.config.load import load
+from gateway.config.diagnostics import Diagnostic, document, has_errors, in_order, render, warnings_as_errors
+from gateway.config.load import Loaded, load
 
 OK = 0
 # sysexits.h EX_CONFIG; the unit has RestartPreventExitStatus=78.
 EX_CONFIG = 78
 
 
-def check_file(path: Path, strict: bool, output: Literal["text", "json"], stream: TextIO, color: bool) -> int:
-    """Checks a file without reading secrets; 0 when it can be used, else 78."""
+Also = Callable[[Path, Loaded], Sequence[Diagnostic]]
+
+
+def check_file(
+    path: Path,
+    strict: bool,
+    output: Literal["text", "json"],
+    stream: TextIO,
+    color: bool,
+    also: Also | None = None,
+) -> int:
+    """Checks a file without reading secrets, unless `also` does; 0 when it can be used, else 78."""
     loaded = load(path)
-    found = warnings_as_errors(loaded.diagnostics) if strict else loaded.diagnostics
+    diagnostics = in_order((*loaded.diagnostics, *(also(path, loaded) if also is not None else ())))
+    found = warnings_as_errors(diagnostics) if strict else diagnostics
     if output == "json":
         json.dump(document(found, str(path)), stream, indent=2)
         stream.write("\n")

@@ -58,8 +58,9 @@ _FORMATS = {"ip-address": "address", "ipv4": "IPv4 address", "ip-prefix": "prefi
 _INTRODUCTION = """\
 # gateway.toml
 
-The reference of every key, generated from the model (`gateway/config/schema.py`). `gatewayd --check FILE` names
-every mistake with line and column; unknown keys are errors. Examples are in `config/`.
+The reference of every key, generated from the model (`gateway/config/schema.py`). `gatewayd --check --config FILE`
+names every mistake with line and column; unknown keys are errors. With `--secrets` it reads the files of secrets and
+certificates too, as whoever runs it may. Examples are in `config/`.
 
 - **duration**: seconds as a number, or `"500ms"`, `"30s"`, `"45m"`, `"4h"`, `"1d"`.
 - **octets**: a number, or `"500M"`, `"100G"` (decimal), `"64Mi"`, `"1Gi"` (binary). **count**: a number, or `"10M"`.

@@ -24,6 +24,10 @@ class SecretError(ValueError):
     """A secret that cannot be used; the text says why and what to do, never the secret."""
 
 
+class NotPassed(SecretError):
+    """A credential, and this process was not started by a unit that passes any."""
+
+
 class Secret:
     """Octets that do not print, do not pickle and compare in constant time."""
 
@@ -159,7 +163,7 @@ def _read_file(path: Path, uid: int) -> bytes:
 def _read_credential(name: str, credentials_dir: Path | None) -> bytes:
     if credentials_dir is None:
         hint = f"add LoadCredential={name}:PATH to the unit"
-        raise SecretError(f"credential '{name}': systemd passed no credentials; {hint}")
+        raise NotPassed(f"credential '{name}': systemd passed no credentials; {hint}")
     try:
         return (credentials_dir / name).read_bytes()
     except OSError as error:

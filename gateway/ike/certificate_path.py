@@ -202,7 +202,7 @@ def _check_extensions(certificate: x509.Certificate) -> None:
     try:
         if certificate.version is not x509.Version.v3:
             raise refused(Violation.CERTIFICATE_CHAIN, f"{_described(certificate)} is not of version 3")
-        unknown = [one.oid for one in certificate.extensions if one.critical and one.oid not in _UNDERSTOOD]
+        unknown = not_understood(certificate)
     except MALFORMED as error:
         raise refused(Violation.CERTIFICATE_CHAIN, f"a malformed certificate: {error}") from None
     if unknown:
@@ -210,6 +210,11 @@ def _check_extensions(certificate: x509.Certificate) -> None:
             Violation.CERTIFICATE_CHAIN,
             f"{_described(certificate)} has the critical extension {unknown[0].dotted_string}, which is not understood",
         )
+
+
+def not_understood(certificate: x509.Certificate) -> list[ObjectIdentifier]:
+    """Its critical extensions that we do not know. MALFORMED where they cannot be read."""
+    return [one.oid for one in certificate.extensions if one.critical and one.oid not in _UNDERSTOOD]
 
 
 def _check_ca(certificate: x509.Certificate, below: Sequence[x509.Certificate]) -> None:

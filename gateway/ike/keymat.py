@@ -29,7 +29,7 @@ from gateway.ike.message import (
 )
 from gateway.ike.payloads import EncryptedFragment, Payload
 from gateway.ike.proposal import Choice
-from gateway.ike.registry import EncryptionId, IntegrityId, PrfId
+from gateway.ike.registry import EncryptionId, IntegrityId, NotifyType, PrfId
 
 PRF_HASH = {
     PrfId.HMAC_SHA1: "sha1",
@@ -60,6 +60,15 @@ FRAGMENT_OCTETS = 4  # RFC 7383 2.5: number and total
 def prf(method: int, key: bytes, data: bytes) -> bytes:
     """RFC 7296 2.13 with the HMAC PRFs."""
     return hmac.digest(key, data, PRF_HASH[PrfId(method)])
+
+
+def check_nonce(method: int, nonce: bytes) -> None:
+    """Against the PRF agreed on; that it has 16 to 256 octets is grammar.py's."""
+    # RFC 7296 2.10: at least half the key size of the PRF, which for HMAC is what it gives (RFC 4868 2.1.2)
+    least = PRF_OCTETS[PRF_HASH[PrfId(method)]] // 2
+    if len(nonce) < least:
+        text = f"nonce of {len(nonce)} octets, {PrfId(method).name} needs {least}"
+        raise PeerError(Violation.BAD_NONCE, text, NotifyType.INVALID_SYNTAX)
 
 
 def prf_plus(method: int, key: bytes, seed: bytes, count: int) -> bytes:

@@ -69,6 +69,11 @@ class Redirects:
         if to:
             self._drained[connection] = to
 
+    def order_of(self, sa: IkeSa) -> tuple[Notify, ...]:
+        """RFC 5685 6: for the answer to IKE_AUTH of who is to go elsewhere since its IKE_SA_INIT, and can."""
+        to = self._drained.get(sa.name, "")
+        return (order(to),) if to and sa.redirectable else ()
+
     def refusal(self, connection: str, message: Message) -> tuple[Notify, ...]:
         """RFC 5685 3: the answer to IKE_SA_INIT of who is to go elsewhere, and can. Nothing is kept of it."""
         to, nonce = self._drained.get(connection, ""), message.first(Nonce)

@@ -2,14 +2,14 @@
 
     judge(certificate, issuer, evidence, at)  ->  good until, revoked, or why there is no telling
 
-Neither indirect nor delta CRLs; a responder is the CA itself, or delegated by it directly. All of it is work for `Compute`;
-where evidence comes from is revocation_search.py's.
+Neither indirect nor delta CRLs; a responder is the CA itself, or delegated by it directly, and then itself not revoked. All of
+it is work for `Compute`; where evidence comes from is revocation_search.py's.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -28,7 +28,7 @@ from cryptography.x509.oid import (
 )
 
 from gateway.ike.certificate_names import SEQUENCE, content, described
-from gateway.ike.certificate_path import MALFORMED, E, extension
+from gateway.ike.certificate_path import MALFORMED, E, extension, not_understood
 from gateway.ike.signatures import weakness
 from gateway.wire import Reader
 
@@ -38,6 +38,8 @@ WITHOUT_END = timedelta(hours=1)
 """An OCSP response that does not say until when it holds is taken for this long (RFC 6960 2.4: newer ones are always there)."""
 URL_OCTETS_MAX = 1024
 URLS_MAX = 2
+DELEGATES_MAX = 8
+"""Certificates of an OCSP response among which its signer is looked for."""
 BIT_STRING = 0x03
 _SHA2 = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _CERT_ID_HASHES = {"sha1", "sha256", "sha384", "sha512"}
@@ -59,38 +61,51 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`until`: as long as the evidence holds. `by`: which of it decided. `valid`: all of it that verified, until when."""
+    """`until`: as long as the evidence holds. `by`: which of it decided. `valid`: all of it that verified, until when.
+    `unchecked`: responders who vouch, if only it were known that they are not revoked themselves."""
 
     standing: Standing
     detail: str = ""
     until: datetime | None = None
     by: Evidence | None = None
     valid: tuple[tuple[Evidence, datetime], ...] = ()
+    unchecked: tuple[x509.Certificate, ...] = ()
 
 
 _ABOUT_OTHERS = Verdict(Standing.UNKNOWN)
 
 
 def judge(
-    certificate: x509.Certificate, issuer: x509.Certificate, evidence: Iterable[Evidence], at: datetime
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    evidence: Sequence[Evidence],
+    at: datetime,
+    delegates: bool = True,
 ) -> Verdict:
-    """The first evidence that says revoked, else that says good."""
+    """The first evidence that says revoked, else that says good. `delegates`: whether anybody but the CA may say so by OCSP."""
     decided: Verdict | None = None
-    reasons, valid = [], []
+    reasons: list[str] = []
+    valid: list[tuple[Evidence, datetime]] = []
+    unchecked: list[x509.Certificate] = []
     for one in evidence:
         try:
-            found = (_by_crl if one.is_crl else _by_ocsp)(certificate, issuer, one, at)
+            if one.is_crl:
+                found = _by_crl(certificate, issuer, one, at)
+            else:
+                found = _by_ocsp(certificate, issuer, one, at, evidence if delegates else None)
         except MALFORMED as error:
             found = _unknown(f"it is malformed: {error}")
         if found.by is not None and found.until is not None:
             valid.append((found.by, found.until))
+        unchecked += found.unchecked
         if found.standing is Standing.REVOKED or (found.standing is Standing.GOOD and decided is None):
             decided = decided if decided is not None and decided.standing is Standing.REVOKED else found
         elif found.detail:
             reasons.append(f"{'CRL' if one.is_crl else 'OCSP response'}: {found.detail}")
     if decided is None:
         decided = _unknown("; ".join(dict.fromkeys(reasons)) or "there is neither CRL nor OCSP response about it")
-    return replace(decided, valid=tuple(valid))
+    open_ = decided.standing is Standing.UNKNOWN
+    return replace(decided, valid=tuple(valid), unchecked=tuple(dict.fromkeys(unchecked)) if open_ else ())
 
 
 def ocsp_request(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
@@ -210,7 +225,14 @@ def _in_scope(certificate: x509.Certificate, crl: x509.CertificateRevocationList
 # --- OCSP ---------------------------------------------------------------------------------------------------------
 
 
-def _by_ocsp(certificate: x509.Certificate, issuer: x509.Certificate, evidence: Evidence, at: datetime) -> Verdict:
+def _by_ocsp(
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    evidence: Evidence,
+    at: datetime,
+    about_delegates: Sequence[Evidence] | None,
+) -> Verdict:
+    """`about_delegates`: what there is about a responder whom the CA named; None: only the CA itself will do."""
     response = ocsp.load_der_ocsp_response(evidence.octets)
     if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
         return _unknown(f"the responder says {response.response_status.name}")
@@ -218,7 +240,8 @@ def _by_ocsp(certificate: x509.Certificate, issuer: x509.Certificate, evidence: 
     if not about:
         return _ABOUT_OTHERS
     # The signature before anything is read out of it
-    if (problem := _responder_problem(response, issuer, at)) is not None:
+    problem, unchecked = _responder_problem(response, issuer, at, about_delegates)
+    if problem:
         return _unknown(problem)
     (single, *_) = about
     begin = single.this_update_utc
@@ -228,6 +251,9 @@ def _by_ocsp(certificate: x509.Certificate, issuer: x509.Certificate, evidence: 
     if end < at:
         return _unknown(f"it holds from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")
     match single.certificate_status:
+        case ocsp.OCSPCertStatus.GOOD if unchecked is not None:
+            text = f"whether its responder {described(unchecked.subject)} is revoked is not known"
+            return Verdict(Standing.UNKNOWN, text, end, evidence, unchecked=(unchecked,))
         case ocsp.OCSPCertStatus.GOOD:
             return Verdict(Standing.GOOD, until=end, by=evidence)
         case ocsp.OCSPCertStatus.REVOKED:
@@ -247,14 +273,34 @@ def _is_about(single: ocsp.OCSPSingleResponse, certificate: x509.Certificate, is
     return (single.issuer_name_hash, single.issuer_key_hash) == (by_name, by_key)
 
 
-def _responder_problem(response: ocsp.OCSPResponse, issuer: x509.Certificate, at: datetime) -> str | None:
-    """RFC 6960 4.2.2.2: the CA signed it, or somebody to whom the CA itself gave id-kp-OCSPSigning."""
+def _responder_problem(
+    response: ocsp.OCSPResponse, issuer: x509.Certificate, at: datetime, about_delegates: Sequence[Evidence] | None
+) -> tuple[str, x509.Certificate | None]:
+    """RFC 6960 4.2.2.2: the CA signed it, or somebody to whom the CA itself gave id-kp-OCSPSigning; "" when it did.
+    And that somebody, when it should be but is not known whether he is revoked."""
     if _signed(response, issuer):
-        return None
-    for delegate in response.certificates:
+        return "", None
+    problem = "neither the CA nor a responder that it named has signed it"
+    for delegate in response.certificates[:DELEGATES_MAX] if about_delegates is not None else ():
         if _is_responder(response, delegate) and _delegated(delegate, issuer, at) and _signed(response, delegate):
-            return None
-    return "neither the CA nor a responder that it named has signed it"
+            standing = _standing_of(delegate, issuer, about_delegates or (), at)
+            if standing is not Standing.REVOKED:
+                return "", delegate if standing is Standing.UNKNOWN else None
+            problem = f"its responder {described(delegate.subject)} is revoked itself"
+    return problem, None
+
+
+def _standing_of(
+    delegate: x509.Certificate, issuer: x509.Certificate, evidence: Sequence[Evidence], at: datetime
+) -> Standing:
+    """RFC 6960 4.2.2.2.1: id-pkix-ocsp-nocheck says that nobody need ask; else who is named to be asked must have been, and
+    where nobody is, it is our choice: what there is counts, and silence is no objection."""
+    if extension(delegate, x509.OCSPNoCheck) is not None:
+        return Standing.GOOD
+    found = judge(delegate, issuer, evidence, at, delegates=False).standing
+    if found is Standing.UNKNOWN and not (ocsp_urls(delegate) or crl_urls(delegate)):
+        return Standing.GOOD
+    return found
 
 
 def _is_responder(response: ocsp.OCSPResponse, certificate: x509.Certificate) -> bool:
@@ -264,8 +310,11 @@ def _is_responder(response: ocsp.OCSPResponse, certificate: x509.Certificate) ->
 
 
 def _delegated(certificate: x509.Certificate, issuer: x509.Certificate, at: datetime) -> bool:
-    purposes = extension(certificate, x509.ExtendedKeyUsage)
+    purposes, usage = extension(certificate, x509.ExtendedKeyUsage), extension(certificate, x509.KeyUsage)
     if purposes is None or ExtendedKeyUsageOID.OCSP_SIGNING not in purposes:
+        return False
+    # RFC 5280 4.2, 4.2.1.3
+    if not_understood(certificate) or (usage is not None and not usage.digital_signature):
         return False
     if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc or weakness(
         certificate.public_key()

@@ -32,6 +32,8 @@ CRL_OCTETS_MAX, OCSP_OCTETS_MAX = 1 << 20, 1 << 16
 OCSP_MEDIA = "application/ocsp-request"
 SHOWN_MAX = 8
 """CRLs and OCSP responses that are read out of a peer's CERT payloads."""
+RESPONDERS_MAX = 4
+"""Delegated responders of whom is asked whether they are revoked themselves."""
 
 Link = tuple[x509.Certificate, x509.Certificate]
 _SHOWN = {CertificateEncoding.CRL: True, CertificateEncoding.OCSP: False}
@@ -62,6 +64,8 @@ class Search:
     answers: dict[Question, Evidence] = field(default_factory=dict)
     fetched: set[Question] = field(default_factory=set)
     stages: list[Callable[[Link], list[Question]]] = field(default_factory=list)
+    responders: dict[Link, None] = field(default_factory=dict)
+    """Who would vouch if it were known that he is not revoked himself (RFC 6960 4.2.2.2.1)."""
     outstanding: int = 0
 
     def start(self, now: float) -> None:
@@ -69,14 +73,18 @@ class Search:
         if self.trust.revocation == "off":
             self.then(now)
             return
-        self.stages = [_ocsp, _crls]
         self.unknown = dict.fromkeys(self.path.links(), "")
+        self._begin(self.unknown, now)
+        self._judge(now)
+
+    def _begin(self, links: Iterable[Link], now: float) -> None:
+        """Takes what is remembered about them; whatever else there is to ask is asked from the first stage on."""
+        self.stages = [_ocsp, _crls]
         wall = self.sa.services.wall(now)
-        for question in (one for link in self.unknown for stage in self.stages for one in stage(link)):
+        for question in (one for link in links for stage in self.stages for one in stage(link)):
             octets = self.sa.services.revocations.answer(question, wall)
             if octets is not None:
                 self.answers[question] = Evidence(octets, is_crl=not question.body)
-        self._judge(now)
 
     def _judge(self, now: float) -> None:
         links = tuple(self.unknown)
@@ -94,6 +102,13 @@ class Search:
             if verdict.standing is Standing.REVOKED:
                 raise refused(Violation.CERTIFICATE_REVOKED, verdict.detail)
         self.unknown = {link: one.detail for link, one in found.items() if one.standing is Standing.UNKNOWN}
+        fresh = {(one, link[1]): None for link in self.unknown for one in found[link].unchecked}
+        fresh = {link: None for link in fresh if link not in self.responders}
+        if fresh and len(self.responders) < RESPONDERS_MAX:
+            self.responders |= fresh
+            self._begin(fresh, now)
+            self._judge(now)
+            return
         while self.unknown and self.stages:
             if self._ask(self.stages.pop(0), now):
                 return
@@ -115,7 +130,7 @@ class Search:
     def _ask(self, stage: Callable[[Link], list[Question]], now: float) -> bool:
         """Whether there is anything to wait for."""
         worth_asking = self.sa.services.revocations.worth_asking
-        questions = dict.fromkeys(one for link in self.unknown for one in stage(link))
+        questions = dict.fromkeys(one for link in (*self.unknown, *self.responders) for one in stage(link))
         wanted = [one for one in questions if one not in self.answers and worth_asking(one, now)]
         self.outstanding = len(wanted)
         for one in wanted:
@@ -183,12 +198,14 @@ def staple(
         return
 
     def judged(verdict: Verdict, now: float) -> None:
-        if verdict.standing is Standing.GOOD and verdict.by is not None and verdict.until is not None:
-            cache.keep(question, verdict.by.octets, verdict.until.timestamp())
-            then(_stapled(verdict.by.octets), now)
-        else:
-            cache.failed(question, now)
-            then((), now)
+        # Whether its responder is revoked is for who is shown it to find out
+        good = verdict.standing is Standing.GOOD or verdict.unchecked
+        for evidence, until in verdict.valid[:1] if good else ():
+            cache.keep(question, evidence.octets, until.timestamp())
+            then(_stapled(evidence.octets), now)
+            return
+        cache.failed(question, now)
+        then((), now)
 
     def take(octets: bytes | None, now: float) -> None:
         at = datetime.fromtimestamp(sa.services.wall(now), UTC)

@@ -44,7 +44,8 @@ NON_ESP_MARKER = bytes(4)  # RFC 3948 2.2
 IPV4_AND_UDP, IPV6_AND_UDP = 28, 48  # RFC 7383 2.5.1 counts them too
 NAT_KEEPALIVE_INTERVAL = 20.0  # RFC 3948 4
 MARGIN = 0.1
-"""Rekeys start a random part of this share of the lifetime early, so that the two ends seldom collide."""
+"""What waits for a time waits a random part of this share less: rekeys, so that the two ends seldom collide, and
+retransmissions (RFC 7296 2.4 leaves their times open), so that many that began together do not stay in step."""
 
 
 class IkeSa:
@@ -188,7 +189,7 @@ class IkeSa:
         """Sends a request of the current exchange and arms its retransmission; returns it as sent."""
         message_id = self.window.next_request if repeat_id is None else repeat_id
         datagrams = self._encode(kind, message_id, payloads, False, now)
-        self.window.sent(datagrams, now + self.settings.retransmit_timeout, repeat_id)
+        self.window.sent(datagrams, self.jittered(now, self.settings.retransmit_timeout), repeat_id)
         self._transmit_all(datagrams, now)
         return datagrams
 
@@ -507,7 +508,8 @@ class IkeSa:
                 self.exchange.on_timeout(self, now)
             return
         pending.tries += 1
-        pending.deadline = now + self.settings.retransmit_timeout * self.settings.retransmit_base**pending.tries
+        wait = self.settings.retransmit_timeout * self.settings.retransmit_base**pending.tries
+        pending.deadline = self.jittered(now, wait)
         self.services.counts(self.name).retransmissions += 1
         self.services.recorder.repeated(self.name, pending.message_id, False)
         self._transmit_all(pending.datagrams, now)

@@ -9,9 +9,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from gateway.config.diagnostics import Diagnostic, KeyPath, Severity, in_order, render, spelled
+from gateway.config.load import Loaded as Checked
 from gateway.config.load import load
 from gateway.config.model import Address, Config
-from gateway.config.positions import index
+from gateway.config.positions import Positions, index
 from gateway.node.settings import GatewaySettings, build
 from gateway.runtime.secrets_reader import SecretProblems, read_secrets
 
@@ -46,8 +47,7 @@ def load_all(path: Path, current: GatewaySettings | None = None) -> tuple[Loaded
     positions = index(found.source)
 
     def placed(severity: Severity, where: KeyPath, message: str) -> Diagnostic:
-        place = positions.at(where)
-        return Diagnostic(severity, str(path), place.line, place.column, spelled(where), message)
+        return _placed(positions, path, severity, where, message)
 
     try:
         secrets, warnings = read_secrets(found.config, path.parent)
@@ -61,6 +61,21 @@ def load_all(path: Path, current: GatewaySettings | None = None) -> tuple[Loaded
         raise LoadError((placed("error", ("bgp",), str(error)),), found.source) from error
     questionable = [placed("warning", where, message) for where, message in warnings]
     return Loaded(path, found.config, settings), [str(one) for one in in_order((*found.diagnostics, *questionable))]
+
+
+def check_secrets(path: Path, found: Checked) -> tuple[Diagnostic, ...]:
+    """What `gatewayd --check --secrets` finds in the files that a good configuration names; nothing of what is in them is kept."""
+    if found.config is None:
+        return ()
+    positions = index(found.source)
+    problems: list[tuple[KeyPath, str]] = []
+    try:
+        _, warnings = read_secrets(found.config, path.parent, checking=True)
+    except SecretProblems as error:
+        problems, warnings = error.problems, error.warnings
+    told: list[tuple[Severity, KeyPath, str]] = [("error", *one) for one in problems]
+    told += [("warning", *one) for one in warnings]
+    return tuple(_placed(positions, path, *one) for one in told)
 
 
 def refuse_foreign_cpus(loaded: Loaded, allowed: Collection[int]) -> None:
@@ -77,6 +92,11 @@ def refuse_foreign_cpus(loaded: Loaded, allowed: Collection[int]) -> None:
     raise LoadError(
         (Diagnostic("error", str(loaded.path), place.line, place.column, "dataplane.cpus", message),), source
     )
+
+
+def _placed(positions: Positions, path: Path, severity: Severity, where: KeyPath, message: str) -> Diagnostic:
+    place = positions.at(where)
+    return Diagnostic(severity, str(path), place.line, place.column, spelled(where), message)
 
 
 def _with_the_same_objects(settings: GatewaySettings, current: GatewaySettings | None) -> GatewaySettings:

@@ -24,7 +24,7 @@ from gateway.runtime.cleanup import cleanup
 from gateway.runtime.control import AlreadyRunning
 from gateway.runtime.daemon import Daemon
 from gateway.runtime.exabgp import end_stale
-from gateway.runtime.loading import Loaded, LoadError, load_all, refuse_foreign_cpus
+from gateway.runtime.loading import Loaded, LoadError, check_secrets, load_all, refuse_foreign_cpus
 from gateway.runtime.rights import missing_rights
 from gateway.runtime.rtnetlink import NetlinkError
 
@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     path = Path(options.config)
     if options.check:
-        return check_file(path, options.strict, options.output, sys.stdout, sys.stdout.isatty())
+        also = check_secrets if options.secrets else None
+        return check_file(path, options.strict, options.output, sys.stdout, sys.stdout.isatty(), also)
     if options.cleanup:
         return _cleanup(path, options.all)
     # A crash must not write keys to disk
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
     parser.add_argument("--check", action="store_true", help="check the configuration and exit (0 or 78)")
     parser.add_argument("--strict", action="store_true", help="with --check: warnings are errors")
+    parser.add_argument(
+        "--secrets", action="store_true", help="with --check: read the files of secrets and certificates too"
+    )
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="with --check")
     parser.add_argument(
         "--cleanup", action="store_true", help="remove what a killed daemon left; keeps the clear-text guard"

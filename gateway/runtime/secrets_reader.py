@@ -7,22 +7,33 @@ from pathlib import Path
 
 from gateway.config.diagnostics import KeyPath
 from gateway.config.model import Config, SecretSource
-from gateway.config.secrets import BGP_PASSWORD, HA_SECRET, PPK, PRIVATE_KEY, PSK, Purpose, SecretError, read_secret
+from gateway.config.secrets import (
+    BGP_PASSWORD,
+    HA_SECRET,
+    PPK,
+    PRIVATE_KEY,
+    PSK,
+    NotPassed,
+    Purpose,
+    SecretError,
+    read_secret,
+)
 from gateway.node.settings import Secrets
 from gateway.runtime.certificate_files import CertificateFiles
 
 
 class SecretProblems(Exception):
-    """One sentence per secret that cannot be used, with the key that names it."""
+    """One sentence per secret that cannot be used, with the key that names it; and what is questionable about others."""
 
-    def __init__(self, problems: list[tuple[KeyPath, str]]) -> None:
+    def __init__(self, problems: list[tuple[KeyPath, str]], warnings: list[tuple[KeyPath, str]]) -> None:
         super().__init__("\n".join(message for _, message in problems))
-        self.problems = problems
+        self.problems, self.warnings = problems, warnings
 
 
-def read_secrets(config: Config, directory: Path) -> tuple[Secrets, list[tuple[KeyPath, str]]]:
-    """The secrets and warnings about them, with the key. `directory`: of the configuration file, for relative paths."""
-    reader = _Reader(config, directory)
+def read_secrets(config: Config, directory: Path, checking: bool = False) -> tuple[Secrets, list[tuple[KeyPath, str]]]:
+    """The secrets and warnings about them, with the key. `directory`: of the configuration file, for relative paths.
+    `checking`: credentials that systemd alone passes may be absent; the rest is looked at."""
+    reader = _Reader(config, directory, checking)
     psks = {
         name: reader.read(("connection", name, "psk"), connection.psk, PSK)
         for name, connection in config.connection.items()
@@ -58,13 +69,14 @@ def read_secrets(config: Config, directory: Path) -> tuple[Secrets, list[tuple[K
     }
     problems = [*reader.problems, *certificates.problems]
     if problems:
-        raise SecretProblems(problems)
+        raise SecretProblems(problems, [*reader.warnings, *certificates.warnings])
     secrets = Secrets(psks, passwords, heartbeat, ppks, credentials, trusts)
     return secrets, [*reader.warnings, *certificates.warnings]
 
 
 class _Reader:
-    def __init__(self, config: Config, directory: Path) -> None:
+    def __init__(self, config: Config, directory: Path, checking: bool) -> None:
+        self._checking = checking
         self._inline = config.gateway.allow_inline_secrets
         self._directory = directory
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -77,6 +89,9 @@ class _Reader:
             found = read_secret(
                 source, self._directory, self._credentials, self._inline, uid=os.getuid(), purpose=purpose
             )
+        except NotPassed as error:
+            (self.warnings if self._checking else self.problems).append((path, str(error)))
+            return b""
         except SecretError as error:
             self.problems.append((path, str(error)))
             return b""

@@ -261,8 +261,10 @@ def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tu
     sa.peer_token = crash_detection.shown(sa, message)
     if sa.ppk:
         reply.append(Notify(NotifyType.PPK_IDENTITY))
-    terms = None
-    if message.first(SecurityAssociation) is not None:
+    terms, elsewhere = None, sa.services.redirects.order_of(sa)
+    reply += elsewhere
+    # RFC 5685 6: who is sent away gets no CHILD_SA here; that it deletes the IKE_SA is its own part
+    if message.first(SecurityAssociation) is not None and not elsewhere:
         try:
             terms = child_negotiation.choose(sa, sa.settings.children, message, None)
             reply += child_negotiation.answer_payloads(terms)

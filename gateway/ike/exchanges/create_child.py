@@ -26,6 +26,7 @@ from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
+from gateway.ike.keymat import check_nonce
 from gateway.ike.message import Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
@@ -119,7 +120,8 @@ class CreateChild(CreateExchange):
         assert self.offer is not None
         terms = child_negotiation.accept(sa, self.offer, message)
         nonce, exchange = message.first(Nonce), message.first(KeyExchange)
-        assert isinstance(nonce, Nonce)
+        assert isinstance(nonce, Nonce) and sa.keys is not None
+        check_nonce(sa.keys.choice.prf, nonce.data)
         method = terms.choice.key_exchange
         if not method:
             self._install(sa, terms, (b"",), nonce.data, now)
@@ -261,7 +263,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     if old is not None:
         _check_replaceable(old)
     exchange, nonce = message.first(KeyExchange), message.first(Nonce)
-    assert isinstance(nonce, Nonce)
+    assert isinstance(nonce, Nonce) and sa.keys is not None
+    check_nonce(sa.keys.choice.prf, nonce.data)
     method = exchange.method if isinstance(exchange, KeyExchange) else None
     # As in rekey_child: the configuration may have changed since the CHILD_SA was made
     candidates = (sa.settings.child(old.name) or old.settings,) if old is not None else sa.settings.children

@@ -23,6 +23,7 @@ from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
 from gateway.ike.exchanges.mobike import CheckAddress
 from gateway.ike.exchanges.tell import Tell
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
+from gateway.ike.keymat import check_nonce
 from gateway.ike.message import Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, Proposal, SecurityAssociation
 from gateway.ike.proposal import Choice, choice_of
@@ -94,6 +95,7 @@ class RekeyIke(CreateExchange):
         choice = choice_of(chosen)
         if not isinstance(exchange, KeyExchange) or not exchange.method == choice.key_exchange == self.pair.method:
             raise PeerError(Violation.WRONG_KE_GROUP, f"peer chose KE {choice.key_exchange}")
+        check_nonce(choice.prf, nonce.data)
         check_public(exchange.method, exchange.data, of_responder=True)
         peer_spi = _peer_spi(chosen)
         pair, public = self.pair, exchange.data
@@ -281,6 +283,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     if choice.key_exchange != exchange.method:
         wanted = choice.key_exchange.to_bytes(2, "big")
         raise PeerError(Violation.WRONG_KE_GROUP, f"KE {exchange.method}", NotifyType.INVALID_KE_PAYLOAD, wanted)
+    check_nonce(choice.prf, nonce.data)
     check_public(exchange.method, exchange.data)
     peer_spi = _peer_spi(chosen)
     key_exchanges, seed = sa.services.key_exchanges, sa.services.random.octets(SEED_OCTETS)

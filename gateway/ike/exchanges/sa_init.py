@@ -17,7 +17,7 @@ from gateway.ike.exchanges.auth import Authenticate
 from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
 from gateway.ike.exchanges.intermediate import Intermediate
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
-from gateway.ike.keymat import IkeKeys
+from gateway.ike.keymat import IkeKeys, check_nonce
 from gateway.ike.message import Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, SecurityAssociation
 from gateway.ike.proposal import Choice, choice_of
@@ -115,7 +115,7 @@ class InitiateSa(Exchange):
         if ppk.missing(sa, message):
             return self._refused(sa, "USE_PPK_IKE", "offers no post-quantum preshared key, which is required here", now)
         try:
-            choice = self._check(answer, exchange)
+            choice = self._check(answer, exchange, nonce)
             if choice.additional and not intermediate.supported(message):
                 raise PeerError(Violation.NO_PROPOSAL, "additional key exchanges without IKE_INTERMEDIATE")
         except PeerError as error_:
@@ -126,7 +126,7 @@ class InitiateSa(Exchange):
         self._agree(sa, message, choice, exchange.data, nonce.data)
         return True
 
-    def _check(self, answer: SecurityAssociation, exchange: KeyExchange) -> Choice:
+    def _check(self, answer: SecurityAssociation, exchange: KeyExchange, nonce: Nonce) -> Choice:
         if self.sent is None or self.pair is None:
             raise LocalError("a response before the request")
         choice = choice_of(proposal.accept(self.sent, answer))
@@ -135,6 +135,7 @@ class InitiateSa(Exchange):
                 Violation.WRONG_KE_GROUP,
                 f"chose {choice.key_exchange}, sent {exchange.method}, ours {self.pair.method}",
             )
+        check_nonce(choice.prf, nonce.data)
         check_public(exchange.method, exchange.data, of_responder=True)
         return choice
 
@@ -207,7 +208,7 @@ class InitiateSa(Exchange):
                 return
             # RFC 7296 2.21.1: nobody authenticated this answer, so the good one may still come
             sa.notice("warning", "ike-init-ignored", f"IKE_SA_INIT response ignored: {error}")
-            sa.window.sent((sa.init_request,), now + sa.settings.retransmit_timeout, repeat_id=0)
+            sa.window.sent((sa.init_request,), sa.jittered(now, sa.settings.retransmit_timeout), repeat_id=0)
 
         sa.compute(lambda: sa.services.key_exchanges.agree(pair, public), then, refused)
 
@@ -267,6 +268,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
             NotifyType.INVALID_KE_PAYLOAD,
             wanted,
         )
+    check_nonce(choice.prf, nonce.data)
     check_public(exchange.method, exchange.data)
     sa.ni, sa.nr = nonce.data, sa.services.random.octets(NONCE_OCTETS)
     sa.init_request, sa.redirectable = message.octets, redirect.can(message)

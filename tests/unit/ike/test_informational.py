@@ -13,6 +13,7 @@ from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.message import Message
 from gateway.ike.payloads import Delete, Notify, Payload, Unknown, VendorId
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
+from gateway.ike.sa import MARGIN
 
 INFO = ExchangeType.INFORMATIONAL
 
@@ -174,9 +175,9 @@ def test_liveness_is_asked_after_silence_only(role: str) -> None:
 def test_a_dead_peer_is_found_in_the_time_of_the_schedule(role: str) -> None:
     stage = reach(role, "ESTABLISHED", dpd_delay=10.0, retransmit_timeout=1.0, retransmit_base=1.0, retransmit_tries=3)
     start = stage.sa.last_heard
-    stage.pair.silence(10 + 4 - 0.2 - (stage.pair.now - start))
+    stage.pair.silence(10 + 4 * (1 - MARGIN) - 0.01 - (stage.pair.now - start))
     assert stage.host.seen(IkeDown) == []
-    stage.pair.silence(0.3)
+    stage.pair.silence(4 * MARGIN + 0.02)
     assert [event.reason for event in stage.host.seen(IkeDown)] == ["DPD_TIMEOUT"]
 
 

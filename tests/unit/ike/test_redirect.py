@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from support.ike_pair import (
+    CHILD,
     LEFT,
     NAME,
     RIGHT,
@@ -20,10 +21,10 @@ from support.ike_pair import (
 )
 
 from gateway.contract import Endpoint
-from gateway.ike.commands import Configure, Drain, Initiate, Rekey
-from gateway.ike.events import IkeDown
+from gateway.ike.commands import Configure, CreateChildSa, Drain, Initiate, Rekey
+from gateway.ike.events import ChildInstall, IkeDown
 from gateway.ike.message import emit_message
-from gateway.ike.payloads import Authentication, IdentificationResponder, Notify
+from gateway.ike.payloads import Authentication, IdentificationResponder, Notify, SecurityAssociation
 from gateway.ike.registry import ExchangeType, NotifyType
 from gateway.ike.settings import ConnectionSettings
 
@@ -270,6 +271,64 @@ def test_a_redirect_in_ike_auth_is_followed_once_it_is_proven() -> None:
     made.left.command(Initiate(NAME))
     made.run(15)
     made.up_between(made.other)
+
+
+def until_ike_auth(made: Trio) -> None:
+    """The left host has its IKE_SA_INIT answered, and its IKE_AUTH is on its way."""
+    made.left.command(Initiate(NAME))
+    made.deliver()
+    made.deliver()
+    assert made.in_flight[0].message.header.exchange == ExchangeType.IKE_AUTH
+
+
+def test_who_comes_when_draining_has_just_begun_is_sent_away_in_ike_auth() -> None:
+    """Its IKE_SA_INIT was answered before; both prove themselves, and no CHILD_SA is made where it is not to stay."""
+    made = trio()
+    until_ike_auth(made)
+    made.right.command(Drain(NAME, THERE))
+    made.deliver()
+    answer = made.opened(made.in_flight[0], made.left.sas[0])
+    sent = answer.notify(REDIRECT)
+    assert sent is not None
+    assert sent.data == ADDRESS
+    assert answer.first(Authentication) is not None
+    assert answer.first(SecurityAssociation) is None
+    assert made.right.seen(ChildInstall) == []
+    made.run(15)
+    made.up_between(made.other)
+    assert made.right.seen(ChildInstall) == []
+
+
+def test_who_was_sent_away_and_does_not_go_is_served_after_all() -> None:
+    made = trio()
+    made.other.command(Configure(()))
+    until_ike_auth(made)
+    made.right.command(Drain(NAME, THERE))
+    made.run(60)
+    made.left.command(CreateChildSa(NAME, CHILD))
+    made.settle()
+    made.up_between(made.right, alone=False)
+    assert len(made.left.sa.children) == len(made.right.sa.children) == 1
+
+
+def test_who_cannot_be_redirected_is_served_in_ike_auth() -> None:
+    made = trio()
+    made.left.command(Configure((connection(LEFT, RIGHT),)))
+    until_ike_auth(made)
+    made.right.command(Drain(NAME, THERE))
+    made.settle()
+    made.up_between(made.right)
+
+
+def test_nobody_is_sent_away_before_he_proved_himself() -> None:
+    """The answer to a wrong proof says that it is wrong, and nothing of where the other gateway is."""
+    made = trio()
+    made.left.command(Configure((connection(LEFT, RIGHT, redirect="follow", psk=b"another secret"),)))
+    until_ike_auth(made)
+    made.right.command(Drain(NAME, THERE))
+    made.deliver()
+    answer = made.opened(made.in_flight[0], made.left.sas[0])
+    assert [notify.name for notify in answer.notifies()] == ["AUTHENTICATION_FAILED"]
 
 
 def test_a_forged_one_in_clear_changes_nothing() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from itertools import accumulate
 
 import pytest
 from support.ike_pair import CHILD, LEFT, NAME, Flight, Host, Pair, snapshot
@@ -17,6 +16,7 @@ from gateway.ike.events import IkeDown
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.message import parse_message
 from gateway.ike.registry import ExchangeType, Flags
+from gateway.ike.sa import MARGIN
 
 TIMES = {"retransmit_timeout": 1.0, "retransmit_base": 1.6, "retransmit_tries": 6}
 WAITS = [1.0 * 1.6**number for number in range(7)]
@@ -41,6 +41,13 @@ STARTS: dict[str, Callable[[Host], None]] = {
 }
 
 
+def assert_schedule(times: list[float], waits: list[float]) -> None:
+    """Sent at the start and after each wait but the last, or up to a tenth earlier."""
+    assert len(times) == len(waits)
+    for wait, before, after in zip(waits, times, times[1:], strict=False):
+        assert wait * (1 - MARGIN) <= after - before <= wait + 1e-9
+
+
 @pytest.mark.parametrize("name", STARTS)
 def test_the_schedule_of_every_request(name: str) -> None:
     """RFC 7296 2.1, 2.4: the same octets, with exponential back-off, then the peer counts as dead."""
@@ -50,11 +57,11 @@ def test_the_schedule_of_every_request(name: str) -> None:
     seen = watched(pair)
     start = pair.now
     STARTS[name](pair.left)
-    pair.hold(sum(WAITS) - 0.01)
-    assert [at - start for at, _ in seen] == pytest.approx([0.0, *accumulate(WAITS[:-1])])
-    assert len({octets for _, octets in seen}) == 1
+    pair.hold(sum(WAITS) * (1 - MARGIN))
     assert len(pair.left.sas) == 1
-    pair.hold(0.02)
+    assert_schedule([at - start for at, _ in seen], WAITS)
+    assert len({octets for _, octets in seen}) == 1
+    pair.hold(sum(WAITS) * MARGIN + 0.01)
     assert pair.left.sas == []
     assert len(seen) == 1 + TIMES["retransmit_tries"]
     assert pair.left.core.counts(NAME).retransmissions == TIMES["retransmit_tries"]
@@ -67,8 +74,36 @@ def test_the_schedule_is_the_configured_one(tries: int, base: float) -> None:
     start = pair.now
     pair.left.command(Initiate(NAME))
     pair.hold(100)
-    waits = [0.5 * base**number for number in range(tries + 1)]
-    assert [at - start for at, _ in seen] == pytest.approx([0.0, *accumulate(waits[:-1])])
+    assert_schedule([at - start for at, _ in seen], [0.5 * base**number for number in range(tries + 1)])
+
+
+def test_many_that_begin_together_do_not_stay_in_step() -> None:
+    """A peer that comes back after an outage hears its thousand callers spread over time, not all in one moment."""
+    times: list[list[float]] = [[] for _ in WAITS]
+    for seed in range(40):
+        pair = Pair(seed=seed, **TIMES)
+        seen = watched(pair)
+        start = pair.now
+        pair.left.command(Initiate(NAME))
+        pair.hold(100)
+        for column, (at, _) in zip(times, seen, strict=True):
+            column.append(at - start)
+    # The n-th time around they are spread over a good part of what jitter allows, and the spread grows
+    for number, column in enumerate(times[1:], 1):
+        allowed = sum(WAITS[:number]) * MARGIN
+        assert max(column) - min(column) > allowed / 3
+        assert len({round(at, 3) for at in column}) > 20
+
+
+def test_the_same_randomness_gives_the_same_times() -> None:
+    def schedule() -> list[float]:
+        pair = Pair(seed=5, **TIMES)
+        seen = watched(pair)
+        pair.left.command(Initiate(NAME))
+        pair.hold(100)
+        return [at for at, _ in seen]
+
+    assert schedule() == schedule()
 
 
 def test_ike_auth_is_retransmitted_too_and_ends_by_its_own_name() -> None:

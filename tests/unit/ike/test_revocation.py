@@ -153,6 +153,17 @@ UNPROVEN = {
     "by the certificate itself": lambda: delegated(END),
     "by one delegated by a delegate": lambda: delegated(ROOT.sub("sub").issue("responder", extensions=SIGNING)),
     "by an expired delegate": lambda: delegated(ROOT.issue("r", at=EPOCH - timedelta(400), extensions=SIGNING)),
+    "by a delegate with a critical extension nobody knows": lambda: delegated(
+        ROOT.issue(
+            "r", extensions=[*SIGNING, (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\5\0"), True)]
+        )
+    ),
+    "by a delegate whose key is for something else": lambda: delegated(
+        ROOT.issue("r", extensions=[*SIGNING, (key_usage(key_agreement=True), True)])
+    ),
+    "by a delegate among too many": lambda: ocsp_of(
+        ROOT, END.certificate, signer=RESPONDER, show=[*[END.certificate] * 8, RESPONDER.certificate]
+    ),
     "by a delegate that is not shown": lambda: ocsp_of(ROOT, END.certificate, signer=RESPONDER),
     "about another certificate": lambda: ocsp_of(ROOT, ROOT.issue("other").certificate),
     "about the same number of another CA": lambda: ocsp_of(ROOT, END.certificate, about=OTHER),
@@ -172,6 +183,67 @@ UNPROVEN = {
 @pytest.mark.parametrize("what", UNPROVEN)
 def test_a_response_that_proves_nothing(what: str) -> None:
     assert by_ocsp(UNPROVEN[what]()).standing is Standing.UNKNOWN
+
+
+# --- responders that are revoked themselves (RFC 6960 4.2.2.2.1) ----------------------------------------------------------
+
+WHERE = "http://ca.example/responders.crl"
+ASKED = ROOT.issue("asked", extensions=[*SIGNING, *points_to(crl=[WHERE])])
+NO_CHECK = ROOT.issue("free", extensions=[*SIGNING, *points_to(crl=[WHERE]), (x509.OCSPNoCheck(), False)])
+
+
+def vouched(responder: Issued, *crls: x509.CertificateRevocationList, status: Any = ocsp.OCSPCertStatus.GOOD) -> Any:
+    """What an OCSP response by that responder is worth beside those CRLs, which are of another kind of certificate."""
+    octets = ocsp_of(ROOT, END.certificate, status, signer=responder, show=[responder.certificate])
+    pieces = [Evidence(octets, False), *(Evidence(der(one), True) for one in crls)]
+    return judge(END.certificate, ROOT.certificate, pieces, EPOCH)
+
+
+def only_others(*revoked: x509.Certificate) -> x509.CertificateRevocationList:
+    """Says nothing about END: it is of the distribution point that the responder names."""
+    point = scope(full_name=[x509.UniformResourceIdentifier(WHERE)])
+    return crl_of(ROOT, revoked, extensions=[(point, True)])
+
+
+def test_a_responder_that_is_to_be_asked_about_must_have_been() -> None:
+    found = vouched(ASKED)
+    assert (found.standing, found.unchecked) == (Standing.UNKNOWN, (ASKED.certificate,))
+    assert "CN=asked" in found.detail
+    found = vouched(ASKED, only_others())
+    assert (found.standing, found.unchecked, found.until) == (Standing.GOOD, (), EPOCH + timedelta(1))
+
+
+def test_a_revoked_responder_vouches_for_nobody() -> None:
+    found = vouched(ASKED, only_others(ASKED.certificate))
+    assert (found.standing, found.unchecked) == (Standing.UNKNOWN, ())
+    assert "revoked itself" in found.detail
+    # Where the CA names nobody to ask, what is there counts all the same
+    listed = crl_of(ROOT, [RESPONDER.certificate], extensions=[(scope(only_contains_user_certs=True), True)])
+    octets = ocsp_of(ROOT, END.certificate, REVOKED, signer=RESPONDER, show=[RESPONDER.certificate])
+    assert judge(END.certificate, ROOT.certificate, [Evidence(octets, False)], EPOCH).standing is Standing.REVOKED
+    pieces = [Evidence(octets, False), Evidence(der(listed), True)]
+    assert judge(END.certificate, ROOT.certificate, pieces, EPOCH).standing is Standing.GOOD  # by the CRL
+
+
+def test_a_responder_with_nocheck_is_trusted_as_long_as_its_certificate_lasts() -> None:
+    assert vouched(NO_CHECK).standing is Standing.GOOD
+    assert vouched(NO_CHECK, only_others(NO_CHECK.certificate)).standing is Standing.GOOD
+
+
+def test_what_an_unchecked_responder_calls_revoked_is_not_let_in() -> None:
+    assert vouched(ASKED, status=REVOKED).standing is Standing.REVOKED
+    assert vouched(ASKED, only_others(ASKED.certificate), status=REVOKED).standing is Standing.UNKNOWN
+
+
+def test_no_responder_vouches_for_itself_or_for_another() -> None:
+    about = [
+        Evidence(ocsp_of(ROOT, ASKED.certificate, signer=one, show=[one.certificate]), False)
+        for one in (ASKED, NO_CHECK)
+    ]
+    octets = Evidence(delegated(ASKED), False)
+    assert judge(END.certificate, ROOT.certificate, [octets, *about], EPOCH).standing is Standing.UNKNOWN
+    by_the_ca = Evidence(ocsp_of(ROOT, ASKED.certificate), False)
+    assert judge(END.certificate, ROOT.certificate, [octets, by_the_ca], EPOCH).standing is Standing.GOOD
 
 
 def test_a_response_without_an_end_holds_for_an_hour() -> None:
@@ -270,6 +342,40 @@ def test_each_mode_and_what_can_be_found_out(mode: str, web: dict[str, bytes], o
     warned = any(one.event == "revocation-unknown" for one in two.left.seen(Notice))
     assert warned == (mode == "relaxed" and outcome == "silence")
     assert bool(two.fetches) == (mode != "off")
+
+
+@pytest.mark.parametrize("mode", ["relaxed", "ifuri", "strict"])
+@pytest.mark.parametrize("state", ["good", "revoked", "silence"])
+def test_a_delegated_responder_is_asked_about_too(mode: str, state: str) -> None:
+    """The responder's own CRL is fetched; where it is revoked or nobody answers, the peer's CRL is asked for."""
+    crls = {"good": only_others(), "revoked": only_others(ASKED.certificate)}
+    response = ocsp_of(ROOT, POINTED.certificate, signer=ASKED, show=[ASKED.certificate])
+    two = pair(mode)
+    two.web = {OCSP: answer(response), WHERE: answer(der(crls[state]) if state in crls else None)}
+    two.begin()
+    assert {one.url for one in two.fetches} == ({OCSP, WHERE, CRL})
+    assert len(two.fetches) == 3
+    up = state == "good" or mode == "relaxed"
+    assert bool(two.left.seen(IkeUp)) == up
+    assert two.failures()[0] == ("" if up else "REVOCATION_UNKNOWN")
+    warned = [one.text for one in two.left.seen(Notice) if one.event == "revocation-unknown"]
+    assert bool(warned) == (up and state != "good")
+    # What was fetched about the responder is kept like anything else
+    two.left.command(Terminate("c"))
+    two.settle()
+    two.begin()
+    assert len(two.fetches) == 3
+
+
+def test_a_response_of_a_delegate_to_be_asked_about_is_stapled_all_the_same() -> None:
+    two = pair("strict", ROOT.issue("right", ip=[RIGHT], extensions=points_to(ocsp=[OCSP])), staples=True)
+    certificate = two.shown["right"].certificate
+    responses = [ocsp_of(ROOT, certificate, signer=ASKED, show=[ASKED.certificate])]
+    two.web = {OCSP: lambda _: responses.pop() if responses else None, WHERE: answer(der(only_others()))}
+    two.begin()
+    # The one response went to whom it is about; that it was believed is because it was shown, and its responder asked about
+    assert responses == []
+    two.assert_agreed()
 
 
 @pytest.mark.parametrize("mode", ["relaxed", "ifuri", "strict"])
