@@ -60,6 +60,16 @@ class End:
             self._leads = (kernel.version, tuple(kernel.lookup(prefix) for prefix in self.prefixes))
         return self._leads[1][child] == self.shell.interfaces.get(self.connection, -1)
 
+    def outlived(self, now: float) -> bool:
+        """Whether a CHILD_SA reached the end of its life, as while the machine stood still; its DELETE may wait its turn."""
+        sa = self.shell.node.ike.primary(self.connection)
+        if sa is None:
+            return False
+        waiting = [
+            one.child for one in sa.queue if isinstance(one, DeleteChild) and one.reason == "CHILD_LIFETIME_EXPIRED"
+        ]
+        return bool(waiting) or any(child.life_at <= now for child in sa.children.values())
+
 
 @dataclass(slots=True)
 class Link:
@@ -87,7 +97,8 @@ class Link:
         wrong = next(self._wrong(), "")
         if not self.up:
             # What the kernel is still doing belongs to what was before
-            self.up = not wrong and not any(end.shell.busy for end in self.ends)
+            unsettled = any(end.shell.busy or end.outlived(now) for end in self.ends)
+            self.up = not wrong and not unsettled
             self.up_at = now if self.up else self.up_at
             return self.up
         if wrong:
