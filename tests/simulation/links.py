@@ -97,8 +97,7 @@ class Link:
         wrong = next(self._wrong(), "")
         if not self.up:
             # What the kernel is still doing belongs to what was before
-            unsettled = any(end.shell.busy or end.outlived(now) for end in self.ends)
-            self.up = not wrong and not unsettled
+            self.up = not wrong and not any(end.shell.busy or end.outlived(now) for end in self.ends)
             self.up_at = now if self.up else self.up_at
             return self.up
         if wrong:

@@ -261,7 +261,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         raise PeerError(Violation.TEMPORARY, "IKE_SA is being rekeyed", NotifyType.TEMPORARY_FAILURE)
     old = _find_old(sa, message)
     if old is not None:
-        _check_replaceable(old)
+        _check_replaceable(sa, old)
     exchange, nonce = message.first(KeyExchange), message.first(Nonce)
     assert isinstance(nonce, Nonce) and sa.keys is not None
     check_nonce(sa.keys.choice.prf, nonce.data)
@@ -313,9 +313,10 @@ def _find_old(sa: IkeSa, message: Message) -> ChildSa | None:
     return old
 
 
-def _check_replaceable(old: ChildSa) -> None:
-    if not old.usable or old.successor is not None:
-        # RFC 7296 2.25.1: being deleted or already replaced
+def _check_replaceable(sa: IkeSa, old: ChildSa) -> None:
+    closing = any(isinstance(one, DeleteChild) and one.child is old for one in (sa.exchange, *sa.queue))
+    if not old.usable or old.successor is not None or closing:
+        # RFC 7296 2.25.1: being deleted, about to be (as the one too many of a collision), or already replaced
         raise PeerError(Violation.TEMPORARY, f"CHILD_SA is {old.state.value}", NotifyType.TEMPORARY_FAILURE)
 
 
@@ -351,7 +352,7 @@ class _Answer:
     def check(self, sa: IkeSa) -> None:
         """Our own rekey or DELETE of it may have gone through while the public-key work was done."""
         if self.old is not None:
-            _check_replaceable(self.old)
+            _check_replaceable(sa, self.old)
         _check_room(sa)
         _check_alone(sa, self.old, self.terms)
         if child_negotiation.spi_is_taken(sa, self.terms.spi_out):

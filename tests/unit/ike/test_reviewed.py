@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 from support.ike_pair import CHILD, NAME, CheapExchanges, DataPlane, Pair, connection
+from support.ike_stages import KINDS, reach
 
 from gateway.ike.commands import Configure, Initiate, Rekey
 from gateway.ike.errors import PeerError
 from gateway.ike.events import ChildInstall, ExchangeFailed, IkeDown, Notice
+from gateway.ike.exchanges.delete import DeleteChild
+from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.key_exchange import KeyPair
 from gateway.ike.payloads import Notify
 from gateway.ike.proposal import accept, make_offer, payload, select
@@ -146,3 +149,15 @@ def test_a_rekey_just_over_is_no_reason_to_put_off_reauthentication() -> None:
     pair.drain()
     pair.run(30)
     pair.assert_agreed()
+
+
+def test_a_child_sa_whose_delete_waits_its_turn_is_not_rekeyed() -> None:
+    """Else what is one too many after a collision lives on in its successor: found by the simulator, over a reload."""
+    stage = reach("responder", "ESTABLISHED")
+    (child,) = stage.sa.children.values()
+    stage.sa.enqueue(Liveness(), stage.pair.now)
+    stage.sa.enqueue(DeleteChild(child), stage.pair.now)
+    stage.pair.drain()
+    stage.deliver(stage.octets(KINDS["REKEY CHILD"], stage.request_id, False))
+    assert stage.outcome() == "ESTABLISHED <CREATE_CHILD_SA[TEMPORARY_FAILURE] -temporary"
+    assert list(stage.sa.children.values()) == [child]
