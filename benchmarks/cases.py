@@ -8,6 +8,7 @@ from functools import partial
 from support.netns import Lab
 
 from benchmarks.disturbance import tcp_disturbed
+from benchmarks.ike_setup import SetupCase
 from benchmarks.load import latency, raw_seal, seal_and_send, tcp, tcp_8, udp_single
 from benchmarks.result import Goal
 from benchmarks.rounds import Case, MemoryCase, NetworkCase, Probe, Round, Row
@@ -206,5 +207,15 @@ CASES: tuple[Case, ...] = (
         "micro_path",
         lambda seed: (str(seed), "workers"),
         lambda name: Goal(">=", 0.95),
+    ),
+    SetupCase(
+        "ike-setup-psk",
+        "IKE_SAs with a first CHILD_SA, PSK and X25519, set up a second as responder, against strongSwan",
+        certified=False,
+        goal=0.4,
+        least=200,
+    ),
+    SetupCase(
+        "ike-setup-ecdsa", "the same with ECDSA P-256 certificates at both ends", certified=True, goal=0.4, least=200
     ),
 )

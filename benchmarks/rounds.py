@@ -114,7 +114,7 @@ class NetworkCase:
             raise BenchError(f"segments of different size: {sizes}")
         if found.get("peer", {}).get("sender_bound"):
             raise BenchError("the peer lost nothing at any rate the sender managed: its limit is not known")
-        _say_round(number, found, background)
+        say_round(number, found, background)
         return found | {"machine": {"background": background}}
 
     def _measure(self, label: str, sides: Mapping[str, Side | None], seconds: float) -> Quantities:
@@ -190,7 +190,7 @@ def _say_conditions(label: str, side: Side, found: Conditions) -> None:
     )
 
 
-def _say_round(number: int, found: Round, background: float) -> None:
+def say_round(number: int, found: Round, background: float) -> None:
     words = (
         f"{label} " + " ".join(f"{key}={value:.4g}" for key, value in quantities.items() if key != "mss")
         for label, quantities in found.items()

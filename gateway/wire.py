@@ -7,6 +7,10 @@ which every codec turns into its own protocol's error.
 
 from __future__ import annotations
 
+import struct
+from struct import Struct
+from typing import Any
+
 
 class Truncated(ValueError):
     """The input ended before the field did, or went on after the last one."""
@@ -43,6 +47,14 @@ class Reader:
         """An unsigned integer of `octets` octets."""
         return int.from_bytes(self._take(octets), "big")
 
+    def unpack(self, fields: Struct) -> tuple[Any, ...]:
+        """Several at once."""
+        start = self._offset
+        if fields.size > self._end - start:
+            raise Truncated(f"needed {fields.size} octets, {self.remaining} left")
+        self._offset = start + fields.size
+        return fields.unpack_from(self._view, start)
+
     def u8(self) -> int:
         return self.uint(1)
 
@@ -64,7 +76,8 @@ class Reader:
 
     def rest(self) -> bytes:
         """All that is left, copied."""
-        return bytes(self._take(self.remaining))
+        start, self._offset = self._offset, self._end
+        return bytes(self._view[start : self._end])
 
     def sub(self, count: int) -> Reader:
         """A reader over the next `count` octets, which this one skips."""
@@ -106,6 +119,10 @@ class Writer:
     def u64(self, value: int) -> None:
         self.uint(value, 8)
 
+    def pack(self, fields: Struct, *values: int) -> None:
+        """Appends several at once; OverflowError when one does not fit."""
+        self._buffer += packed(fields, *values)
+
     def put(self, data: bytes | bytearray | memoryview) -> None:
         """Appends octets as they are."""
         self._buffer += data
@@ -119,3 +136,11 @@ class Writer:
     def done(self) -> bytes:
         """The finished octets."""
         return bytes(self._buffer)
+
+
+def packed(fields: Struct, *values: int) -> bytes:
+    """The octets of several integers; OverflowError when one does not fit."""
+    try:
+        return fields.pack(*values)
+    except struct.error as error:
+        raise OverflowError(str(error)) from None

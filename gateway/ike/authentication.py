@@ -19,14 +19,13 @@ from gateway.ike.certificate_names import describe_name, same_name
 from gateway.ike.certificate_path import Path
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.keymat import IkeKeys, prf
-from gateway.ike.layout import emit
+from gateway.ike.layout import octets_of
 from gateway.ike.message import Message, parse_message
 from gateway.ike.payloads import Authentication, Certificate, CertificateRequest, Identification, Notify, Payload
 from gateway.ike.registry import AuthMethod, CertificateEncoding, IdType, NotifyType
 from gateway.ike.services import Failed
 from gateway.ike.settings import ConnectionSettings, Credentials, Identity
 from gateway.ike.signatures import PeerAbility
-from gateway.wire import Writer
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
@@ -140,19 +139,20 @@ def prove(
     settings: ConnectionSettings,
     keys: Sequence[IkeKeys],
     ours: Identification,
-    ability: PeerAbility,
+    heard: Sequence[Message],
     then: Callable[[Proofs, float], None],
     failed: Failed,
     now: float,
 ) -> None:
-    """Our AUTH, under each of `keys`. PeerError at once, or by `failed`, when there is no way that the peer would take."""
+    """Our AUTH, under each of `keys`. PeerError at once, or by `failed`, when there is no way that the peer would take.
+    `heard`: where beside its IKE_SA_INIT the peer may have said what it can."""
     message, nonce = (sa.init_request, sa.nr) if sa.is_initiator else (sa.init_response, sa.ni)
     if settings.credentials is None:
         if not settings.psk:
             raise LocalError("neither a certificate nor a pre-shared key is configured")
         then(tuple(psk_signature(one, settings.psk, message, nonce, ours, sa.is_initiator) for one in keys), now)
         return
-    key, scheme = settings.credentials.key, _scheme(settings.credentials, ability)
+    key, scheme = settings.credentials.key, _scheme(settings.credentials, ability_of(sa, *heard))
     octets = [one.signed_octets(message, nonce, identity_octets(ours), sa.is_initiator) for one in keys]
 
     def sign() -> Proofs:
@@ -181,9 +181,7 @@ def _said(ability: PeerAbility) -> str:
 
 def identity_octets(payload: Identification) -> bytes:
     """RestOfInitIDPayload: the payload without its generic header (RFC 7296 2.15)."""
-    writer = Writer()
-    emit(payload, writer)
-    return writer.done()
+    return octets_of(payload)
 
 
 def psk_signature(

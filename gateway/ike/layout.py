@@ -1,15 +1,16 @@
 """Declared layouts: one parser and one generator for every table of fields (style: strongSwan's encoding rules).
 
 A codec class is a frozen dataclass with a class variable LAYOUT, written under its RFC diagram.
-`parse(cls, reader)` consumes exactly what the layout says; `emit(value, writer)` is its inverse.
+`parse(cls, reader)` consumes exactly what the layout says; `emit(value, writer)` is its inverse. Fixed fields come first.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import Any, TypeVar
 
-from gateway.wire import Reader, Truncated, Writer
+from gateway.wire import Reader, Truncated, Writer, packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,97 +94,124 @@ T = TypeVar("T")
 
 def parse(cls: type[T], reader: Reader) -> T:
     """Reads one structure; `Truncated` when it does not fit its own lengths."""
-    values, more = _parse_fields(cls, reader)
-    del more
+    values, _ = _parse_fields(_plan(cls), reader)
     return cls(**values)
 
 
-def _parse_fields(cls: Any, reader: Reader) -> tuple[dict[str, Any], int | None]:
-    start = reader.offset
-    bounded: Reader | None = None
-    values: dict[str, Any] = {}
-    lengths: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    more: int | None = None
-    source = reader
-    for field in cls.LAYOUT:
+def emit(value: Any, writer: Writer) -> None:
+    """Writes one structure; the lengths and counts follow from the values."""
+    writer.put(octets_of(value))
+
+
+def octets_of(value: Any, last: bool = True) -> bytes:
+    """One structure as it goes on the wire."""
+    plan = _plan(type(value))
+    tail = b"".join([_tail_octets(field, getattr(value, field.name)) for field in plan.tail])
+    row = []
+    for field in plan.head:
         match field:
-            case UInt(name, octets):
-                values[name] = source.uint(octets)
-            case Reserved(octets):
-                source.take(octets)
-            case LengthOf(name, octets):
-                lengths[name] = source.uint(octets)
-            case CountOf(name, octets):
-                counts[name] = source.uint(octets)
-            case TotalLength(octets):
-                source = bounded = source.sub(source.uint(octets) - (reader.offset - start))
-            case More():
-                more = source.u8()
-            case Octets(name):
-                values[name] = source.take(lengths[name])
-            case Rest(name):
-                values[name] = source.rest()
-            case Items(name, item):
-                values[name] = _parse_items(item, source, counts.get(name))
-            case Chunks(name):
-                values[name] = tuple(
-                    source.take(lengths[name]) for _ in range(_sane_count(counts[name], lengths[name], source))
-                )
-    if bounded is not None:
-        bounded.expect_end()
-    return values, more
+            case UInt(name, _):
+                row.append(getattr(value, name))
+            case LengthOf(name, _):
+                content = getattr(value, name)
+                row.append(len(content) if isinstance(content, bytes) else len(content[0]) if content else 0)
+            case CountOf(name, _):
+                row.append(len(getattr(value, name)))
+            case TotalLength():
+                row.append(plan.struct.size + len(tail))
+            case More(code):
+                row.append(0 if last else code)
+    return packed(plan.struct, *row) + tail
 
 
-def _sane_count(count: int, length: int, source: Reader) -> int:
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+Head = UInt | LengthOf | CountOf | TotalLength | More
+Tail = Octets | Rest | Items | Chunks
+
+
+class _Plan:
+    """A layout made ready: what has a fixed place is read and written in one go, and what varies follows it."""
+
+    __slots__ = ("count", "head", "item_code", "length", "more", "struct", "tail", "total", "uints")
+
+    def __init__(self, layout: Layout) -> None:
+        self.head: list[Head] = []
+        self.tail: list[Tail] = []
+        code = ">"
+        for field in layout:
+            if isinstance(field, Octets | Rest | Items | Chunks):
+                self.tail.append(field)
+                continue
+            assert not self.tail, "fixed fields come before those that vary"
+            code += f"{field.octets}x" if isinstance(field, Reserved) else _CODES[getattr(field, "octets", 1)]
+            if not isinstance(field, Reserved):
+                self.head.append(field)
+        self.struct = Struct(code)
+        self.uints = [(place, field.name) for place, field in enumerate(self.head) if isinstance(field, UInt)]
+        self.length, self.count = self._place(LengthOf), self._place(CountOf)
+        self.total, self.more = self._place(TotalLength), self._place(More)
+        self.item_code = next((field.code for field in self.head if isinstance(field, More)), None)
+
+    def _place(self, kind: type[Head]) -> int:
+        """Of the only field of a kind; -1: there is none."""
+        return next((place for place, field in enumerate(self.head) if isinstance(field, kind)), -1)
+
+
+_plans: dict[Any, _Plan] = {}
+
+
+def _plan(cls: Any) -> _Plan:
+    found = _plans.get(cls)
+    if found is None:
+        found = _plans[cls] = _Plan(cls.LAYOUT)
+    return found
+
+
+def _parse_fields(plan: _Plan, reader: Reader) -> tuple[dict[str, Any], int | None]:
+    row = reader.unpack(plan.struct)
+    values: dict[str, Any] = {name: row[place] for place, name in plan.uints}
+    bounded = plan.total >= 0
+    source = reader.sub(row[plan.total] - plan.struct.size) if bounded else reader
+    for field in plan.tail:
+        kind = type(field)
+        if kind is Rest:
+            values[field.name] = source.rest()
+        elif kind is Octets:
+            values[field.name] = source.take(row[plan.length])
+        elif isinstance(field, Items):
+            values[field.name] = _parse_items(field.item, source, row[plan.count] if plan.count >= 0 else None)
+        else:
+            values[field.name] = _parse_chunks(row[plan.count], row[plan.length], source)
+    if bounded:
+        source.expect_end()
+    return values, row[plan.more] if plan.more >= 0 else None
+
+
+def _parse_chunks(count: int, length: int, source: Reader) -> tuple[bytes, ...]:
     if count and length == 0:
         raise Truncated(f"{count} entries of no octets")
     if count * length > source.remaining:
         raise Truncated(f"{count} entries of {length} octets, {source.remaining} octets left")
-    return count
+    return tuple(source.take(length) for _ in range(count))
 
 
 def _parse_items(item: Any, source: Reader, count: int | None) -> tuple[Any, ...]:
     items = []
-    code = next((field.code for field in item.LAYOUT if isinstance(field, More)), None)
+    plan = _plan(item)
     while source.remaining:
-        values, more = _parse_fields(item, source)
+        values, more = _parse_fields(plan, source)
         items.append(item(**values))
-        if code is not None and (more != 0) != (source.remaining > 0):
+        if plan.item_code is not None and (more != 0) != (source.remaining > 0):
             raise Truncated("'last substructure' octet contradicts the length")
     if count is not None and count != len(items):
         raise Truncated(f"{count} entries announced, {len(items)} present")
     return tuple(items)
 
 
-def emit(value: Any, writer: Writer, last: bool = True) -> None:
-    """Writes one structure; the lengths and counts follow from the values."""
-    start = len(writer)
-    total: tuple[int, int] | None = None
-    for field in type(value).LAYOUT:
-        match field:
-            case UInt(name, octets):
-                writer.uint(getattr(value, name), octets)
-            case Reserved(octets):
-                writer.uint(0, octets)
-            case LengthOf(name, octets):
-                content = getattr(value, name)
-                writer.uint(len(content) if isinstance(content, bytes) else len(content[0]) if content else 0, octets)
-            case CountOf(name, octets):
-                writer.uint(len(getattr(value, name)), octets)
-            case TotalLength(octets):
-                total = (len(writer), octets)
-                writer.uint(0, octets)
-            case More(code):
-                writer.u8(0 if last else code)
-            case Octets(name) | Rest(name):
-                writer.put(getattr(value, name))
-            case Items(name, _):
-                items = getattr(value, name)
-                for index, item in enumerate(items):
-                    emit(item, writer, last=index == len(items) - 1)
-            case Chunks(name):
-                for chunk in getattr(value, name):
-                    writer.put(chunk)
-    if total is not None:
-        writer.patch(total[0], len(writer) - start, total[1])
+def _tail_octets(field: Tail, content: Any) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    if isinstance(field, Items):
+        final = len(content) - 1
+        return b"".join([octets_of(item, index == final) for index, item in enumerate(content)])
+    return b"".join(content)

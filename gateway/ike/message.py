@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from struct import Struct
 
 from gateway.ike.errors import PeerError, Violation, malformed
-from gateway.ike.layout import emit, parse
+from gateway.ike.layout import octets_of, parse
 from gateway.ike.payloads import (
     KNOWN_TYPES,
     PAYLOAD_TYPES,
@@ -22,7 +23,7 @@ from gateway.ike.payloads import (
     Unknown,
 )
 from gateway.ike.registry import ExchangeType, Flags, NotifyType, PayloadType
-from gateway.wire import Reader, Truncated, Writer
+from gateway.wire import Reader, Truncated, packed
 
 HEADER_OCTETS = 28
 PAYLOAD_HEADER_OCTETS = 4
@@ -30,7 +31,8 @@ VERSION = 0x20  # RFC 7296 3.1: major 2, minor 0
 CRITICAL = 0x80
 MESSAGE_MAX = 65535
 PAYLOADS_MAX = 100
-_LENGTH_OFFSET = 24
+_HEADER = Struct(">QQBBBBII")
+_CHAINED, _PAYLOAD_HEADER, _PLACE = Struct(">BBH"), Struct(">BxH"), Struct(">HH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,7 @@ def parse_header(data: bytes) -> tuple[Header, int]:
     """Header and first payload type; PeerError for another major version or a wrong length."""
     reader = Reader(data)
     try:
-        initiator_spi, responder_spi = reader.u64(), reader.u64()
-        first, version, exchange, flags = reader.u8(), reader.u8(), reader.u8(), reader.u8()
-        message_id, length = reader.u32(), reader.u32()
+        initiator_spi, responder_spi, first, version, exchange, flags, message_id, length = reader.unpack(_HEADER)
     except Truncated as short:
         raise PeerError(Violation.MALFORMED, f"IKE header: {short}") from None
     header = Header(initiator_spi, responder_spi, ExchangeType(exchange), Flags(flags & 0x38), message_id)
@@ -130,7 +130,7 @@ def parse_chain(data: bytes, first: int) -> tuple[Payload, ...]:
         while kind != PayloadType.NONE:
             if len(payloads) == PAYLOADS_MAX:
                 raise malformed("too many payloads")
-            following, flags, length = reader.u8(), reader.u8(), reader.u16()
+            following, flags, length = reader.unpack(_CHAINED)
             body = reader.sub(length - PAYLOAD_HEADER_OCTETS)
             payload = _parse_payload(kind, bool(flags & CRITICAL), body, following)
             if payload is not None:
@@ -168,29 +168,19 @@ def _payload_type(payload: Payload) -> int:
 
 def emit_chain(payloads: tuple[Payload, ...]) -> tuple[int, bytes]:
     """First payload type and the octets of the chain."""
-    writer = Writer()
-    for index, payload in enumerate(payloads):
-        following = _payload_type(payloads[index + 1]) if index + 1 < len(payloads) else PayloadType.NONE
-        start = len(writer)
-        writer.u8(following)
-        writer.u8(0)
-        writer.u16(0)
-        emit(payload, writer)
-        writer.patch(start + 2, len(writer) - start, 2)
-    return (_payload_type(payloads[0]) if payloads else PayloadType.NONE), writer.done()
+    kinds = [*map(_payload_type, payloads), PayloadType.NONE]
+    parts: list[bytes] = []
+    for following, payload in zip(kinds[1:], payloads, strict=True):
+        body = octets_of(payload)
+        parts += packed(_PAYLOAD_HEADER, following, PAYLOAD_HEADER_OCTETS + len(body)), body
+    return kinds[0], b"".join(parts)
 
 
 def emit_header(header: Header, first: int, length: int) -> bytes:
-    writer = Writer()
-    writer.u64(header.initiator_spi)
-    writer.u64(header.responder_spi)
-    writer.u8(first)
-    writer.u8(VERSION)
-    writer.u8(header.exchange)
-    writer.u8(header.flags)
-    writer.u32(header.message_id)
-    writer.u32(length)
-    return writer.done()
+    return packed(
+        _HEADER, header.initiator_spi, header.responder_spi, first, VERSION, header.exchange, header.flags,
+        header.message_id, length,
+    )  # fmt: skip
 
 
 def emit_message(header: Header, payloads: tuple[Payload, ...]) -> bytes:
@@ -207,12 +197,6 @@ def intermediate_octets(header: Header, first_inner: int, plaintext: bytes) -> b
 def sealed_prefix(header: Header, first_inner: int, sealed_octets: int, place: tuple[int, int] | None = None) -> bytes:
     """RFC 7296 3.14: what stands before the IV of a sealed message, hence the associated data of an AEAD.
     `place`: number and total of a fragment (RFC 7383 2.5)."""
-    writer = Writer()
     length = PAYLOAD_HEADER_OCTETS + (4 if place else 0) + sealed_octets
-    writer.put(emit_header(header, PayloadType.SKF if place else PayloadType.SK, HEADER_OCTETS + length))
-    writer.u8(first_inner)
-    writer.u8(0)
-    writer.u16(length)
-    for number in place or ():
-        writer.u16(number)
-    return writer.done()
+    head = emit_header(header, PayloadType.SKF if place else PayloadType.SK, HEADER_OCTETS + length)
+    return head + packed(_PAYLOAD_HEADER, first_inner, length) + (packed(_PLACE, *place) if place else b"")

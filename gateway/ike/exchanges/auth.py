@@ -71,7 +71,7 @@ class Authenticate(Exchange):
 
         def show(shown: tuple[Certificate, ...], now: float) -> None:
             authentication.prove(
-                sa, settings, keys, ours, authentication.ability_of(sa),
+                sa, settings, keys, ours, (),
                 lambda proofs, now: self._send(sa, settings, (ours, *shown), proofs, now), failed, now,
             )  # fmt: skip
 
@@ -234,11 +234,10 @@ def _prove_back(sa: IkeSa, message: Message, proof: AuthenticatedPeer, failed: F
     assert sa.keys is not None
     settings, keys = sa.settings, sa.keys
     ours = IdentificationResponder(settings.local_id.type, settings.local_id.data)
-    ability = authentication.ability_of(sa, message)
 
     def show(shown: tuple[Certificate, ...], now: float) -> None:
         authentication.prove(
-            sa, settings, [keys], ours, ability, lambda proofs, now: then((*shown, proofs[0]), now), failed, now
+            sa, settings, [keys], ours, (message,), lambda proofs, now: then((*shown, proofs[0]), now), failed, now
         )
 
     def then(proof_of_ours: tuple[Payload, ...], now: float) -> None:
