@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ from gateway.ike.signatures import PeerAbility
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
 
+_parsed = lru_cache(maxsize=64)(parse_message)
+"""Asked for twice in one IKE_AUTH."""
 KEY_PAD = b"Key Pad for IKEv2"  # RFC 7296 2.15
 
 ThenShow = Callable[[tuple[Certificate, ...], float], None]
@@ -95,7 +98,7 @@ def requests(settings: ConnectionSettings) -> tuple[Payload, ...]:
 
 def init_of_peer(sa: IkeSa) -> Message:
     """Its IKE_SA_INIT, which it signs."""
-    return parse_message(sa.init_response if sa.is_initiator else sa.init_request)
+    return _parsed(sa.init_response if sa.is_initiator else sa.init_request)
 
 
 def ability_of(sa: IkeSa, *more: Message) -> PeerAbility:

@@ -94,6 +94,9 @@ class Search:
         def job() -> list[Verdict]:
             return [revocation.judge(*link, evidence, at) for link in links]
 
+        if not evidence:
+            self._judged(dict(zip(links, job(), strict=True)), now)
+            return
         self.sa.compute(job, lambda found, now: self._judged(dict(zip(links, found, strict=True)), now), self.failed)
 
     def _judged(self, found: dict[Link, Verdict], now: float) -> None:
@@ -156,8 +159,10 @@ def _decide(sa: IkeSa, trust: Trust, unknown: dict[Link, str]) -> None:
     """PeerError where `revocation` does not let those in of whom nothing is known."""
     mode = trust.revocation
     for (certificate, issuer), why in unknown.items():
-        whose = f"of {described(certificate.subject)} by {described(issuer.subject)}"
         names_somebody = bool(revocation.ocsp_urls(certificate) or revocation.crl_urls(certificate))
+        if mode not in ("strict", "ifuri") and not names_somebody and not trust.crls:
+            continue
+        whose = f"of {described(certificate.subject)} by {described(issuer.subject)}"
         if mode == "strict" or (mode == "ifuri" and names_somebody):
             raise refused(Violation.REVOCATION_UNKNOWN, f"{whose}: {why}")
         if names_somebody or trust.crls:

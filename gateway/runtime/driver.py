@@ -1,7 +1,7 @@
 r"""Runs the node: feeds it, carries out what it says, keeps its one timer.
 
 socket, netlink, relay, operator -> feed -> node -> poll -> perform
-                                                 \-> Compute -> thread pool -> computed
+                                                 \-> Compute -> a later turn, or thread pool -> computed
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from gateway.node.gateway import Gateway
 log = logging.getLogger(__name__)
 TURN = 4
 """Results of computations taken in one turn of the loop; each may end in several datagrams and SAs."""
+SHORT = 0.001
+"""Seconds below which a computation is not worth a thread: `cryptography` keeps the interpreter to itself while it computes, so
+that a thread gains nothing and costs two changes of threads, which short ones take longer for than for their work."""
+FORGET = 0.9
+"""How much one computation says of the next one of its kind: a long one is remembered over some dozens of short ones."""
 
 Input = Callable[[Gateway, float], None]
 
@@ -32,9 +37,11 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(compute_threads, thread_name_prefix="compute")
         self._inputs: deque[Input] = deque()
-        self._results: deque[tuple[int, object]] = deque()
+        self._results: deque[tuple[int, Callable[[], object]]] = deque()
+        self._lasting: dict[object, float] = {}  # seconds, by the code of the job
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = 0.0
 
     def feed(self, entry: Input) -> None:
         """Gives the node one input and does all that follows. Inputs arising meanwhile wait their turn."""
@@ -66,15 +73,29 @@ class Driver:
                 self._perform(effect)
 
     def _compute(self, effect: Compute) -> None:
-        future = self._pool.submit(effect.job)
+        kind, job = getattr(effect.job, "__code__", None), effect.job
+        if self._lasting.get(kind, SHORT) < SHORT:
+            self._add_result(effect.ticket, lambda: self._timed(kind, job))
+            return
+        future = self._pool.submit(self._timed, kind, job)
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._computed, effect.ticket, done))
 
+    def _timed(self, kind: object, job: Callable[[], object]) -> object:
+        begun = time.thread_time()
+        try:
+            return job()
+        finally:
+            took = time.thread_time() - begun
+            self._lasting[kind] = max(took, FORGET * self._lasting.get(kind, took) + (1 - FORGET) * took)
+
     def _computed(self, ticket: int, done: Future[object]) -> None:
-        if done.cancelled():
-            return
+        if not done.cancelled():
+            self._add_result(ticket, done.result)
+
+    def _add_result(self, ticket: int, result: Callable[[], object]) -> None:
         if not self._results:
             self._loop.call_soon(self._take_results)
-        self._results.append((ticket, done.exception() or done.result()))
+        self._results.append((ticket, result))
 
     def _take_results(self) -> None:
         """The threads finish more of them while these are taken: what else the loop has to do comes in between."""
@@ -85,17 +106,27 @@ class Driver:
             if self._results:
                 self._loop.call_soon(self._take_results)
 
-    def _take(self, ticket: int, result: object) -> None:
-        self.feed(lambda node, now: node.computed(ticket, result, now))
+    def _take(self, ticket: int, result: Callable[[], object]) -> None:
+        value: object
+        try:
+            value = result()
+        except Exception as error:  # the core says what it means, also of one that it did not expect
+            value = error
+        self.feed(lambda node, now: node.computed(ticket, value, now))
 
     def _arm(self) -> None:
+        deadline = self.node.next_deadline()
         if self._timer is not None:
+            # One that comes too early wakes nobody else and arms the next: cheaper than another timer after every datagram
+            if deadline is None or self._armed_for <= deadline:
+                return
             self._timer.cancel()
             self._timer = None
-        deadline = self.node.next_deadline()
         if deadline is not None:
+            self._armed_for = deadline
             # The loop's own clock may have a coarser start, so the delay is computed from ours
             self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._wake)
 
     def _wake(self) -> None:
+        self._timer = None
         self.feed(lambda node, now: node.handle_deadline(now))
