@@ -1,7 +1,8 @@
 """The configuration text for ExaBGP 5.0.15. It holds the passwords: whoever writes it, mode 0600.
 
 One process (the relay), one neighbor block per session, one family per session: that of its addresses.
-No graceful restart: with it ExaBGP closes sessions without a NOTIFICATION, and the peer keeps forwarding to us.
+Graceful restart only where asked: with it ExaBGP closes sessions without a NOTIFICATION, and the peer keeps forwarding to
+us. Its End-of-RIB is then said by the speaker, after the routes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ neighbor {address} {{
     adj-rib-in true;
     adj-rib-out true;
     family {{ ipv{version} unicast; }}
-    capability {{ asn4 enable; route-refresh enable; extended-message enable; add-path disable; }}
+    capability {{ asn4 enable; route-refresh enable; extended-message enable; add-path disable; {restart}}}
     api {{ processes [ {process} ]; neighbor-changes; receive {{ parsed; update; open; notification; refresh; }} }}
 {options}}}
 """
@@ -55,6 +56,7 @@ def _neighbor(settings: SpeakerSettings, neighbor: NeighborSettings) -> str:
         hold_time=neighbor.hold_time,
         version=neighbor.address.version,
         process=PROCESS,
+        restart=f"graceful-restart {neighbor.graceful_restart}; " if neighbor.graceful_restart else "",
         options="".join(f"    {line};\n" for line in _options(settings, neighbor)),
     )
 
@@ -69,6 +71,8 @@ def _options(settings: SpeakerSettings, neighbor: NeighborSettings) -> list[str]
         lines += ["outgoing-ttl 255", "incoming-ttl 255"]
     elif neighbor.multihop > 1 or not settings.internal(neighbor):
         lines.append(f"outgoing-ttl {neighbor.multihop}")
+    if neighbor.graceful_restart:
+        lines.append("manual-eor true")
     if neighbor.passive:
         lines += ["passive true", f"listen {settings.listen_port}"]
     return lines

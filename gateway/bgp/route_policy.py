@@ -95,8 +95,8 @@ class Rule:
     name: str
     action: Action = Action.ACCEPT
     changes: Changes = field(default_factory=Changes)
-    prefixes: PrefixList | None = None
-    as_path: re.Pattern[str] | None = None
+    prefixes: tuple[PrefixList, ...] = ()  # all of them
+    as_path: re.Pattern[str] | None = None  # over the numbers, separated by blanks
     communities: tuple[CommunityPattern, ...] = ()  # one of them
     learned_from: frozenset[str] | None = None  # names of neighbors; "" for what is ours
 
@@ -140,21 +140,6 @@ def apply(policy: RoutePolicy, route: Route) -> Verdict:
     return Verdict(route if policy.default is Action.ACCEPT else None, why)
 
 
-def as_path_pattern(text: str) -> re.Pattern[str]:
-    """A regular expression over AS numbers separated by blanks, where `_` is a blank or either end. ValueError: why not.
-
-    What could take exponential time on a path a stranger made is refused: a repeated group that repeats inside.
-    """
-    if not re.fullmatch(r"[0-9_ .*+?|()\[\]^$,{}-]*", text):
-        raise ValueError("only digits, '_' and . * + ? | ( ) [ ] { } ^ $ may stand in it")
-    if re.search(r"\([^()]*[*+}][^()]*\)\s*[*+{]", text):
-        raise ValueError("a repeated group must not repeat inside")
-    try:
-        return re.compile(text.replace("_", "(?:^|$| )"))
-    except re.error as error:
-        raise ValueError(str(error)) from None
-
-
 def as_path_text(attributes: Attributes) -> str:
     """As the patterns see a path."""
     return " ".join(map(str, attributes.as_path))
@@ -163,7 +148,7 @@ def as_path_text(attributes: Attributes) -> str:
 def _matches(rule: Rule, route: Route) -> bool:
     if rule.learned_from is not None and route.neighbor not in rule.learned_from:
         return False
-    if rule.prefixes is not None and not rule.prefixes.permits(route.prefix):
+    if not all(one.permits(route.prefix) for one in rule.prefixes):
         return False
     if rule.communities and not any(
         pattern.matches(one) for pattern in rule.communities for one in _communities(route.attributes)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
+from gateway.config.bgp_model import KINDS
 from gateway.config.derive import interface_facing, router_id, session_address
 from gateway.config.diagnostics import KeyPath, Severity
 from gateway.config.findings import Facts, Finding
 from gateway.config.guess import did_you_mean
-from gateway.config.model import Address, Bgp, Neighbor
+from gateway.config.model import Address, Bgp, Neighbor, Policy
+from gateway.config.policies import parse_split
 
 AZURE_AS = 65515
 # "About BGP and VPN Gateway": the APIPA addresses an Azure VPN gateway accepts.
@@ -27,6 +29,11 @@ _AZURE_OWN: tuple[tuple[int, int, Severity, str], ...] = tuple(
     (first, last, "error", "is kept by Azure for itself; its gateways and route servers drop routes that carry it")
     for first, last in ((8074, 8075), (12076, 12076), (65515, 65515), (65517, 65520))
 )
+# "Site-to-Site VPN quotas", "Private and transit virtual interface": a customer's AS number must not be one of Amazon's.
+_AWS_OWN: tuple[tuple[int, int, Severity, str], ...] = tuple(
+    (asn, asn, "error", "is kept by AWS for itself") for asn in (7224, 9059, 10124, 17943)
+)
+_AWS_KINDS = ("aws-direct-connect", "aws-vpn-gateway", "aws-transit-gateway")
 _PRIVATE = "64512-65514 or 4200000000-4294967294"
 
 
@@ -47,6 +54,58 @@ def bgp_findings(facts: Facts) -> Iterator[Finding]:
             message = f"{neighbor.address} is also the address of neighbor '{first[2]}' (line {facts.line(first)})"
             yield "error", (*path, "address"), message
         yield from _neighbor(facts, bgp, path, neighbor)
+        yield from _routes(bgp, path, neighbor)
+    for name, policy in bgp.policy.items():
+        yield from _policy(bgp, ("bgp", "policy", name), policy)
+
+
+def _routes(bgp: Bgp, path: KeyPath, neighbor: Neighbor) -> Iterator[Finding]:
+    """What is accepted from it and announced to it."""
+    for key in ("import_policy", "export_policy"):
+        yield from _known((*path, key), getattr(neighbor, key), "policy", bgp.policy)
+    for key in ("aggregate", "more_specific"):
+        for element, item in enumerate(getattr(neighbor, key)):
+            prefix = parse_split(item)[0] if isinstance(item, str) else item
+            if prefix.version != neighbor.address.version:
+                message = (
+                    f"{prefix}: the session carries IPv{neighbor.address.version} only, the family of its addresses"
+                )
+                yield "error", (*path, key, element), message
+    if neighbor.kind == "azure-route-server" and bgp.local_as > 65535:
+        message = f"an Azure Route Server takes AS numbers up to 65535 only, and ours is {bgp.local_as}"
+        yield "error", (*path, "kind"), message
+    if neighbor.kind in _AWS_KINDS:
+        yield from _reserved(bgp.local_as, ("bgp", "local_as"), _AWS_OWN)
+    limit = KINDS[neighbor.kind]
+    if limit and neighbor.max_announced is not None and not 0 < neighbor.max_announced <= limit:
+        message = (
+            f"this kind of neighbor takes {limit} prefixes and closes the session above, or support has raised that"
+        )
+        yield "warning", (*path, "max_announced"), message
+    if neighbor.kind in ("expressroute", "expressroute-premium", "aws-direct-connect") and neighbor.hold_time < 10:
+        message = "below 10 s a busy edge drops the session now and then; use BFD for a quick failover"
+        yield "warning", (*path, "hold_time"), message
+
+
+def _policy(bgp: Bgp, path: KeyPath, policy: Policy) -> Iterator[Finding]:
+    if not policy.rule:
+        yield "warning", path, f"the policy has no rule: it {policy.default}s everything"
+    for name, rule in policy.rule.items():
+        place = (*path, "rule", name)
+        yield from _known((*place, "prefix_list"), rule.prefix_list, "prefix list", bgp.prefix_list)
+        for element, neighbor in enumerate(rule.learned_from or ()):
+            if neighbor != "own":
+                yield from _known((*place, "learned_from", element), neighbor, "neighbor", bgp.neighbor)
+        for key in ("set_communities", "add_communities"):
+            for element, text in enumerate(getattr(rule, key) or ()):
+                if "*" in text:
+                    yield "error", (*place, key, element), f"'{text}': `*` can be matched, but not set"
+
+
+def _known(path: KeyPath, name: str | None, what: str, known: Mapping[str, object]) -> Iterator[Finding]:
+    if name is not None and name not in known:
+        listed = f"known: {', '.join(sorted(known))}" if known else f"there is no {what}"
+        yield "error", path, f"no {what} is called '{name}'; {listed}{did_you_mean(name, known)}"
 
 
 def _neighbor(facts: Facts, bgp: Bgp, path: KeyPath, neighbor: Neighbor) -> Iterator[Finding]:

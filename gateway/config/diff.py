@@ -64,7 +64,7 @@ def impact_of(path: KeyPath) -> Impact:
     return IMPACTS[_pattern(path)]
 
 
-_NAMED_TABLES: frozenset[str] = frozenset({"connection", "child", "neighbor"})
+_NAMED_TABLES: frozenset[str] = frozenset({"connection", "child", "neighbor", "prefix_list", "policy", "rule"})
 """Tables whose keys are names."""
 
 _I = Impact
@@ -151,7 +151,36 @@ IMPACTS: dict[str, Impact] = {
     "bgp.neighbor.*.hold_time": _I.RESTART_SESSION,
     "bgp.neighbor.*.passive": _I.RESTART_SESSION,
     "bgp.neighbor.*.advertise": _I.IN_PLACE,
+    "bgp.max_paths": _I.IN_PLACE,
+    "bgp.prefix_list.*.prefixes": _I.IN_PLACE,
+    "bgp.policy.*.default": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.prefix_list": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.prefixes": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.as_path": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.communities": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.learned_from": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.action": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.local_preference": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.med": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.prepend": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.next_hop": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.set_communities": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.add_communities": _I.IN_PLACE,
+    "bgp.policy.*.rule.*.delete_communities": _I.IN_PLACE,
+    "bgp.neighbor.*.kind": _I.IN_PLACE,
+    "bgp.neighbor.*.max_announced": _I.IN_PLACE,
     "bgp.neighbor.*.max_prefixes": _I.IN_PLACE,
+    "bgp.neighbor.*.max_prefixes_action": _I.IN_PLACE,
+    "bgp.neighbor.*.max_prefixes_restart": _I.IN_PLACE,
+    "bgp.neighbor.*.import_policy": _I.IN_PLACE,
+    "bgp.neighbor.*.export_policy": _I.IN_PLACE,
+    "bgp.neighbor.*.accept_default": _I.IN_PLACE,
+    "bgp.neighbor.*.allow_own_as": _I.IN_PLACE,
+    "bgp.neighbor.*.transit": _I.IN_PLACE,
+    "bgp.neighbor.*.aggregate": _I.IN_PLACE,
+    "bgp.neighbor.*.more_specific": _I.IN_PLACE,
+    "bgp.neighbor.*.default_route": _I.IN_PLACE,
+    "bgp.neighbor.*.graceful_restart": _I.RESTART_SESSION,
     "ha.local_address": _I.IN_PLACE,
     "ha.remote_address": _I.IN_PLACE,
     "ha.port": _I.IN_PLACE,
@@ -170,6 +199,9 @@ _REMOVED: dict[str, Impact] = {
     # The speaker's process would have to withdraw and go; a section without neighbors does that in place.
     "bgp": _I.RESTART_DAEMON,
     "bgp.neighbor.*": _I.RESTART_SESSION,
+    "bgp.prefix_list.*": _I.IN_PLACE,
+    "bgp.policy.*": _I.IN_PLACE,
+    "bgp.policy.*.rule.*": _I.IN_PLACE,
     "ha": _I.IN_PLACE,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gateway.config.bgp_model import KINDS
 from gateway.config.derive import SHORTHANDS, children_of, life_time_of, protected_prefixes, router_id, session_address
 from gateway.config.diagnostics import KeyPath, spelled
 from gateway.config.model import Bgp, Child, Config, Connection, Neighbor, Section
@@ -37,6 +38,12 @@ def _bgp(config: Config, bgp: Bgp) -> Iterator[str]:
     yield from _table(config, ("bgp",), bgp)
     for name, neighbor in bgp.neighbor.items():
         yield from _table(config, ("bgp", "neighbor", name), neighbor)
+    for name, prefix_list in bgp.prefix_list.items():
+        yield from _table(config, ("bgp", "prefix_list", name), prefix_list)
+    for name, policy in bgp.policy.items():
+        yield from _table(config, ("bgp", "policy", name), policy)
+        for rule_name, rule in policy.rule.items():
+            yield from _table(config, ("bgp", "policy", name, "rule", rule_name), rule)
 
 
 def _table(config: Config, path: KeyPath, section: Section, leave_out: tuple[str, ...] = ()) -> Iterator[str]:
@@ -70,5 +77,7 @@ def _worked_out(config: Config, section: Section, name: str) -> object:
             return router_id(config, section)
         case Neighbor(), "local_address":
             return session_address(config, section)
+        case Neighbor(), "max_announced":
+            return KINDS[section.kind]
         case _:
             return None

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from gateway.config.addresses import Address, AddressField, Interface, InterfaceField, Prefix, PrefixField
-from gateway.config.bgp_model import Bgp, Neighbor
+from gateway.config.bgp_model import Bgp, Neighbor, Policy, PolicyRule, PrefixList
 from gateway.config.types import (
     Count,
     Cpu,
@@ -49,7 +49,10 @@ __all__ = [
     "Metrics",
     "Neighbor",
     "Observe",
+    "Policy",
+    "PolicyRule",
     "Prefix",
+    "PrefixList",
     "SecretSource",
     "Section",
 ]

@@ -29,6 +29,9 @@ from gateway.config.model import (
     Metrics,
     Neighbor,
     Observe,
+    Policy,
+    PolicyRule,
+    PrefixList,
     SecretSource,
 )
 from gateway.config.proposals import keywords
@@ -42,6 +45,9 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("connection.NAME.child.NAME", "connection.*.child.*", Child),
     ("bgp", "bgp", Bgp),
     ("bgp.neighbor.NAME", "bgp.neighbor.*", Neighbor),
+    ("bgp.policy.NAME", "bgp.policy.*", Policy),
+    ("bgp.policy.NAME.rule.NAME", "bgp.policy.*.rule.*", PolicyRule),
+    ("bgp.prefix_list.NAME", "bgp.prefix_list.*", PrefixList),
     ("ha", "ha", HaPeer),
     ("metrics", "metrics", Metrics),
     ("observe", "observe", Observe),

@@ -47,6 +47,7 @@ Number = Annotated[float, Strict()]
 Switch = Annotated[bool, Strict()]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
 Asn = Annotated[int, Strict(), Field(ge=1, le=4294967294)]
+Metric = Annotated[int, Strict(), Field(ge=0, le=4294967295)]
 Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
 Workers = Annotated[
     int | Literal["auto"],

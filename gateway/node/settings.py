@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
-from gateway.bgp.settings import NeighborSettings, SpeakerSettings
+from gateway.bgp.settings import SpeakerSettings
 from gateway.config import derive
 from gateway.config.identity import parse_identity
-from gateway.config.model import Address, Bgp, Child, Config, Connection, Prefix
+from gateway.config.model import Address, Child, Config, Connection, Prefix
 from gateway.config.proposals import ProposalSpec, parse_esp_proposal, parse_ike_proposal
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Limits
@@ -19,6 +19,7 @@ from gateway.ike.proposal import Offer, make_offer
 from gateway.ike.registry import IdType, Protocol
 from gateway.ike.settings import ChildSettings, ConnectionSettings, Credentials, Identity, PostQuantumKey, Trust
 from gateway.ike.traffic_selector import from_range
+from gateway.node.bgp_settings import speaker_settings
 
 ID_TYPES = {
     "ipv4": IdType.IPV4_ADDR,
@@ -93,7 +94,7 @@ def build(
     return GatewaySettings(
         config.gateway.name,
         tuple(tunnels),
-        _bgp(config, secrets, sources or {}),
+        speaker_settings(config, secrets.bgp_passwords, sources or {}),
         _heartbeat(config, secrets),
         frozenset(_beside(config)),
     )
@@ -228,67 +229,6 @@ def _child(name: str, child: Child) -> ChildSettings:
         rekey_time=child.rekey_time,
         life_time=derive.life_time_of(child),
     )
-
-
-def _bgp(config: Config, secrets: Secrets, sources: Mapping[str, Address]) -> SpeakerSettings | None:
-    bgp = config.bgp
-    if bgp is None:
-        return None
-    router_id = derive.router_id(config, bgp)
-    if router_id is None:
-        raise ValueError("bgp.router_id is needed where no IPv4 address is configured")
-    return SpeakerSettings(
-        local_as=bgp.local_as,
-        router_id=router_id,
-        advertise=bgp.advertise,
-        stale_time=bgp.stale_time,
-        never=_never(config),
-        neighbors=tuple(_neighbors(config, bgp, secrets, sources)),
-        listen_port=bgp.listen_port,
-    )
-
-
-def _neighbors(config: Config, bgp: Bgp, secrets: Secrets, sources: Mapping[str, Address]) -> list[NeighborSettings]:
-    neighbors = []
-    for name, neighbor in bgp.neighbor.items():
-        configured = neighbor.local_address is not None or neighbor.connection is not None
-        local = (
-            derive.session_address(config, neighbor)
-            if configured
-            else sources.get(name) or derive.session_address(config, neighbor)
-        )
-        if local is None:
-            raise ValueError(
-                f"bgp.neighbor.{name}: no local address of the family of {neighbor.address}; set local_address"
-            )
-        neighbors.append(
-            NeighborSettings(
-                name=name,
-                address=neighbor.address,
-                remote_as=neighbor.remote_as,
-                local_address=local,
-                connection=neighbor.connection or "",
-                multihop=neighbor.multihop,
-                ttl_security=neighbor.ttl_security,
-                password=secrets.bgp_passwords.get(name),
-                hold_time=neighbor.hold_time,
-                passive=neighbor.passive,
-                advertise=neighbor.advertise,
-                max_prefixes=neighbor.max_prefixes,
-            )
-        )
-    return neighbors
-
-
-def _never(config: Config) -> tuple[Prefix, ...]:
-    """Never learnable: the outer ends of our tunnels, and the cloud platforms' own addresses."""
-    ends = [
-        address
-        for connection in config.connection.values()
-        for address in (connection.remote_addrs, connection.local_addrs)
-    ]
-    platform = ("169.254.169.254/32", "168.63.129.16/32")
-    return tuple(dict.fromkeys([ip_network(address) for address in ends] + [ip_network(text) for text in platform]))
 
 
 def _heartbeat(config: Config, secrets: Secrets) -> HeartbeatSettings | None:

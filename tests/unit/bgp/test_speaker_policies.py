@@ -13,9 +13,10 @@ from support.speaker import EDGE, EDGE2, FABRIC, OWN, SETTINGS, connected, of
 
 from gateway.bgp.events import BestChanged, Level, LimitCrossed, PeerDown, Reconfigure, SessionsChanged
 from gateway.bgp.path import NO_EXPORT
-from gateway.bgp.route_policy import Action, Changes, PrefixEntry, PrefixList, RoutePolicy, Rule, as_path_pattern
+from gateway.bgp.route_policy import Action, Changes, PrefixEntry, PrefixList, RoutePolicy, Rule
 from gateway.bgp.settings import NeighborSettings, OverLimit, SpeakerSettings
 from gateway.bgp.speaker import SLICE
+from gateway.config.policies import parse_as_path
 
 NAMES = ("edge", "edge2", "fabric", "edge6")
 
@@ -47,8 +48,8 @@ def test_an_import_policy_changes_what_is_used_and_keeps_what_was_said() -> None
     policy = RoutePolicy(
         "from-edge",
         (
-            Rule("backup site", changes=Changes(local_preference=50, add=("65001:9",)), prefixes=entries("172.16.0.0/12")),
-            Rule("microsoft", Action.REJECT, as_path=as_path_pattern("_12076_")),
+            Rule("backup site", changes=Changes(local_preference=50, add=("65001:9",)), prefixes=(entries("172.16.0.0/12"),)),
+            Rule("microsoft", Action.REJECT, as_path=parse_as_path("_12076_")),
         ),
         Action.ACCEPT,
     )  # fmt: skip
@@ -73,7 +74,7 @@ def test_an_export_policy_speaks_of_own_and_learned_routes() -> None:
         "to-azure",
         (
             Rule("own", changes=Changes(prepend=2, med=7), learned_from=frozenset({""})),
-            Rule("site", changes=Changes(communities=("65001:1", "65001:1:1")), prefixes=entries("172.16.0.0/12")),
+            Rule("site", changes=Changes(communities=("65001:1", "65001:1:1")), prefixes=(entries("172.16.0.0/12"),)),
         ),
     )
     model = connected(changed("fabric", export_policy=policy))

@@ -9,7 +9,21 @@ from pydantic import BaseModel
 
 from gateway.config.diff import IMPACTS, Change, Impact, diff, impact_of, worst
 from gateway.config.load import load_text
-from gateway.config.model import Bgp, Child, Config, Connection, DataPlane, Gateway, HaPeer, Metrics, Neighbor, Observe
+from gateway.config.model import (
+    Bgp,
+    Child,
+    Config,
+    Connection,
+    DataPlane,
+    Gateway,
+    HaPeer,
+    Metrics,
+    Neighbor,
+    Observe,
+    Policy,
+    PolicyRule,
+    PrefixList,
+)
 
 BASE = """
 [gateway]
@@ -108,6 +122,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "connection.*.child.*": Child,
     "bgp": Bgp,
     "bgp.neighbor.*": Neighbor,
+    "bgp.prefix_list.*": PrefixList,
+    "bgp.policy.*": Policy,
+    "bgp.policy.*.rule.*": PolicyRule,
     "ha": HaPeer,
     "metrics": Metrics,
     "observe": Observe,
@@ -117,7 +134,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
 def test_every_key_of_the_model_has_an_impact_and_no_other() -> None:
     shorthands = {f"connection.*.{name}" for name in ("local_ts", "remote_ts", "esp_proposals")}
     keys = {f"{path}.{name}" for path, model in SECTIONS.items() for name in model.model_fields}
-    assert set(IMPACTS) == keys - shorthands - {"connection.*.child", "bgp.neighbor"}
+    tables = {"connection.*.child", "bgp.neighbor", "bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule"}
+    assert set(IMPACTS) == keys - shorthands - tables
     assert impact_of(("connection", "child", "child", "neighbor", "remote_ts")) is Impact.REKEY
 
 
