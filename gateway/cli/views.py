@@ -70,6 +70,8 @@ def bgp_peers(snapshot: Json, wide: bool) -> Table:
             "Best",
             "Advertised",
             "Stale",
+            "HeldBack",
+            "LimitOut",
             "Flaps",
             "LastError",
         ]
@@ -88,13 +90,14 @@ def bgp_peers(snapshot: Json, wide: bool) -> Table:
         if wide:
             row += [peer["name"], peer.get("local_address", ""), peer.get("connection", "")]
             row += [str(prefixes.get(rib, 0)) for rib in ("accepted", "best", "adj_out", "stale")]
+            row += [str(prefixes.get("held_back", 0)), str(peer.get("limit_out") or "-")]
             row += [str(peer.get("flaps", 0)), peer.get("last_error", "")]
         rows.append(tuple(row))
     return Table(tuple(headings), tuple(rows))
 
 
 def bgp_routes(snapshot: Json, wide: bool) -> Table:
-    """ ">" is the best path; Reason says why it won or lost."""
+    """ ">" is the best path, "=" one used beside it, "+" the one that takes over; Reason says why it won or lost."""
     headings = ["", "Network", "Origin", "SourcePeer", "AsPath", "NextHop", "Installed", "Reason"]
     if wide:
         headings += ["OriginCode", "LocPrf", "Metric", "Communities", "Stale"]
@@ -103,7 +106,7 @@ def bgp_routes(snapshot: Json, wide: bool) -> Table:
     for route in snapshot.get("routes", ()):
         path = "-".join(str(asn) for asn in route["as_path"])
         row = [
-            ">" if route["best"] else "",
+            _standing(route),
             route["prefix"],
             "EBgp" if route["as_path"] else "IBgp",
             local.get(route["peer"], route["peer"]),
@@ -117,6 +120,12 @@ def bgp_routes(snapshot: Json, wide: bool) -> Table:
             row += [" ".join(route["communities"]), _yes(route.get("stale", False))]
         rows.append(tuple(row))
     return Table(tuple(headings), tuple(rows))
+
+
+def _standing(route: Json) -> str:
+    if route["best"]:
+        return ">"
+    return "=" if route.get("multipath") else "+" if route.get("backup") else ""
 
 
 def workers(snapshot: Json, wide: bool) -> Table:

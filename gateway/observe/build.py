@@ -79,7 +79,7 @@ def build(
         ike_half_open=node.ike.half_open,
         ike_rejected=dict(node.ike.rejected),
         journal=facts.journal,
-        problems=(*facts.problems, *fib.problems),
+        problems=(*facts.problems, *fib.problems, *_limits(node)),
         certificate_problems=facts.certificate_problems,
     )
 
@@ -236,6 +236,17 @@ def _current(tunnel: Tunnel, child: ChildSa) -> dict[str, Any]:
         "replay_drops": inbound.replay_drops,
         "integrity_failures": inbound.integrity_failures,
     }
+
+
+def _limits(node: Gateway) -> Iterator[str]:
+    for peer in node.speaker.peers_status() if node.speaker is not None else ():
+        held, refused = peer.prefixes.get("held_back", 0), peer.prefixes.get("discarded", 0)
+        if held:
+            yield f"BGP: {held} prefixes are held back from {peer.name}, which may be told {peer.limit_out}: announce less, or an aggregate"
+        if peer.suspended_until is not None:
+            yield f"BGP: the session with {peer.name} is torn down for a while: more than {peer.limit_in} prefixes (max_prefixes)"
+        elif refused:
+            yield f"BGP: {refused} announcements of {peer.name} were refused: more than {peer.limit_in} prefixes (max_prefixes)"
 
 
 def _peers(node: Gateway) -> Iterator[PeerStatus]:

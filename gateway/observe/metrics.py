@@ -64,7 +64,7 @@ DROP_REASONS = {
 IKE_STATES = ("DOWN", *(state.value for state in IkeState))
 CARRYING = ("INSTALLED", "REKEYING")  # states of a CHILD_SA that passes traffic
 BGP_STATES = ("Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established")
-RIBS = ("adj_in", "accepted", "best", "adj_out", "stale")
+RIBS = ("adj_in", "accepted", "best", "adj_out", "stale", "held_back")
 ROUTE_STATES = ("desired", "installed", "failed", "guard")
 HEARTBEAT_REJECTIONS = ("bad_version", "bad_mac", "replay", "unknown_boot", "own_reflection", "malformed")
 EXCHANGES = (
@@ -338,6 +338,18 @@ def _bgp_prefixes(snapshot: Snapshot) -> Iterator[Sample]:
             yield (peer.address, rib), peer.prefixes.get(rib, 0)
 
 
+def _bgp_limits(snapshot: Snapshot) -> Iterator[Sample]:
+    for peer in snapshot.peers:
+        yield (peer.address, "in"), peer.limit_in
+        yield (peer.address, "out"), peer.limit_out
+
+
+def _bgp_levels(snapshot: Snapshot) -> Iterator[Sample]:
+    for peer in snapshot.peers:
+        yield (peer.address, "in"), peer.level_in
+        yield (peer.address, "out"), peer.level_out
+
+
 def _ha_datagrams(snapshot: Snapshot) -> Iterator[Sample]:
     if snapshot.ha is not None:
         yield ("in",), snapshot.ha.received
@@ -458,6 +470,14 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("gateway_bgp_messages_total", "counter", "BGP messages", ("peer", "direction"), _bgp_messages),
     Family("gateway_bgp_prefixes", "gauge", "prefixes by RIB", ("peer", "rib"), _bgp_prefixes),
+    Family(
+        "gateway_bgp_prefix_limit", "gauge", "prefixes a peer may teach us (in) or be told (out; 0: no limit)",
+        ("peer", "direction"), _bgp_limits,
+    ),
+    Family(
+        "gateway_bgp_prefix_limit_level", "gauge", "1: from 80 % of the limit on, 2: prefixes refused (in) or held back (out)",
+        ("peer", "direction"), _bgp_levels,
+    ),
     Family(
         "gateway_routes", "gauge", "routes of our kernel table", ("state",),
         lambda s: [((state,), s.kernel_routes.get(state, 0)) for state in ROUTE_STATES],

@@ -102,11 +102,16 @@ class PeerStatus:
     local_address: str = ""
     connection: str = ""
     established_at: float | None = None
-    prefixes: dict[str, int] = field(default_factory=dict)  # adj_in, accepted, best, adj_out, stale
+    prefixes: dict[str, int] = field(default_factory=dict)  # adj_in, accepted, best, adj_out, stale, held_back
     messages_sent: int = 0
     messages_received: int = 0
     flaps: int = 0
     last_error: str = ""
+    limit_in: int = 0
+    limit_out: int = 0  # 0: none
+    level_in: int = 0  # 0: fine, 1: from 80 % of the limit on, 2: some are refused (in) or held back (out)
+    level_out: int = 0
+    suspended_until: float | None = None  # torn down for too many prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,8 @@ class RouteStatus:
     reason: str  # why it is best, or why it is not or was rejected
     installed: bool
     stale: bool = False
+    multipath: bool = False  # used beside the best one
+    backup: bool = False  # used when the best ones fail
 
 
 @dataclass(frozen=True, slots=True)
