@@ -92,7 +92,7 @@ class Speaker:
             peer = self._by_address.get(message.peer)
             if peer is None:
                 self.counters["unknown-peer"] += 1
-            else:
+            elif peer.suspended_until is None:  # else what was under way when its session was torn down
                 _HANDLERS[type(message)](self, peer, message, now)
         self._pump(now)
 
@@ -124,6 +124,8 @@ class Speaker:
             for peer in self._peers.values():
                 if peer.up and not peer.adj_out.settled:
                     deadlines += [peer.ready_at or None, peer.adj_out.next_release()]
+                elif peer.up and peer.owes_end_of_rib and peer.established_at is not None:
+                    deadlines.append(max(peer.established_at + SELECTION_DEFERRAL, self._pumped_at + 1.0))
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
@@ -191,7 +193,7 @@ class Speaker:
         self._link.listed = True
         for row in rows:
             peer = self._by_address.get(row.peer)
-            if peer is not None:
+            if peer is not None and peer.suspended_until is None:
                 self._neighbor_listed(peer, row, first, now)
 
     def _neighbor_listed(self, peer: Peer, row: messages.NeighborRow, first: bool, now: float) -> None:
@@ -232,6 +234,7 @@ class Speaker:
             if peer.wants_refresh:
                 self._ask_refresh(peer)
             elif peer.dump is Dump.COMPLETE and peer.up:
+                peer.heard_end_of_rib = True  # or it was said before our time
                 self._sweep(peer)
             peer.dump = Dump.IGNORE
             peer.touched.clear()

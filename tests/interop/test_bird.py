@@ -12,34 +12,23 @@ import os
 import signal
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
-import uvloop
+from support.bgp_daemon import Daemon, bird_config, eventually, neighbor, run, running
 from support.birds import Bird, Lab
 
 from gateway.bgp.events import (
-    BestChanged,
-    Command,
-    Drained,
-    Effect,
     PeerDown,
     PeerUp,
-    ProcessDown,
-    ProcessUp,
     Reconfigure,
     Resynchronized,
-    SendLine,
     Shutdown,
 )
-from gateway.bgp.path import Path as BgpPath
-from gateway.bgp.settings import NeighborSettings, Prefix, SpeakerSettings
-from gateway.bgp.speaker import Speaker
-from gateway.runtime.exabgp import ExabgpConfigError, ExabgpProcess, end_stale
+from gateway.bgp.settings import SpeakerSettings
+from gateway.runtime.exabgp import ExabgpConfigError, end_stale
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
@@ -60,35 +49,6 @@ def fabric_config(*prefixes: str) -> str:
     return bird_config(1, 65515, prefixes, "", "")
 
 
-def bird_config(number: int, asn: int, prefixes: tuple[str, ...], extra: str, option: str) -> str:
-    static4 = "".join(f"route {prefix} blackhole; " for prefix in prefixes if ":" not in prefix)
-    static6 = "".join(f"route {prefix} blackhole; " for prefix in prefixes if ":" in prefix)
-    return f"""
-router id 10.99.{number}.2;
-log stderr all;
-protocol device {{ }}
-protocol static s4 {{ ipv4; {static4} }}
-protocol static s6 {{ ipv6; {static6} }}
-filter announced {{ {extra} accept; }}
-protocol bgp b4 {{ local 10.99.{number}.2 as {asn}; neighbor 10.99.{number}.1 as 65001; {option} hold time 9;
-    error wait time 1, 2; connect retry time 1; ipv4 {{ import all; export filter announced; }}; }}
-protocol bgp b6 {{ local fd99:{number}::2 as {asn}; neighbor fd99:{number}::1 as 65001; hold time 9;
-    error wait time 1, 2; connect retry time 1; ipv6 {{ import all; export filter announced; }}; }}
-"""
-
-
-def neighbor(name: str, number: int, version: int, remote_as: int, **more: object) -> NeighborSettings:
-    net = "10.99.{}.{}" if version == 4 else "fd99:{}::{}"
-    values: dict[str, object] = {"hold_time": 9, **more}
-    return NeighborSettings(
-        name,
-        ip_address(net.format(number, 2)),
-        remote_as,
-        ip_address(net.format(number, 1)),
-        **values,  # type: ignore[arg-type]
-    )
-
-
 SETTINGS = SpeakerSettings(
     local_as=65001,
     router_id=IPv4Address("10.99.0.1"),
@@ -103,92 +63,12 @@ SETTINGS = SpeakerSettings(
 )
 
 
-class Daemon:
-    """The part of the daemon this needs: one core, one process, one timer."""
-
-    def __init__(self, directory: Path, namespace: str, settings: SpeakerSettings) -> None:
-        self.speaker = Speaker(settings)
-        self.settings = settings
-        self.effects: list[Effect] = []
-        self.best: dict[Prefix, BgpPath] = {}
-        self.withdrawn: list[Prefix] = []
-        self.process = ExabgpProcess(
-            directory,
-            on_line=lambda line: self.do(lambda now: self.speaker.receive(line, now)),
-            on_up=lambda generation: self.command(ProcessUp(generation)),
-            on_down=lambda: self.command(ProcessDown()),
-            command_prefix=("ip", "netns", "exec", namespace),
-        )
-        self.timer: asyncio.TimerHandle | None = None
-
-    def command(self, command: Command) -> None:
-        self.do(lambda now: self.speaker.command(command, now))
-
-    def do(self, action: Callable[[float], None]) -> None:
-        loop = asyncio.get_running_loop()
-        action(loop.time())
-        for effect in self.speaker.poll():
-            self.effects.append(effect)
-            if isinstance(effect, SendLine):
-                self.process.send(effect.text)
-            elif isinstance(effect, Drained):
-                self.process.drained.set()
-            elif isinstance(effect, BestChanged) and effect.path is not None:
-                self.best[effect.prefix] = effect.path
-            elif isinstance(effect, BestChanged):
-                self.withdrawn.append(effect.prefix)
-                del self.best[effect.prefix]
-        if self.timer is not None:
-            self.timer.cancel()
-        deadline = self.speaker.next_deadline()
-        self.timer = None if deadline is None else loop.call_at(deadline, self.do, self.speaker.handle_deadline)
-
-    def count(self, kind: type[Effect]) -> int:
-        return sum(isinstance(effect, kind) for effect in self.effects)
-
-    def stale(self) -> set[str]:
-        return {route.prefix for route in self.speaker.routes_status() if route.stale}
-
-    def state(self, name: str) -> str:
-        return next(peer.state for peer in self.speaker.peers_status() if peer.name == name)
-
-    async def stop(self, withdraw_wait: float = 0.05) -> None:
-        await self.process.stop(withdraw_wait)
-        self.cancel()
-
-    def cancel(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-
-
-async def eventually(what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.03)
-
-
-@asynccontextmanager
-async def running(directory: Path, lab: Lab, settings: SpeakerSettings = SETTINGS) -> AsyncIterator[Daemon]:
-    daemon = Daemon(directory, lab.gateway, settings)
-    try:
-        await daemon.process.start(settings)
-        yield daemon
-    finally:
-        await daemon.stop()
-
-
 @pytest.fixture
 def lab(tmp_path: Path):  # type: ignore[no-untyped-def]
     with Lab(tmp_path / "birds", 2) as made:
         made.birds[0].start(edge_config(str(SITE), str(SITE6)))
         made.birds[1].start(fabric_config(str(VNET)))
         yield made
-
-
-def run(main: Coroutine[object, object, None]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)
 
 
 def relay_pid(exabgp: int) -> int:
@@ -205,7 +85,7 @@ def test_routes_pass_both_ways_over_ipv4_with_md5_and_over_ipv6(tmp_path: Path, 
     edge, fabric = lab.birds
 
     async def main() -> None:
-        async with running(tmp_path / "run", lab) as daemon:
+        async with running(tmp_path / "run", lab, SETTINGS) as daemon:
             await converged(daemon, edge, fabric)
             assert daemon.best[SITE].connection == "site"
             assert daemon.best[SITE].next_hop == ip_address("10.99.0.2")
@@ -237,7 +117,7 @@ def test_a_session_flap_keeps_its_routes_stale_and_end_of_rib_sweeps_them(tmp_pa
     edge, fabric = lab.birds
 
     async def main() -> None:
-        async with running(tmp_path / "run", lab) as daemon:
+        async with running(tmp_path / "run", lab, SETTINGS) as daemon:
             await converged(daemon, edge, fabric)
             edge.ask("disable", "b4")
             await eventually("session down", lambda: daemon.state("edge") != "Established")
@@ -261,7 +141,7 @@ def test_a_killed_exabgp_is_started_again_and_synchronised_without_losing_a_rout
     edge, fabric = lab.birds
 
     async def main() -> None:
-        async with running(tmp_path / "run", lab) as daemon:
+        async with running(tmp_path / "run", lab, SETTINGS) as daemon:
             await converged(daemon, edge, fabric)
             first = daemon.process.pid
             assert first is not None
@@ -279,7 +159,7 @@ def test_a_killed_relay_costs_nothing_but_a_synchronisation(tmp_path: Path, lab:
     edge, fabric = lab.birds
 
     async def main() -> None:
-        async with running(tmp_path / "run", lab) as daemon:
+        async with running(tmp_path / "run", lab, SETTINGS) as daemon:
             await converged(daemon, edge, fabric)
             await asyncio.sleep(5)  # younger sessions count as still loading, and wait for their End-of-RIB instead
             pid = daemon.process.pid
@@ -336,7 +216,7 @@ def test_a_lost_socket_is_reconnected_with_a_new_generation(tmp_path: Path, lab:
     edge, fabric = lab.birds
 
     async def main() -> None:
-        async with running(tmp_path / "run", lab) as daemon:
+        async with running(tmp_path / "run", lab, SETTINGS) as daemon:
             await converged(daemon, edge, fabric)
             daemon.process.unresponsive(1)
             await eventually("resynchronised", lambda: daemon.count(Resynchronized) == 2)
@@ -377,7 +257,7 @@ def test_a_configuration_exabgp_refuses_leaves_the_old_one_in_force(tmp_path: Pa
     edge, fabric = lab.birds
 
     async def main() -> None:
-        async with running(tmp_path / "run", lab) as daemon:
+        async with running(tmp_path / "run", lab, SETTINGS) as daemon:
             await converged(daemon, edge, fabric)
             before = (tmp_path / "run" / "exabgp.conf").read_bytes()
             bad = replace(SETTINGS, neighbors=(replace(SETTINGS.neighbors[0], hold_time=1),))
@@ -416,7 +296,7 @@ def test_a_thousand_routes_and_their_quick_changes_of_mind_end_right(tmp_path: P
     many = [f"172.30.{number // 4}.{number % 4 * 64}/26" for number in range(1000)]
 
     async def main() -> None:
-        async with running(tmp_path / "run", lab) as daemon:
+        async with running(tmp_path / "run", lab, SETTINGS) as daemon:
             await converged(daemon, edge, fabric)
             begun = time.monotonic()
             edge.reconfigure(edge_config(str(SITE6), *many))
