@@ -36,7 +36,7 @@ from gateway.ike.exchanges.rekey_ike import RekeyIke
 from gateway.ike.exchanges.sa_init import InitiateSa
 from gateway.ike.exchanges.tell import Tell
 from gateway.ike.key_exchange import KeyExchanges
-from gateway.ike.message import Header, Message, emit_message, parse_message
+from gateway.ike.message import Header, Message, emit_message, header_of, parse_message
 from gateway.ike.payloads import Nonce, Notify
 from gateway.ike.recorder import Recorder, line_of
 from gateway.ike.redirect import Redirects, order
@@ -46,6 +46,7 @@ from gateway.ike.sa import NON_ESP_MARKER, IkeSa
 from gateway.ike.services import Counts, Failed, Then, WallClock, since_1970
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
 from gateway.ike.states import IkeState
+from gateway.ike.strangers import Strangers
 from gateway.ike.uniqueness import elect
 
 ANSWERED_MIN = 40
@@ -92,6 +93,7 @@ class IkeEndpoint:
         self._say_refused_at = 0.0
         self.tokens = Tokens(crash_secret)
         self.redirects = Redirects()
+        self.strangers = Strangers()
         self.recorder = Recorder()
         self.revocations = RevocationCache()
         self._now = 0.0
@@ -369,9 +371,9 @@ class IkeEndpoint:
         try:
             return parse_message(data)
         except PeerError as error:
-            if len(data) >= ANSWERED_MIN and _answered_in_clear(_header_of(data), error.notify):
+            if len(data) >= ANSWERED_MIN and _answered_in_clear(header_of(data), error.notify):
                 # RFC 7296 2.5: answered in clear, once per request and no longer than it
-                self._answer_unprotected(_header_of(data), local, remote, Notify(error.notify or 0, error.data))
+                self._answer_unprotected(header_of(data), local, remote, Notify(error.notify or 0, error.data))
             raise
 
     def _receive_init(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
@@ -384,7 +386,7 @@ class IkeEndpoint:
         if message.header.responder_spi:
             # RFC 7296 3.1: zero in the first message
             raise PeerError(Violation.UNKNOWN_SPI, f"IKE_SA_INIT for {message.header.responder_spi:016x}")
-        settings = self._match_peer(local, remote)
+        settings = self._match_peer(local, remote, now)
         if len(self._half_open) >= HALF_OPEN_MAX:
             raise PeerError(Violation.HALF_OPEN_LIMIT, str(remote))
         sa = IkeSa(
@@ -427,9 +429,11 @@ class IkeEndpoint:
         self._answer_unprotected(message.header, local, remote, Notify(NotifyType.COOKIE, self._cookies.make(*terms)))
         return True
 
-    def _match_peer(self, local: Endpoint, remote: Endpoint) -> ConnectionSettings:
+    def _match_peer(self, local: Endpoint, remote: Endpoint, now: float) -> ConnectionSettings:
         settings = self._by_ends.get((local.host, remote.host))
         if settings is None:
+            if self.strangers.called(local.host, remote.host, now):
+                self._stirred.update(dict.fromkeys(self._connections.keys() - self._primary.keys()))
             raise PeerError(Violation.UNKNOWN_PEER, f"no connection between {local.host} and {remote.host}")
         return settings
 
@@ -584,13 +588,3 @@ def _answered_in_clear(header: Header, notify: NotifyType | None) -> bool:
     if notify == NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD:
         return header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response
     return notify == NotifyType.INVALID_MAJOR_VERSION and not header.is_response
-
-
-def _header_of(data: bytes) -> Header:
-    return Header(
-        int.from_bytes(data[:8], "big"),
-        int.from_bytes(data[8:16], "big"),
-        ExchangeType(data[18]),
-        Flags(data[19] & 0x38),
-        int.from_bytes(data[20:24], "big"),
-    )

@@ -189,6 +189,17 @@ def emit_message(header: Header, payloads: tuple[Payload, ...]) -> bytes:
     return emit_header(header, first, HEADER_OCTETS + len(body)) + body
 
 
+def header_of(data: bytes) -> Header:
+    """Of a message that cannot be parsed, for whoever answers it in clear; the caller knows that it is long enough."""
+    return Header(
+        int.from_bytes(data[:8], "big"),
+        int.from_bytes(data[8:16], "big"),
+        ExchangeType(data[18]),
+        Flags(data[19] & 0x38),
+        int.from_bytes(data[20:24], "big"),
+    )
+
+
 def intermediate_octets(header: Header, first_inner: int, plaintext: bytes) -> bytes:
     """RFC 9242 3.3.2: IntAuth_A | IntAuth_P, a message as if nothing were encrypted, padded or cut into fragments."""
     return sealed_prefix(header, first_inner, len(plaintext)) + plaintext

@@ -15,7 +15,12 @@ _SUFFIXES: dict[str, dict[str, str]] = {
     "_SENT": {"direction": "sent"},
     "_RECEIVED": {"direction": "received"},
 }
-_REKEYS = {"IKE_REKEY_": "IKE_REKEY_FAILED", "REKEY_": "REKEY_FAILED"}
+_REKEYS = {
+    "IKE_REKEY_": "IKE_REKEY_FAILED",
+    "REKEY_": "REKEY_FAILED",
+    "PEER_IKE_REKEY_": "PEER_IKE_REKEY_REFUSED",
+    "PEER_REKEY_": "PEER_REKEY_REFUSED",
+}
 
 
 def named(reason: str, context: dict[str, str]) -> tuple[str, dict[str, str]]:

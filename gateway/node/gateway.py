@@ -138,6 +138,11 @@ class Gateway:
         while self._effects:
             yield self._effects.popleft()
 
+    @property
+    def now(self) -> float:
+        """The moment of the last input."""
+        return self._settled_at
+
     def next_deadline(self) -> float | None:
         deadlines = [self.ike.next_deadline(), self.fib.next_deadline(), self._sweep_at, self._reopen_at]
         deadlines += [core.next_deadline() for core in (self.speaker, self.heartbeat) if core is not None]
@@ -493,6 +498,8 @@ class Gateway:
             )
             return
         name, context = failures.named(event.reason, self._context(tunnel, event.context, now))
+        if name == "DELETED_BY_PEER":
+            tunnel.taken_down(tunnel.established_at, now)
         if event.initiated or tunnel.established_at is not None:
             tunnel.failed(name, context, now)
             if event.reason in failures.AT_ONCE:

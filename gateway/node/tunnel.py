@@ -17,6 +17,7 @@ from gateway.esp.mtu import inner_mtu, tcp_mss
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove
 from gateway.ike.sa import IkeSa
 from gateway.node import effects, security_associations
+from gateway.node.endings import Endings
 from gateway.node.settings import TunnelSettings
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
@@ -100,6 +101,7 @@ class Tunnel:
         self.installed: dict[int, InstalledChild] = {}  # by spi_in
         self.active: list[int] = []  # outbound SPIs, newest first
         self.established_at: float | None = None
+        self.endings = Endings()
         self.gone: dict[tuple[str, Direction], Totals] = {}
         self.counters: dict[tuple[Direction, int], SaCounters] = {}
         self.last_seen: dict[tuple[str, Direction], float] = {}
@@ -247,8 +249,14 @@ class Tunnel:
         self.established_at = None
         self.back_off.failed(now)
 
+    def taken_down(self, since: float | None, now: float) -> None:
+        """By the peer, which does not say why."""
+        if since is not None:
+            self.endings.note(since, max(self.last_seen.values(), default=since), now)
+
     def closed(self, reason: str, context: dict[str, str], now: float) -> None:
         """We ended it ourselves."""
+        self.endings.clear()
         self.failure = Failure(reason, context, now)
         self.refused.clear()
         self.established_at = None

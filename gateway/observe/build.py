@@ -140,7 +140,7 @@ def _tunnel(node: Gateway, tunnel: Tunnel, facts: ShellFacts) -> TunnelStatus:
         retry_at=tunnel.back_off.at if shown is None else None,
         attempts=tunnel.attempts,
         last_failure=tunnel.failure.reason if tunnel.failure is not None else "",
-        explanation=_explanation(tunnel, up, shown),
+        explanation=_explanation(node, tunnel, up, shown, children),
         interface=(facts.interfaces or {}).get(tunnel.name, ""),
         mtu=tunnel.mtu,
         protected=tuple(str(prefix) for prefix in settings.protected),
@@ -174,20 +174,27 @@ def _certificate(name: str, certificate: Certificate) -> CertificateStatus:
     return CertificateStatus(name, subject, certificate.not_valid_after_utc.timestamp())
 
 
-def _explanation(tunnel: Tunnel, up: bool, shown: IkeSa | None) -> str:
+def _explanation(
+    node: Gateway, tunnel: Tunnel, up: bool, shown: IkeSa | None, children: tuple[ChildStatus, ...]
+) -> str:
     silence = _silence(tunnel, shown)
     if up:
-        refused = next(iter(tunnel.refused.values()), None)
-        return silence or (explain(refused.reason, refused.context) if refused is not None else "")
+        refused = next((explain(one.reason, one.context) for one in tunnel.refused.values()), "")
+        return silence or refused or _unverified(tunnel, children) or _habit(node, tunnel)
     known = tunnel.failure
     if silence and (known is None or known.reason in ENDS):
         return silence
     if known is not None:
-        return explain(known.reason, known.context)
+        habit = _habit(node, tunnel) if known.reason == "DELETED_BY_PEER" else ""
+        return habit or _call(node, tunnel, known.reason) or explain(known.reason, known.context)
     waiting = {"none": "WAITING_FOR_PEER", "trap": "WAITING_FOR_TRAFFIC"}.get(tunnel.settings.start_action)
     if shown is None and waiting is not None:
-        return explain(waiting, {"tunnel": tunnel.name, "peer": str(tunnel.settings.remote)})
+        return _call(node, tunnel, waiting) or explain(waiting, _ends(tunnel))
     return ""
+
+
+def _ends(tunnel: Tunnel) -> dict[str, str]:
+    return {"tunnel": tunnel.name, "peer": str(tunnel.settings.remote)}
 
 
 def _silence(tunnel: Tunnel, shown: IkeSa | None) -> str:
@@ -195,8 +202,29 @@ def _silence(tunnel: Tunnel, shown: IkeSa | None) -> str:
     pending = shown.window.pending if shown is not None else None
     if shown is None or shown.exchange is None or pending is None or pending.tries < (2 if shown.established else 1):
         return ""
+    kind = "" if shown.established else shown.exchange.kind.name
     context = {"exchange": shown.exchange.kind.name, "sent": pending.tries + 1, "peer": shown.remote.host}
-    return explain("NO_ANSWER_YET", {"tunnel": tunnel.name, **context})
+    return explain("NO_ANSWER_YET", {"tunnel": tunnel.name, "reason": kind or "ESTABLISHED", **context})
+
+
+def _unverified(tunnel: Tunnel, children: tuple[ChildStatus, ...]) -> str:
+    """ESP comes, and never a packet that verifies."""
+    bad = next((child for child in children if child.integrity_failures and not child.packets_in), None)
+    if bad is None:
+        return ""
+    return explain("ESP_UNVERIFIED", {**_ends(tunnel), "got": bad.integrity_failures, "ours": bad.suite})
+
+
+def _habit(node: Gateway, tunnel: Tunnel) -> str:
+    habit = tunnel.endings.habit(node.now)
+    return explain("TAKEN_DOWN_AGAIN", {**_ends(tunnel), **habit}) if habit else ""
+
+
+def _call(node: Gateway, tunnel: Tunnel, reason: str) -> str:
+    """The peer is not heard, and somebody whom we do not know is: it may be the peer, under another address."""
+    caller = node.ike.strangers.caller(tunnel.settings.ike.local.host, node.now)
+    unheard = reason in ("WAITING_FOR_PEER", "WAITING_FOR_TRAFFIC", "PEER_UNREACHABLE")
+    return explain("STRANGER_CALLS", {**_ends(tunnel), "got": caller}) if caller and unheard else ""
 
 
 def _children(node: Gateway, tunnel: Tunnel, sa: IkeSa | None) -> Iterator[ChildStatus]:

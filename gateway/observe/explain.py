@@ -4,8 +4,8 @@ Not a log: `explain` is given the *named* failure and what is known about it, an
 table. A clause whose values are unknown is left out; nothing is guessed. Values may come from a peer, so
 control characters are escaped and long ones cut.
 
-Context keys: tunnel, peer (address or address:port), ours, theirs, tries, port, seconds, expected, got, reason,
-detail; `protocol` ("IKE" or "ESP") and `direction` ("sent" or "received") choose between variants.
+Context keys: tunnel, peer (address or address:port), ours, theirs, tries, times, octets, fragments, port, seconds, expected,
+got, reason, detail; `protocol` ("IKE" or "ESP") and `direction` ("sent" or "received") choose between variants.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ _VARIANTS = {
     "AUTHENTICATION_FAILED": "direction",
     "INVALID_KE_PAYLOAD": "protocol",
     "INVALID_SYNTAX": "direction",
+    "NO_ANSWER_YET": "reason",
     "NO_PROPOSAL_CHOSEN": "protocol",
+    "PEER_REKEY_REFUSED": "reason",
     "REKEY_FAILED": "reason",
+    "TAKEN_DOWN_AGAIN": "reason",
     "TS_UNACCEPTABLE": "direction",
 }
 
@@ -181,7 +184,44 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "NO_ANSWER_ON_4500": (
         "{peer} answered on UDP 500 but not on UDP 4500",
         " after {tries} tries",
-        "; a firewall passes port 500 only, or drops fragments: allow UDP 4500 both ways between the addresses of connection {tunnel}",
+        ", each in {fragments} fragments of up to {octets} octets",
+        "; allow UDP 4500 both ways between the addresses of connection {tunnel}; if it passes, the peer dropped our IKE_AUTH without a word: see its log",
+    ),
+    "IP_FRAGMENTS_LOST": (
+        "{peer} answered IKE_SA_INIT but not our IKE_AUTH, which is too long for one IP packet",
+        " ({octets} octets)",
+        "; the path drops IP fragments: set `fragment_size` of connection {tunnel} to 1280 and let the peer fragment IKE too (RFC 7383), or use smaller certificates",
+    ),
+    "STRANGER_CALLS": (
+        "nothing is heard of {peer}",
+        ", but {got} asks for an IKE_SA, and no connection has it as `remote_addrs`",
+        "; if that is the peer, behind a NAT or with a new address, set `remote_addrs` of connection {tunnel} to it, or have the peer send from {peer}",
+    ),
+    "ESP_UNVERIFIED": (
+        "the IKE_SA with {peer} is fine, but not one of its ESP packets verifies",
+        " ({got} did not)",
+        ", agreed on was {ours}",
+        "; its keys or its integrity value are others (as with HMAC-SHA2-256 cut to 96 bits): offer AES-GCM first in `esp_proposals` of connection {tunnel}",
+    ),
+    "TAKEN_DOWN_AGAIN": (
+        "{peer} deletes the IKE_SA again and again",
+        " ({times} times)",
+        "; see its log for connection {tunnel}",
+    ),
+    "TAKEN_DOWN_AGAIN/AT_ONCE": (
+        "{peer} deletes the IKE_SA as soon as it is set up",
+        " ({times} times now)",
+        "; it accepts our proof and then has no place for connection {tunnel}: see its log (a second configuration of the same peer, a limit, an address or CHILD_SA that it cannot install)",
+    ),
+    "TAKEN_DOWN_AGAIN/IDLE": (
+        "{peer} deletes the IKE_SA whenever it carried nothing for a while",
+        " ({seconds} s, {times} times now)",
+        "; keep traffic in the tunnel of connection {tunnel}, as BGP or a monitoring ping does (AWS drops idle tunnels), or switch its idle timeout off",
+    ),
+    "TAKEN_DOWN_AGAIN/LIFETIME": (
+        "{peer} deletes the IKE_SA each time it reaches a certain age",
+        " ({seconds} s, {times} times now)",
+        "; its lifetime ends before either side rekeys: set `rekey_time` of connection {tunnel} well below that, or raise the peer's lifetime",
     ),
     "NO_ANSWER_TO_IKE_AUTH": (
         "{peer} answered IKE_SA_INIT but not IKE_AUTH",
@@ -227,6 +267,16 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "{peer} does not answer",
         " {exchange}, sent {sent} times so far",
         "; check `remote_addrs` of connection {tunnel}, that the peer runs, and that firewalls and security groups pass UDP 500 and 4500 both ways",
+    ),
+    "NO_ANSWER_YET/IKE_AUTH": (
+        "{peer} answered IKE_SA_INIT but does not answer IKE_AUTH",
+        ", sent {sent} times so far",
+        "; allow UDP 4500 both ways between the addresses of connection {tunnel}; if it passes, see the peer's log",
+    ),
+    "NO_ANSWER_YET/ESTABLISHED": (
+        "{peer} does not answer any more",
+        " ({exchange} sent {sent} times so far)",
+        "; it crashed, or the path to it broke: check the circuit of connection {tunnel}, and that UDP 4500 still passes",
     ),
     "TUN_FAILED": (
         "the device of connection {tunnel} cannot be made, so nothing is negotiated",
@@ -339,6 +389,24 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         " ({reason})",
         ", we offered {ours}",
         "; the tunnel works until the peer ends it, compare `proposals` of connection {tunnel} with the peer's IKE (phase 1) algorithms and group",
+    ),
+    "PEER_REKEY_REFUSED": (
+        "we refuse the rekey of the CHILD_SA that {peer} asks for",
+        " ({detail})",
+        ", we take {ours}",
+        "; the first CHILD_SA is made without a PFS group, so most likely that differs: add what the peer offers to `esp_proposals` of connection {tunnel}, or the tunnel ends with the peer's lifetime",
+    ),
+    "PEER_REKEY_REFUSED/TS_UNACCEPTABLE": (
+        "we refuse the traffic selectors of the rekey that {peer} asks for",
+        " ({detail})",
+        ", we take {local_ts} on our side and {remote_ts} on its",
+        "; `local_ts` and `remote_ts` of connection {tunnel} must mirror the peer's networks, or the tunnel ends with the peer's lifetime",
+    ),
+    "PEER_IKE_REKEY_REFUSED": (
+        "we refuse the rekey of the IKE_SA that {peer} asks for",
+        " ({detail})",
+        ", we take {ours}",
+        "; add what the peer offers at a rekey to `proposals` of connection {tunnel} (Windows' IKE falls back to group 2, modp1024), or configure it there, or the tunnel ends with the peer's lifetime",
     ),
     "LIFETIME_EXPIRED": (
         "an SA with {peer} reached its hard lifetime before a rekey succeeded",

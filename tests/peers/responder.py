@@ -47,9 +47,7 @@ from gateway.node.security_associations import parameters
 from gateway.node.settings import identity
 from gateway.runtime.randomness import SystemRandom
 
-POLICIES = {
-    one.name: one for one in (azure.DEFAULT, azure.CUSTOM, azure.WEAKER_AT_REKEY, aws.DEFAULT, aws.RESTRICTED)
-}
+POLICIES = {one.name: one for one in (azure.DEFAULT, azure.CUSTOM, azure.WEAKER_AT_REKEY, aws.DEFAULT, aws.RESTRICTED)}
 NAME, CHILD, DEVICE = "customer", "vpn", "cloud0"
 NUMBER = 1
 MTU = 1400
@@ -93,7 +91,7 @@ class Responder:
 
     def run(self) -> None:
         readers: dict[Any, Callable[[], None]] = {self.control: self._command, self.tun: self._inner}
-        for port, one in self.sockets.items():
+        for port, one in (*self.sockets.items(), *self.elsewhere.items()):
             readers[one] = lambda port=port, one=one: self._outer(one, port)  # type: ignore[misc]
         while True:
             ready, _, _ = select.select(list(readers), [], [], self._patience())
@@ -102,6 +100,7 @@ class Responder:
             now = time.monotonic()
             if (due := self.core.next_deadline()) is not None and now >= due:
                 self.core.handle_deadline(now)
+            self._drain(now)
             self._ends(now)
             self._drain(now)
 

@@ -25,6 +25,13 @@ def loss(router: Namespace, percent: int, *, match: str = "") -> Iterator[None]:
 
 
 @contextmanager
+def blocked(router: Namespace, match: str) -> Iterator[None]:
+    """A firewall: what matches is not forwarded, either way."""
+    with _table(router, "ip", f"{match} counter drop"):
+        yield
+
+
+@contextmanager
 def cut(router: Namespace, device: str) -> Iterator[None]:
     """One-way black hole: nothing that arrives on `device` is forwarded."""
     with _table(router, "ip", f'iifname "{device}" counter drop'):

@@ -32,9 +32,10 @@ from gateway.ike.payloads import (
 )
 from gateway.ike.registry import ExchangeType, IdType, NotifyType
 from gateway.ike.services import Failed
-from gateway.ike.settings import ConnectionSettings
+from gateway.ike.settings import NATT_PORT, ConnectionSettings
 from gateway.ike.states import IkeInput, IkeState
 from gateway.ike.uniqueness import Origin
+from gateway.ike.window import Datagrams
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 AUTH_MARGIN, AUTH_MARGIN_MIN = 0.1, 10.0
 """Reauthentication begins this share of the peer's AUTH_LIFETIME before its end, and at least so many seconds."""
+UNFRAGMENTED_MAX = 1400
+"""Octets of an IKE message that pass in one IP packet nearly everywhere."""
 AUTH_LIFETIME_LEAST = 10.0
 """A peer that gives less gets a new IKE_SA no more often than this, in seconds."""
 
@@ -53,6 +56,7 @@ class Authenticate(Exchange):
 
     def __init__(self) -> None:
         self.offer: ChildOffer | None = None
+        self.datagrams: Datagrams = ()
 
     def still_wanted(self, sa: IkeSa) -> bool:
         return sa.state is IkeState.CONNECTING
@@ -104,7 +108,7 @@ class Authenticate(Exchange):
         if sa.settings.children and not sa.childless:
             self.offer = child_negotiation.offer(sa, sa.settings.children[0], with_key_exchange=False)
             payloads += [self.offer.sa, *self.offer.payloads]
-        sa.request(self.kind, tuple(payloads), now)
+        self.datagrams = sa.request(self.kind, tuple(payloads), now)
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
         auth, error = message.first(Authentication), message.error()
@@ -172,7 +176,18 @@ class Authenticate(Exchange):
             sa.destroy(now, "PROTOCOL_VIOLATION", {"detail": str(error)})
 
     def on_timeout(self, sa: IkeSa, now: float) -> None:
-        sa.destroy(now, "NO_ANSWER_TO_IKE_AUTH", {"remote": str(sa.remote)})
+        sa.destroy(now, *unanswered(sa, self.datagrams))
+
+
+def unanswered(sa: IkeSa, datagrams: Datagrams) -> tuple[str, dict[str, str]]:
+    """What most likely happened to an IKE_AUTH that nobody answers: its size and its port tell more than its silence."""
+    context = {"remote": str(sa.remote), "octets": str(max(map(len, datagrams), default=0))}
+    if len(datagrams) == 1 and len(datagrams[0]) > UNFRAGMENTED_MAX:
+        return "IP_FRAGMENTS_LOST", context
+    if len(datagrams) > 1:
+        context["fragments"] = str(len(datagrams))
+    floated = sa.local.port == NATT_PORT != sa.settings.local.port
+    return ("NO_ANSWER_ON_4500" if floated else "NO_ANSWER_TO_IKE_AUTH"), context
 
 
 def _refused(sa: IkeSa, error: Notify) -> tuple[str, dict[str, str]]:

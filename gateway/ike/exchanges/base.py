@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.ike.registry import ExchangeType
+from gateway.ike.registry import ExchangeType, KeyExchangeId, NotifyType
 
 if TYPE_CHECKING:
     from gateway.ike.errors import PeerError
     from gateway.ike.message import Message
+    from gateway.ike.payloads import Notify
     from gateway.ike.sa import IkeSa
 
 NONCE_OCTETS = 32
 """RFC 7296 2.10: at least half the key of the PRF, and 16."""
+
+
+def wanted_group(error: Notify) -> dict[str, str]:
+    """RFC 7296 1.2: INVALID_KE_PAYLOAD names the group that the responder wants. For explain.py."""
+    if error.type != NotifyType.INVALID_KE_PAYLOAD or len(error.data) != 2:
+        return {}
+    group = KeyExchangeId(int.from_bytes(error.data, "big"))
+    return {"theirs": group.name if group.known else f"group {int(group)}"}
 
 
 class Exchange:
@@ -40,7 +49,7 @@ class Exchange:
 
     def on_timeout(self, sa: IkeSa, now: float) -> None:
         """RFC 7296 2.4: retransmissions exhausted, the peer is dead to us."""
-        sa.destroy(now, "DPD_TIMEOUT", {"exchange": self.kind.name})
+        sa.destroy(now, "DPD_TIMEOUT", {"exchange": self.kind.name, "seconds": f"{now - sa.last_heard:.0f}"})
 
     def on_deleted(self, sa: IkeSa, now: float) -> None:
         """The peer deleted the IKE_SA before it answered; `sa` is about to be destroyed."""

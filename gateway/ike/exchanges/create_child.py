@@ -20,7 +20,7 @@ from gateway.ike.child import ChildSa
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ExchangeFailed
 from gateway.ike.exchanges import child_negotiation
-from gateway.ike.exchanges.base import NONCE_OCTETS
+from gateway.ike.exchanges.base import NONCE_OCTETS, wanted_group
 from gateway.ike.exchanges.child_negotiation import ChildOffer, ChildTerms
 from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
@@ -211,7 +211,7 @@ class CreateChild(CreateExchange):
             # RFC 7296 1.3: a new exchange with the group the responder wants
             self._generate(sa, method)
             return
-        self._failed(sa, error.name, child_negotiation.context(self.settings), now)
+        self._failed(sa, error.name, child_negotiation.context(self.settings) | wanted_group(error), now)
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         self._failed(sa, error.why.name, {"detail": error.detail}, now)

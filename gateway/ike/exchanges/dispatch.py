@@ -6,13 +6,31 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.ike import redirect
-from gateway.ike.exchanges import auth, create_child, delete, followup, intermediate, mobike, rekey_ike, sa_init
+from gateway.ike.errors import PeerError, Violation
+from gateway.ike.events import ExchangeFailed
+from gateway.ike.exchanges import (
+    auth,
+    child_negotiation,
+    create_child,
+    delete,
+    followup,
+    intermediate,
+    mobike,
+    rekey_ike,
+    sa_init,
+)
 from gateway.ike.message import Message
 from gateway.ike.payloads import Delete, SecurityAssociation
-from gateway.ike.registry import ExchangeType, Protocol
+from gateway.ike.registry import ExchangeType, NotifyType, Protocol
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
+
+REFUSALS = {
+    Violation.NO_PROPOSAL: NotifyType.NO_PROPOSAL_CHOSEN,
+    Violation.TRAFFIC_SELECTORS: NotifyType.TS_UNACCEPTABLE,
+}
+"""What a configuration is at fault for; the rest passes, or is a defect."""
 
 
 def _create_child_sa(sa: IkeSa, message: Message, now: float) -> None:
@@ -21,7 +39,26 @@ def _create_child_sa(sa: IkeSa, message: Message, now: float) -> None:
     offer = message.first(SecurityAssociation)
     assert isinstance(offer, SecurityAssociation)
     rekeys_ike = offer.proposals[0].protocol == Protocol.IKE
-    (rekey_ike if rekeys_ike else create_child).respond(sa, message, now)
+    try:
+        (rekey_ike if rekeys_ike else create_child).respond(sa, message, now)
+    except PeerError as error:
+        if error.why in REFUSALS:
+            sa.services.emit(_refused(sa, message, rekeys_ike, error))
+        raise
+
+
+def _refused(sa: IkeSa, message: Message, rekeys_ike: bool, error: PeerError) -> ExchangeFailed:
+    """What works still ends with the peer's lifetime, so it is told why the peer cannot replace it."""
+    name, detail = REFUSALS[error.why].name, {"detail": error.detail}
+    if rekeys_ike:
+        ours = "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)
+        return ExchangeFailed(sa.name, "", f"PEER_IKE_REKEY_{name}", detail | {"ours": ours})
+    target = create_child.rekey_target(message)
+    old = sa.child_by_spi_out(int.from_bytes(target.spi, "big")) if target is not None else None
+    if old is None:
+        return ExchangeFailed(sa.name, "", f"{name}_SENT", detail)
+    ours_now = sa.settings.child(old.name) or old.settings
+    return ExchangeFailed(sa.name, old.name, f"PEER_REKEY_{name}", detail | child_negotiation.context(ours_now))
 
 
 def _informational(sa: IkeSa, message: Message, now: float) -> None:

@@ -16,7 +16,7 @@ from gateway.ike import crash_detection, proposal
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import intermediate
-from gateway.ike.exchanges.base import NONCE_OCTETS
+from gateway.ike.exchanges.base import NONCE_OCTETS, wanted_group
 from gateway.ike.exchanges.create_child import RETRIED, RETRY_TEMPORARY, CreateChild, again
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
@@ -148,7 +148,7 @@ class RekeyIke(CreateExchange):
         ):
             self._generate(sa, method)
             return
-        self._failed(sa, error.name, {}, now)
+        self._failed(sa, error.name, wanted_group(error), now)
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         self._failed(sa, error.why.name, {"detail": error.detail}, now)
@@ -164,7 +164,7 @@ class RekeyIke(CreateExchange):
         if rival is not None:
             # Its own liveness check decides about the peer
             hand_over(sa, rival, now)
-        sa.destroy(now, "DPD_TIMEOUT", {"exchange": "IKE_SA rekey"})
+        sa.destroy(now, "DPD_TIMEOUT", {"exchange": "IKE_SA rekey", "seconds": f"{now - sa.last_heard:.0f}"})
 
     def _failed(self, sa: IkeSa, reason: str, context: dict[str, str], now: float) -> None:
         rival = self.standing_rival()

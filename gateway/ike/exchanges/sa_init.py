@@ -7,6 +7,8 @@ HDR(SPIi,0), [N(COOKIE)], SAi1, KEi, Ni, N(NATD_S), N(NATD_D)   -->
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
@@ -14,7 +16,7 @@ from gateway.ike import authentication, nat, ppk, proposal, redirect
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.exchanges import intermediate
 from gateway.ike.exchanges.auth import Authenticate
-from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange
+from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange, wanted_group
 from gateway.ike.exchanges.intermediate import Intermediate
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.keymat import IkeKeys, check_nonce
@@ -173,13 +175,18 @@ class InitiateSa(Exchange):
         name = error.name
         if error.type == NotifyType.NO_PROPOSAL_CHOSEN and sa.settings.post_quantum == "require":
             name = "NO_POST_QUANTUM"
-        return self._refused(sa, f"{name}_IKE", f"answered {error.name} to IKE_SA_INIT (not authenticated)", now)
+        wanted = wanted_group(error)
+        return self._refused(
+            sa, f"{name}_IKE", f"answered {error.name} to IKE_SA_INIT (not authenticated)", now, wanted
+        )
 
-    def _refused(self, sa: IkeSa, reason: str, text: str, now: float) -> bool:
+    def _refused(
+        self, sa: IkeSa, reason: str, text: str, now: float, context: Mapping[str, str] = MappingProxyType({})
+    ) -> bool:
         """RFC 7296 2.21.1: only a hint; wait a little for a good answer, then fail by this name."""
         if sa.give_up_at is None:
             ours = "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)
-            sa.hint = (reason, {"ours": ours})
+            sa.hint = (reason, {"ours": ours, **context})
             sa.give_up_at = now + HINT_PATIENCE
             sa.notice("warning", "ike-init-refused", f"peer {text}")
         return False

@@ -13,7 +13,7 @@ from gateway.observe.explain import SENTENCES, explain
 ALL = {
     "tunnel": "azure-b", "peer": "198.51.100.7", "ours": "OUR-VALUE", "theirs": "THEIR-VALUE", "tries": 6,
     "seconds": 31, "expected": "onprem", "got": "router.example", "reason": "WHY", "detail": "WHAT", "child": "net",
-    "local_ts": "OUR-VALUE", "remote_ts": "THEIR-VALUE", "exchange": "IKE_SA_INIT", "sent": 3,
+    "local_ts": "OUR-VALUE", "remote_ts": "THEIR-VALUE", "exchange": "IKE_SA_INIT", "sent": 3, "times": 3, "octets": 4000, "fragments": 4,
 }  # fmt: skip
 
 
