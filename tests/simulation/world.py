@@ -43,7 +43,7 @@ MARKER = bytes(4)
 ESP_PORT = 0
 """Of an end point of ESP without UDP."""
 REKEYS = ("rekey", "rekey child", "rekey child")
-SILENCE = ("DPD_TIMEOUT", "NO_ANSWER_TO_IKE_AUTH", "PEER_UNREACHABLE")
+SILENCE = ("DPD_TIMEOUT", "NO_ANSWER_ON_4500", "NO_ANSWER_TO_IKE_AUTH", "PEER_UNREACHABLE")
 
 
 class SimulationFailure(AssertionError):

@@ -112,7 +112,7 @@ def test_ike_auth_is_retransmitted_too_and_ends_by_its_own_name() -> None:
     stage.pair.hold(60)
     assert len(seen) == TIMES["retransmit_tries"]
     assert len({octets for _, octets in seen}) == 1
-    assert [event.reason for event in stage.host.seen(IkeDown)] == ["NO_ANSWER_TO_IKE_AUTH"]
+    assert [event.reason for event in stage.host.seen(IkeDown)] == ["NO_ANSWER_ON_4500"]
 
 
 def test_an_answer_stops_it() -> None:

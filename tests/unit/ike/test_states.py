@@ -371,7 +371,7 @@ def test_a_responder_that_may_not_have_been_heard_asks_before_it_rekeys() -> Non
 
 SILENCE: dict[tuple[str, str], str] = {
     ("initiator", "INIT"): "PEER_UNREACHABLE",
-    ("initiator", "AUTH"): "NO_ANSWER_TO_IKE_AUTH",
+    ("initiator", "AUTH"): "NO_ANSWER_ON_4500",
     ("responder", "INIT"): "HALF_OPEN_TIMEOUT",
     ("responder", "AUTH"): "HALF_OPEN_TIMEOUT",
     **{(role, "ESTABLISHED"): "DPD_TIMEOUT" for role in ROLES},
