@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 from gateway.bgp.path import ORIGINS, Announcement, Attributes
-from gateway.bgp.settings import Address, Prefix
+from gateway.bgp.prefixes import Address, Prefix, parse_prefix
 
 # Interop: ExaBGP 5.0.15 prints well-known communities by name in dumps and as numbers in events.
 WELL_KNOWN = {"no-export": "65535:65281", "no-advertise": "65535:65282", "no-export-subconfed": "65535:65283",
@@ -329,7 +329,7 @@ def _community(value: Any, parts: int) -> str:
 def _prefix(text: Any) -> Prefix:
     if not isinstance(text, str):
         raise TypeError("prefix is no text")
-    return ip_network(text)
+    return parse_prefix(text)
 
 
 def _number(value: Any) -> int:

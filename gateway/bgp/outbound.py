@@ -36,8 +36,9 @@ class Outbound:
         self._contributors: dict[Prefix, set[Prefix]] = {aggregate: set() for aggregate in neighbor.aggregate}
         self._default = DEFAULT[neighbor.address.version]
         self._own = frozenset(own_prefixes(settings, neighbor))
+        self.version: int = neighbor.address.version
         # Most neighbors have nothing of the kind
-        self._plain = not (self._parts or self._contributors or neighbor.default_always or neighbor.default_while)
+        self.plain = not (self._parts or self._contributors or neighbor.default_always or neighbor.default_while)
 
     def standing(self) -> Iterator[Prefix]:
         """What may be announced without being in the loc-RIB; the first of a full budget."""
@@ -54,7 +55,7 @@ class Outbound:
     def about(self, prefix: Prefix) -> Iterator[Prefix]:
         """The prefixes whose announcement may differ now that the best path to `prefix` does."""
         yield prefix
-        if self._plain:
+        if self.plain:
             return
         yield from self._parts.get(prefix, ())
         aggregate = self._aggregate_of(prefix)
@@ -73,7 +74,7 @@ class Outbound:
     def told(self, prefix: Prefix) -> Announcement | None:
         """The announcement of `prefix`, None for none."""
         exported = self._exported(prefix)
-        if self._plain or prefix in self._own:
+        if self.plain or prefix in self._own:
             return exported
         if self._aggregate_of(prefix) is not None:
             return None

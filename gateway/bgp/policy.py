@@ -20,12 +20,12 @@ from gateway.bgp.path import (
     Attributes,
     Path,
 )
-from gateway.bgp.prefixes import inside_any
+from gateway.bgp.prefixes import PrefixSet
 from gateway.bgp.route_policy import Route, apply
-from gateway.bgp.settings import NeighborSettings, Prefix, Role, SpeakerSettings
+from gateway.bgp.settings import Address, NeighborSettings, Prefix, Role, SpeakerSettings
 
 # RFC 6890, RFC 4291: never routed between networks
-MARTIANS: tuple[Prefix, ...] = tuple(
+MARTIANS = PrefixSet(
     ip_network(text)
     for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
                  "::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8")
@@ -79,14 +79,12 @@ def import_verdict(settings: SpeakerSettings, neighbor: NeighborSettings, path: 
         return OWN_AS
     if prefix.prefixlen == 0:
         return "" if neighbor.accept_default else DEFAULT_ROUTE
-    if inside_any(prefix, MARTIANS):
+    if MARTIANS.covers(prefix):
         return MARTIAN
-    if inside_any(prefix, settings.never):
+    if settings.never_set.covers(prefix):
         return NEVER
     # a site must not pull part of our own prefixes out of the VNet
-    if prefix in settings.advertise or (
-        settings.role(neighbor) is Role.SITE and inside_any(prefix, settings.advertise)
-    ):
+    if prefix in settings.advertise or (settings.role(neighbor) is Role.SITE and settings.advertise_set.covers(prefix)):
         return OWN_PREFIX
     # RFC 4271 5.1.3: a route whose next hop is ourselves is not usable
     if path.next_hop == neighbor.local_address or path.next_hop.is_unspecified:
@@ -111,9 +109,12 @@ def export(
     if best is None or source is None or not _passes(settings, neighbor, best, source):
         return None
     attributes = best.attributes
-    if not settings.internal(neighbor) and attributes.med is not None:
-        # RFC 4271 5.1.4: a MED from one AS is not passed to another
-        attributes = replace(attributes, med=None)
+    # RFC 4271 5.1.4: a MED from one AS is not passed to another
+    med = attributes.med if settings.internal(neighbor) else None
+    if neighbor.export_policy is None:
+        return _announcement(settings, neighbor, neighbor.local_address, attributes, med)
+    if med != attributes.med:
+        attributes = replace(attributes, med=med)
     return _told(settings, neighbor, Route(prefix, neighbor.local_address, attributes, best.neighbor))
 
 
@@ -128,15 +129,25 @@ def _told(settings: SpeakerSettings, neighbor: NeighborSettings, route: Route) -
         if changed is None:
             return None
         route = changed
+    return _announcement(settings, neighbor, route.next_hop, route.attributes, route.attributes.med, route.prepend)
+
+
+def _announcement(
+    settings: SpeakerSettings,
+    neighbor: NeighborSettings,
+    next_hop: Address,
+    attributes: Attributes,
+    med: int | None,
+    prepend: int = 0,
+) -> Announcement:
     internal = settings.internal(neighbor)
-    attributes = route.attributes
     preference = attributes.local_preference
     return Announcement(
-        next_hop=route.next_hop,
+        next_hop=next_hop,
         # RFC 4271 5.1.2: prepend our AS towards another AS, leave the path alone inside ours
-        as_path=attributes.as_path if internal else (settings.local_as,) * (1 + route.prepend) + attributes.as_path,
+        as_path=attributes.as_path if internal else (settings.local_as,) * (1 + prepend) + attributes.as_path,
         origin=attributes.origin,
-        med=attributes.med,
+        med=med,
         # RFC 4271 5.1.5: LOCAL_PREF only inside the AS
         local_preference=(DEFAULT_LOCAL_PREFERENCE if preference is None else preference) if internal else None,
         communities=attributes.communities,

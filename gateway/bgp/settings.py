@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 
 from gateway.bgp.prefixes import Address as Address
 from gateway.bgp.prefixes import Prefix as Prefix
+from gateway.bgp.prefixes import PrefixSet
 from gateway.bgp.route_policy import RoutePolicy
 
 
@@ -75,6 +76,13 @@ class SpeakerSettings:
     never: tuple[Prefix, ...] = ()
     neighbors: tuple[NeighborSettings, ...] = ()
     listen_port: int = 179
+
+    never_set: PrefixSet = field(init=False, repr=False, compare=False)
+    advertise_set: PrefixSet = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "never_set", PrefixSet(self.never))
+        object.__setattr__(self, "advertise_set", PrefixSet(self.advertise))
 
     def role(self, neighbor: NeighborSettings) -> Role:
         if neighbor.connection:

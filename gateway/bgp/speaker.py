@@ -67,6 +67,7 @@ class Speaker:
         self.loc_rib = LocRib()
         self._link = Link()
         self._peers: dict[str, Peer] = {}
+        self._unread: deque[messages.Message] = deque()
         self._undecided: dict[Prefix, None] = {}  # a set in order of insertion
         self._untold: set[Prefix] = set()  # of those: what is announced may differ though the best path does not
         self._pumped_at = 0.0
@@ -81,7 +82,19 @@ class Speaker:
 
     def receive(self, line: str, now: float) -> None:
         """One line of ExaBGP's output."""
-        message = messages.parse_line(line)
+        self._unread.extend(_in_parts(messages.parse_line(line)))
+        self._read(now)
+        self._pump(now)
+
+    def _read(self, now: float) -> None:
+        """In order, and at most one message more than SLICE prefixes."""
+        prefixes = 0
+        while self._unread and prefixes < SLICE:
+            message = self._unread.popleft()
+            prefixes += len(message.announced) + len(message.withdrawn) if isinstance(message, messages.Update) else 1
+            self._take(message, now)
+
+    def _take(self, message: messages.Message, now: float) -> None:
         if isinstance(message, messages.Malformed):
             self.counters["malformed"] += 1
         elif isinstance(message, messages.Ack):
@@ -94,7 +107,6 @@ class Speaker:
                 self.counters["unknown-peer"] += 1
             elif peer.suspended_until is None:  # else what was under way when its session was torn down
                 _HANDLERS[type(message)](self, peer, message, now)
-        self._pump(now)
 
     def command(self, command: Command, now: float) -> None:
         if isinstance(command, ProcessUp):
@@ -115,7 +127,7 @@ class Speaker:
     def next_deadline(self) -> float | None:
         deadlines = [peer.stale_deadline for peer in self._peers.values()]
         deadlines += [peer.suspended_until for peer in self._peers.values()]
-        if self._undecided:
+        if self._undecided or self._unread:
             deadlines.append(self._pumped_at)
         if self._link.up:
             deadlines.append(self._link.deadline())
@@ -129,6 +141,7 @@ class Speaker:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
+        self._read(now)
         for peer in self._peers.values():
             if peer.stale_deadline is not None and peer.stale_deadline <= now:
                 self._sweep(peer)
@@ -166,6 +179,7 @@ class Speaker:
     # ---- synchronisation with ExaBGP ----
 
     def _synchronize(self, generation: int, now: float) -> None:
+        self._unread.clear()
         self._link.open(generation)
         for peer in self._peers.values():
             peer.adj_in.mark_stale(lost=False)
@@ -180,6 +194,7 @@ class Speaker:
 
     def _process_down(self, now: float) -> None:
         """Whether the sessions live on is not known; the paths are kept either way."""
+        self._unread.clear()
         self._link.close()
         for peer in self._peers.values():
             peer.adj_in.mark_stale(lost=False)
@@ -429,10 +444,13 @@ class Speaker:
 
     def _announce(self, changed: Prefix) -> None:
         for peer in self._peers.values():
-            for prefix in peer.outbound.about(changed):
+            if peer.outbound.version != changed.version:
+                continue  # the session carries one family
+            for prefix in (changed,) if peer.outbound.plain else peer.outbound.about(changed):
                 wanted = None if self._draining else peer.outbound.told(prefix)
                 peer.adj_out.want(prefix, wanted, essential=peer.outbound.essential(prefix))
-            self._say(watch_out(peer))
+            if peer.adj_out.budget or peer.level_out:
+                self._say(watch_out(peer))
 
     def _best_of(self, prefix: Prefix) -> tuple[Path | None, Role | None]:
         best = self.loc_rib.best.get(prefix)
@@ -528,6 +546,16 @@ class Speaker:
 
     def _judge_again(self, peer: Peer) -> None:
         peer.adj_in.judge_again(lambda path: accept(self.settings, peer.settings, path))
+
+
+def _in_parts(message: messages.Message) -> Iterator[messages.Message]:
+    """An UPDATE may have thousands of prefixes: as several, none of more than SLICE."""
+    if not isinstance(message, messages.Update) or len(message.announced) <= SLICE:
+        yield message
+        return
+    for start in range(0, len(message.announced), SLICE):
+        part = message.announced[start : start + SLICE]
+        yield replace(message, announced=part, withdrawn=() if start else message.withdrawn)
 
 
 def _identity(settings: SpeakerSettings, neighbor: NeighborSettings) -> tuple[object, ...]:

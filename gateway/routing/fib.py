@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from gateway.routing.dirty import Dirty
 from gateway.routing.guard import GUARD_METRIC, Guard, guard
 from gateway.routing.mirror import Mirror
 from gateway.routing.model import (
@@ -69,8 +70,9 @@ from gateway.routing.model import (
     encrypts,
     members_of,
 )
-from gateway.routing.plan import Exposure, plan
+from gateway.routing.plan import Exposure, Stage, plan, rank
 from gateway.routing.targets import Connection, Targets
+from gateway.routing.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,8 @@ class Fib:
         self._candidates: dict[Prefix, dict[str, SetRoute]] = {}
         self._by_target: dict[Target, set[Prefix]] = {}
         self._chosen: dict[Prefix, Target] = {}
-        self._users: dict[tuple[Target, int], set[Prefix]] = {}
-        self._within: dict[tuple[Target, int], set[ViaTiers]] = {}  # tiers with users that it is a member of
+        self._usage = Usage()
         self._parts: dict[Single, dict[ViaTiers, None]] = {}  # of which tiers somebody wants it is a member
-        self._in_tunnels = {4: 0, 6: 0}  # connections among the used, by family
         self._refused: dict[Prefix, str] = {}
         self._protected: frozenset[Prefix] | None = None
         self._throws = SetThrows()
@@ -110,7 +110,8 @@ class Fib:
         self._guarding: dict[Key, Route] = {}  # its entries
         self._desired: dict[Key, Entry] = {}
         self._mirror = Mirror()
-        self._dirty: dict[Key, None] = {}  # a set in order of insertion
+        self._dirty = Dirty()
+        self._guard_dirty: dict[Key, None] = {}  # of these: entries of the guard
         self._stale: set[Key] = set()
         self._failed: dict[Key, OpError] = {}
         self._to_resolve: dict[Address, None] = {}
@@ -195,7 +196,7 @@ class Fib:
     @property
     def guard_complete(self) -> bool:
         """Whether the kernel is known to hold every entry of the guard."""
-        return self._synchronised and not any(key in self._guarding for key in self._dirty)
+        return self._synchronised and not self._guard_dirty
 
     @property
     def synchronised(self) -> bool:
@@ -285,8 +286,9 @@ class Fib:
 
     def _sweep(self, command: Sweep) -> None:
         self._swept = True
-        self._dirty.update(dict.fromkeys(self._stale))
-        self._stale.clear()
+        stale, self._stale = self._stale, set()
+        for key in stale:
+            self._mark(key)
 
     def _applied(self, command: Applied, now: float) -> None:
         if not isinstance(self._under_way, RouteOps) or command.ticket != self._under_way.ticket:
@@ -363,7 +365,8 @@ class Fib:
         before = self._chosen.pop(prefix, None)
         if target is not None:
             self._chosen[prefix] = target
-            self._use(prefix, target, prefix.version)
+            for changed in self._usage.use(prefix, target, prefix.version):
+                self._refresh(changed)
         metric = self._settings.metric
         route = (
             Route(prefix, metric, RouteKind.UNICAST, self._targets.group(target, prefix.version)) if target else None
@@ -371,7 +374,8 @@ class Fib:
         self._want((prefix, metric), route)
         self._shadow(prefix, target)
         if before is not None and before != target:
-            self._leave(prefix, before, prefix.version)
+            for changed in self._usage.leave(prefix, before, prefix.version):
+                self._refresh(changed)
 
     def _shadow(self, prefix: Prefix, target: Target | None) -> None:
         """A blackhole under a route into a tunnel that no protected prefix covers. The kernel drops that route together
@@ -380,46 +384,6 @@ class Fib:
             return  # the guard's own
         covered = not encrypts(target) or self._guard.protects(prefix)
         self._want((prefix, GUARD_METRIC), None if covered else Route(prefix, GUARD_METRIC, RouteKind.BLACKHOLE))
-
-    def _use(self, prefix: Prefix, target: Target, family: int) -> None:
-        users = self._users.get((target, family))
-        if users is not None:
-            users.add(prefix)
-            return
-        if isinstance(target, ViaTiers):
-            for member in target.members:
-                needed = self._needed(member, family)
-                self._within.setdefault((member, family), set()).add(target)
-                self._need_changed(member, family, needed)
-        needed = self._needed(target, family)
-        self._users[(target, family)] = {prefix}
-        self._need_changed(target, family, needed)
-        self._refresh(target)
-
-    def _leave(self, prefix: Prefix, target: Target, family: int) -> None:
-        users = self._users[(target, family)]
-        users.discard(prefix)
-        if users:
-            return
-        del self._users[(target, family)]
-        self._need_changed(target, family, True)
-        self._refresh(target)
-        for member in target.members if isinstance(target, ViaTiers) else ():
-            within = self._within[(member, family)]
-            within.discard(target)
-            if not within:
-                del self._within[(member, family)]
-                self._need_changed(member, family, True)
-
-    def _needed(self, target: Target, family: int) -> bool:
-        """Whether its nexthop is to be in the kernel."""
-        return (target, family) in self._users or (target, family) in self._within
-
-    def _need_changed(self, target: Target, family: int, before: bool) -> None:
-        needed = self._needed(target, family)
-        if needed != before:
-            self._in_tunnels[family] += (needed - before) * isinstance(target, ViaConnection)
-            self._refresh(target)
 
     def _target_changed(self, target: Target) -> None:
         self._refresh(target)
@@ -436,8 +400,8 @@ class Fib:
             return
         for family in (4, 6):
             wanted: dict[Key, Entry] = {}
-            if self._needed(target, family):
-                grouped = (target, family) in self._users
+            if self._usage.needed(target, family):
+                grouped = self._usage.grouped(target, family)
                 objects = self._targets.objects(target, family, self._present)
                 wanted = {entry.key: entry for entry in objects if grouped or not isinstance(entry, Group)}
             self._want_objects(target, family, wanted)
@@ -457,7 +421,7 @@ class Fib:
             self._want(key, wanted.get(key))
         if isinstance(target, ViaConnection) and known:
             blackhole = self._targets.blackhole(family)
-            self._want(blackhole.id, blackhole if self._in_tunnels[family] else None)
+            self._want(blackhole.id, blackhole if self._usage.in_tunnels[family] else None)
 
     def _guard_changed(self) -> None:
         if not self._synchronised:
@@ -471,6 +435,9 @@ class Fib:
         for key in [key for key in self._stale if not self._may_stay(key)]:
             self._stale.discard(key)
             self._mark(key)
+        # What leaks is another question now
+        for key in [key for key in self._dirty if key not in self._desired]:
+            self._mark(key)
 
     # From desired entries to operations.
 
@@ -479,9 +446,9 @@ class Fib:
         if self._dump_wanted:
             self._dump_wanted = False
             return DumpRequest(self._ticket)
-        keys = [key for key in self._dirty if key not in self._failed]
-        if not keys:
+        if not self._dirty:
             return None
+        keys = (key for key in self._dirty if key not in self._failed) if self._failed else self._dirty
         ops = plan(keys, self._desired, self._mirror, self._exposure(), self._settings.batch)
         return RouteOps(self._ticket, ops) if ops else None
 
@@ -503,11 +470,17 @@ class Fib:
         self._compare(key, self._desired.get(key))
 
     def _compare(self, key: Key, wanted: Entry | None) -> None:
-        if self._mirror.entry(key) == wanted or (self._stale and key in self._stale):
-            if self._dirty:
-                self._dirty.pop(key, None)
-        else:
-            self._dirty[key] = None
+        present = self._mirror.entry(key)
+        differs = present != wanted and not (self._stale and key in self._stale)
+        if differs:
+            self._dirty.put(key, rank(wanted, present, self._leaks))
+        elif self._dirty:
+            self._dirty.discard(key)
+        if not isinstance(key, int) and key[1] != self._settings.metric:
+            if differs and key in self._guarding:
+                self._guard_dirty[key] = None
+            elif self._guard_dirty:
+                self._guard_dirty.pop(key, None)
 
     def _leaks(self, route: Route) -> bool:
         """An unwanted entry that lets a protected prefix out: to the underlay, or out of our table."""
@@ -540,15 +513,14 @@ class Fib:
 
     def _exposure(self) -> Exposure:
         missing = tuple(route for route in self._guard_missing() if route.kind is RouteKind.BLACKHOLE)
-        unwanted = (self._mirror.entry(key) for key in self._dirty if key not in self._desired)
-        leaking = [entry for entry in unwanted if isinstance(entry, Route) and self._leaks(entry)]
+        entries = (self._mirror.entry(key) for key in self._dirty.of_stage(Stage.LEAK_DELETE))
+        leaking = [entry for entry in entries if isinstance(entry, Route)]
         return Exposure(missing, self._leaks, frozenset(route.prefix.version for route in (*missing, *leaking)))
 
     def _guard_missing(self) -> list[Route]:
-        """What is wanted and not in the kernel is dirty, so that of a large guard nothing else is looked at."""
         if not self._synchronised:
             return list(self._guard.routes)
-        return [self._guarding[key] for key in self._dirty if key in self._guarding]
+        return [self._guarding[key] for key in self._guard_dirty]
 
     def _why(self, key: Key) -> str:
         return self._failed[key].text if key in self._failed else "not yet applied"

@@ -8,10 +8,11 @@ guard is missing or a leak open (an operation failed), nothing of that family is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from gateway.routing.dirty import Rank
 from gateway.routing.mirror import Mirror
 from gateway.routing.model import Entry, Group, Key, Nexthop, Op, Route, RouteKind, Verb
 
@@ -48,23 +49,32 @@ class Exposure:
     families: frozenset[int]  # 4, 6: where a blackhole is missing or a leak open
 
 
+def rank(wanted: Entry | None, present: Entry | None, leaks: Callable[[Route], bool]) -> Rank:
+    """When it is the turn of a key, of which at least one is not None."""
+    if wanted is not None:
+        stage = _install_stage(wanted)
+        return Rank(stage, -wanted.prefix.prefixlen if stage is Stage.GUARD and isinstance(wanted, Route) else 0)
+    assert present is not None
+    return Rank(_delete_stage(present, leaks))
+
+
 def plan(
     keys: Iterable[Key], desired: Mapping[Key, Entry], mirror: Mirror, exposure: Exposure, limit: int
 ) -> tuple[Op, ...]:
-    """At most `limit` operations for these keys."""
-    staged: list[tuple[Stage, Op]] = []
+    """At most `limit` operations for these keys, which come by rank."""
+    return tuple(_with_their_dependencies(_operations(keys, desired, mirror, exposure), mirror, limit))
+
+
+def _operations(keys: Iterable[Key], desired: Mapping[Key, Entry], mirror: Mirror, exposure: Exposure) -> Iterator[Op]:
     for key in keys:
         wanted, present = desired.get(key), mirror.entry(key)
         if wanted is not None:
             if not _undermines(wanted, exposure):
-                staged.append((_install_stage(wanted), Op(Verb.ADD if present is None else Verb.REPLACE, wanted)))
+                yield Op(Verb.ADD if present is None else Verb.REPLACE, wanted)
         elif present is not None and not (isinstance(key, int) and mirror.in_use(key)):
-            stage = _delete_stage(present, exposure.leaks)
             exposed = isinstance(present, Route) and present.prefix.version in exposure.families
-            if stage is Stage.LEAK_DELETE or not exposed:
-                staged.append((stage, Op(Verb.DELETE, present)))
-    staged.sort(key=_order)
-    return tuple(_with_their_dependencies((op for _, op in staged), mirror, limit))
+            if not exposed or _delete_stage(present, exposure.leaks) is Stage.LEAK_DELETE:
+                yield Op(Verb.DELETE, present)
 
 
 def _undermines(entry: Entry, exposure: Exposure) -> bool:
@@ -94,11 +104,6 @@ def _with_their_dependencies(ops: Iterable[Op], mirror: Mirror, limit: int) -> l
                 coming.add(op.entry.id)
         chosen.append(op)
     return chosen
-
-
-def _order(item: tuple[Stage, Op]) -> tuple[int, int]:
-    stage, entry = item[0], item[1].entry
-    return (stage, -entry.prefix.prefixlen if stage is Stage.GUARD and isinstance(entry, Route) else 0)
 
 
 def _needs(entry: Entry) -> tuple[int, ...]:

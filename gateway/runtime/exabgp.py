@@ -19,6 +19,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ STOP_TIMEOUT = 5.0
 RELOAD_SIGNALS_AFTER = (0.0, 1.0, 3.0)
 LOG_LIMIT = 4 * 1024 * 1024
 LINE_LIMIT = 16 * 1024 * 1024
+LINES_AT_ONCE = 32
 WRITE_HIGH = 1024 * 1024
 
 log = logging.getLogger(__name__)
@@ -307,6 +309,7 @@ class _Link(asyncio.Protocol):
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
+        self._lines: deque[bytes] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from asyncio's
@@ -318,10 +321,24 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         *lines, rest = (bytes(self._buffer) + data).split(b"\n") if self._buffer else data.split(b"\n")
         self._buffer[:] = rest
-        for line in lines:
-            self._owner.link_line(self, line.decode("utf-8", "replace"))
         if len(self._buffer) > LINE_LIMIT:
             self.abort()
+        waiting = bool(self._lines)
+        self._lines.extend(lines)
+        if not waiting:
+            self._take_some()
+
+    def _take_some(self) -> None:
+        """Timers and datagrams come between; meanwhile the relay keeps what ExaBGP says."""
+        for _ in range(min(LINES_AT_ONCE, len(self._lines))):
+            self._owner.link_line(self, self._lines.popleft().decode("utf-8", "replace"))
+        if self._transport is None or self._transport.is_closing():
+            self._lines.clear()
+        elif self._lines:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._take_some)
+        else:
+            self._transport.resume_reading()
 
     def send(self, text: str) -> bool:
         transport = self._transport

@@ -347,3 +347,14 @@ def test_the_end_of_rib_does_not_wait_for_ever() -> None:
     model.advance(40)
     model.answer()
     assert f"neighbor {EDGE} announce eor ipv4 unicast" in model.sent
+
+
+def test_what_follows_a_large_update_is_read_after_it() -> None:
+    model = connected()
+    many = [f"172.{16 + number // 256}.{number % 256}.0/24" for number in range(3 * SLICE)]
+    model.say(update(EDGE, {EDGE: many}, attributes=attribute([65010, 7])))
+    model.say(update(EDGE, withdraw=[many[-1]]))
+    assert len(model.speaker.loc_rib.best) < 3 * SLICE - 1, "not all of it was read in one go"
+    model.settle()
+    assert len(model.speaker.loc_rib.best) == 3 * SLICE - 1
+    assert ip_network(many[-1]) not in model.speaker.loc_rib.best
