@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from gateway.contract import Compute, Endpoint, Fetch, RandomSource, Transmit
+from gateway.contract import Compute, Endpoint, Fetch, RandomSource
 from gateway.deadlines import Deadlines
-from gateway.ike import crash_detection, grammar
+from gateway.ike import crash_detection, grammar, unprotected
 from gateway.ike.commands import (
     Command,
     Configure,
@@ -25,37 +25,32 @@ from gateway.ike.commands import (
     Terminate,
     TrafficSeen,
 )
-from gateway.ike.cookies import HALF_OPEN_FREE, Cookies
 from gateway.ike.crash_detection import Tokens
 from gateway.ike.errors import LocalError, PeerError, Violation
-from gateway.ike.events import ChildInstall, ChildMoved, ExchangeFailed, IkeUp
+from gateway.ike.events import ChildInstall, ChildMoved, ExchangeFailed, IkeUp, Notice
 from gateway.ike.exchanges import dispatch, timers
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.exchanges.rekey_ike import RekeyIke
 from gateway.ike.exchanges.sa_init import InitiateSa
 from gateway.ike.exchanges.tell import Tell
+from gateway.ike.half_open import HalfOpen, begins, is_init
 from gateway.ike.key_exchange import KeyExchanges
-from gateway.ike.message import Header, Message, emit_message, header_of, parse_message
+from gateway.ike.message import Header, Message, parse_header, parse_message
 from gateway.ike.payloads import Nonce, Notify
 from gateway.ike.recorder import Recorder, line_of
 from gateway.ike.redirect import Redirects, order
-from gateway.ike.registry import ExchangeType, Flags, NotifyType
+from gateway.ike.registry import ExchangeType, NotifyType
 from gateway.ike.revocation_cache import RevocationCache
-from gateway.ike.sa import NON_ESP_MARKER, IkeSa
+from gateway.ike.sa import IkeSa
 from gateway.ike.services import Counts, Failed, Then, WallClock, since_1970
-from gateway.ike.settings import NATT_PORT, ConnectionSettings
+from gateway.ike.settings import ConnectionSettings
 from gateway.ike.states import IkeState
 from gateway.ike.strangers import Strangers
 from gateway.ike.uniqueness import elect
 
-ANSWERED_MIN = 40
-"""Octets of a request below which an answer in clear would be longer than it."""
 DUE_AT_ONCE = 8
 """Connections whose timers are served in one go; the rest are due still, and datagrams may come between."""
-HALF_OPEN_MAX = 1000
-"""Half-open IKE_SAs as responder; beyond it new ones are dropped, with a cookie too."""
-
 
 BEGINNING = (IkeState.CREATED, IkeState.CONNECTING)
 
@@ -80,8 +75,7 @@ class IkeEndpoint:
         self._by_name: dict[str, dict[int, IkeSa]] = {}
         self._deadlines: Deadlines[str] = Deadlines(self._deadline_of)
         self._stirred: dict[str, None] = {}  # a set in order of insertion
-        self._half_open: dict[tuple[Endpoint, int], IkeSa] = {}
-        self._half_open_keys: dict[int, tuple[Endpoint, int]] = {}  # by our SPI
+        self._half_open = HalfOpen(random)
         self._primary: dict[str, IkeSa] = {}
         self._counts: dict[str, Counts] = {}
         self._tried: dict[str, object] = {}  # what was negotiated when rekeys were last tried, by connection
@@ -89,8 +83,6 @@ class IkeEndpoint:
         self._tickets: dict[int, tuple[IkeSa, Then, Failed]] = {}
         self._next_ticket = 1
         self._child_spis: set[int] = set()
-        self._cookies = Cookies(random)
-        self._say_refused_at = 0.0
         self.tokens = Tokens(crash_secret)
         self.redirects = Redirects()
         self.strangers = Strangers()
@@ -187,6 +179,11 @@ class IkeEndpoint:
         return found
 
     @property
+    def has_news(self) -> bool:
+        """Whether anything came of what it was last given."""
+        return bool(self._effects or self._stirred)
+
+    @property
     def hosts(self) -> set[str]:
         """Our addresses that some IKE_SA uses, also one that is on its way out."""
         return {sa.local.host for sa in self._sas.values()}
@@ -262,7 +259,7 @@ class IkeEndpoint:
         return primary is None or all(primary.sends(child.name) for child in sa.children.values() if child.active)
 
     def established(self, sa: IkeSa, initial_contact: bool, now: float) -> None:
-        self._forget_half_open(sa)
+        self._half_open.forget(_our_spi(sa))
         for other in self.sas(sa.name) if initial_contact else ():
             if other is not sa and other.established_at is not None and other.established_at < sa.created_at:
                 # RFC 7296 2.4: the peer asserts that it holds no older IKE_SA with us
@@ -304,15 +301,10 @@ class IkeEndpoint:
         if not siblings:
             self._by_name.pop(sa.name, None)
         self._stir(sa.name)
-        self._forget_half_open(sa)
+        self._half_open.forget(_our_spi(sa))
         self._elect(sa.name, now)
         if (primary := self._primary.get(sa.name)) is not None:
             primary.activate_all(again=False)
-
-    def _forget_half_open(self, sa: IkeSa) -> None:
-        key = self._half_open_keys.pop(_our_spi(sa), None)
-        if key is not None:
-            del self._half_open[key]
 
     def _stir(self, connection: str) -> None:
         self._deadlines.touch(connection)
@@ -334,14 +326,11 @@ class IkeEndpoint:
     # --- receiving ----------------------------------------------------------------------------------------------
 
     def _receive(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> None:
+        if begins(data) and self._match_peer(local, remote, now) and self._asks_for_cookie(data, local, remote, now):
+            return
         message = self._parse(data, local, remote)
         header = message.header
-        if (
-            header.exchange == ExchangeType.IKE_SA_INIT
-            and not header.is_response
-            and header.message_id == 0
-            and header.from_original_initiator
-        ):
+        if is_init(message):
             self._receive_init(message, local, remote, now)
             return
         ours = header.responder_spi if header.from_original_initiator else header.initiator_spi
@@ -371,13 +360,12 @@ class IkeEndpoint:
         try:
             return parse_message(data)
         except PeerError as error:
-            if len(data) >= ANSWERED_MIN and _answered_in_clear(header_of(data), error.notify):
-                # RFC 7296 2.5: answered in clear, once per request and no longer than it
-                self._answer_unprotected(header_of(data), local, remote, Notify(error.notify or 0, error.data))
+            if (header := unprotected.worth_an_answer(data, error.notify)) is not None:
+                self._answer_unprotected(header, local, remote, Notify(error.notify or 0, error.data))
             raise
 
     def _receive_init(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
-        known = self._half_open.get((remote, message.header.initiator_spi))
+        known = self._half_open.sa(remote, message.header.initiator_spi)
         if known is not None:
             self._stir(known.name)
             known.receive(message, local, remote, now)
@@ -387,47 +375,61 @@ class IkeEndpoint:
             # RFC 7296 3.1: zero in the first message
             raise PeerError(Violation.UNKNOWN_SPI, f"IKE_SA_INIT for {message.header.responder_spi:016x}")
         settings = self._match_peer(local, remote, now)
-        if len(self._half_open) >= HALF_OPEN_MAX:
-            raise PeerError(Violation.HALF_OPEN_LIMIT, str(remote))
+        self._half_open.check_room(remote)
+        try:
+            # A refusal leaves nothing behind, so a corrected request starts afresh (RFC 7296 1.2, 2.7)
+            sa = self._answer_init(message, settings, local, remote, now)
+        except PeerError as error:
+            if error.notify is not None:
+                self._answer_unprotected(message.header, local, remote, Notify(error.notify, error.data))
+                if self._half_open.may_say(now):
+                    text = f"refused IKE_SA_INIT from {remote}: {error}"
+                    self.emit(Notice("warning", "ike-init-refused", settings.name, text))
+            raise
+        if sa is not None:
+            self.adopt(sa)
+            self._half_open.add(sa, remote)
+
+    def _answer_init(
+        self, message: Message, settings: ConnectionSettings, local: Endpoint, remote: Endpoint, now: float
+    ) -> IkeSa | None:
+        """None: the answer is a cookie to come back with, or somewhere else to go."""
+        grammar.check(message)
+        nonce = message.first(Nonce)
+        assert isinstance(nonce, Nonce)
+        shown = message.notify(NotifyType.COOKIE)
+        cookie = self._half_open.cookie(message.header, nonce.data, shown, remote, now)
+        if cookie is not None:
+            self._ask_for(cookie, message.header, local, remote)
+            return None
+        if elsewhere := self.redirects.refusal(settings.name, message):
+            self._answer_unprotected(message.header, local, remote, *elsewhere)
+            return None
         sa = IkeSa(
             self, settings, is_initiator=False, initiator_spi=message.header.initiator_spi,
             responder_spi=self.new_ike_spi(), local=local, remote=remote, now=now,
         )  # fmt: skip
-        try:
-            # A refusal leaves nothing behind, so a corrected request starts afresh (RFC 7296 1.2, 2.7)
-            grammar.check(message)
-            if self._asks_for_cookie(message, local, remote, now):
-                return
-            if elsewhere := self.redirects.refusal(settings.name, message):
-                self._answer_unprotected(message.header, local, remote, *elsewhere)
-                return
-            sa.record(line_of(message.header, message.payloads, now, False, len(message.octets)))
-            sa.window.answering = True
-            dispatch.respond(sa, message, now)
-        except PeerError as error:
-            if error.notify is not None:
-                self._answer_unprotected(message.header, local, remote, Notify(error.notify, error.data))
-                if now >= self._say_refused_at:
-                    # Anybody can make us refuse: the log must not be what he fills
-                    self._say_refused_at = now + 1.0
-                    sa.notice("warning", "ike-init-refused", f"refused IKE_SA_INIT from {remote}: {error}")
-            raise
-        self.adopt(sa)
-        self._half_open[remote, sa.initiator_spi] = sa
-        self._half_open_keys[_our_spi(sa)] = (remote, sa.initiator_spi)
+        sa.record(line_of(message.header, message.payloads, now, False, len(message.octets)))
+        sa.window.answering = True
+        dispatch.respond(sa, message, now)
+        return sa
 
-    def _asks_for_cookie(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> bool:
-        """RFC 7296 2.6: with many half-open, only who receives at its address gets further. Costs us one hash."""
-        if len(self._half_open) < HALF_OPEN_FREE:
+    def _asks_for_cookie(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> bool:
+        """Of a request that shows none, while many are half-open; one that was answered before is another thing."""
+        if self._half_open.few:
             return False
-        nonce, shown = message.first(Nonce), message.notify(NotifyType.COOKIE)
-        assert isinstance(nonce, Nonce)
-        terms = (nonce.data, message.header.initiator_spi, remote, now)
-        if shown is not None and self._cookies.good(shown.data, *terms):
+        header, first = parse_header(data)
+        if self._half_open.sa(remote, header.initiator_spi) is not None:
             return False
+        self._half_open.check_room(remote)
+        cookie = self._half_open.cookie_unread(data, header, first, remote, now)
+        if cookie is not None:
+            self._ask_for(cookie, header, local, remote)
+        return cookie is not None
+
+    def _ask_for(self, cookie: Notify, header: Header, local: Endpoint, remote: Endpoint) -> None:
         self.rejected[Violation.NO_COOKIE.value] += 1
-        self._answer_unprotected(message.header, local, remote, Notify(NotifyType.COOKIE, self._cookies.make(*terms)))
-        return True
+        self._answer_unprotected(header, local, remote, cookie)
 
     def _match_peer(self, local: Endpoint, remote: Endpoint, now: float) -> ConnectionSettings:
         settings = self._by_ends.get((local.host, remote.host))
@@ -438,10 +440,7 @@ class IkeEndpoint:
         return settings
 
     def _answer_unprotected(self, header: Header, local: Endpoint, remote: Endpoint, *notifies: Notify) -> None:
-        flags = Flags.RESPONSE if header.from_original_initiator else Flags.RESPONSE | Flags.INITIATOR
-        answer = Header(header.initiator_spi, header.responder_spi, header.exchange, flags, header.message_id)
-        octets = emit_message(answer, notifies)
-        self.emit(Transmit(NON_ESP_MARKER + octets if local.port == NATT_PORT else octets, local, remote))
+        self.emit(unprotected.answer(header, local, remote, notifies))
 
     # --- commands -----------------------------------------------------------------------------------------------
 
@@ -581,10 +580,3 @@ def _spis_match(sa: IkeSa, header: Header) -> bool:
     if sa.is_initiator and sa.responder_spi == 0:
         return header.initiator_spi == sa.initiator_spi and header.exchange == ExchangeType.IKE_SA_INIT
     return (header.initiator_spi, header.responder_spi) == (sa.initiator_spi, sa.responder_spi)
-
-
-def _answered_in_clear(header: Header, notify: NotifyType | None) -> bool:
-    """RFC 7296 2.5: what may be told to somebody who shares no keys with us."""
-    if notify == NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD:
-        return header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response
-    return notify == NotifyType.INVALID_MAJOR_VERSION and not header.is_response

@@ -143,6 +143,23 @@ def parse_chain(data: bytes, first: int) -> tuple[Payload, ...]:
     return tuple(payloads)
 
 
+def find_payload(data: bytes, first: int, wanted: int) -> bytes | None:
+    """The body of the first payload of a type in a message in clear, nothing else of it read; None if there is none to be found."""
+    reader = Reader(data)
+    try:
+        reader.take(HEADER_OCTETS)
+        kind = first
+        while kind != PayloadType.NONE:
+            following, _, length = reader.unpack(_CHAINED)
+            body = reader.take(length - PAYLOAD_HEADER_OCTETS)
+            if kind == wanted:
+                return body
+            kind = following
+    except Truncated:
+        return None
+    return None
+
+
 def _parse_payload(kind: int, critical: bool, body: Reader, following: int) -> Payload | None:
     codec = PAYLOADS.get(kind)
     if codec is None:

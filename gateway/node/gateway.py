@@ -79,7 +79,8 @@ class Gateway:
         """An IKE datagram, without its non-ESP marker."""
         if self.guarded:
             self.ike.receive(data, local, remote, now)
-            self._settle(now)
+            if self.ike.has_news:
+                self._settle(now)
 
     def receive_bgp(self, line: str, now: float) -> None:
         """A line of ExaBGP's output."""

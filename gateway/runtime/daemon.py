@@ -79,7 +79,7 @@ class Daemon:
             config.gateway.mark,
             lambda ticket, octets: self.driver.feed(lambda node, now: node.computed(ticket, octets, now)),
         )
-        self.sockets = UdpSockets(config.gateway.mark, workers, self._received_ike)
+        self.sockets = UdpSockets(config.gateway.mark, workers, self._received_ike, self.tell)
         self.netlink = Netlink(config.gateway)
         self.operations = DaemonOperations(self)
         self.disclosures = Disclosures(self.node, lambda: self.loaded.config.observe, self._audit)
@@ -351,6 +351,7 @@ class Daemon:
     def _open_sockets(self, settings: GatewaySettings) -> None:
         made = self.sockets.open(tunnel.ike.local for tunnel in settings.tunnels)
         made += self.sockets.open_raw(tunnel.ike.local.host for tunnel in settings.tunnels if not tunnel.ike.encap)
+        self.sockets.expect((tunnel.ike.local.host, tunnel.ike.remote.host) for tunnel in settings.tunnels)
         self.dataplane.attach(self.sockets, made)
 
     def _open_packet_sockets(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -24,8 +25,10 @@ from gateway.runtime.udp import Received, UdpSockets
 
 NANOSECOND = 1e-9
 QUEUE_FULL = "tun_queue_full"  # native/drop_reasons.h
-TURN = 4
-"""IKE datagrams taken in one turn of the loop: each costs up to a millisecond, and timers must not wait for hundreds."""
+TURN = 0.002
+"""Seconds for which punted IKE datagrams are taken in one turn of the loop: timers must not wait for hundreds of them."""
+WAITING_MOST = 256
+"""Punted datagrams in hand from which on no more are fetched: what does not fit in the workers' ring is lost, as in a socket."""
 _DIRECTIONS = {direction.value: direction for direction in Direction}
 
 
@@ -282,7 +285,8 @@ class NativeDataPlane:
         )  # fmt: skip
 
     def _deliver(self) -> None:
-        for _ in range(min(TURN, len(self._punted))):
+        until = time.monotonic() + TURN
+        while self._punted and time.monotonic() < until:
             data, local, remote, _ = self._punted.popleft()
             self._on_ike(data, Endpoint(*local), Endpoint(*remote))
         if self._punted:
@@ -290,7 +294,10 @@ class NativeDataPlane:
 
     def _drain(self) -> None:
         under_way = bool(self._punted)
-        self._punted += self._native.punted()
+        if len(self._punted) < WAITING_MOST:
+            self._punted += self._native.punted()
+        elif self.sockets is not None:
+            self.sockets.guard()
         if self._punted and not under_way:
             self._deliver()
         for kind, connection, spi, detail in self._native.events():

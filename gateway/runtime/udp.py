@@ -11,17 +11,28 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable
+import struct
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from gateway.contract import Endpoint, Transmit
 from gateway.ike.settings import NATT_PORT
+from gateway.runtime import flood_filter
 
 RECEIVE_BUFFER = SEND_BUFFER = 8 << 20
 LARGEST = 65535
-BATCH = 8  # of a millisecond each; what is left makes the socket readable again
+READING = 0.002
+"""Seconds for which all sockets together are read in one turn of the loop; what is left makes them readable again."""
+BEHIND = 8
+"""Turns that left something, one after the other, from which on strangers' requests are refused by the kernel."""
+GUARDED = 10.0
+"""Seconds for which they are."""
+_SO_RCVBUFFORCE, _SO_MEMINFO, _DROPS = 33, 55, 8
 ESP_PROTOCOL = 50  # RFC 4303 2
 
 Received = Callable[[bytes, Endpoint, Endpoint], None]
+Tell = Callable[[str, str, str], None]
+"""Level, event, text."""
 
 
 class PortError(OSError):
@@ -34,10 +45,14 @@ class PortError(OSError):
 class UdpSockets:
     """Every UDP socket of IKE and ESP."""
 
-    def __init__(self, mark: int, workers: int, on_ike: Received) -> None:
+    def __init__(self, mark: int, workers: int, on_ike: Received, tell: Tell = lambda level, event, text: None) -> None:
         self._mark = mark
         self._workers = workers
         self._on_ike = on_ike
+        self._tell = tell
+        self._peers: dict[str, set[str]] = {}  # hosts, by local host
+        self._behind = 0
+        self._guarded: asyncio.TimerHandle | None = None
         self._plain: dict[Endpoint, socket.socket] = {}
         self._natt: dict[Endpoint, list[socket.socket]] = {}
         self._raw: dict[str, socket.socket] = {}
@@ -65,6 +80,20 @@ class UdpSockets:
                 self._raw[host] = self._bound(Endpoint(host, 0), reuse=False, raw=True)
                 made.append((0, self._raw[host].fileno()))
         return made
+
+    def expect(self, ends: Iterable[tuple[str, str]]) -> None:
+        """The local and remote host of each connection: who is not among them is a stranger."""
+        self._peers = {}
+        for local, remote in ends:
+            self._peers.setdefault(local, set()).add(remote)
+        if self._guarded is not None:
+            self._attach_filters()
+
+    def guard(self) -> None:
+        """More comes than is read: for a while strangers' requests for IKE_SAs are dropped before they take others' place."""
+        if self._guarded is None:
+            self._attach_filters()
+            self._guarded = asyncio.get_running_loop().call_later(GUARDED, self._unguard, self._dropped())
 
     def esp_fd(self, local: Endpoint, encapsulate: bool) -> int:
         """The socket outbound ESP of this local end point leaves by; -1 if there is none."""
@@ -103,6 +132,8 @@ class UdpSockets:
             one.close()
 
     def close(self) -> None:
+        if self._guarded is not None:
+            self._guarded.cancel()
         loop = asyncio.get_running_loop()
         for plain in self._plain.values():
             loop.remove_reader(plain.fileno())
@@ -119,22 +150,53 @@ class UdpSockets:
         return plain
 
     def _readable(self, plain: socket.socket, local: Endpoint) -> None:
-        for _ in range(max(1, BATCH // len(self._plain))):
+        until = time.monotonic() + READING / len(self._plain)
+        while True:
             try:
                 data, remote = plain.recvfrom(LARGEST)
             except BlockingIOError:
+                self._behind = 0
                 return
             except OSError:
                 # An ICMP error on the socket: unauthenticated, so no more than a hint (RFC 7296 2.4)
                 continue
             self._on_ike(data, local, Endpoint(remote[0], remote[1]))
+            if time.monotonic() >= until:
+                break
+        self._behind += 1
+        if self._behind >= BEHIND:
+            self.guard()
+
+    def _all(self) -> Iterator[tuple[str, bool, list[socket.socket]]]:
+        """Local host, whether encapsulated, and the sockets."""
+        yield from ((endpoint.host, False, [plain]) for endpoint, plain in self._plain.items())
+        yield from ((endpoint.host, True, sockets) for endpoint, sockets in self._natt.items())
+
+    def _attach_filters(self) -> None:
+        for host, encapsulated, sockets in self._all():
+            code = flood_filter.program(self._peers.get(host, ()), encapsulated)
+            if code is not None:
+                flood_filter.attach(sockets, code)
+
+    def _unguard(self, before: int) -> None:
+        self._guarded, self._behind = None, 0
+        for _, _, sockets in self._all():
+            flood_filter.detach(sockets)
+        text = "requests for IKE_SAs came faster than they were read: for a while the kernel refused those of addresses that no connection names"
+        self._tell("warning", "ike-flood", f"{text}, {self._dropped() - before} datagrams")
+
+    def _dropped(self) -> int:
+        """By the kernel, of what came for these sockets."""
+        sockets = [one for _, _, some in self._all() for one in some]
+        counts = (struct.unpack_from("=9I", one.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)) for one in sockets)
+        return sum(count[_DROPS] for count in counts)
 
     def _bound(self, endpoint: Endpoint, reuse: bool, raw: bool = False) -> socket.socket:
         made = _socket(endpoint, raw)
         try:
             made.setblocking(False)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             if reuse:
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -107,7 +107,7 @@ class Watch:
         sas = ike.sas(end.connection)
         if ike._tickets:
             yield f"{name} waits for {len(ike._tickets)} computations"
-        if list(ike._sas.values()) != sas or ike.half_open or ike._half_open_keys:
+        if list(ike._sas.values()) != sas or ike.half_open:
             yield f"{name} holds {len(ike._sas)} IKE_SAs and {ike.half_open} half-open ones"
         for sa in sas:
             if any(one.plaintexts for one in sa.reassembly.values()):

@@ -33,11 +33,12 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
 
 def leave_half_open(machine: Namespace, source: str, target: str, count: int) -> None:
     """`count` requests from `source`, each of an initiator of its own; answers are not awaited."""
-    lines = "\n".join(_request().hex() for _ in range(count))
+    lines = "\n".join(request().hex() for _ in range(count))
     machine.run(sys.executable, "-S", "-E", "-c", _SENDER, source, target, stdin=lines)
 
 
-def _request() -> bytes:
+def request() -> bytes:
+    """An IKE_SA_INIT that ends in its KE value, the header of its nonce, and the nonce."""
     transforms = (
         Transform.make(TransformType.ENCRYPTION, EncryptionId.AES_GCM_16, 256),
         Transform(TransformType.PRF, PrfId.HMAC_SHA2_384),

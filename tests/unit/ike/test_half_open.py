@@ -9,8 +9,8 @@ from support.ike_stages import GOOD_REQUEST, NONCE, ask, ask_octets
 from gateway.contract import Endpoint
 from gateway.ike.commands import Initiate
 from gateway.ike.cookies import HALF_OPEN_FREE, Cookies
-from gateway.ike.endpoint import HALF_OPEN_MAX
 from gateway.ike.events import IkeDown, IkeUp, Notice
+from gateway.ike.half_open import HALF_OPEN_MAX
 from gateway.ike.message import Header, Message, emit_message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, SecurityAssociation
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
@@ -78,6 +78,32 @@ def test_under_a_flood_a_cookie_is_asked_for_statelessly_and_costs_less_than_the
         assert len(answer.octets) < len(request)
     assert pair.right.core.half_open == HALF_OPEN_FREE
     assert pair.right.rejected == {"no_cookie": 500}
+
+
+def test_under_a_flood_what_shows_no_cookie_is_read_no_further_than_its_nonce() -> None:
+    pair = flooded()
+    offer, exchange, nonce = GOOD_REQUEST
+    nothing_of_ours = (KeyExchange(19, bytes(7)), nonce, offer, offer)
+    (answer,) = ask(pair, *nothing_of_ours, spi=0xABC)
+    shown = answer.notify(NotifyType.COOKIE)
+    assert shown is not None
+    # With it, it is judged
+    (refusal,) = ask(pair, shown, *nothing_of_ours, spi=0xABC)
+    assert refusal.error() is not None
+    assert pair.right.rejected == {"no_cookie": 1, "grammar": 1}
+    assert ask(pair, offer, exchange, spi=0xABD)[0].error() is not None, "without a nonce there is no cookie"
+    assert pair.right.core.half_open == HALF_OPEN_FREE
+
+
+def test_what_a_stranger_asks_for_is_not_even_read() -> None:
+    pair = Pair()
+    good = emit_message(Header(0xABC, 0, INIT, Flags.INITIATOR, 0), GOOD_REQUEST)
+    pair.receive(pair.right, good[:-1], Endpoint("192.0.2.9", 500))
+    pair.receive(pair.right, good[:40] + b"\xff" * (len(good) - 40), Endpoint("192.0.2.9", 500))
+    assert pair.right.rejected == {"unknown_peer": 2}
+    pair.receive(pair.right, good[:-1], Endpoint(LEFT, 500))
+    assert pair.right.rejected == {"unknown_peer": 2, "malformed": 1}
+    assert not pair.sent
 
 
 def test_the_true_peer_gets_through_a_flood_from_its_own_forged_address() -> None:
