@@ -414,7 +414,9 @@ class IkeSa:
     def usable_child(self, name: str) -> ChildSa | None:
         """The CHILD_SA of that name which carries traffic, else one that could."""
         usable = [child for child in self.children.values() if child.name == name and child.usable]
-        return next((child for child in usable if child.active), usable[0] if usable else None)
+        # Interop: some peers never delete what they have rekeyed; it is not what carries the traffic any more
+        carrying = [child for child in usable if child.active and not (child.successor and child.successor.active)]
+        return next(iter(carrying or usable), None)
 
     def sends(self, name: str) -> bool:
         """Whether a CHILD_SA of that name carries traffic here."""

@@ -30,6 +30,7 @@ from gateway.contract import Compute, Endpoint, Transmit
 from gateway.esp.dataplane import Direction, Limits
 from gateway.esp.reference import ReferenceDataPlane
 from gateway.ike import authentication, proposal
+from gateway.ike.child import ChildSa
 from gateway.ike.commands import Configure, Initiate, Terminate, TrafficSeen
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.errors import PeerError
@@ -42,6 +43,7 @@ from gateway.ike.payloads import Notify, VendorId
 from gateway.ike.registry import ExchangeType, Flags, KeyExchangeId, NotifyType
 from gateway.ike.sa import NON_ESP_MARKER, IkeSa
 from gateway.ike.settings import ChildSettings, ConnectionSettings
+from gateway.ike.states import ChildInput
 from gateway.ike.traffic_selector import from_range
 from gateway.node.security_associations import parameters
 from gateway.node.settings import identity
@@ -67,6 +69,14 @@ def speak_as(policy: Policy) -> None:
         proposal.select = lambda offers, received, protocol, method=None: by_preference(offers, received, protocol)
     announced = authentication.capability
     authentication.capability = lambda sa: (*announced(sa), *map(VendorId, policy.vendor_ids))
+
+
+class KeepingRekey(CreateChild):
+    """A rekey after which the old CHILD_SA is not deleted."""
+
+    def _replace(self, sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
+        old.successor = new
+        old.advance(ChildInput.REPLACED)
 
 
 class Responder:
@@ -286,7 +296,8 @@ class Responder:
         if sa is None or child is None:
             return False
         offered = replace(child.settings, offers=self.policy.esp_offered)
-        sa.enqueue(CreateChild(offered, child), time.monotonic())
+        exchange = KeepingRekey if self.faults.get("keeps_old") else CreateChild
+        sa.enqueue(exchange(offered, child), time.monotonic())
         return True
 
     def do_rekey_ike(self) -> bool:

@@ -6,6 +6,8 @@ What the services do is in tests/peers; the configurations are those that their 
 from __future__ import annotations
 
 import threading
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +20,18 @@ from support.traffic import Streams, ping
 
 pytestmark = pytest.mark.system
 
+EXAMPLES = Path(__file__).parents[2] / "config"
+
+
+def _written(file: str, connection: str) -> dict[str, str]:
+    """The proposals of an example file."""
+    section = tomllib.loads((EXAMPLES / file).read_text())["connection"][connection]
+    return {key: section[key][0] for key in ("proposals", "esp_proposals")}
+
+
 AZURE_DEFAULT = {"proposals": "aes256-sha256-modp1024", "esp_proposals": "aes256gcm16"}
-AZURE_CUSTOM = {"proposals": "aes256gcm16-prfsha384-ecp384", "esp_proposals": "aes256gcm16-ecp384"}
+AZURE_CUSTOM = _written("edge-to-azure.toml", "azure-0")
+AWS = _written("edge-to-aws.toml", "aws-1")
 NO_CHECK = "rekey_check = 0"
 IMPATIENT = "retransmit_timeout = 0.3\nretransmit_tries = 3\nretransmit_base = 1.2\nrekey_check = 0"
 RATE = 200.0
@@ -134,7 +146,7 @@ def test_aws_takes_its_lowest_values_and_rekeys_on(scene: Scene) -> None:
 
 
 def test_aws_never_begins_and_a_replaced_endpoint_is_found_again(scene: Scene) -> None:
-    daemon, peer = meet(scene, "aws-restricted", AZURE_CUSTOM, lines=IMPATIENT, changes={"idle": 0})
+    daemon, peer = meet(scene, "aws-restricted", AWS, lines=IMPATIENT, changes={"idle": 0})
     daemon.wait_up(logs=[peer.process])
     streams = flowing(scene)
     assert not peer.ask("initiate")
@@ -147,7 +159,7 @@ def test_aws_never_begins_and_a_replaced_endpoint_is_found_again(scene: Scene) -
 
 @pytest.mark.slow
 def test_aws_drops_what_is_idle_and_the_sentence_says_so(scene: Scene) -> None:
-    daemon, peer = meet(scene, "aws-restricted", AZURE_CUSTOM, changes={"idle": 1.5})
+    daemon, peer = meet(scene, "aws-restricted", AWS, changes={"idle": 1.5})
     daemon.wait_up(logs=[peer.process])
     # As BGP's keepalives are, or a monitoring ping
     assert ping(scene.site, VNET_HOST, 8, interval=0.4).lost == 0
@@ -163,7 +175,7 @@ def test_aws_drops_what_is_idle_and_the_sentence_says_so(scene: Scene) -> None:
 
 
 def test_both_ends_rekey_at_the_same_moment(scene: Scene) -> None:
-    daemon, peer = meet(scene, "aws-restricted", AZURE_CUSTOM, changes={"idle": 0})
+    daemon, peer = meet(scene, "aws-restricted", AWS, changes={"idle": 0})
     daemon.wait_up(logs=[peer.process])
     streams = flowing(scene)
     for verb, target in (("rekey_child", "site/net"), ("rekey_ike", "site")) * 2:
@@ -175,3 +187,22 @@ def test_both_ends_rekey_at_the_same_moment(scene: Scene) -> None:
         peer.wait(lambda now: now["up"] and now["ike_sas"] == 1, 10, "one IKE_SA")
     nothing_lost(streams.stop(), at_least=20)
     peer.wait(lambda now: now["ike_sas"] == 1, 5, "one IKE_SA")
+
+
+@pytest.mark.slow
+def test_a_peer_that_keeps_the_old_sa_after_its_rekey(scene: Scene) -> None:
+    """As some firewalls do: the new CHILD_SA carries the traffic both ways, though nobody deletes the old one."""
+    daemon, peer = meet(scene, "aws-restricted", AWS, changes={"idle": 0}, faults={"keeps_old": 1})
+    daemon.wait_up(logs=[peer.process])
+    streams = flowing(scene)
+    for _ in range(3):
+        peer.rekey("child")
+        wait_until(
+            lambda: _sends_on(daemon) == peer.status()["spi"], 5, "we send on the new one", logs=[daemon.process]
+        )
+    daemon.rekey_child()
+    nothing_lost(streams.stop(), at_least=20)
+
+
+def _sends_on(daemon: GatewayDaemon) -> int:
+    return int((daemon.tunnel() or {})["children"][0]["spi_out"])

@@ -15,7 +15,7 @@ EXAMPLES = sorted(DIRECTORY.glob("*.toml"))
 
 
 def test_the_examples_are_there() -> None:
-    assert {path.name for path in EXAMPLES} >= {"edge-to-azure.toml", "gateway.toml", "pair.toml"}
+    assert {path.name for path in EXAMPLES} >= {"edge-to-aws.toml", "edge-to-azure.toml", "gateway.toml", "pair.toml"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

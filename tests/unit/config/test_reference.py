@@ -14,7 +14,7 @@ from gateway.config.model import Connection
 from gateway.config.schema import json_schema, reference_markdown
 
 ROOT = Path(__file__).parents[3]
-EXAMPLES = ("gateway.toml", "edge-to-azure.toml", "pair.toml")
+EXAMPLES = ("gateway.toml", "edge-to-aws.toml", "edge-to-azure.toml", "pair.toml")
 
 
 def test_the_committed_reference_is_current() -> None:
