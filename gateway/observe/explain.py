@@ -44,7 +44,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "{peer} accepted none of our IKE proposals (NO_PROPOSAL_CHOSEN)",
         ", we offered {ours}",
         ", it wants {theirs}",
-        "; add the peer's IKE (phase 1) algorithms and group to `proposals` of connection {tunnel}, or ours to the peer",
+        "; add the peer's IKE (phase 1) algorithms and group to `proposals` of connection {tunnel}, or ours to the peer (Azure without a custom policy takes group 2, modp1024, alone)",
     ),
     "NO_PROPOSAL_CHOSEN/ESP": (
         "the IKE_SA with {peer} is fine but the peer accepted none of our ESP proposals (NO_PROPOSAL_CHOSEN)",
@@ -370,7 +370,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "{peer} refuses to rekey the CHILD_SA (NO_PROPOSAL_CHOSEN)",
         ", which works until its lifetime ends in {seconds} s",
         ", we offered {ours}",
-        "; the first CHILD_SA is made without a PFS group, so most likely that differs: put the peer's group into `esp_proposals` of connection {tunnel}, or one proposal without a group if it has none",
+        "; the first CHILD_SA is made without a PFS group, so most likely that differs: put the peer's group into `esp_proposals` of connection {tunnel}, or one proposal without a group if it has none (as Azure without a custom policy, for AES-GCM)",
     ),
     "REKEY_FAILED/INVALID_KE_PAYLOAD": (
         "{peer} refuses to rekey the CHILD_SA with our PFS group (INVALID_KE_PAYLOAD)",

@@ -163,12 +163,6 @@ REKEYS: dict[str, tuple[str, dict[str, str], Callable[[CloudPeer], Any], tuple[s
         lambda peer: peer.ask("rekey_child"),
         ("we refuse the rekey of the CHILD_SA", "peer offers ESP:AES_GCM_16-256", "MODP_2048", "`esp_proposals`"),
     ),
-    "the peer rekeys with a weaker group": (
-        "azure-weaker-at-rekey",
-        {"proposals": "aes256-sha256-modp2048", "esp_proposals": "aes256-sha256"},
-        lambda peer: peer.ask("rekey_ike"),
-        ("we refuse the rekey of the IKE_SA", "MODP_1024", "we take", "MODP_2048", "`proposals`"),
-    ),
 }
 
 
@@ -181,6 +175,25 @@ def test_a_rekey_that_we_refuse_is_named_while_the_tunnel_works_on(scene: Scene,
     met.told(*words)
     met.explained(up=True)
     assert ping(scene.site, VNET_HOST, 3).lost == 0
+
+
+def test_a_peer_that_says_it_is_somebody_else(scene: Scene) -> None:
+    """As a cloud gateway that knows only its private address."""
+    met = meet(scene, "azure-custom", SUITE, local_id="10.0.0.5")
+    met.told(f"peer says it is 10.0.0.5, configured is {EDGE_OUTER}", "`remote_id`", failure="WRONG_PEER_IDENTITY")
+    met.explained(up=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("initiator", ["gateway", "peer"])
+def test_azure_s_default_policy_meets_a_modern_one(scene: Scene, initiator: str) -> None:
+    met = meet(scene, "azure-default", SUITE, start_action="start" if initiator == "gateway" else "none")
+    if initiator == "gateway":
+        met.told("none of our IKE proposals", "ECP_384", "group 2, modp1024", failure="NO_PROPOSAL_CHOSEN")
+    else:
+        assert met.peer.ask("initiate")
+        met.told("peer offers IKE:AES_CBC-256", "MODP_1024", "`proposals` of connection site", failure="INIT_REFUSED")
+    met.explained(up=False)
 
 
 @pytest.mark.slow
