@@ -507,7 +507,9 @@ class Gateway:
                 tunnel.back_off.reset()
         else:
             tunnel.note(name, context, now)
-        self._event("warning", "ike-down", tunnel.name, f"IKE_SA is down: {name}", name, context)
+        habit = tunnel.endings.habit(now) if name == "DELETED_BY_PEER" else {}
+        told = "TAKEN_DOWN_AGAIN" if habit else name
+        self._event("warning", "ike-down", tunnel.name, f"IKE_SA is down: {name}", told, context | habit)
 
     def _failure(self, tunnel: Tunnel, child: str, reason: str, context: dict[str, str], now: float) -> None:
         name, full = failures.named(reason, self._context(tunnel, {"child": child, **context}, now))
