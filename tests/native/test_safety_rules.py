@@ -150,7 +150,9 @@ def test_every_per_sa_counter_moves_only_after_the_icv_verified(rules: Rules) ->
         rules.forge(1000, at)
     rules.expect_drops(integrity=4)
     assert rules.gateway.statistics("in", SPI) == before | {"integrity_failures": 4}
-    assert {event[0] for event in rules.gateway.plane.events()} == {"integrity-burst"}  # one a second, however slow we are
+    assert {event[0] for event in rules.gateway.plane.events()} == {
+        "integrity-burst"
+    }  # one a second, however slow we are
 
 
 def test_a_sequence_number_is_used_once(lab: Lab) -> None:
