@@ -31,7 +31,15 @@ class Reconfigure:
     settings: SpeakerSettings
 
 
-Command = ProcessUp | ProcessDown | Shutdown | Reconfigure
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """Whether packets get to the neighbor, as BFD found out (RFC 5882 4.2); its session may stand all the same."""
+
+    name: str
+    works: bool
+
+
+Command = ProcessUp | ProcessDown | Shutdown | Reconfigure | Forwarding
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class AdjRibIn:
         self.accepted = 0
         self.stale: set[Prefix] = set()
         self.lost: set[Prefix] = set()
+        self.unreachable = False  # BFD says that nothing gets to the neighbor: any other path is better
 
     def put(self, path: Path, used: Path, rejected: str) -> bool:
         """Store a fresh path; False when a rejected one is not worth its memory."""
@@ -81,7 +82,7 @@ class AdjRibIn:
         entry = self.entries.get(prefix)
         if entry is None or entry.rejected:
             return None
-        return Candidate(entry.used, prefix in self.lost)
+        return Candidate(entry.used, self.unreachable or prefix in self.lost)
 
     def listing(self) -> Iterator[Entry]:
         for prefix, entry in self.entries.items():

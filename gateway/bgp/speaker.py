@@ -27,6 +27,7 @@ from gateway.bgp.events import (
     CommandRefused,
     Drained,
     Effect,
+    Forwarding,
     LimitCrossed,
     PeerDown,
     PeerStatus,
@@ -118,6 +119,8 @@ class Speaker:
         elif isinstance(command, Shutdown):
             self._draining = True
             self._tell_again()
+        elif isinstance(command, Forwarding) and command.name in self._peers:
+            self._forwarding(self._peers[command.name], command.works)
         self._pump(now)
 
     def poll(self) -> Iterator[Effect]:
@@ -321,6 +324,14 @@ class Speaker:
         else:
             self._recompute(peer.adj_in.stale)
 
+    def _forwarding(self, peer: Peer, works: bool) -> None:
+        """RFC 5882 4.2: what it taught us is as if its session were down, and is told to nobody. The session is left alone: it
+        ends by itself or by the peer, and if neither, all it taught us holds as soon as packets pass again."""
+        if peer.adj_in.unreachable is works:
+            peer.adj_in.unreachable = not works
+            self._recompute(peer.adj_in.entries)
+            self._untold.update(peer.adj_in.entries)
+
     def _start_stale_timer(self, peer: Peer, now: float) -> None:
         if not peer.adj_in.stale:
             peer.stale_deadline = None
@@ -456,7 +467,9 @@ class Speaker:
         best = self.loc_rib.best.get(prefix)
         # Not yet decided anew, it may be of a neighbor that is configured no longer
         peer = self._peers.get(best.path.neighbor) if best is not None else None
-        return (best.path, peer.role) if best is not None and peer is not None else (None, None)
+        if best is None or peer is None or peer.adj_in.unreachable:
+            return None, None
+        return best.path, peer.role
 
     # ---- commands out ----
 

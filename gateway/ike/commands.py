@@ -48,6 +48,13 @@ class Rekey:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckLiveness:
+    """Something else says that the peer may be gone: ask it now (RFC 7296 2.4) instead of after `dpd_delay`."""
+
+    connection: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Send who initiates this connection `to` another gateway's address (RFC 5685), if it can; empty: no longer."""
 
@@ -81,4 +88,6 @@ class SaExpired:
     hard: bool
 
 
-Command = Configure | Initiate | CreateChildSa | Terminate | Rekey | Drain | TrafficSeen | PeerMoved | SaExpired
+Command = (
+    Configure | Initiate | CreateChildSa | Terminate | Rekey | CheckLiveness | Drain | TrafficSeen | PeerMoved | SaExpired
+)  # fmt: skip

@@ -14,6 +14,7 @@ from gateway.contract import Compute, Endpoint, Fetch, RandomSource
 from gateway.deadlines import Deadlines
 from gateway.ike import crash_detection, grammar, unprotected
 from gateway.ike.commands import (
+    CheckLiveness,
     Command,
     Configure,
     CreateChildSa,
@@ -115,6 +116,8 @@ class IkeEndpoint:
                 self._terminate(connection, child, reason, now)
             case Rekey(connection, child):
                 self._rekey(connection, child, now)
+            case CheckLiveness(connection):
+                timers.check_liveness(self.primary(connection), now)
             case Drain(connection, to):
                 self.redirects.drain(connection, to)
                 for sa in self.sas(connection) if to else ():

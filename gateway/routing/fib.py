@@ -21,7 +21,6 @@ no protected prefix covers it, it has a blackhole of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from gateway.routing.dirty import Dirty
@@ -41,15 +40,18 @@ from gateway.routing.model import (
     DumpRequest,
     Effect,
     Entry,
+    FibSettings,
     FibStatus,
     Group,
     InterfaceChanged,
     InterfaceGone,
     Key,
+    Liveness,
     Nexthop,
     NextHopResolved,
     OpError,
     Prefix,
+    PrefixState,
     Reconcile,
     RemoveRoute,
     Resolve,
@@ -73,23 +75,6 @@ from gateway.routing.model import (
 from gateway.routing.plan import Exposure, Stage, plan, rank
 from gateway.routing.targets import Connection, Targets
 from gateway.routing.usage import Usage
-
-
-@dataclass(frozen=True, slots=True)
-class FibSettings:
-    first_id: int = 0x67770000  # of our nexthop objects: "gw"
-    metric: int = 20  # one for all routes, so that a change of target replaces the route in one step
-    batch: int = 500  # operations; a failover waits for one batch at most
-    retry: float = 5.0  # seconds until what failed is tried again
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixState:
-    """One prefix in the kernel. `error`: why it is not as wanted."""
-
-    installed: bool
-    target: Target | None = None
-    error: str = ""
 
 
 class Fib:
@@ -220,7 +205,13 @@ class Fib:
 
     def _connection_gone(self, command: ConnectionGone) -> None:
         self._targets.connections.pop(command.name, None)
+        self._targets.failing.discard(ViaConnection(command.name))
         self._target_changed(ViaConnection(command.name))
+
+    def _liveness(self, command: Liveness) -> None:
+        if (command.target in self._targets.failing) is command.works:
+            self._targets.failing ^= {command.target}
+            self._target_changed(command.target)
 
     def _set_route(self, command: SetRoute) -> None:
         replaced = self._candidates.setdefault(command.prefix, {}).get(command.source)
@@ -352,8 +343,9 @@ class Fib:
             self._refused.pop(prefix, None)
         self._point(prefix, chosen.target if chosen else None)
 
-    def _rank(self, candidate: SetRoute) -> tuple[bool, int, str]:
-        return (not self._targets.usable(candidate.target), candidate.distance, candidate.source)
+    def _rank(self, candidate: SetRoute) -> tuple[bool, bool, int, str]:
+        target = candidate.target
+        return (not self._targets.usable(target), not self._targets.works(target), candidate.distance, candidate.source)
 
     def _refusal(self, candidate: SetRoute) -> str:
         if not encrypts(candidate.target) and self._guard.protects(candidate.prefix):
@@ -550,6 +542,7 @@ _COMMANDS: dict[type[Any], Callable[[Fib, Any], None]] = {
     ConnectionUp: Fib._connection_up,
     ConnectionDown: Fib._connection_down,
     ConnectionGone: Fib._connection_gone,
+    Liveness: Fib._liveness,
     SetRoute: Fib._set_route,
     RemoveRoute: Fib._remove_route,
     SetProtected: Fib._set_protected,

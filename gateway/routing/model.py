@@ -180,6 +180,15 @@ class ConnectionGone:
 
 
 @dataclass(frozen=True, slots=True)
+class Liveness:
+    """Whether packets that take this target arrive, as a liveness check found out. One that fails is used only where nothing
+    else is: it fails closed all the same, and what the check got wrong costs nothing."""
+
+    target: Single
+    works: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetRoute:
     """`source` tells several candidates for one prefix apart; usable ones win, then the lower distance."""
 
@@ -261,6 +270,7 @@ Command = (
     | ConnectionUp
     | ConnectionDown
     | ConnectionGone
+    | Liveness
     | SetRoute
     | RemoveRoute
     | SetProtected
@@ -303,7 +313,24 @@ class Resolve:
 Effect = RouteOps | DumpRequest | Resolve
 
 
-# Status.
+# Settings and status.
+
+
+@dataclass(frozen=True, slots=True)
+class FibSettings:
+    first_id: int = 0x67770000  # of our nexthop objects: "gw"
+    metric: int = 20  # one for all routes, so that a change of target replaces the route in one step
+    batch: int = 500  # operations; a failover waits for one batch at most
+    retry: float = 5.0  # seconds until what failed is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixState:
+    """One prefix in the kernel. `error`: why it is not as wanted."""
+
+    installed: bool
+    target: Target | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Targets:
     def __init__(self, first_id: int) -> None:
         self.connections: dict[str, Connection] = {}
         self.next_hops: dict[Address, Resolution | None] = {}
+        self.failing: set[Single] = set()  # by their liveness checks
         self._next_id = first_id
         self._avoid: frozenset[int] = frozenset()
         self._ids: dict[tuple[Target | None, int], tuple[int, int]] = {}
@@ -67,6 +68,10 @@ class Targets:
             connection = self.connections.get(target.name)
             return connection is not None and connection.up and connection.interface != 0
         return self.next_hops.get(target.address) is not None
+
+    def works(self, target: Target) -> bool:
+        """Usable, and not failing."""
+        return any(self.usable(member) and member not in self.failing for member in members_of(target))
 
     def group(self, target: Target, family: int) -> int:
         """Id of the target's group."""
@@ -109,7 +114,9 @@ class Targets:
         if isinstance(target, ViaNextHop):
             own = self.nexthop(target, family)
             return (own.id,) if own is not None else ()
-        for tier in target.tiers if isinstance(target, ViaTiers) else ((target,),):
+        tiers = target.tiers if isinstance(target, ViaTiers) else ((target,),)
+        # What fails is better than nothing
+        for tier in (*(tuple(one for one in tier if one not in self.failing) for tier in tiers), *tiers):
             usable = [one for one in tier if self.usable(one) and not self.refusal(one, family)]
             found = [nexthop for one in usable if (nexthop := self.nexthop(one, family)) and present(nexthop)]
             if found:

@@ -7,12 +7,13 @@ from ipaddress import ip_address
 
 from support.kernel_model import Kernel
 
-from gateway.routing.fib import Fib, FibSettings
+from gateway.routing.fib import Fib
 from gateway.routing.model import (
     Address,
     Applied,
     Command,
     DumpRequest,
+    FibSettings,
     NextHopResolved,
     Op,
     OpError,

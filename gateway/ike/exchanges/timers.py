@@ -109,6 +109,12 @@ def _established(sa: IkeSa, now: float) -> None:
         sa.services.emit(Transmit(NAT_KEEPALIVE, sa.local, sa.remote))
 
 
+def check_liveness(sa: IkeSa | None, now: float) -> None:
+    """Now, unless a request of ours is under way, whose answer will tell as much."""
+    if sa is not None and sa.exchange is None:
+        sa.enqueue(Liveness(), now)
+
+
 def _check_rekeys(sa: IkeSa, now: float) -> None:
     """A PFS group or a proposal that only a rekey negotiates shows at the first one: better now than in an hour."""
     if sa.services.primary(sa.name) is not sa or not sa.services.rekeys_are_unproven(sa.settings):

@@ -19,6 +19,7 @@ from gateway.routing.model import (
     Group,
     InterfaceChanged,
     InterfaceGone,
+    Liveness,
     Nexthop,
     Op,
     OpError,
@@ -34,6 +35,7 @@ from gateway.routing.model import (
     Verb,
     ViaConnection,
     ViaNextHop,
+    ViaTiers,
 )
 
 EDGE = ViaConnection("edge")
@@ -409,3 +411,23 @@ def test_that_blackhole_outlives_a_kill_until_the_sweep() -> None:
     assert shell.kernel.lookup(LEARNED) == "blackhole"
     shell.tell(Sweep())
     assert shell.kernel.lookup(LEARNED) == "main"
+
+
+def test_what_a_liveness_check_gave_up_is_used_only_where_nothing_else_is() -> None:
+    shell = Shell()
+    for interface, name in ((10, "edge"), (11, "spare")):
+        shell.kernel.interfaces.add(interface)
+        shell.tell(ConnectionAdded(name, interface), ConnectionUp(name))
+    backed = ViaTiers(((ViaConnection("edge"),), (ViaConnection("spare"),)))
+    several = [ip_network(f"172.16.{number}.0/24") for number in range(100)]
+    shell.tell(SetProtected(frozenset()), *(SetRoute(prefix, backed) for prefix in several))
+    shell.tell(SetRoute(VNET, ViaConnection("edge")))
+    shell.batches.clear()
+    shell.tell(Liveness(ViaConnection("edge"), works=False))
+    assert [op.verb for batch in shell.batches for op in batch] == [Verb.REPLACE]
+    assert {shell.kernel.lookup(prefix) for prefix in several} == {11}
+    assert shell.kernel.lookup(VNET) == 10
+    shell.tell(ConnectionDown("spare"))
+    assert {shell.kernel.lookup(prefix) for prefix in several} == {10}
+    shell.tell(Liveness(ViaConnection("edge"), works=True), ConnectionUp("spare"))
+    assert {shell.kernel.lookup(prefix) for prefix in several} == {10}

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.fib_shell import UNDERLAY, Shell
 
-from gateway.routing.fib import FibSettings
 from gateway.routing.guard import GUARD_METRIC
 from gateway.routing.model import (
     Command,
@@ -18,8 +17,10 @@ from gateway.routing.model import (
     ConnectionDown,
     ConnectionGone,
     ConnectionUp,
+    FibSettings,
     InterfaceChanged,
     InterfaceGone,
+    Liveness,
     OpError,
     Prefix,
     RemoveRoute,
@@ -84,6 +85,7 @@ class FibMachine(RuleBasedStateMachine):
         self.devices: dict[str, int] = {}
         self.configured: set[str] = set()
         self.up: set[str] = set()
+        self.failing: set[ViaConnection | ViaNextHop] = set()
         self.routes: dict[Prefix, dict[str, Target]] = {}
         self.protected: frozenset[Prefix] = frozenset()
         self.exempt: frozenset[Prefix] = frozenset()
@@ -128,6 +130,7 @@ class FibMachine(RuleBasedStateMachine):
 
     @rule(name=names)
     def remove(self, name: str) -> None:
+        self.failing.discard(ViaConnection(name))
         self.configured.discard(name)
         self.up.discard(name)
         self.tell(ConnectionGone(name))
@@ -142,6 +145,11 @@ class FibMachine(RuleBasedStateMachine):
             self.nothing_opened()
             assert not {prefix for prefix in guarded if not self.is_closed(prefix) and not self.leads_out(prefix)}
             self.tell(InterfaceGone(index))
+
+    @rule(way=st.sampled_from([*map(ViaConnection, NAMES), *map(ViaNextHop, HOPS)]), works=st.booleans())
+    def check(self, way: ViaConnection | ViaNextHop, works: bool) -> None:
+        self.failing = self.failing - {way} if works else self.failing | {way}
+        self.tell(Liveness(way, works))
 
     @rule(prefix=prefixes, via=targets, source=sources)
     def route(self, prefix: Prefix, via: Target, source: str) -> None:
@@ -225,14 +233,15 @@ class FibMachine(RuleBasedStateMachine):
 
     def destination(self, prefix: Prefix) -> object:
         fallback = None
-        for source in ("static", "bgp"):
-            target = self.routes[prefix].get(source)
-            for tier in target.tiers if isinstance(target, ViaTiers) else ((target,),) if target else ():
-                ways = frozenset(self.way(member, prefix) for member in tier) - {None, "blackhole"}
-                if ways:
-                    return ways if len(ways) > 1 else next(iter(ways))
-                if any(self.way(member, prefix) for member in tier):
-                    fallback = "blackhole"
+        for unwanted in (self.failing, set()):  # what fails is used where nothing else is
+            for source in ("static", "bgp"):
+                target = self.routes[prefix].get(source)
+                for tier in target.tiers if isinstance(target, ViaTiers) else ((target,),) if target else ():
+                    ways = {self.way(member, prefix) for member in tier if member not in unwanted}
+                    if carrying := frozenset(ways) - {None, "blackhole"}:
+                        return carrying if len(carrying) > 1 else next(iter(carrying))
+                    if any(self.way(member, prefix) for member in tier):
+                        fallback = "blackhole"
         return fallback
 
     def way(self, target: ViaConnection | ViaNextHop, prefix: Prefix) -> object:
