@@ -144,6 +144,11 @@ class Session:
             self._sequence_seen = None
         self._program(now)
 
+    def forgive(self, now: float) -> None:
+        """Something else proved that the peer is there (RFC 5882 4.1): it counts as one without BFD until the session is up."""
+        if self.verdict is Verdict.DOWN:
+            self._conclude(Verdict.UNKNOWN, self._reason, now)
+
     def close(self, now: float) -> None:
         """RFC 5880 6.8.16: tell the peer that nothing failed. What follows is silence."""
         self._enter(State.ADMIN_DOWN, Diagnostic.ADMINISTRATIVELY_DOWN, "administratively down", now)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from gateway.config.addresses import AddressField, Ipv4AddressField, PrefixField
+from gateway.config.liveness_model import Bfd
 from gateway.config.policies import parse_as_path, parse_community, parse_default_route, parse_prefix_match, parse_split
 from gateway.config.types import Asn, Duration, Integer, Metric, Name, SecretSource, Section, Switch
 
@@ -141,6 +142,7 @@ class Neighbor(Section):
         description="prefixes announced to this neighbor; default: bgp.advertise and what other kinds of neighbor "
         "taught us",
     )
+    bfd: Bfd | None = Field(default=None, description="BFD with the neighbor; without it only hold_time")
     kind: Kind = Field(
         default="router",
         description="what it is, which says how many prefixes it takes: Azure Route Server 1000, Azure VPN gateway 4000, ExpressRoute 4000 or 10000 (premium), Direct Connect and AWS VPN gateway 100, transit gateway 1000",

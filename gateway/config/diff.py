@@ -125,6 +125,9 @@ IMPACTS: dict[str, Impact] = {
     # The SAs stay, BGP sessions from the old address do not.
     "connection.*.tunnel_address": _I.RESTART_SESSION,
     "connection.*.protected": _I.IN_PLACE,
+    "connection.*.probe.address": _I.IN_PLACE,
+    "connection.*.probe.interval": _I.IN_PLACE,
+    "connection.*.probe.multiplier": _I.IN_PLACE,
     "connection.*.link_mtu": _I.IN_PLACE,
     "connection.*.dscp": _I.IN_PLACE,
     "connection.*.df": _I.IN_PLACE,
@@ -169,6 +172,11 @@ IMPACTS: dict[str, Impact] = {
     "bgp.policy.*.rule.*.delete_communities": _I.IN_PLACE,
     "bgp.neighbor.*.kind": _I.IN_PLACE,
     "bgp.neighbor.*.max_announced": _I.IN_PLACE,
+    "bgp.neighbor.*.bfd.interval": _I.IN_PLACE,
+    "bgp.neighbor.*.bfd.multiplier": _I.IN_PLACE,
+    # The session ends until the other end has the new one.
+    "bgp.neighbor.*.bfd.secret": _I.IN_PLACE,
+    "bgp.neighbor.*.bfd.key_id": _I.IN_PLACE,
     "bgp.neighbor.*.max_prefixes": _I.IN_PLACE,
     "bgp.neighbor.*.max_prefixes_action": _I.IN_PLACE,
     "bgp.neighbor.*.max_prefixes_restart": _I.IN_PLACE,
@@ -196,12 +204,14 @@ IMPACTS: dict[str, Impact] = {
 _REMOVED: dict[str, Impact] = {
     "connection.*": _I.RESTART_TUNNEL,
     "connection.*.child.*": _I.IN_PLACE,
+    "connection.*.probe": _I.IN_PLACE,
     # The speaker's process would have to withdraw and go; a section without neighbors does that in place.
     "bgp": _I.RESTART_DAEMON,
     "bgp.neighbor.*": _I.RESTART_SESSION,
     "bgp.prefix_list.*": _I.IN_PLACE,
     "bgp.policy.*": _I.IN_PLACE,
     "bgp.policy.*.rule.*": _I.IN_PLACE,
+    "bgp.neighbor.*.bfd": _I.IN_PLACE,
     "ha": _I.IN_PLACE,
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gateway.config.bgp_model import KINDS
 from gateway.config.derive import SHORTHANDS, children_of, life_time_of, protected_prefixes, router_id, session_address
 from gateway.config.diagnostics import KeyPath, spelled
-from gateway.config.model import Bgp, Child, Config, Connection, Neighbor, Section
+from gateway.config.model import Bgp, Child, Config, Connection, Neighbor, SecretSource, Section
 from gateway.config.written import written
 
 _DEFAULT = "  # default"
@@ -47,6 +47,7 @@ def _bgp(config: Config, bgp: Bgp) -> Iterator[str]:
 
 
 def _table(config: Config, path: KeyPath, section: Section, leave_out: tuple[str, ...] = ()) -> Iterator[str]:
+    inner: list[str] = []
     yield ""
     yield f"[{spelled(path)}]"
     for name in type(section).model_fields:
@@ -54,12 +55,16 @@ def _table(config: Config, path: KeyPath, section: Section, leave_out: tuple[str
         # Tables by name follow as tables of their own.
         if name in leave_out or isinstance(value, dict):
             continue
+        if isinstance(value, Section) and not isinstance(value, SecretSource):
+            inner += _table(config, (*path, name), value)
+            continue
         mark = "" if name in section.model_fields_set else _DEFAULT
         if value is not None:
             yield f"{name} = {written(value)}{mark}"
             continue
         worked_out = _worked_out(config, section, name)
         yield f"# {name} is not set" if worked_out is None else f"# {name} = {written(worked_out)}{_DEFAULT}"
+    yield from inner
 
 
 def _worked_out(config: Config, section: Section, name: str) -> object:

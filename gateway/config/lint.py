@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from gateway.config.checks_authentication import authentication_findings
 from gateway.config.checks_bgp import bgp_findings
 from gateway.config.checks_connection import connection_findings, pair_findings, prefix_findings
+from gateway.config.checks_liveness import liveness_findings
 from gateway.config.derive import NAT_T_PORT
 from gateway.config.diagnostics import Diagnostic, KeyPath, Severity, in_order, spelled
 from gateway.config.findings import Facts, Finding
@@ -60,6 +61,8 @@ def _secret_sources(config: Config) -> Iterator[tuple[KeyPath, SecretSource]]:
     for name, neighbor in config.bgp.neighbor.items() if config.bgp is not None else ():
         if neighbor.password is not None:
             yield ("bgp", "neighbor", name, "password"), neighbor.password
+        if neighbor.bfd is not None and neighbor.bfd.secret is not None:
+            yield ("bgp", "neighbor", name, "bfd", "secret"), neighbor.bfd.secret
     if config.ha is not None:
         yield ("ha", "secret"), config.ha.secret
 
@@ -109,6 +112,7 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     pair_findings,
     prefix_findings,
     bgp_findings,
+    liveness_findings,
     _secret_findings,
     _dataplane_findings,
     _ha_findings,

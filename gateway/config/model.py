@@ -15,6 +15,7 @@ from pydantic import Field
 
 from gateway.config.addresses import Address, AddressField, Interface, InterfaceField, Prefix, PrefixField
 from gateway.config.bgp_model import Bgp, Neighbor, Policy, PolicyRule, PrefixList
+from gateway.config.liveness_model import Bfd, Probe
 from gateway.config.types import (
     Count,
     Cpu,
@@ -38,6 +39,7 @@ from gateway.config.types import (
 
 __all__ = [
     "Address",
+    "Bfd",
     "Bgp",
     "Child",
     "Config",
@@ -53,6 +55,7 @@ __all__ = [
     "PolicyRule",
     "Prefix",
     "PrefixList",
+    "Probe",
     "SecretSource",
     "Section",
 ]
@@ -221,6 +224,9 @@ class Connection(Section):
     protected: tuple[PrefixField, ...] | None = Field(
         default=None,
         description="prefixes that must never leave in clear; default: remote_ts; required where that is everything",
+    )
+    probe: Probe | None = Field(
+        default=None, description="liveness of the tunnel where its peer has no BFD; without it only dpd_delay"
     )
     link_mtu: Integer = Field(
         default=1500, ge=576, le=65535, description="MTU of the path to the peer, outer headers included"

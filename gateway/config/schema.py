@@ -19,6 +19,7 @@ from gateway.config.derive import SHORTHANDS
 from gateway.config.diff import IMPACTS
 from gateway.config.dscp import parse_dscp
 from gateway.config.model import (
+    Bfd,
     Bgp,
     Child,
     Config,
@@ -32,6 +33,7 @@ from gateway.config.model import (
     Policy,
     PolicyRule,
     PrefixList,
+    Probe,
     SecretSource,
 )
 from gateway.config.proposals import keywords
@@ -43,11 +45,13 @@ _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("dataplane", "dataplane", DataPlane),
     ("connection.NAME", "connection.*", Connection),
     ("connection.NAME.child.NAME", "connection.*.child.*", Child),
+    ("connection.NAME.probe", "connection.*.probe", Probe),
     ("bgp", "bgp", Bgp),
     ("bgp.neighbor.NAME", "bgp.neighbor.*", Neighbor),
     ("bgp.policy.NAME", "bgp.policy.*", Policy),
     ("bgp.policy.NAME.rule.NAME", "bgp.policy.*.rule.*", PolicyRule),
     ("bgp.prefix_list.NAME", "bgp.prefix_list.*", PrefixList),
+    ("bgp.neighbor.NAME.bfd", "bgp.neighbor.*.bfd", Bfd),
     ("ha", "ha", HaPeer),
     ("metrics", "metrics", Metrics),
     ("observe", "observe", Observe),
@@ -105,10 +109,15 @@ def _rows(pattern: str, model: type[BaseModel]) -> Iterator[str]:
     yield "| key | type | default | on reload | meaning |"
     yield "|---|---|---|---|---|"
     for name, field in model.model_fields.items():
-        if get_origin(field.annotation) is dict:
+        if get_origin(field.annotation) is dict or _is_table(field):
             continue
         impact = "rekey" if model is Connection and name in SHORTHANDS else str(IMPACTS[f"{pattern}.{name}"])
         yield f"| `{name}` | {_type(field)} | {_default(field)} | {impact} | {field.description} |"
+
+
+def _is_table(field: FieldInfo) -> bool:
+    """One with a heading of its own."""
+    return any(section in get_args(field.annotation) for _, _, section in _SECTIONS)
 
 
 def _proposal_lines() -> Iterator[str]:

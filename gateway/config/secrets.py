@@ -81,6 +81,8 @@ PSK = Purpose("pre-shared key", minimum=1, recommended=20)
 PPK = Purpose("post-quantum preshared key", minimum=32, recommended=32)
 HA_SECRET = Purpose("heartbeat secret", minimum=16, recommended=16)
 PRIVATE_KEY = Purpose("private key", minimum=1, recommended=1, maximum=65536, encoded=False)
+# RFC 5880 6.7.4: the field of the hash holds it.
+BFD_SECRET = Purpose("BFD key", minimum=1, recommended=16, maximum=20)
 # Linux takes at most TCP_MD5SIG_MAXKEYLEN octets.
 BGP_PASSWORD = Purpose("TCP MD5 password", minimum=1, recommended=1, maximum=80, encoded=False)
 

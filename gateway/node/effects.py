@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gateway.bfd.probing import Arm
 from gateway.bgp.settings import SpeakerSettings
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaParameters
@@ -107,6 +108,39 @@ class BgpUnresponsive:
 @dataclass(frozen=True, slots=True)
 class BgpDrained:
     """Every withdrawal is out: ExaBGP may be stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOpen:
+    """A probe between two addresses, of a kind of native/probe.h. `interface`: the TUN it stays in, 0: outside of all."""
+
+    id: int
+    kind: str
+    key: int
+    local: str
+    remote: str
+    interface: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeArm:
+    """Its program from now on."""
+
+    id: int
+    arm: Arm
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSend:
+    """One packet of it, now."""
+
+    id: int
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeClose:
+    id: int
 
 
 @dataclass(frozen=True, slots=True)

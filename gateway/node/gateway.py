@@ -25,7 +25,8 @@ from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.services import WallClock, since_1970
 from gateway.node import effects, failures, inputs
-from gateway.node.routes import limit_sentence, route_command
+from gateway.node.liveness import Liveness
+from gateway.node.routes import journal_event, route_command
 from gateway.node.settings import GatewaySettings
 from gateway.node.supervisor import Supervisor
 from gateway.node.tunnel import Failure, Tunnel
@@ -59,6 +60,7 @@ class Gateway:
         self.speaker = Speaker(settings.bgp) if settings.bgp is not None else None
         self.heartbeat = ha.Heartbeat(settings.heartbeat, random) if settings.heartbeat is not None else None
         self.tunnels: dict[str, Tunnel] = {}
+        self.liveness = Liveness(self.tunnels, random)
         self._names: dict[int, str] = {}  # of the tunnels, by connection number
         self._supervisor = Supervisor(self.tunnels, self.ike)
         self._to_close: dict[str, None] = {}  # a set in order of insertion, at the end
@@ -118,6 +120,10 @@ class Gateway:
                 self._data_plane_event(command, now)
             case inputs.Counters(sas, drops):
                 self._read_counters(dict(sas), dict(drops), now)
+            case inputs.ProbePacket(number, octets):
+                self.liveness.packet(number, octets, now)
+            case inputs.ProbeExpired(number, generation):
+                self.liveness.expired(number, generation, now)
             case inputs.Operate("drain", connection, _, to):
                 self._drain(connection, to, now)
             case inputs.Operate(verb, connection, child):
@@ -145,7 +151,13 @@ class Gateway:
         return self._settled_at
 
     def next_deadline(self) -> float | None:
-        deadlines = [self.ike.next_deadline(), self.fib.next_deadline(), self._sweep_at, self._reopen_at]
+        deadlines = [
+            self.ike.next_deadline(),
+            self.fib.next_deadline(),
+            self.liveness.next_deadline(),
+            self._sweep_at,
+            self._reopen_at,
+        ]
         deadlines += [core.next_deadline() for core in (self.speaker, self.heartbeat) if core is not None]
         if self._to_close:
             deadlines.append(self._settled_at)
@@ -156,6 +168,7 @@ class Gateway:
     def handle_deadline(self, now: float) -> None:
         self.ike.handle_deadline(now)
         self.fib.handle_deadline(now)
+        self.liveness.handle_deadline(now)
         for core in (self.speaker, self.heartbeat):
             if core is not None and (due := core.next_deadline()) is not None and now >= due:
                 core.handle_deadline(now)
@@ -178,9 +191,11 @@ class Gateway:
         self._set_throws(now)
         self._set_protected(now)
         self._configure_ike(now)
+        self.liveness.adopt(self.settings.watches, now)
 
     def _stop(self, now: float) -> None:
         self.stopping = True
+        self.liveness.adopt((), now)
         if self.speaker is not None:
             self.speaker.command(bgp.Shutdown(), now)
         else:
@@ -213,6 +228,7 @@ class Gateway:
         if self.guarded:
             self._open_tunnels()
         self._reconfigure_bgp(now)
+        self.liveness.adopt(settings.watches, now)
 
     def _reconfigure_bgp(self, now: float) -> None:
         """A `bgp` section that goes needs a restart of the daemon (config/diff.py); one that comes does not."""
@@ -254,6 +270,7 @@ class Gateway:
         """A tunnel that starts with the first packet must get that packet: the data plane drops it and says `acquire`."""
         up = tunnel.usable or tunnel.settings.start_action == "trap"
         self.fib.command(routing.ConnectionUp(tunnel.name) if up else routing.ConnectionDown(tunnel.name), now)
+        self.liveness.path(tunnel.name, now)
 
     def _configure_ike(self, now: float) -> None:
         faulty = {name for name, tunnel in self.tunnels.items() if tunnel.device_fault}
@@ -300,6 +317,7 @@ class Gateway:
         if tunnel is not None:
             tunnel.interface = interface
             self.fib.command(routing.ConnectionAdded(name, interface), now)
+            self.liveness.path(name, now)
             if tunnel.device_fault:
                 tunnel.device_fault = ""
                 tunnel.failure = None
@@ -314,7 +332,7 @@ class Gateway:
         if tunnel is not None and reason:
             tunnel.device_fault = reason
             self._configure_ike(now)
-            tunnel.note("TUN_FAILED", self._context(tunnel, {"detail": reason}, now), now)
+            tunnel.note("TUN_FAILED", tunnel.context({"detail": reason}), now)
 
     def _interface_gone(self, interface: int, now: float) -> None:
         """Somebody deleted a device. One of ours is made again; its SAs live on in the data plane."""
@@ -322,6 +340,7 @@ class Gateway:
         for tunnel in self.tunnels.values():
             if tunnel.interface == interface:
                 tunnel.interface = 0
+                self.liveness.path(tunnel.name, now)
                 self._look_after(tunnel.name)
                 text = "its TUN was removed or taken down by somebody else; restoring it"
                 self._event("warning", "tun-lost", tunnel.name, text)
@@ -420,6 +439,9 @@ class Gateway:
             for effect in self.heartbeat.poll() if self.heartbeat is not None else ():
                 progress = True
                 self._ha_event(effect, now)
+            for effect in self.liveness.poll():
+                progress = True
+                self._liveness_event(effect, now)
             for effect in self.fib.poll():
                 progress = True
                 self._emit(effect)
@@ -470,7 +492,7 @@ class Gateway:
                 self._event(level, name, tunnel.name, text)
                 if name == "ike-init-refused" and self.ike.primary(tunnel.name) is None:
                     # Not authenticated: no more than a word for people
-                    tunnel.hint("INIT_REFUSED", self._context(tunnel, {"detail": text}, now), now)
+                    tunnel.hint("INIT_REFUSED", tunnel.context({"detail": text}), now)
 
     def _ike_up(self, tunnel: Tunnel, event: ike_events.IkeUp, now: float) -> None:
         spis = f"{event.initiator_spi:016x}_i {event.responder_spi:016x}_r"
@@ -490,7 +512,7 @@ class Gateway:
             )
             return
         if event.reason in failures.OWN_INTENT:
-            tunnel.closed(failures.OWN_INTENT[event.reason], self._context(tunnel, {}, now), now)
+            tunnel.closed(failures.OWN_INTENT[event.reason], tunnel.context({}), now)
             self._event(
                 "info",
                 "ike-down",
@@ -498,7 +520,7 @@ class Gateway:
                 f"IKE_SA is down: {failures.OWN_INTENT[event.reason].lower().replace('_', ' ')}",
             )
             return
-        name, context = failures.named(event.reason, self._context(tunnel, event.context, now))
+        name, context = failures.named(event.reason, tunnel.context(event.context))
         if name == "DELETED_BY_PEER":
             tunnel.taken_down(tunnel.established_at, now)
         if event.initiated or tunnel.established_at is not None:
@@ -512,7 +534,7 @@ class Gateway:
         self._event("warning", "ike-down", tunnel.name, f"IKE_SA is down: {name}", told, context | habit)
 
     def _failure(self, tunnel: Tunnel, child: str, reason: str, context: dict[str, str], now: float) -> None:
-        name, full = failures.named(reason, self._context(tunnel, {"child": child, **context}, now))
+        name, full = failures.named(reason, tunnel.context({"child": child, **context}))
         if reason in failures.OWN_INTENT:
             if not tunnel.usable:
                 tunnel.note("CHILD_DELETED_BY_OPERATOR", full, now)
@@ -527,40 +549,33 @@ class Gateway:
             tunnel.note(name, full, now)
         self._event("warning", "exchange-failed", tunnel.name, f"{child or 'IKE_SA'}: {name}", name, full)
 
-    def _context(self, tunnel: Tunnel, context: dict[str, str], now: float) -> dict[str, str]:
-        return {
-            "tunnel": tunnel.name,
-            "peer": str(tunnel.settings.ike.remote.host),
-            "tries": str(tunnel.settings.ike.retransmit_tries + 1),
-            **context,
-        }
-
     def _bgp_event(self, event: object, now: float) -> None:
         match event:
             case bgp.SendLine(text):
                 self._emit(effects.BgpLine(text))
             case bgp.BestChanged():
                 self.fib.command(route_command(event), now)
-            case bgp.LimitCrossed():
-                level, text = limit_sentence(event)
-                self._event(level, "bgp-limit", "", text)
             case bgp.SessionsChanged():
                 self._start_bgp()
             case bgp.PeerUp(name):
-                self._event("info", "bgp-up", "", f"BGP session with {name} is up")
-            case bgp.PeerDown(name, reason):
-                self._event("warning", "bgp-down", "", f"BGP session with {name} is down: {reason}")
-            case bgp.Rejected(name, prefix, reason):
-                self._event("warning", "bgp-rejected", "", f"{prefix} from {name} rejected: {reason}")
-            case bgp.CommandRefused(text):
-                self._event("error", "bgp-command-refused", "", f"ExaBGP refused: {text}")
+                self.liveness.established(name, now)
             case bgp.AnswersMissing(times):
                 self._emit(effects.BgpUnresponsive(times))
-                self._event("warning", "bgp-answers-missing", "", "ExaBGP stopped answering; synchronising again")
-            case bgp.Resynchronized(generation):
-                self._event("info", "bgp-synchronised", "", f"RIBs agree with ExaBGP (link {generation})")
             case bgp.Drained():
                 self._emit(effects.BgpDrained())
+        if (told := journal_event(event)) is not None:
+            self._emit(told)
+
+    def _liveness_event(self, event: object, now: float) -> None:
+        match event:
+            case routing.Liveness():
+                self.fib.command(event, now)
+            case bgp.Forwarding() if self.speaker is not None:
+                self.speaker.command(event, now)
+            case ike.CheckLiveness():
+                self.ike.command(event, now)
+            case _:
+                self._emit(event)
 
     def _ha_event(self, event: object, now: float) -> None:
         match event:

@@ -72,6 +72,22 @@ class DataPlaneEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbePacket:
+    """A probe met a packet that it did not expect."""
+
+    id: int
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeExpired:
+    """A probe met nothing for the detection time of this program."""
+
+    id: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """A reading of the data plane's counters: of SAs at least those that changed, of drops all that are not zero,
     or none at all where they were not read."""

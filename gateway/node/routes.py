@@ -1,9 +1,11 @@
-"""From what BGP decided to what the FIB is told; the only place that knows both."""
+"""From what BGP decided to what the FIB is told; the only place that knows both. And to what people are told."""
 
 from __future__ import annotations
 
+from gateway.bgp import events as bgp
 from gateway.bgp.events import BestChanged, Level, LimitCrossed
 from gateway.bgp.path import Path
+from gateway.node import effects
 from gateway.routing.model import RemoveRoute, SetRoute, Single, ViaConnection, ViaNextHop, ViaTiers
 
 EXTERNAL, INTERNAL = 20, 200
@@ -25,7 +27,30 @@ def _way(path: Path) -> Single:
     return ViaConnection(path.connection) if path.connection else ViaNextHop(path.next_hop)
 
 
-def limit_sentence(crossed: LimitCrossed) -> tuple[str, str]:
+def journal_event(event: object) -> effects.Event | None:
+    """What people are told of an event of the speaker's; None: nothing."""
+    match event:
+        case bgp.LimitCrossed():
+            level, text = _limit_sentence(event)
+            return effects.Event(level, "bgp-limit", "", text)
+        case bgp.PeerUp(name):
+            return effects.Event("info", "bgp-up", "", f"BGP session with {name} is up")
+        case bgp.PeerDown(name, reason):
+            return effects.Event("warning", "bgp-down", "", f"BGP session with {name} is down: {reason}")
+        case bgp.Rejected(name, prefix, reason):
+            return effects.Event("warning", "bgp-rejected", "", f"{prefix} from {name} rejected: {reason}")
+        case bgp.CommandRefused(text):
+            return effects.Event("error", "bgp-command-refused", "", f"ExaBGP refused: {text}")
+        case bgp.AnswersMissing():
+            text = "ExaBGP stopped answering; synchronising again"
+            return effects.Event("warning", "bgp-answers-missing", "", text)
+        case bgp.Resynchronized(generation):
+            return effects.Event("info", "bgp-synchronised", "", f"RIBs agree with ExaBGP (link {generation})")
+        case _:
+            return None
+
+
+def _limit_sentence(crossed: LimitCrossed) -> tuple[str, str]:
     """Level and text of the journal."""
     what = f"{crossed.count} of {crossed.limit} prefixes"
     match crossed.direction, crossed.level:

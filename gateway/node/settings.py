@@ -20,6 +20,7 @@ from gateway.ike.registry import IdType, Protocol
 from gateway.ike.settings import ChildSettings, ConnectionSettings, Credentials, Identity, PostQuantumKey, Trust
 from gateway.ike.traffic_selector import from_range
 from gateway.node.bgp_settings import speaker_settings
+from gateway.node.watches import Watch, watches
 
 ID_TYPES = {
     "ipv4": IdType.IPV4_ADDR,
@@ -43,6 +44,7 @@ class Secrets:
     ppks: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     certificates: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
     trusts: Mapping[str, Trust] = field(default_factory=dict, repr=False)
+    bfd_keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class GatewaySettings:
     heartbeat: HeartbeatSettings | None
     beside: frozenset[Address] = frozenset()
     """Neighbors and the peer gateway that are reached outside of every tunnel."""
+    watches: tuple[Watch, ...] = ()
 
     def tunnel(self, name: str) -> TunnelSettings | None:
         return next((tunnel for tunnel in self.tunnels if tunnel.name == name), None)
@@ -91,12 +94,14 @@ def build(
         number = known.setdefault(name, last + 1)
         last = max(last, number)
         tunnels.append(_tunnel(number, name, connection, secrets, _local_destinations(config, name)))
+    speaker = speaker_settings(config, secrets.bgp_passwords, sources or {})
     return GatewaySettings(
         config.gateway.name,
         tuple(tunnels),
-        speaker_settings(config, secrets.bgp_passwords, sources or {}),
+        speaker,
         _heartbeat(config, secrets),
         frozenset(_beside(config)),
+        tuple(watches(config, speaker, secrets.bfd_keys)),
     )
 
 

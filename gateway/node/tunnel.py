@@ -242,6 +242,11 @@ class Tunnel:
     def back_off_of(self, child: str) -> BackOff:
         return self.child_back_off.setdefault(child, BackOff(self._random))
 
+    def context(self, known: dict[str, str]) -> dict[str, str]:
+        """What explain.py wants to know of every failure."""
+        tries = str(self.settings.ike.retransmit_tries + 1)
+        return {"tunnel": self.name, "peer": str(self.settings.ike.remote.host), "tries": tries, **known}
+
     def failed(self, reason: str, context: dict[str, str], now: float) -> None:
         """The connection went down, or never came up."""
         self.failure = Failure(reason, context, now)

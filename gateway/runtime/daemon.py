@@ -45,6 +45,7 @@ from gateway.runtime.loading import Loaded
 from gateway.runtime.netlink import Netlink
 from gateway.runtime.offloads import merge_udp
 from gateway.runtime.operations import DaemonOperations
+from gateway.runtime.probes import NativeProbes
 from gateway.runtime.randomness import SystemRandom
 from gateway.runtime.tun import interface_name
 from gateway.runtime.udp import UdpSockets
@@ -80,6 +81,7 @@ class Daemon:
             lambda ticket, octets: self.driver.feed(lambda node, now: node.computed(ticket, octets, now)),
         )
         self.sockets = UdpSockets(config.gateway.mark, workers, self._received_ike, self.tell)
+        self.probes = NativeProbes(config.gateway.mark, SystemRandom(), self.driver.command, self.tell)
         self.netlink = Netlink(config.gateway)
         self.operations = DaemonOperations(self)
         self.disclosures = Disclosures(self.node, lambda: self.loaded.config.observe, self._audit)
@@ -104,6 +106,7 @@ class Daemon:
             await stack.enter_async_context(self.netlink)
             stack.push_async_callback(self._close_packet_sockets)
             stack.push_async_callback(self.dataplane.stop, self._delete_links)
+            stack.push_async_callback(self.probes.close)
             self._open_packet_sockets()
             stack.callback(self.sockets.close)
             self._open_sockets(self.loaded.settings)
@@ -249,6 +252,8 @@ class Daemon:
                 self.bgp.unresponsive(times)
             case effects.BgpDrained():
                 self.bgp.drained()
+            case effects.ProbeArm() | effects.ProbeSend() | effects.ProbeOpen() | effects.ProbeClose():
+                self.probes.perform(effect)
             case effects.HeartbeatTransmit(data, remote):
                 self.listeners.send(data, remote)
             case effects.Event(level, event, tunnel, text, failure, context):

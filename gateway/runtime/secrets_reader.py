@@ -8,6 +8,7 @@ from pathlib import Path
 from gateway.config.diagnostics import KeyPath
 from gateway.config.model import Config, SecretSource
 from gateway.config.secrets import (
+    BFD_SECRET,
     BGP_PASSWORD,
     HA_SECRET,
     PPK,
@@ -50,6 +51,11 @@ def read_secrets(config: Config, directory: Path, checking: bool = False) -> tup
         for name, neighbor in neighbors.items()
         if neighbor.password is not None
     }
+    bfd_keys = {
+        name: reader.read(("bgp", "neighbor", name, "bfd", "secret"), neighbor.bfd.secret, BFD_SECRET)
+        for name, neighbor in neighbors.items()
+        if neighbor.bfd is not None and neighbor.bfd.secret is not None
+    }
     heartbeat = reader.read(("ha", "secret"), config.ha.secret, HA_SECRET) if config.ha is not None else b""
     keys = {
         name: reader.read(("connection", name, "local_key"), connection.local_key, PRIVATE_KEY)
@@ -70,7 +76,7 @@ def read_secrets(config: Config, directory: Path, checking: bool = False) -> tup
     problems = [*reader.problems, *certificates.problems]
     if problems:
         raise SecretProblems(problems, [*reader.warnings, *certificates.warnings])
-    secrets = Secrets(psks, passwords, heartbeat, ppks, credentials, trusts)
+    secrets = Secrets(psks, passwords, heartbeat, ppks, credentials, trusts, bfd_keys)
     return secrets, [*reader.warnings, *certificates.warnings]
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from gateway.config.diff import IMPACTS, Change, Impact, diff, impact_of, worst
 from gateway.config.load import load_text
 from gateway.config.model import (
+    Bfd,
     Bgp,
     Child,
     Config,
@@ -23,6 +24,7 @@ from gateway.config.model import (
     Policy,
     PolicyRule,
     PrefixList,
+    Probe,
 )
 
 BASE = """
@@ -120,11 +122,13 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "dataplane": DataPlane,
     "connection.*": Connection,
     "connection.*.child.*": Child,
+    "connection.*.probe": Probe,
     "bgp": Bgp,
     "bgp.neighbor.*": Neighbor,
     "bgp.prefix_list.*": PrefixList,
     "bgp.policy.*": Policy,
     "bgp.policy.*.rule.*": PolicyRule,
+    "bgp.neighbor.*.bfd": Bfd,
     "ha": HaPeer,
     "metrics": Metrics,
     "observe": Observe,
@@ -134,7 +138,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
 def test_every_key_of_the_model_has_an_impact_and_no_other() -> None:
     shorthands = {f"connection.*.{name}" for name in ("local_ts", "remote_ts", "esp_proposals")}
     keys = {f"{path}.{name}" for path, model in SECTIONS.items() for name in model.model_fields}
-    tables = {"connection.*.child", "bgp.neighbor", "bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule"}
+    tables = {"connection.*.child", "connection.*.probe", "bgp.neighbor", "bgp.neighbor.*.bfd"}
+    tables |= {"bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule"}
     assert set(IMPACTS) == keys - shorthands - tables
     assert impact_of(("connection", "child", "child", "neighbor", "remote_ts")) is Impact.REKEY
 
