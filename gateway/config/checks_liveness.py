@@ -35,7 +35,9 @@ def _bfd(path: KeyPath, neighbor: Neighbor, bfd: Bfd) -> Iterator[Finding]:
         yield "warning", (*path, "multiplier"), "a single lost packet takes the session down; use 3"
     if neighbor.graceful_restart:
         # RFC 5882 4.3: a restart that BFD does not survive looks like a failure
-        message = "with BFD the neighbor takes a restart of ours for a failure, and drops the routes it was asked to keep"
+        message = (
+            "with BFD the neighbor takes a restart of ours for a failure, and drops the routes it was asked to keep"
+        )
         yield "warning", (*path[:-1], "graceful_restart"), message
     if neighbor.remote_as == AZURE_AS:
         message = "neither Azure's route servers nor its VPN gateways have BFD; see [connection.NAME.probe]"
