@@ -6,78 +6,34 @@ has the keys and says anything: the endpoint refuses by name, keeps its contract
 
 from __future__ import annotations
 
-import copy
 import random
-from dataclasses import dataclass
 
 import pytest
+from fuzz.mutation import mutated, with_length
+from fuzz.recorded import (
+    CHILDREN_MAX,
+    SAS_MAX,
+    arrive,
+    authenticated_state,
+    carry_on,
+    copied,
+    held_to_contract,
+    plaintext_of,
+    recording,
+    resealed,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.ike_pair import CHILD, LEFT, NAME, RIGHT, Flight, Host, Pair, snapshot
+from support.ike_pair import CHILD, LEFT, NAME, RIGHT, Pair, snapshot
 from support.ike_stages import ESP_KE, KINDS, NONCE, ROLES, STATES, Stage, esp_offer, reach, selectors
 
 from gateway.contract import Endpoint
 from gateway.ike.commands import Command, Initiate, Rekey, Terminate
-from gateway.ike.errors import Violation
 from gateway.ike.events import IkeUp
 from gateway.ike.key_exchange import Libcrypto
-from gateway.ike.keymat import IkeKeys, open_message, sealed_prefix
-from gateway.ike.message import HEADER_OCTETS, emit_chain
+from gateway.ike.message import HEADER_OCTETS
 from gateway.ike.payloads import Payload
 from gateway.ike.registry import ExchangeType
-from gateway.ike.sa import IkeSa
-
-SAS_MAX, CHILDREN_MAX, EFFECTS_MAX = 8, 64, 8
-"""No single message may leave behind, or set off, more than this."""
-
-# --- mutation ---------------------------------------------------------------------------------------------------------
-
-INTERESTING = (
-    b"\0",
-    b"\1",
-    b"\x7f",
-    b"\x80",
-    b"\xff",
-    b"\0\0",
-    b"\0\4",
-    b"\0\x08",
-    b"\xff\xff",
-    b"\0\0\0\0",
-    b"\xff" * 4,
-)
-
-
-def mutated(octets: bytes, chance: random.Random) -> bytes:
-    """One to three changes: a bit, an octet, a field, a cut, a repeat, an insertion."""
-    data = bytearray(octets)
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        if not data:
-            break
-        at = chance.randrange(len(data))
-        match chance.randrange(7):
-            case 0:
-                data[at] ^= 1 << chance.randrange(8)
-            case 1:
-                data[at] = chance.randrange(256)
-            case 2:
-                value = chance.choice(INTERESTING)
-                data[at : at + len(value)] = value
-            case 3:
-                del data[at : at + chance.choice((1, 2, 4, 8, 40))]
-            case 4:
-                data[at:at] = data[at : at + chance.randrange(1, 64)]
-            case 5:
-                data[at:at] = chance.randbytes(chance.choice((1, 2, 4, 100)))
-            case 6:
-                other = chance.randrange(len(data))
-                data[at], data[other] = data[other], data[at]
-    return bytes(data)
-
-
-def with_length(octets: bytes) -> bytes:
-    """The header's length made true again, so that the mutation gets past it."""
-    return octets[:24] + len(octets).to_bytes(4, "big") + octets[28:] if len(octets) >= HEADER_OCTETS else octets
-
 
 # --- recorded handshakes ----------------------------------------------------------------------------------------------
 
@@ -91,73 +47,7 @@ SCRIPT: tuple[tuple[str, Command], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A datagram about to arrive, in a pair that has come so far; `keys` are its sender's."""
-
-    pair: Pair
-    flight: Flight
-    keys: IkeKeys | None
-
-    @property
-    def receiver(self) -> Host:
-        return self.flight.receiver
-
-
-def recording() -> list[Moment]:
-    """Every datagram of a whole life, each with the world as it was before it arrived."""
-    pair, moments = Pair(), []
-    for side, command in SCRIPT:
-        pair.run(90)
-        (pair.left if side == "left" else pair.right).command(command)
-        while pair.in_flight:
-            flight = pair.in_flight[0]
-            moments.append(copied(Moment(pair, flight, senders_keys(flight))))
-            pair.deliver()
-    return moments
-
-
-def senders_keys(flight: Flight) -> IkeKeys | None:
-    """The sender may have forgotten them with the IKE_SA; the receiver's are the same ones, mirrored."""
-    sa = receivers_sa(flight)
-    if sa is None or sa.keys is None:
-        return None
-    keys = copy.deepcopy(sa.keys)
-    keys.sealing, keys.opening = keys.opening, keys.sealing
-    keys.sealing._sealed = keys.opening._sealed = 1 << 32  # no IV of the recording again
-    return keys
-
-
-def receivers_sa(flight: Flight) -> IkeSa | None:
-    spi = flight.message.header.initiator_spi
-    return next((sa for sa in flight.receiver.core._sas.values() if sa.initiator_spi == spi), None)
-
-
-def copied(moment: Moment) -> Moment:
-    """A world of its own. `services` and settings are shared as they are in the original."""
-    return copy.deepcopy(moment)
-
-
-def arrive(moment: Moment, octets: bytes) -> None:
-    transmit = moment.flight.transmit
-    assert transmit is not None
-    moment.pair.in_flight.clear()
-    moment.pair.receive(moment.receiver, octets, transmit.local, transmit.remote)
-
-
-def held_to_contract(moment: Moment) -> None:
-    """Bounds, and that what it does next is not absurd."""
-    core = moment.receiver.core
-    assert len(core._sas) - core.half_open <= SAS_MAX
-    assert sum(len(sa.children) for sa in core._sas.values()) <= CHILDREN_MAX
-    assert len(moment.pair.in_flight) <= EFFECTS_MAX
-    assert len(core._tickets) <= SAS_MAX
-    assert set(core.rejected) == {violation.value for violation in Violation}
-    deadline = core.next_deadline()
-    assert deadline is None or deadline > moment.pair.now
-
-
-RECORDING = recording()
+RECORDING = recording(Pair(), SCRIPT)
 
 
 def test_the_recording_is_a_whole_life() -> None:
@@ -169,22 +59,6 @@ def test_the_recording_is_a_whole_life() -> None:
 
 
 # --- the stranger -----------------------------------------------------------------------------------------------------
-
-
-def authenticated_state(host: Host) -> object:
-    """All that was made with keys; half-open IKE_SAs of strangers come and go."""
-    core = host.core
-    established = {spi: sa for spi, sa in core._sas.items() if sa.state.name != "CONNECTING"}
-    return snapshot_of(established), dict(core._primary.items()).keys(), set(host.data_plane.inbound)
-
-
-def snapshot_of(sas: dict[int, IkeSa]) -> object:
-    class Holder:
-        pass
-
-    holder = Holder()
-    holder.sas = sas  # type: ignore[attr-defined]
-    return snapshot(holder)  # type: ignore[arg-type]
 
 
 def play_stranger(rounds: int, seed: int) -> None:
@@ -285,22 +159,6 @@ def test_any_body_behind_a_true_header_in_any_state(data: st.DataObject) -> None
 # --- the hostile peer -------------------------------------------------------------------------------------------------
 
 
-def resealed(moment: Moment, first: int, plaintext: bytes) -> bytes:
-    """The datagram of the moment with another plaintext, under the sender's own keys."""
-    keys = copy.deepcopy(moment.keys)
-    assert keys is not None
-    head = moment.flight.message.header
-    length = len(plaintext) + keys.sealing.overhead(len(plaintext))
-    prefix = sealed_prefix(head, first, length)
-    return prefix + keys.sealing.seal(prefix, plaintext, moment.receiver.random)
-
-
-def plaintext_of(moment: Moment) -> tuple[int, bytes]:
-    sa = receivers_sa(moment.flight)
-    assert sa is not None and sa.keys is not None
-    return emit_chain(open_message(sa.keys, moment.flight.message).payloads)
-
-
 def play_hostile_peer(rounds: int, seed: int) -> int:
     """Returns how many of the mutants were refused."""
     chance = random.Random(seed)
@@ -315,13 +173,6 @@ def play_hostile_peer(rounds: int, seed: int) -> int:
             refusals += sum(world.receiver.core.rejected.values()) - sum(moment.receiver.core.rejected.values())
             carry_on(world)
     return refusals
-
-
-def carry_on(world: Moment) -> None:
-    """Whatever was believed, the next two minutes keep to the contract, and an end is an end."""
-    world.pair.run(2)
-    world.pair.silence(120)
-    held_to_contract(world)
 
 
 def test_an_authenticated_peer_that_says_anything() -> None:
