@@ -5,7 +5,9 @@ What is walked in full elsewhere (states, mutation, retransmission) is played on
 
 from __future__ import annotations
 
+import copy
 import random
+import time
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from support.ike_stages import (
     ROLES,
     Stage,
     esp_offer,
+    header_of,
     ike_offer,
     reach,
     selectors,
@@ -31,6 +34,7 @@ from gateway.contract import Endpoint
 from gateway.ike.commands import Initiate
 from gateway.ike.cookies import HALF_OPEN_FREE
 from gateway.ike.events import ChildInstall, IkeDown, IkeUp, Notice
+from gateway.ike.keymat import seal_fragments
 from gateway.ike.message import Header, emit_header, emit_message
 from gateway.ike.payloads import (
     Authentication,
@@ -55,6 +59,8 @@ CREATE, INFO, AUTH_EXCHANGE, INIT = (
     ExchangeType.IKE_AUTH,
     ExchangeType.IKE_SA_INIT,
 )
+FATAL = (7, 24)
+"""INVALID_SYNTAX and AUTHENTICATION_FAILED end an IKE_SA (RFC 7296 2.21.2, 2.21.3); see test_informational.py."""
 
 
 def request(stage: Stage, exchange: ExchangeType, *payloads: Payload) -> None:
@@ -196,6 +202,45 @@ def test_cve_2014_9221_every_number_of_every_kind_once() -> None:
     assert len(stage.sa.children) == 1
 
 
+def test_cve_2014_9221_all_notify_types_transform_ids_and_protocols_there_are() -> None:
+    """65536 notifications by every protocol number, then 65536 ids of each of the transform types of an offer."""
+    stage = reach("responder", "ESTABLISHED", fragment_size=0)
+    for start in range(0, 65536, 96):
+        kinds = [kind for kind in range(start, min(start + 96, 65536)) if kind not in FATAL]
+        told = [Notify(kind, b"data", kind & 0xFF, b"\1\2\3\4") for kind in kinds]
+        request(stage, INFO, *told, Delete(start & 0xFF or 1, (b"\1\2\3\4",)))
+        assert len(stage.answers()) == 1
+        if not stage.sa.established:
+            # Only DELETE of the IKE_SA itself ends it
+            assert start & 0xFF in (0, Protocol.IKE)
+            stage = reach("responder", "ESTABLISHED", fragment_size=0)
+    for kind in range(1, 14):
+        for start in range(0, 65536, 255 * 28):
+            numbers = range(start, min(start + 255 * 28, 65536))
+            pieces = [numbers[at : at + 255] for at in range(0, len(numbers), 255)]
+            offer = SecurityAssociation(
+                tuple(
+                    Proposal(place, Protocol.ESP, b"\0\0\x10\0", tuple(Transform(kind, one) for one in piece))
+                    for place, piece in enumerate(pieces, 1)
+                )
+            )
+            request(stage, CREATE, offer, NONCE, *selectors())
+            assert stage.outcome() == "ESTABLISHED <CREATE_CHILD_SA[NO_PROPOSAL_CHOSEN] -no_proposal"
+
+
+@pytest.mark.slow
+def test_cve_2014_9221_all_groups_there_are() -> None:
+    """As KE of a first request; as the group that an answer asks for, see test_sa_init.py."""
+    pair = Pair()
+    for group in range(65536):
+        octets = emit_message(
+            Header(group + 1, 0, INIT, Flags.INITIATOR, 0), (ike_offer(b""), KeyExchange(group, bytes(96)), NONCE)
+        )
+        pair.right.core.receive(octets, Endpoint(RIGHT, 500), Endpoint(LEFT, 500), pair.now)
+        assert len(list(pair.right.core.poll())) <= 2
+    assert pair.right.core.half_open == 1  # of the group that we have
+
+
 # --- fragments ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +257,24 @@ def test_cve_2026_12413_fragments_leave_nothing_behind(role: str, state: str) ->
         stage.deliver(emit_header(head, 53, 28 + len(body)) + body)
         assert stage.answers() == []
     assert snapshot(stage.host.core) == before
+
+
+@pytest.mark.parametrize("count", [100, 101, 4000])
+def test_cve_2026_12413_more_payloads_in_fragments_than_there_is_room_for(count: int) -> None:
+    """There an assertion; here the whole is refused like one that came in one piece, and nothing of it is kept."""
+    stage = reach("responder", "ESTABLISHED", fragment_size=600)
+    payloads = (Notify(40000),) * count
+    head = header_of(stage, INFO, stage.request_id, False)
+    keys = copy.deepcopy(stage.peer_keys)
+    assert keys is not None
+    pieces = seal_fragments(keys, head, payloads, stage.peer.random, 600)
+    assert len(pieces) > 1
+    stage.mark()
+    for piece in pieces:
+        stage.pair.receive(stage.host, piece, stage.sa.remote, stage.sa.local)
+    good = "ESTABLISHED <INFORMATIONAL[]"
+    assert stage.outcome() == (good if count <= 100 else "DESTROYING <INFORMATIONAL[INVALID_SYNTAX] -malformed")
+    assert not any(one.plaintexts for one in stage.sa.reassembly.values())
 
 
 # --- floods ---------------------------------------------------------------------------------------------------------------------------
@@ -237,6 +300,21 @@ def test_cve_2016_5361_a_flood_from_strangers_costs_no_memory_and_no_answers() -
     flood(pair, 3000, "192.0.2.50")
     assert snapshot(pair.right.core) == before
     assert pair.right.rejected == {"unknown_peer": 3001}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["192.0.2.50", LEFT], ids=["strangers", "in a peer's name"])
+def test_cve_2016_5361_a_hundred_thousand_and_the_peer_comes_up_behind_them(source: str) -> None:
+    pair = Pair()
+    flood(pair, 2000, source)
+    before = len(repr(snapshot(pair.right.core)))
+    flood(pair, 100_000, source)
+    assert len(repr(snapshot(pair.right.core))) < before + 100_000
+    begin = time.process_time()
+    pair.left.command(Initiate(NAME))
+    pair.settle()
+    assert pair.left.sa.state.name == pair.right.sa.state.name == "ESTABLISHED"
+    assert time.process_time() - begin < 2
 
 
 def test_strongswan_2791_half_open_ike_sas_in_a_peer_s_name_do_not_take_its_tunnel_down() -> None:
