@@ -31,6 +31,14 @@ VERSION = 0x20  # RFC 7296 3.1: major 2, minor 0
 CRITICAL = 0x80
 MESSAGE_MAX = 65535
 PAYLOADS_MAX = 100
+STRUCTURED_MAX: dict[int, int] = {
+    PayloadType.SA: 8192,
+    PayloadType.DELETE: 8192,
+    PayloadType.TSI: 12288,
+    PayloadType.TSR: 12288,
+}
+"""Octets, all of a message together, of payloads that cost far more to take apart than they do to send. Room for a thousand
+transforms and for every traffic selector that a payload can count; a datagram of nothing else would keep us busy for 20 ms."""
 _HEADER = Struct(">QQBBBBII")
 _CHAINED, _PAYLOAD_HEADER, _PLACE = Struct(">BBH"), Struct(">BxH"), Struct(">HH")
 
@@ -126,12 +134,17 @@ def parse_chain(data: bytes, first: int) -> tuple[Payload, ...]:
     reader = Reader(data)
     payloads: list[Payload] = []
     kind = first
+    structured = dict.fromkeys(STRUCTURED_MAX, 0)
     try:
         while kind != PayloadType.NONE:
             if len(payloads) == PAYLOADS_MAX:
                 raise malformed("too many payloads")
             following, flags, length = reader.unpack(_CHAINED)
             body = reader.sub(length - PAYLOAD_HEADER_OCTETS)
+            if kind in structured:
+                structured[kind] += length
+                if structured[kind] > STRUCTURED_MAX[kind]:
+                    raise malformed(f"more than {STRUCTURED_MAX[kind]} octets of {PayloadType(kind).name}")
             payload = _parse_payload(kind, bool(flags & CRITICAL), body, following)
             if payload is not None:
                 payloads.append(payload)

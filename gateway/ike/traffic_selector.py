@@ -13,6 +13,9 @@ ANY_PROTOCOL = 0
 LAST_PORT = 65535
 SELECTORS_MAX = 255
 """What one octet counts on the wire (RFC 7296 3.13)."""
+TIDY_MAX = 32
+"""Up to so many, none that is given lies inside another; a peer that sends hundreds gets them as they come out."""
+TOLD_MAX = 16
 
 
 def from_range(first: bytes, last: bytes) -> TrafficSelector:
@@ -48,20 +51,24 @@ def contains(outer: TrafficSelector, inner: TrafficSelector) -> bool:
 def narrow(received: Iterable[TrafficSelector], allowed: Iterable[TrafficSelector]) -> tuple[TrafficSelector, ...]:
     """RFC 7296 2.9: the subset of the initiator's selectors that our policy allows; TS_UNACCEPTABLE when empty."""
     received, allowed = tuple(received), tuple(allowed)
-    found: list[TrafficSelector] = []
+    found: dict[TrafficSelector, None] = {}
     for theirs in received:
         for ours in allowed:
             common = intersection(theirs, ours)
-            if common is None or any(contains(kept, common) for kept in found):
+            if common is None or common in found:
                 continue
-            found = [kept for kept in found if not contains(common, kept)] + [common]
+            if len(found) < TIDY_MAX:
+                if any(contains(kept, common) for kept in found):
+                    continue
+                found = {kept: None for kept in found if not contains(common, kept)}
+            found[common] = None
     if not found:
         raise PeerError(
             Violation.TRAFFIC_SELECTORS,
             f"peer asks for {describe_all(received)}, we allow {describe_all(allowed)}",
             NotifyType.TS_UNACCEPTABLE,
         )
-    return tuple(found[:SELECTORS_MAX])
+    return tuple(found)[:SELECTORS_MAX]
 
 
 def check_narrowed(sent: Iterable[TrafficSelector], received: Iterable[TrafficSelector]) -> tuple[TrafficSelector, ...]:
@@ -88,7 +95,9 @@ def describe(selector: TrafficSelector) -> str:
 
 
 def describe_all(selectors: Iterable[TrafficSelector]) -> str:
-    return " ".join(describe(selector) for selector in selectors) or "nothing"
+    given = tuple(selectors)
+    more = f" and {len(given) - TOLD_MAX} more" if len(given) > TOLD_MAX else ""
+    return " ".join(map(describe, given[:TOLD_MAX])) + more if given else "nothing"
 
 
 def _address(octets: bytes) -> str:

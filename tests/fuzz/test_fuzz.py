@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +22,24 @@ from fuzz.targets import TARGETS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.ike_pair import Pair, snapshot
-from support.ike_stages import ROLES, reach
+from support.ike_stages import ESP_KE, IKE_KE, NONCE, ROLES, esp_offer, reach
 
 from gateway.ike.errors import PeerError
 from gateway.ike.events import IkeUp
-from gateway.ike.message import emit_chain, parse_chain
-from gateway.ike.registry import ExchangeType, Flags
+from gateway.ike.message import Header, emit_chain, emit_message, parse_chain
+from gateway.ike.payloads import (
+    Certificate,
+    Delete,
+    Notify,
+    Payload,
+    Proposal,
+    SecurityAssociation,
+    TrafficSelector,
+    TrafficSelectorsInitiator,
+    TrafficSelectorsResponder,
+    Transform,
+)
+from gateway.ike.registry import ExchangeType, Flags, Protocol
 
 CORPUS = Path(__file__).parent / "corpus"
 SEED, COUNT = int(os.environ.get("FUZZ_SEED", "1")), int(os.environ.get("FUZZ_COUNT", "800"))
@@ -174,6 +187,59 @@ def test_any_payloads_from_an_authenticated_peer_in_any_state(data: st.DataObjec
     assert was or not stage.sa.established
     stage.pair.silence(120)
     assert len(stage.host.sas) <= 2
+
+
+def transforms(count: int, first: int = 0) -> tuple[Transform, ...]:
+    return tuple(Transform(1 + number % 5, number % 40) for number in range(first, first + count))
+
+
+def offers(protocol: Protocol, count: int, each: int) -> SecurityAssociation:
+    spi = b"" if protocol == Protocol.IKE else b"\0\0\x10\0"
+    return SecurityAssociation(
+        tuple(Proposal(number & 0xFF, protocol, spi, transforms(each)) for number in range(count))
+    )
+
+
+PORTS = tuple(TrafficSelector(7, 0, number, number, bytes(4) + b"\xff" * 4) for number in range(255))
+BOTH = (TrafficSelectorsInitiator(PORTS), TrafficSelectorsResponder(PORTS))
+SPIS = tuple(number.to_bytes(4, "big") for number in range(15000))
+WORST: dict[str, tuple[ExchangeType, tuple[Payload, ...]]] = {
+    "as many transforms as there is room for": (
+        ExchangeType.CREATE_CHILD_SA,
+        (offers(Protocol.ESP, 28, 255), NONCE),
+    ),
+    "as many as are taken": (ExchangeType.CREATE_CHILD_SA, (offers(Protocol.ESP, 5, 200), NONCE, ESP_KE, *BOTH)),
+    "empty proposals": (ExchangeType.CREATE_CHILD_SA, (offers(Protocol.ESP, 5000, 0), NONCE)),
+    "selectors that hold one another": (ExchangeType.CREATE_CHILD_SA, (esp_offer(), NONCE, ESP_KE, *BOTH)),
+    "selectors again and again": (ExchangeType.CREATE_CHILD_SA, (esp_offer(), NONCE, ESP_KE, *BOTH * 7)),
+    "one DELETE of many": (ExchangeType.INFORMATIONAL, (Delete(Protocol.ESP, SPIS),)),
+    "one DELETE of as many as are taken": (ExchangeType.INFORMATIONAL, (Delete(Protocol.ESP, SPIS[:2040]),)),
+    "many DELETEs": (ExchangeType.INFORMATIONAL, (Delete(Protocol.ESP, SPIS[:150]),) * 64),
+    "notifications": (ExchangeType.INFORMATIONAL, tuple(Notify(kind) for kind in range(100))),
+    "certificates": (ExchangeType.INFORMATIONAL, (Certificate(4, bytes(600)),) * 100),
+    "first requests": (ExchangeType.IKE_SA_INIT, (offers(Protocol.IKE, 28, 255), IKE_KE, NONCE)),
+    "first requests of as much as is taken": (ExchangeType.IKE_SA_INIT, (offers(Protocol.IKE, 5, 200), IKE_KE, NONCE)),
+    "first requests of empty proposals": (ExchangeType.IKE_SA_INIT, (offers(Protocol.IKE, 8000, 0), IKE_KE, NONCE)),
+}
+
+
+@pytest.mark.parametrize("name", WORST)
+def test_the_most_laborious_message_that_fits_a_datagram_takes_no_10_ms(name: str) -> None:
+    """CVE-2026-35328 and its kin, by the clock: the loop that serves it also keeps a thousand others alive."""
+    exchange, payloads = WORST[name]
+
+    def feed(_: bytes) -> float:
+        stage = reach("responder", "ESTABLISHED", fragment_size=0)
+        if exchange == ExchangeType.IKE_SA_INIT:
+            octets = emit_message(Header(5, 0, exchange, Flags.INITIATOR, 0), payloads)
+        else:
+            octets = stage.encode(exchange, payloads, stage.request_id, False)
+        assert len(octets) <= 65535
+        begin = time.process_time()
+        stage.host.core.receive(octets, stage.sa.local, stage.sa.remote, stage.pair.now)
+        return time.process_time() - begin
+
+    Target(name, feed, list).judge(b"")
 
 
 @pytest.mark.parametrize("who", ["stranger", "peer"])

@@ -218,6 +218,18 @@ def test_the_worst_datagrams_are_judged_with_little_work() -> None:
         assert calls_while(lambda data=data: outcome(data)) < 8 * len(data)  # type: ignore[misc]
 
 
+def test_more_octets_than_anybody_needs_are_refused() -> None:
+    """Of what is far cheaper to send than to take apart; all payloads of a kind together, so that many small ones do not do."""
+    selector = TrafficSelector(8, 0, 0, 65535, bytes(16) + b"\xff" * 16)
+    fits = TrafficSelectorsInitiator((selector,) * 255)
+    offer = SecurityAssociation((Proposal(1, Protocol.ESP, b"spis", (Transform(1, 20),) * 200),))
+    assert isinstance(outcome(emit_message(HEADER, (fits, offer))), Message)
+    for payload, count in ((fits, 2), (Delete(3, (b"spis",) * 1000), 3), (offer, 6)):
+        refused = outcome(emit_message(HEADER, (payload,) * count))
+        assert isinstance(refused, PeerError)
+        assert "octets of" in refused.detail
+
+
 def test_more_payloads_than_the_limit_are_refused() -> None:
     many = tuple(VendorId(b"") for _ in range(PAYLOADS_MAX))
     assert len(parse_message(emit_message(HEADER, many)).payloads) == PAYLOADS_MAX

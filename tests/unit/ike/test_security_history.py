@@ -214,9 +214,9 @@ def test_cve_2014_9221_all_notify_types_transform_ids_and_protocols_there_are() 
             # Only DELETE of the IKE_SA itself ends it
             assert start & 0xFF in (0, Protocol.IKE)
             stage = reach("responder", "ESTABLISHED", fragment_size=0)
-    for kind in range(1, 14):
-        for start in range(0, 65536, 255 * 28):
-            numbers = range(start, min(start + 255 * 28, 65536))
+    for kind in range(1, 6):
+        for start in range(0, 65536, 255 * 3):
+            numbers = range(start, min(start + 255 * 3, 65536))
             pieces = [numbers[at : at + 255] for at in range(0, len(numbers), 255)]
             offer = SecurityAssociation(
                 tuple(

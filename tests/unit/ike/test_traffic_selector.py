@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.payloads import TrafficSelector
 from gateway.ike.registry import NotifyType
-from gateway.ike.traffic_selector import check_narrowed, contains, describe, from_range, intersection, narrow
+from gateway.ike.traffic_selector import (
+    check_narrowed,
+    contains,
+    describe,
+    describe_all,
+    from_range,
+    intersection,
+    narrow,
+)
 
 Packet = tuple[int, int, int, int]
 ADDRESSES, PORTS, PROTOCOLS = range(8), range(4), (6, 17)
@@ -136,3 +144,10 @@ def test_selectors_for_people() -> None:
     assert describe(from_range(b"\x0a\0\0\1", b"\x0a\0\0\6")) == "10.0.0.1-10.0.0.6"
     assert describe(from_range(bytes(16), b"\xff" * 16)) == "::/0"
     assert describe(TrafficSelector(7, 6, 80, 443, bytes(8))) == "0.0.0.0/32[proto 6][port 80-443]"
+
+
+def test_hundreds_of_selectors_are_told_in_short() -> None:
+    many = [from_range(bytes([10, 0, number, 0]), bytes([10, 0, number, 255])) for number in range(200)]
+    told = describe_all(many)
+    assert told.startswith("10.0.0.0/24 10.0.1.0/24")
+    assert told.endswith("10.0.15.0/24 and 184 more")
