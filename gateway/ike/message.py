@@ -32,12 +32,12 @@ CRITICAL = 0x80
 MESSAGE_MAX = 65535
 PAYLOADS_MAX = 100
 STRUCTURED_MAX: dict[int, int] = {
-    PayloadType.SA: 8192,
+    PayloadType.SA: 4096,
     PayloadType.DELETE: 8192,
     PayloadType.TSI: 12288,
     PayloadType.TSR: 12288,
 }
-"""Octets, all of a message together, of payloads that cost far more to take apart than they do to send. Room for a thousand
+"""Octets, all of a message together, of payloads that cost far more to take apart than they do to send. Room for five hundred
 transforms and for every traffic selector that a payload can count; a datagram of nothing else would keep us busy for 20 ms."""
 _HEADER = Struct(">QQBBBBII")
 _CHAINED, _PAYLOAD_HEADER, _PLACE = Struct(">BBH"), Struct(">BxH"), Struct(">HH")

@@ -13,7 +13,7 @@ ANY_PROTOCOL = 0
 LAST_PORT = 65535
 SELECTORS_MAX = 255
 """What one octet counts on the wire (RFC 7296 3.13)."""
-TIDY_MAX = 32
+TIDY_MAX = 16
 """Up to so many, none that is given lies inside another; a peer that sends hundreds gets them as they come out."""
 TOLD_MAX = 16
 

@@ -38,7 +38,7 @@ class Target:
         try:
             taken = self.seconds(data)
             if taken > LIMIT:
-                taken = min(self.seconds(data) for _ in range(7))
+                taken = min(self.seconds(data) for _ in range(15))
             assert taken <= LIMIT, f"{taken * 1000:.1f} ms"
         except Exception as error:
             error.add_note(

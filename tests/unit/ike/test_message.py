@@ -224,7 +224,7 @@ def test_more_octets_than_anybody_needs_are_refused() -> None:
     fits = TrafficSelectorsInitiator((selector,) * 255)
     offer = SecurityAssociation((Proposal(1, Protocol.ESP, b"spis", (Transform(1, 20),) * 200),))
     assert isinstance(outcome(emit_message(HEADER, (fits, offer))), Message)
-    for payload, count in ((fits, 2), (Delete(3, (b"spis",) * 1000), 3), (offer, 6)):
+    for payload, count in ((fits, 2), (Delete(3, (b"spis",) * 1000), 3), (offer, 3)):
         refused = outcome(emit_message(HEADER, (payload,) * count))
         assert isinstance(refused, PeerError)
         assert "octets of" in refused.detail

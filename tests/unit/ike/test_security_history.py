@@ -215,9 +215,9 @@ def test_cve_2014_9221_all_notify_types_transform_ids_and_protocols_there_are() 
             assert start & 0xFF in (0, Protocol.IKE)
             stage = reach("responder", "ESTABLISHED", fragment_size=0)
     for kind in range(1, 6):
-        for start in range(0, 65536, 255 * 3):
-            numbers = range(start, min(start + 255 * 3, 65536))
-            pieces = [numbers[at : at + 255] for at in range(0, len(numbers), 255)]
+        for start in range(0, 65536, 250 * 2):
+            numbers = range(start, min(start + 250 * 2, 65536))
+            pieces = [numbers[at : at + 250] for at in range(0, len(numbers), 250)]
             offer = SecurityAssociation(
                 tuple(
                     Proposal(place, Protocol.ESP, b"\0\0\x10\0", tuple(Transform(kind, one) for one in piece))
