@@ -20,7 +20,9 @@ no protected prefix covers it, it has a blackhole of its own.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, TypeGuard
 
 from gateway.routing.dirty import Dirty
@@ -105,12 +107,17 @@ class Fib:
         self._dump_wanted = True
         self._synchronised = False  # the first dump has been read
         self._swept = False
+        # After the first dump: what is still to be compared, in this order
+        self._unguarded: deque[Key] = deque()
+        self._unchosen: dict[Prefix, None] = {}  # a set in order of insertion
+        self._now = 0.0
         self._retry_at: float | None = None
         self._status: FibStatus | None = None  # until something happens
 
     def command(self, command: Command, now: float) -> None:
         """Intent, news from the kernel, or the answer to an effect."""
         self._status = None
+        self._now = now
         if isinstance(command, Applied):
             self._applied(command, now)
         else:
@@ -122,16 +129,21 @@ class Fib:
             address = next(iter(self._to_resolve))
             del self._to_resolve[address]
             yield Resolve(address)
-        if self._under_way is None and self._protected is not None:
+        # Nothing is taken from the kernel before it is known whether it is wanted
+        if self._under_way is None and self._protected is not None and not self._comparing:
             self._under_way = self._next_step()
             if self._under_way is not None:
                 yield self._under_way
 
     def next_deadline(self) -> float | None:
-        return self._retry_at
+        return self._now if self._comparing else self._retry_at
 
     def handle_deadline(self, now: float) -> None:
-        """Try again what failed, from a fresh view of the kernel."""
+        """Go on with the first comparison; try again what failed, from a fresh view of the kernel."""
+        self._now = now
+        if self._comparing:
+            self._status = None
+            self._compare_some()
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._status = None
@@ -181,7 +193,7 @@ class Fib:
     @property
     def guard_complete(self) -> bool:
         """Whether the kernel is known to hold every entry of the guard."""
-        return self._synchronised and not self._guard_dirty
+        return self._synchronised and not self._comparing and not self._guard_dirty
 
     @property
     def synchronised(self) -> bool:
@@ -312,7 +324,9 @@ class Fib:
         self._stale.intersection_update(self._mirror)
         if first:
             self._targets.avoid(command.dump.used_ids)
+            self._unchosen = dict.fromkeys(self._candidates)
             self._guard_changed()
+            self._compare_some()
         owners = {self._targets.owner(key) for key in changed if isinstance(key, int)}
         for target in [owner for owner in owners if owner is not None]:
             self._refresh_all(target)
@@ -325,6 +339,20 @@ class Fib:
             del self._failed[key]
 
     # From candidates to desired entries.
+
+    @property
+    def _comparing(self) -> bool:
+        return bool(self._unguarded or self._unchosen)
+
+    def _compare_some(self) -> None:
+        """Of thousands at a start only so many at a time: whoever runs this has other things to do in between."""
+        for _ in range(min(self._settings.slice, len(self._unguarded))):
+            key = self._unguarded.popleft()
+            self._want(key, self._guarding.get(key))
+        if not self._unguarded:
+            for prefix in list(islice(self._unchosen, self._settings.slice)):
+                del self._unchosen[prefix]
+                self._choose(prefix)
 
     def _choose(self, prefix: Prefix) -> None:
         """Pick the target of one prefix: usable ones first, then by distance, then by name."""
@@ -420,10 +448,14 @@ class Fib:
             return  # the first dump asks for all of it
         self._guard = guard(self._protected or (), self._throws.connected, self._throws.endpoints)
         before, self._guarding = self._guarding, {route.key: route for route in self._guard.routes}
-        for key in before.keys() | self._guarding.keys():
-            self._want(key, self._guarding.get(key))
-        for prefix in self._candidates:
-            self._choose(prefix)
+        touched = before.keys() | self._guarding.keys()
+        if self._unchosen:
+            self._unguarded.extend(touched)
+        else:
+            for key in touched:
+                self._want(key, self._guarding.get(key))
+            for prefix in self._candidates:
+                self._choose(prefix)
         for key in [key for key in self._stale if not self._may_stay(key)]:
             self._stale.discard(key)
             self._mark(key)

@@ -321,6 +321,7 @@ class FibSettings:
     first_id: int = 0x67770000  # of our nexthop objects: "gw"
     metric: int = 20  # one for all routes, so that a change of target replaces the route in one step
     batch: int = 500  # operations; a failover waits for one batch at most
+    slice: int = 256  # prefixes looked at in one go at the first comparison
     retry: float = 5.0  # seconds until what failed is tried again
 
 

@@ -182,8 +182,9 @@ class UdpSockets:
         self._guarded, self._behind = None, 0
         for _, _, sockets in self._all():
             flood_filter.detach(sockets)
-        text = "requests for IKE_SAs came faster than they were read: for a while the kernel refused those of addresses that no connection names"
-        self._tell("warning", "ike-flood", f"{text}, {self._dropped() - before} datagrams")
+        if refused := self._dropped() - before:
+            text = "requests for IKE_SAs came faster than they were read; the kernel refused strangers' for a while"
+            self._tell("warning", "ike-flood", f"{text}: {refused} datagrams")
 
     def _dropped(self) -> int:
         """By the kernel, of what came for these sockets."""
