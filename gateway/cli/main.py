@@ -163,6 +163,13 @@ def bgp_routes() -> None:
 
 
 @app.command()
+def bfd() -> None:
+    """BFD sessions with BGP neighbors, and probes of tunnels. Example: gatewayctl bfd -o wide"""
+    snapshot = _snapshot()
+    _print(snapshot, "liveness", snapshot.get("liveness", []), lambda: [views.bfd(snapshot, Session.style.wide)])
+
+
+@app.command()
 def workers() -> None:
     """Data plane threads: CPU time, packets, burst sizes, queues. Example: gatewayctl workers -o wide"""
     snapshot = _snapshot()

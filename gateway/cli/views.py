@@ -40,6 +40,8 @@ def status(snapshot: Json, wide: bool) -> list[Block]:
     if snapshot.get("peers"):
         speaker = snapshot.get("exabgp", "")
         blocks += ["", *([f"ExaBGP {speaker}"] if speaker not in ("", "running") else []), bgp_peers(snapshot, wide)]
+    if snapshot.get("liveness"):
+        blocks += ["", bfd(snapshot, wide)]
     routes = snapshot.get("kernel_routes", {})
     if routes:
         blocks += ["", "kernel routes  " + "  ".join(f"{state} {count}" for state, count in routes.items())]
@@ -94,6 +96,31 @@ def bgp_peers(snapshot: Json, wide: bool) -> Table:
             row += [str(peer.get("flaps", 0)), peer.get("last_error", "")]
         rows.append(tuple(row))
     return Table(tuple(headings), tuple(rows))
+
+
+def bfd(snapshot: Json, wide: bool) -> Table:
+    """BFD sessions and probes. Down with the verdict "unknown": as if it were not there."""
+    headings = ["Session", "Remote", "State", "Verdict", "Since", "Detection", "Flaps", "Reason"]
+    if wide:
+        headings += ["Kind", "Local", "Inside", "Interval", "RemoteState", "Diagnostic", "RemoteDiagnostic"]
+        headings += ["Sent", "Received", "Refused"]
+    rows = []
+    for one in snapshot.get("liveness", ()):
+        changed, counts = one.get("changed_at"), one.get("counts", {})
+        row = [one["name"], one["remote"], one["state"], one["verdict"]]
+        row += [age(snapshot["now"] - changed) if changed is not None else "-", _milliseconds(one.get("detection", 0))]
+        row += [str(one.get("flaps", 0)), one.get("reason", "")]
+        if wide:
+            row += [one["kind"], one["local"], one.get("connection") or "-", _milliseconds(one.get("interval", 0))]
+            row += [one.get("remote_state", ""), one.get("diagnostic", ""), one.get("remote_diagnostic", "")]
+            refused = sum(one.get("refused", {}).values())
+            row += [str(counts.get("sent", 0)), str(counts.get("received", 0)), str(refused)]
+        rows.append(tuple(row))
+    return Table(tuple(headings), tuple(rows))
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds else "-"
 
 
 def bgp_routes(snapshot: Json, wide: bool) -> Table:
@@ -187,6 +214,7 @@ def faults(snapshot: Json) -> tuple[list[str], list[str]]:
     critical += [
         f"BGP peer {p['address']} {p['state']}" for p in snapshot.get("peers", ()) if p["state"] != "Established"
     ]
+    critical += [f"{one['name']} down" for one in snapshot.get("liveness", ()) if one["verdict"] == "down"]
     warning = ["other gateway of the pair down"] if snapshot.get("ha") and not snapshot["ha"]["peer_up"] else []
     failed = snapshot.get("kernel_routes", {}).get("failed", 0)
     warning += [f"{failed} kernel routes failed"] if failed else []

@@ -5,8 +5,8 @@ What the shell alone knows (engine, workers, ExaBGP's process, wall clock, findi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_network
 from typing import Any
 
@@ -28,7 +28,9 @@ from gateway.observe.snapshot import (
     ChildStatus,
     HaStatus,
     JournalEntry,
+    LivenessStatus,
     PeerStatus,
+    ProbeCounts,
     RouteStatus,
     Snapshot,
     TunnelStatus,
@@ -47,6 +49,8 @@ class ShellFacts:
     interfaces: dict[str, str] | None = None
     drop_reasons: tuple[str, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()
+    probes: Mapping[int, ProbeCounts] = field(default_factory=dict)  # by number of the watch
+    probe_refused: Mapping[str, int] = field(default_factory=dict)
     journal: tuple[JournalEntry, ...] = ()
     problems: tuple[str, ...] = ()
     certificate_problems: tuple[str, ...] = ()
@@ -74,6 +78,8 @@ def build(
         kernel_routes={"desired": fib.desired, "installed": fib.installed, "failed": fib.failed, "guard": fib.guard},
         exabgp=facts.exabgp,
         ha=_ha(node, now),
+        liveness=tuple(_liveness(node, facts)),
+        probe_refused=dict(facts.probe_refused),
         workers=facts.workers,
         drops=_drops(node, 0, facts),
         ike_half_open=node.ike.half_open,
@@ -287,6 +293,22 @@ def _routes(node: Gateway) -> Iterator[RouteStatus]:
         values = {field.name: getattr(route, field.name) for field in fields(RouteStatus)}
         values["installed"] = route.best and node.fib.state(ip_network(route.prefix)).installed
         yield RouteStatus(**values)
+
+
+def _liveness(node: Gateway, facts: ShellFacts) -> Iterator[LivenessStatus]:
+    for status in node.liveness.status():
+        watch, session = status.watch, status.session
+        known = {item.name: getattr(session, item.name) for item in fields(session)}
+        yield LivenessStatus(
+            name=watch.name,
+            kind=watch.kind,
+            neighbor=watch.neighbor,
+            connection=watch.connection,
+            local=str(watch.local),
+            remote=str(watch.remote),
+            counts=facts.probes.get(status.id, ProbeCounts()),
+            **known,
+        )
 
 
 def _ha(node: Gateway, now: float) -> HaStatus | None:

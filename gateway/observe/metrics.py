@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,10 +22,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.bfd.packet import Refusal
 from gateway.ike.errors import Violation
 from gateway.ike.registry import NotifyType
 from gateway.ike.states import IkeState
-from gateway.observe.snapshot import ChildStatus, Snapshot, WorkerStatus
+from gateway.observe.snapshot import ChildStatus, LivenessStatus, Snapshot, WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +352,24 @@ def _bgp_levels(snapshot: Snapshot) -> Iterator[Sample]:
         yield (peer.address, "out"), peer.level_out
 
 
+def _of_sessions(value: Callable[[LivenessStatus], float]) -> Callable[[Snapshot], list[Sample]]:
+    return lambda snapshot: [((one.name, one.kind), value(one)) for one in snapshot.liveness]
+
+
+def _liveness_packets(snapshot: Snapshot) -> Iterator[Sample]:
+    for one in snapshot.liveness:
+        yield (one.name, one.kind, "out"), one.counts.sent
+        yield (one.name, one.kind, "in"), one.counts.received
+
+
+def _liveness_refused(snapshot: Snapshot) -> Iterator[Sample]:
+    totals = Counter({why.value: 0 for why in Refusal} | snapshot.probe_refused)
+    for one in snapshot.liveness:
+        totals.update(one.refused)
+    for reason, count in totals.items():
+        yield (reason,), count
+
+
 def _ha_datagrams(snapshot: Snapshot) -> Iterator[Sample]:
     if snapshot.ha is not None:
         yield ("in",), snapshot.ha.received
@@ -482,6 +502,18 @@ FAMILIES: tuple[Family, ...] = (
         "gateway_routes", "gauge", "routes of our kernel table", ("state",),
         lambda s: [((state,), s.kernel_routes.get(state, 0)) for state in ROUTE_STATES],
     ),
+    Family("gateway_liveness_up", "gauge", "1: the BFD session or probe is up", ("session", "kind"), _of_sessions(lambda one: one.state == "UP")),
+    Family(
+        "gateway_liveness_failed", "gauge", "1: it was up and failed, so other ways are used", ("session", "kind"),
+        _of_sessions(lambda one: one.verdict == "down"),
+    ),
+    Family("gateway_liveness_flaps_total", "counter", "times it went from up to down", ("session", "kind"), _of_sessions(lambda one: one.flaps)),
+    Family(
+        "gateway_liveness_detection_seconds", "gauge", "silence after which it is down; 0: nothing heard yet", ("session", "kind"),
+        _of_sessions(lambda one: one.detection),
+    ),
+    Family("gateway_liveness_packets_total", "counter", "packets sent and received", ("session", "kind", "direction"), _liveness_packets),
+    Family("gateway_liveness_refused_total", "counter", "BFD packets and echo answers that were not believed", ("reason",), _liveness_refused),
     Family("gateway_ha_peer_up", "gauge", "1: heartbeats pass in both directions", (), lambda s: [((), s.ha.peer_up)] if s.ha else []),
     Family(
         "gateway_ha_last_heartbeat_timestamp_seconds", "gauge", "UNIX time of the last authentic heartbeat", (),

@@ -135,6 +135,41 @@ class RouteStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeCounts:
+    """What the probe thread counted of one session."""
+
+    sent: int = 0
+    send_failed: int = 0
+    received: int = 0
+    told: int = 0  # of those: not as expected, so handed to the session
+    heard_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessStatus:
+    """One BFD session with a BGP neighbor, or one probe of a tunnel (`neighbor` "")."""
+
+    name: str  # "bfd NEIGHBOR", "probe CONNECTION"
+    kind: str  # bfd bfd-multihop echo4 echo6
+    neighbor: str
+    connection: str
+    local: str
+    remote: str
+    state: str  # ADMIN_DOWN DOWN INIT UP
+    verdict: str  # unknown (as if it were not there), up, down
+    remote_state: str = ""
+    diagnostic: str = ""  # what we say of why the session last went down
+    remote_diagnostic: str = ""  # what the neighbor says
+    reason: str = ""
+    changed_at: float | None = None
+    flaps: int = 0
+    interval: float = 0.0  # seconds between our packets, 0.0: none
+    detection: float = 0.0  # seconds of silence until it is down, 0.0: nothing heard yet
+    counts: ProbeCounts = ProbeCounts()
+    refused: dict[str, int] = field(default_factory=dict)  # reason -> packets
+
+
+@dataclass(frozen=True, slots=True)
 class HaStatus:
     """The heartbeat with the other gateway of the pair."""
 
@@ -197,6 +232,8 @@ class Snapshot:
     kernel_routes: dict[str, int] = field(default_factory=dict)  # desired, installed, failed, guard
     exabgp: str = ""  # "", starting, running, down
     ha: HaStatus | None = None
+    liveness: tuple[LivenessStatus, ...] = ()
+    probe_refused: dict[str, int] = field(default_factory=dict)  # reason -> packets that were of no session
     workers: tuple[WorkerStatus, ...] = ()
     drops: dict[str, int] = field(default_factory=dict)  # without a connection
     ike_half_open: int = 0

@@ -325,6 +325,7 @@ class Daemon:
         return build(self.node, self._facts(), time.monotonic(), self._drawn, stale=True)
 
     def _facts(self) -> ShellFacts:
+        probes, refused = self.probes.counts()
         return ShellFacts(
             started_at=self.started_at,
             taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -333,6 +334,8 @@ class Daemon:
             interfaces={tunnel.name: interface_name(tunnel.name) for tunnel in self.node.settings.tunnels},
             drop_reasons=_native.DROP_REASONS,
             workers=self.dataplane.worker_status(),
+            probes=probes,
+            probe_refused=refused,
             journal=self.journal.entries(),
             problems=(*self.problems, *((self.bgp.problem,) if self.bgp.problem else ()), *self.disclosures.problems()),
             certificate_problems=self.certificate_problems,

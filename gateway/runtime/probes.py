@@ -12,11 +12,12 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway import _native
 from gateway.contract import RandomSource
 from gateway.node import effects, inputs
+from gateway.observe.snapshot import ProbeCounts
 
 log = logging.getLogger("gateway")
 
@@ -46,25 +47,6 @@ class _Shared:
 class _Open:
     sender: socket.socket
     shared: tuple[str, str] | None = None  # (address, kind) of the receiving socket; None: the sender receives
-
-
-@dataclass(slots=True)
-class ProbeCounts:
-    """What the thread counted of one probe."""
-
-    sent: int = 0
-    send_failed: int = 0
-    received: int = 0
-    told: int = 0
-    heard_at: float | None = None
-
-
-@dataclass(slots=True)
-class ProbeStatus:
-    """By probe; and what was nobody's, by reason."""
-
-    counts: dict[int, ProbeCounts] = field(default_factory=dict)
-    refused: dict[str, int] = field(default_factory=dict)
 
 
 class NativeProbes:
@@ -110,10 +92,11 @@ class NativeProbes:
             case effects.ProbeClose(number):
                 self._end(number)
 
-    def status(self) -> ProbeStatus:
+    def counts(self) -> tuple[dict[int, ProbeCounts], dict[str, int]]:
+        """By probe; and what was nobody's, by reason."""
         rows, refused = self._native.statistics()
         counts = {row[0]: ProbeCounts(*row[1:5], row[5] or None) for row in rows}
-        return ProbeStatus(counts, dict(zip(_native.PROBE_REFUSALS, refused, strict=True)))
+        return counts, dict(zip(_native.PROBE_REFUSALS, refused, strict=True))
 
     async def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._native.event_fd())

@@ -8,7 +8,9 @@ from gateway.observe.snapshot import (
     ChildStatus,
     HaStatus,
     JournalEntry,
+    LivenessStatus,
     PeerStatus,
+    ProbeCounts,
     RouteStatus,
     Snapshot,
     TunnelStatus,
@@ -156,6 +158,24 @@ FRESH = Snapshot(
     workers=(WorkerStatus(worker=0, ticks=0, cpu_seconds=0.0, idle=True),),
 )
 
+BFD = LivenessStatus(
+    name="bfd edge",
+    kind="bfd",
+    neighbor="edge",
+    connection="azure-a",
+    local="169.254.21.1",
+    remote="169.254.21.2",
+    state="UP",
+    verdict="up",
+    remote_state="UP",
+    changed_at=NOW - 3600,
+    flaps=2,
+    interval=0.1,
+    detection=0.3,
+    counts=ProbeCounts(sent=36_000, received=35_990, told=12, heard_at=NOW - 0.05),
+    refused={"hash": 3},
+)
+
 HEALTHY = replace(
     FRESH,
     started_at=NOW - 9000,
@@ -166,6 +186,8 @@ HEALTHY = replace(
     kernel_routes={"desired": 5, "installed": 5, "failed": 0, "guard": 1},
     exabgp="running",
     ha=HA,
+    liveness=(BFD,),
+    probe_refused={"hops": 4, "unknown": 0},
     workers=(WORKER,),
     drops={"unknown_spi": 7},
     ike_half_open=1,

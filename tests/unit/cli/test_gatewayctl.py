@@ -50,6 +50,20 @@ def test_bgp_peers_have_the_columns_of_the_cloud_cli(daemon: SampleOperations, c
     assert len(ctl("bgp", "peers", "--no-header")[1].splitlines()) == 1
 
 
+def test_bfd_sessions_show_their_state_what_it_means_and_how_soon_silence_is_noticed(
+    daemon: SampleOperations, ctl: Run
+):
+    shown = ctl("bfd")[1]
+    assert "Session" in shown
+    row = next(line for line in shown.splitlines() if "bfd edge" in line)
+    assert row.split()[:6] == ["bfd", "edge", "169.254.21.2", "UP", "up", "1h"]
+    assert "300 ms" in row
+    assert row.split()[-1] == "2"
+    wide = next(line for line in ctl("bfd", "-o", "wide")[1].splitlines() if "bfd edge" in line)
+    for value in ("azure-a", "100 ms", "36000", "35990", "3"):
+        assert value in wide
+
+
 def test_workers_show_packets_bursts_and_queues(daemon: SampleOperations, ctl: Run):
     header, row = ctl("workers")[1].splitlines()
     assert header.split() == ["Worker", "Cpu", "CpuTime", "In", "Out", "BurstIn", "BurstOut", "Waiting", "Lost"]

@@ -186,3 +186,18 @@ def test_the_documentation_is_current():
     assert (ROOT / "docs" / "metrics.md").read_text() == metrics.documentation(), (
         "run: python -m gateway.observe.metrics > docs/metrics.md"
     )
+
+
+def test_bfd_sessions_are_counted_and_what_was_refused_by_every_reason():
+    labels = {"session": "bfd edge", "kind": "bfd"}
+    assert value(HEALTHY, "gateway_liveness_up", **labels) == 1
+    assert value(HEALTHY, "gateway_liveness_failed", **labels) == 0
+    assert value(HEALTHY, "gateway_liveness_flaps_total", **labels) == 2
+    assert value(HEALTHY, "gateway_liveness_detection_seconds", **labels) == 0.3
+    assert value(HEALTHY, "gateway_liveness_packets_total", **labels, direction="in") == 35_990
+    assert value(HEALTHY, "gateway_liveness_refused_total", reason="hops") == 4
+    assert value(HEALTHY, "gateway_liveness_refused_total", reason="hash") == 3
+    assert value(HEALTHY, "gateway_liveness_refused_total", reason="sequence") == 0
+    failed = replace(HEALTHY, liveness=(replace(HEALTHY.liveness[0], state="DOWN", verdict="down"),))
+    assert value(failed, "gateway_liveness_up", **labels) == 0
+    assert value(failed, "gateway_liveness_failed", **labels) == 1
