@@ -27,6 +27,7 @@ from typing import Any, TypeGuard
 
 from gateway.routing.dirty import Dirty
 from gateway.routing.guard import GUARD_METRIC, Guard, guard
+from gateway.routing.kept import LIMIT, Kept, closed
 from gateway.routing.mirror import Mirror
 from gateway.routing.model import (
     EEXIST,
@@ -44,9 +45,11 @@ from gateway.routing.model import (
     Entry,
     FibSettings,
     FibStatus,
+    Forget,
     Group,
     InterfaceChanged,
     InterfaceGone,
+    Keep,
     Key,
     Liveness,
     Nexthop,
@@ -78,6 +81,8 @@ from gateway.routing.plan import Exposure, Stage, plan, rank
 from gateway.routing.targets import Connection, Targets
 from gateway.routing.usage import Usage
 
+FULL = f"clear-text guard: {LIMIT} learned prefixes are protected and there is no room for more: those learned now may leave in clear after their withdrawal; forget some (`gatewayctl guard`)"
+
 
 class Fib:
     """Desired against installed, for one routing table."""
@@ -94,7 +99,8 @@ class Fib:
         self._protected: frozenset[Prefix] | None = None
         self._throws = SetThrows()
         self._guard: Guard = guard(())
-        self._guarding: dict[Key, Route] = {}  # its entries
+        self._guarding: dict[Key, Route] = {}  # its entries, and those of what is kept
+        self.kept = Kept()
         self._desired: dict[Key, Entry] = {}
         self._mirror = Mirror()
         self._dirty = Dirty()
@@ -162,7 +168,7 @@ class Fib:
         differing = [key[0] for key in self._dirty if self._routes(key)]
         failed = sum(bool(self.state(prefix).error) for prefix in differing) if self._failed else 0
         missing = self._guard_missing()
-        problems = list(self._guard.conflicts)
+        problems = [*self._guard.conflicts, *([FULL] if self.kept.full else [])]
         problems += [
             f"clear-text guard: {r.kind.name.lower()} {r.prefix} is not installed: {self._why(r.key)}" for r in missing
         ]
@@ -171,8 +177,9 @@ class Fib:
             installed=len(self._chosen) - len(differing),
             failed=len(self._refused) + failed,
             stale=len(self._stale),
-            guard=len(self._guard.routes) - len(missing),
+            guard=len(self._guarding) - len(self._guard_dirty),
             guard_missing=len(missing),
+            kept=len(self.kept),
             problems=tuple(problems),
         )
 
@@ -253,6 +260,17 @@ class Fib:
         if command.prefixes != self._protected:
             self._protected = command.prefixes
             self._guard_changed()
+
+    def _keep_all(self, command: Keep) -> None:
+        for prefix in command.prefixes:
+            self.kept.add(prefix)
+        self._guard_changed()
+
+    def _forget(self, command: Forget) -> None:
+        gone = self.kept.forget(command.prefixes)
+        self._guard_changed()
+        for prefix in gone:
+            self._choose(prefix)
 
     def _set_throws(self, command: SetThrows) -> None:
         if command != self._throws:
@@ -369,16 +387,30 @@ class Fib:
             self._refused.setdefault(prefix, refusal)
         if chosen is not None and self._refused:
             self._refused.pop(prefix, None)
+        if chosen is not None and chosen.keep and encrypts(chosen.target) and not self._guard.protects(prefix):
+            self._keep(prefix)
         self._point(prefix, chosen.target if chosen else None)
+
+    def _keep(self, prefix: Prefix) -> None:
+        if self.kept.add(prefix):
+            entry = closed(prefix)
+            self._guarding[entry.key] = entry
+            self._want(entry.key, entry)
 
     def _rank(self, candidate: SetRoute) -> tuple[bool, bool, int, str]:
         target = candidate.target
         return (not self._targets.usable(target), not self._targets.works(target), candidate.distance, candidate.source)
 
     def _refusal(self, candidate: SetRoute) -> str:
-        if not encrypts(candidate.target) and self._guard.protects(candidate.prefix):
-            hops = (str(one.address) for one in members_of(candidate.target) if isinstance(one, ViaNextHop))
-            return f"{candidate.prefix} is protected: next hop {', '.join(hops)} would send it in clear"
+        prefix = candidate.prefix
+        if not encrypts(candidate.target) and (prefix in self.kept or self._guard.protects(prefix)):
+            hops = ", ".join(str(one.address) for one in members_of(candidate.target) if isinstance(one, ViaNextHop))
+            why = (
+                f", since a tunnel led there (`gatewayctl guard forget {prefix}` ends it)"
+                if prefix in self.kept
+                else ""
+            )
+            return f"{prefix} is protected{why}: next hop {hops} would send it in clear"
         return self._targets.refusal(candidate.target, candidate.prefix.version)
 
     def _point(self, prefix: Prefix, target: Target | None) -> None:
@@ -400,10 +432,10 @@ class Fib:
     def _shadow(self, prefix: Prefix, target: Target | None) -> None:
         """A blackhole under a route into a tunnel that no protected prefix covers. The kernel drops that route together
         with its TUN, and while nobody withdrew it, its packets have no other way."""
-        if prefix in (self._protected or ()):
+        if prefix in self.kept or prefix in (self._protected or ()):
             return  # the guard's own
         covered = not encrypts(target) or self._guard.protects(prefix)
-        self._want((prefix, GUARD_METRIC), None if covered else Route(prefix, GUARD_METRIC, RouteKind.BLACKHOLE))
+        self._want((prefix, GUARD_METRIC), None if covered else closed(prefix))
 
     def _target_changed(self, target: Target) -> None:
         self._refresh(target)
@@ -447,7 +479,8 @@ class Fib:
         if not self._synchronised:
             return  # the first dump asks for all of it
         self._guard = guard(self._protected or (), self._throws.connected, self._throws.endpoints)
-        before, self._guarding = self._guarding, {route.key: route for route in self._guard.routes}
+        before, entries = self._guarding, {route.key: route for route in self._guard.routes}
+        self._guarding = self.kept.entries() | entries
         touched = before.keys() | self._guarding.keys()
         if self._unchosen:
             self._unguarded.extend(touched)
@@ -543,7 +576,7 @@ class Fib:
 
     def _guard_missing(self) -> list[Route]:
         if not self._synchronised:
-            return list(self._guard.routes)
+            return list(self._guarding.values())
         return [self._guarding[key] for key in self._guard_dirty]
 
     def _why(self, key: Key) -> str:
@@ -578,6 +611,8 @@ _COMMANDS: dict[type[Any], Callable[[Fib, Any], None]] = {
     SetRoute: Fib._set_route,
     RemoveRoute: Fib._remove_route,
     SetProtected: Fib._set_protected,
+    Keep: Fib._keep_all,
+    Forget: Fib._forget,
     SetThrows: Fib._set_throws,
     NextHopResolved: Fib._next_hop_resolved,
     InterfaceGone: Fib._interface_gone,

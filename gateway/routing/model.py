@@ -196,6 +196,7 @@ class SetRoute:
     target: Target
     source: str = "bgp"
     distance: int = 20
+    keep: bool = False  # once it led into a tunnel it stays closed when it goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,20 @@ class SetProtected:
     """All prefixes that must never leave in clear. Nothing is emitted before the first of these."""
 
     prefixes: frozenset[Prefix]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Prefixes an earlier process kept."""
+
+    prefixes: tuple[Prefix, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The operator's word: these need not stay closed."""
+
+    prefixes: tuple[Prefix, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +289,8 @@ Command = (
     | SetRoute
     | RemoveRoute
     | SetProtected
+    | Keep
+    | Forget
     | SetThrows
     | NextHopResolved
     | InterfaceGone
@@ -344,4 +361,5 @@ class FibStatus:
     stale: int
     guard: int
     guard_missing: int
+    kept: int = 0  # of the guard: learned prefixes that stay protected
     problems: tuple[str, ...] = ()

@@ -17,7 +17,11 @@ from gateway.routing.model import (
     ConnectionDown,
     ConnectionGone,
     ConnectionUp,
+<<<<<<< HEAD
     FibSettings,
+=======
+    Forget,
+>>>>>>> f8e797f (Clear-text guard: what once led into a tunnel stays closed when it is withdrawn)
     InterfaceChanged,
     InterfaceGone,
     Liveness,
@@ -90,20 +94,26 @@ class FibMachine(RuleBasedStateMachine):
         self.protected: frozenset[Prefix] = frozenset()
         self.exempt: frozenset[Prefix] = frozenset()
         self.closed: set[Prefix] = set()
+        self.keeping = False
+        self.kept: set[Prefix] = set()
         self.next_index = 10
         self.seeded = 0
 
-    @initialize(protected=st.frozensets(prefixes, max_size=4))
-    def start(self, protected: frozenset[Prefix]) -> None:
+    @initialize(protected=st.frozensets(prefixes, max_size=4), keeping=st.booleans())
+    def start(self, protected: frozenset[Prefix], keeping: bool) -> None:
+        self.keeping = keeping
         for hop in HOPS:
             self.shell.resolver[hop] = Resolution(GATEWAYS[hop.version], UNDERLAY)
         self.protect(protected)
 
     def tell(self, *commands: Command) -> None:
         self.shell.tell(*commands)
+        if self.keeping:
+            led = {prefix for prefix in self.routes if self.destination(prefix) not in (None, UNDERLAY)}
+            self.kept |= {prefix for prefix in led if not self.must_be_closed(prefix)}
         guarded = {route.prefix for route in self.shell.kernel.routes.values() if route.metric == GUARD_METRIC}
         if self.protected <= guarded:  # the guard's own operations may have failed; from here on it has to hold
-            self.closed |= {prefix for prefix in PREFIXES if self.must_be_closed(prefix) and self.is_closed(prefix)}
+            self.closed |= {prefix for prefix in PREFIXES if self.stays_closed(prefix) and self.is_closed(prefix)}
 
     # What the operator and the world do.
 
@@ -154,7 +164,13 @@ class FibMachine(RuleBasedStateMachine):
     @rule(prefix=prefixes, via=targets, source=sources)
     def route(self, prefix: Prefix, via: Target, source: str) -> None:
         self.routes.setdefault(prefix, {})[source] = via
-        self.tell(SetRoute(prefix, via, source, 1 if source == "static" else 20))
+        self.tell(SetRoute(prefix, via, source, 1 if source == "static" else 20, self.keeping))
+
+    @rule(some=st.frozensets(prefixes, max_size=4))
+    def forget(self, some: frozenset[Prefix]) -> None:
+        self.kept -= some
+        self.closed = {prefix for prefix in self.closed if self.stays_closed(prefix)}
+        self.tell(Forget(tuple(some)))
 
     @rule(prefix=prefixes, source=sources)
     def unroute(self, prefix: Prefix, source: str) -> None:
@@ -164,13 +180,13 @@ class FibMachine(RuleBasedStateMachine):
     @rule(protected=st.frozensets(prefixes, max_size=4))
     def protect(self, protected: frozenset[Prefix]) -> None:
         self.protected = protected
-        self.closed = {prefix for prefix in self.closed if self.must_be_closed(prefix)}
+        self.closed = {prefix for prefix in self.closed if self.stays_closed(prefix)}
         self.tell(SetProtected(protected))
 
     @rule(connected=st.frozensets(prefixes, max_size=2))
     def exempt_connected(self, connected: frozenset[Prefix]) -> None:
         self.exempt = connected
-        self.closed = {prefix for prefix in self.closed if self.must_be_closed(prefix)}
+        self.closed = {prefix for prefix in self.closed if self.stays_closed(prefix)}
         self.tell(SetThrows(connected))
 
     @rule(hop=st.sampled_from(HOPS), reachable=st.booleans())
@@ -220,7 +236,8 @@ class FibMachine(RuleBasedStateMachine):
         assert unicast == self.expected()
         tunnelled = {prefix for prefix, way in unicast.items() if way != UNDERLAY and not self.must_be_closed(prefix)}
         blackholes = {route.prefix for route in kernel.routes.values() if route.metric == GUARD_METRIC}
-        assert blackholes == self.protected | tunnelled
+        assert blackholes == self.protected | tunnelled | self.kept
+        assert set(self.shell.fib.kept) == self.kept
         assert set(kernel.groups) == {route.group for route in kernel.routes.values() if route.group}
         status = self.shell.fib.status()
         assert (status.installed, status.guard_missing) == (len(unicast), 0)
@@ -253,7 +270,10 @@ class FibMachine(RuleBasedStateMachine):
 
     def may_use(self, target: ViaNextHop, prefix: Prefix) -> bool:
         fits = target.address.version == prefix.version and self.shell.resolver[target.address] is not None
-        return fits and not self.must_be_closed(prefix)
+        return fits and not self.must_be_closed(prefix) and prefix not in self.kept
+
+    def stays_closed(self, prefix: Prefix) -> bool:
+        return self.must_be_closed(prefix) or (prefix in self.kept and prefix not in self.excepted())
 
     def must_be_closed(self, prefix: Prefix) -> bool:
         same_family = (cover for cover in self.protected | self.excepted() if cover.version == prefix.version)
@@ -295,7 +315,7 @@ class FibMachine(RuleBasedStateMachine):
         status, states = fib.status(), [fib.state(prefix) for prefix, sources in self.routes.items() if sources]
         counted = (status.desired, status.installed, status.failed)
         assert counted == (len(states), sum(one.installed for one in states), sum(bool(one.error) for one in states))
-        missing = [route for route in fib._guard.routes if fib._mirror.entry(route.key) != route]
+        missing = [route for route in fib._guarding.values() if fib._mirror.entry(route.key) != route]
         assert sorted(map(str, fib._guard_missing())) == sorted(map(str, missing))
         assert fib.guard_complete == (fib.synchronised and not missing)
 
