@@ -39,7 +39,15 @@ class Forwarding:
     works: bool
 
 
-Command = ProcessUp | ProcessDown | Shutdown | Reconfigure | Forwarding
+@dataclass(frozen=True, slots=True)
+class Close:
+    """No path in clear may be used for these prefixes; with `closed` false they may again."""
+
+    prefixes: tuple[Prefix, ...]
+    closed: bool = True
+
+
+Command = ProcessUp | ProcessDown | Shutdown | Reconfigure | Forwarding | Close
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ not hold what it must is a `Malformed`. Not a BGP codec: the wire format is ExaB
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -149,6 +149,16 @@ def parse_line(line: str) -> Message:
         return _neighbor_list(value) if isinstance(value, list) else _object(value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Malformed(f"{type(error).__name__}: {error}"[:200])
+
+
+def in_parts(message: Message, most: int) -> Iterator[Message]:
+    """An UPDATE may have thousands of prefixes: as several, each announcing `most` at most."""
+    if not isinstance(message, Update) or len(message.announced) <= most:
+        yield message
+        return
+    for start in range(0, len(message.announced), most):
+        part = message.announced[start : start + most]
+        yield replace(message, announced=part, withdrawn=() if start else message.withdrawn)
 
 
 def render_announce(peer: Address, prefix: Prefix, announcement: Announcement) -> str:

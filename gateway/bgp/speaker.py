@@ -23,6 +23,7 @@ from gateway.bgp.decision import select
 from gateway.bgp.events import (
     AnswersMissing,
     BestChanged,
+    Close,
     Command,
     CommandRefused,
     Drained,
@@ -70,6 +71,7 @@ class Speaker:
         self._peers: dict[str, Peer] = {}
         self._unread: deque[messages.Message] = deque()
         self._undecided: dict[Prefix, None] = {}  # a set in order of insertion
+        self._closed: set[Prefix] = set()  # to which only paths in tunnels are used
         self._untold: set[Prefix] = set()  # of those: what is announced may differ though the best path does not
         self._pumped_at = 0.0
         self._by_address: dict[Address, Peer] = {}
@@ -83,7 +85,7 @@ class Speaker:
 
     def receive(self, line: str, now: float) -> None:
         """One line of ExaBGP's output."""
-        self._unread.extend(_in_parts(messages.parse_line(line)))
+        self._unread.extend(messages.in_parts(messages.parse_line(line), SLICE))
         self._read(now)
         self._pump(now)
 
@@ -116,6 +118,8 @@ class Speaker:
             self._process_down(now)
         elif isinstance(command, Reconfigure):
             self._adopt(command.settings, now)
+        elif isinstance(command, Close):
+            self._close(command)
         elif isinstance(command, Shutdown):
             self._draining = True
             self._tell_again()
@@ -168,7 +172,7 @@ class Speaker:
 
     def routes_status(self) -> tuple[RouteStatus, ...]:
         """Every path in every adj-RIB-in, ordered by prefix, with why it is or is not used."""
-        return views.routes(self._peers.values(), self.loc_rib)
+        return views.routes(self._peers.values(), self.loc_rib, self._closed)
 
     @property
     def session_settings(self) -> SpeakerSettings:
@@ -451,7 +455,8 @@ class Speaker:
 
     def _candidates(self, prefix: Prefix) -> list[Candidate]:
         found = (peer.adj_in.candidate(prefix) for peer in self._peers.values())
-        return [candidate for candidate in found if candidate is not None]
+        closed = prefix in self._closed
+        return [one for one in found if one is not None and (one.path.connection or not closed)]
 
     def _announce(self, changed: Prefix) -> None:
         for peer in self._peers.values():
@@ -462,6 +467,13 @@ class Speaker:
                 peer.adj_out.want(prefix, wanted, essential=peer.outbound.essential(prefix))
             if peer.adj_out.budget or peer.level_out:
                 self._say(watch_out(peer))
+
+    def _close(self, command: Close) -> None:
+        if command.closed:
+            self._closed.update(command.prefixes)
+        else:
+            self._closed.difference_update(command.prefixes)
+        self._recompute(command.prefixes)
 
     def _best_of(self, prefix: Prefix) -> tuple[Path | None, Role | None]:
         best = self.loc_rib.best.get(prefix)
@@ -559,16 +571,6 @@ class Speaker:
 
     def _judge_again(self, peer: Peer) -> None:
         peer.adj_in.judge_again(lambda path: accept(self.settings, peer.settings, path))
-
-
-def _in_parts(message: messages.Message) -> Iterator[messages.Message]:
-    """An UPDATE may have thousands of prefixes: as several, none of more than SLICE."""
-    if not isinstance(message, messages.Update) or len(message.announced) <= SLICE:
-        yield message
-        return
-    for start in range(0, len(message.announced), SLICE):
-        part = message.announced[start : start + SLICE]
-        yield replace(message, announced=part, withdrawn=() if start else message.withdrawn)
 
 
 def _identity(settings: SpeakerSettings, neighbor: NeighborSettings) -> tuple[object, ...]:

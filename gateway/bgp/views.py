@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 from gateway.bgp.decision import decide
 from gateway.bgp.events import RouteStatus
@@ -10,23 +11,26 @@ from gateway.bgp.peer import Peer
 from gateway.bgp.prefixes import Prefix
 from gateway.bgp.rib import LocRib
 
+CLOSED = "in clear, and a tunnel led there: protected until `gatewayctl guard forget`"
 
-def routes(peers: Iterable[Peer], loc_rib: LocRib) -> tuple[RouteStatus, ...]:
-    """Every path in every adj-RIB-in, ordered by prefix."""
+
+def routes(peers: Iterable[Peer], loc_rib: LocRib, closed: AbstractSet[Prefix]) -> tuple[RouteStatus, ...]:
+    """Every path in every adj-RIB-in, ordered by prefix. `closed`: prefixes to which only paths in tunnels are used."""
     everybody = tuple(peers)
     prefixes = {prefix for peer in everybody for prefix in peer.adj_in.entries}
     ordered = sorted(prefixes, key=lambda one: (one.version, int(one.network_address), one.prefixlen))
-    return tuple(status for prefix in ordered for status in _explain(prefix, everybody, loc_rib))
+    return tuple(status for prefix in ordered for status in _explain(prefix, everybody, loc_rib, prefix in closed))
 
 
-def _explain(prefix: Prefix, peers: tuple[Peer, ...], loc_rib: LocRib) -> Iterator[RouteStatus]:
+def _explain(prefix: Prefix, peers: tuple[Peer, ...], loc_rib: LocRib, closed: bool) -> Iterator[RouteStatus]:
     found = [candidate for peer in peers if (candidate := peer.adj_in.candidate(prefix)) is not None]
-    reasons: dict[str, str] = {}
+    reasons = {one.path.neighbor: CLOSED for one in found if closed and not one.path.connection}
+    found = [one for one in found if one.path.neighbor not in reasons]
     winner = ""
     if found:
-        best, why, reasons = decide(found)
+        best, why, losers = decide(found)
         winner = best.path.neighbor
-        reasons[winner] = why
+        reasons |= losers | {winner: why}
     chosen = loc_rib.best.get(prefix)
     beside = {path.neighbor for path in chosen.others} if chosen else set()
     backup = chosen.backup.neighbor if chosen and chosen.backup else ""

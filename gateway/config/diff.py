@@ -128,6 +128,7 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.probe.address": _I.IN_PLACE,
     "connection.*.probe.interval": _I.IN_PLACE,
     "connection.*.probe.multiplier": _I.IN_PLACE,
+    "connection.*.protect_learned": _I.IN_PLACE,
     "connection.*.link_mtu": _I.IN_PLACE,
     "connection.*.dscp": _I.IN_PLACE,
     "connection.*.df": _I.IN_PLACE,

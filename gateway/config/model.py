@@ -228,6 +228,10 @@ class Connection(Section):
     probe: Probe | None = Field(
         default=None, description="liveness of the tunnel where its peer has no BFD; without it only dpd_delay"
     )
+    protect_learned: Switch = Field(
+        default=True,
+        description="a prefix that BGP taught us in this tunnel stays protected when it is withdrawn, over restarts and reboots, until `gatewayctl guard forget`; nor does a path in clear take its place",
+    )
     link_mtu: Integer = Field(
         default=1500, ge=576, le=65535, description="MTU of the path to the peer, outer headers included"
     )

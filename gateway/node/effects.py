@@ -12,6 +12,7 @@ from gateway.bfd.probing import Arm
 from gateway.bgp.settings import SpeakerSettings
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaParameters
+from gateway.routing.model import Prefix, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,14 @@ class HeartbeatTransmit:
 
     data: bytes
     remote: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SaveGuard:
+    """Write down what must be in the kernel whether or not we run: the guard, and of it the learned prefixes."""
+
+    entries: tuple[Route, ...]
+    learned: tuple[Prefix, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.services import WallClock, since_1970
 from gateway.node import effects, failures, inputs
+from gateway.node.learned import Learned
 from gateway.node.liveness import Liveness
 from gateway.node.routes import journal_event, route_command
 from gateway.node.settings import GatewaySettings
@@ -53,10 +54,12 @@ class Gateway:
         key_exchanges: KeyExchanges,
         wall: WallClock = since_1970,
         crash_secret: bytes = b"",
+        learned: tuple[routing.Prefix, ...] = (),
     ) -> None:
         self.settings = settings
         self.ike = IkeEndpoint(random, key_exchanges, wall, crash_secret)
         self.fib = Fib()
+        self.learned = Learned(self.fib, learned)
         self.speaker = Speaker(settings.bgp) if settings.bgp is not None else None
         self.heartbeat = ha.Heartbeat(settings.heartbeat, random) if settings.heartbeat is not None else None
         self.tunnels: dict[str, Tunnel] = {}
@@ -131,6 +134,8 @@ class Gateway:
             case bgp.ProcessUp() | bgp.ProcessDown():
                 if self.speaker is not None:
                     self.speaker.command(command, now)
+            case inputs.ForgetLearned(prefixes):
+                self._forget_learned(prefixes, now)
             case routing.InterfaceGone(interface):
                 self._interface_gone(interface, now)
             case _:
@@ -158,6 +163,8 @@ class Gateway:
             self._sweep_at,
             self._reopen_at,
         ]
+        if self.guarded:
+            deadlines.append(self.learned.save_at)
         deadlines += [core.next_deadline() for core in (self.speaker, self.heartbeat) if core is not None]
         if self._to_close:
             deadlines.append(self._settled_at)
@@ -178,6 +185,8 @@ class Gateway:
         if self._reopen_at is not None and now >= self._reopen_at:
             self._reopen_at = None
             self._open_tunnels()
+        if self.guarded and (save := self.learned.due(now)) is not None:
+            self._emit(save)
         for name in self._supervisor.due(now):
             self._look_after(name)
         self._settle(now)
@@ -187,6 +196,7 @@ class Gateway:
     def _start(self, now: float) -> None:
         self.started = True
         self._sweep_at = now + (self.settings.bgp.stale_time if self.settings.bgp is not None else STALE_SWEEP)
+        self.learned.begin(now)
         self._adopt_tunnels(now)
         self._set_throws(now)
         self._set_protected(now)
@@ -280,10 +290,17 @@ class Gateway:
     def _set_protected(self, now: float) -> None:
         protected = frozenset(prefix for tunnel in self.settings.tunnels for prefix in tunnel.protected)
         self.fib.command(routing.SetProtected(protected), now)
+        self.learned.changed(now)
 
     def _set_throws(self, now: float) -> None:
         endpoints = frozenset(tunnel.remote for tunnel in self.settings.tunnels) | self.settings.beside
         self.fib.command(routing.SetThrows(self._connected, endpoints), now)
+        self.learned.changed(now)
+
+    def _forget_learned(self, prefixes: tuple[routing.Prefix, ...], now: float) -> None:
+        self.learned.forget(prefixes, self.speaker, now)
+        named = ", ".join(map(str, prefixes[:10])) + (f" and {len(prefixes) - 10} more" if len(prefixes) > 10 else "")
+        self._event("warning", "guard-forgotten", "", f"no longer protected, by the operator's word: {named}")
 
     def _open_tunnels(self) -> None:
         for tunnel in self.tunnels.values():
@@ -298,7 +315,7 @@ class Gateway:
         )
         self._emit(tunnel.link())
 
-    def _check_guard(self) -> None:
+    def _check_guard(self, now: float) -> None:
         """Nothing is tried before every protected prefix has its blackhole in the kernel."""
         if self.guarded or not self.started or not self.fib.guard_complete:
             return
@@ -306,6 +323,7 @@ class Gateway:
         for name in self.tunnels:
             self._look_after(name)
         self._event("info", "guard-installed", "", "clear-text guard is in the kernel")
+        self.learned.changed(now, 0.0)
         self._open_tunnels()
         self._start_bgp()
 
@@ -445,7 +463,8 @@ class Gateway:
             for effect in self.fib.poll():
                 progress = True
                 self._emit(effect)
-            self._check_guard()
+            progress = self.learned.take_news(self.speaker, now) or progress
+            self._check_guard(now)
             for name in self.ike.stirred():
                 self._look_after(name)
             if self.guarded and not self.stopping:
@@ -554,7 +573,7 @@ class Gateway:
             case bgp.SendLine(text):
                 self._emit(effects.BgpLine(text))
             case bgp.BestChanged():
-                self.fib.command(route_command(event), now)
+                self.fib.command(route_command(event, self.settings.keeping), now)
             case bgp.SessionsChanged():
                 self._start_bgp()
             case bgp.PeerUp(name):

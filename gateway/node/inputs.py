@@ -97,6 +97,13 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetLearned:
+    """The operator's word: these prefixes, once learned in a tunnel, need no protection any more."""
+
+    prefixes: tuple[Prefix, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Operate:
     """Operator intent: initiate, terminate, rekey or drain a connection, or one of its children; drain it `to` an address."""
 

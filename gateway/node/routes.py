@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from gateway.bgp import events as bgp
 from gateway.bgp.events import BestChanged, Level, LimitCrossed
 from gateway.bgp.path import Path
@@ -12,15 +14,16 @@ EXTERNAL, INTERNAL = 20, 200
 """Distances of routes learned over eBGP and iBGP, as routers have them; a static route's is less."""
 
 
-def route_command(change: BestChanged) -> SetRoute | RemoveRoute:
-    """What the FIB is told of a new best path."""
+def route_command(change: BestChanged, keep: Container[str] = ()) -> SetRoute | RemoveRoute:
+    """What the FIB is told of a new best path. `keep`: connections of which learned prefixes stay protected."""
     path = change.path
     if path is None:
         return RemoveRoute(change.prefix, "bgp")
     used = tuple(_way(one) for one in (path, *change.others))
     tiers = (used, (_way(change.backup),)) if change.backup is not None else (used,)
     target = used[0] if tiers == ((used[0],),) else ViaTiers(tiers)
-    return SetRoute(change.prefix, target, "bgp", EXTERNAL if path.external else INTERNAL)
+    distance = EXTERNAL if path.external else INTERNAL
+    return SetRoute(change.prefix, target, "bgp", distance, path.connection in keep)
 
 
 def _way(path: Path) -> Single:

@@ -64,6 +64,7 @@ class TunnelSettings:
     limits: Mapping[str, Limits]
     replay_windows: Mapping[str, int]
     remote: Address
+    protect_learned: bool = True
     dscp: int | None = None
     clear_df: bool = False
 
@@ -77,6 +78,11 @@ class GatewaySettings:
     beside: frozenset[Address] = frozenset()
     """Neighbors and the peer gateway that are reached outside of every tunnel."""
     watches: tuple[Watch, ...] = ()
+
+    @property
+    def keeping(self) -> frozenset[str]:
+        """The connections of which learned prefixes stay protected."""
+        return frozenset(tunnel.name for tunnel in self.tunnels if tunnel.protect_learned)
 
     def tunnel(self, name: str) -> TunnelSettings | None:
         return next((tunnel for tunnel in self.tunnels if tunnel.name == name), None)
@@ -134,6 +140,7 @@ def _tunnel(
         limits={child_name: _limits(child) for child_name, child in children.items()},
         replay_windows={child_name: child.replay_window for child_name, child in children.items()},
         remote=connection.remote_addrs,
+        protect_learned=connection.protect_learned,
         dscp=None if connection.dscp == "copy" else connection.dscp,
         clear_df=connection.df == "clear",
     )

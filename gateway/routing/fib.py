@@ -27,7 +27,7 @@ from typing import Any, TypeGuard
 
 from gateway.routing.dirty import Dirty
 from gateway.routing.guard import GUARD_METRIC, Guard, guard
-from gateway.routing.kept import LIMIT, Kept, closed
+from gateway.routing.kept import FULL, Kept, closed
 from gateway.routing.mirror import Mirror
 from gateway.routing.model import (
     EEXIST,
@@ -80,8 +80,6 @@ from gateway.routing.model import (
 from gateway.routing.plan import Exposure, Stage, plan, rank
 from gateway.routing.targets import Connection, Targets
 from gateway.routing.usage import Usage
-
-FULL = f"clear-text guard: {LIMIT} learned prefixes are protected and there is no room for more: those learned now may leave in clear after their withdrawal; forget some (`gatewayctl guard`)"
 
 
 class Fib:
@@ -196,6 +194,11 @@ class Fib:
         wanted = self._desired.get(key)
         installed = wanted is not None and self._mirror.entry(key) == wanted
         return PrefixState(installed, target, "" if installed else self._error(key, target, prefix.version))
+
+    @property
+    def guard_entries(self) -> tuple[Route, ...]:
+        """What must be in the kernel whether or not we run."""
+        return tuple(self._guarding.values())
 
     @property
     def guard_complete(self) -> bool:
@@ -575,8 +578,6 @@ class Fib:
         return Exposure(missing, self._leaks, frozenset(route.prefix.version for route in (*missing, *leaking)))
 
     def _guard_missing(self) -> list[Route]:
-        if not self._synchronised:
-            return list(self._guarding.values())
         return [self._guarding[key] for key in self._guard_dirty]
 
     def _why(self, key: Key) -> str:

@@ -16,6 +16,9 @@ LIMIT = 20000
 """A peer that announces ever other prefixes must not fill our memory and the kernel's."""
 
 
+FULL = f"clear-text guard: {LIMIT} learned prefixes are protected and there is no room for more: those learned now may leave in clear after their withdrawal; forget some (`gatewayctl guard`)"
+
+
 class Kept:
     """The prefixes, and what changed since somebody last looked."""
 

@@ -17,11 +17,8 @@ from gateway.routing.model import (
     ConnectionDown,
     ConnectionGone,
     ConnectionUp,
-<<<<<<< HEAD
     FibSettings,
-=======
     Forget,
->>>>>>> f8e797f (Clear-text guard: what once led into a tunnel stays closed when it is withdrawn)
     InterfaceChanged,
     InterfaceGone,
     Liveness,
