@@ -61,6 +61,17 @@ class Client:
         """(success, sentence)."""
         return self._operation({"verb": "drain", "target": target, "to": to}, 0.0)
 
+    def forget(self, prefix: str) -> tuple[bool, str]:
+        """(success, sentence)."""
+        return self._operation({"verb": "forget", "target": prefix}, 0.0)
+
+    def guard(self) -> dict[str, Any]:
+        """The prefixes that cannot leave in clear."""
+        status, document = self._ask("GET", "/v1/guard", None, _PATIENCE)
+        if status != 200:
+            raise Unreachable(f"unexpected answer from {self._path} (status {status})")
+        return document
+
     def _operation(self, request: dict[str, Any], wait: float) -> tuple[bool, str]:
         status, document = self._ask("POST", "/v1/operations", json.dumps(request), wait + _PATIENCE)
         text = str(document.get("text", ""))

@@ -67,6 +67,8 @@ app = typer.Typer(
 )
 bgp = typer.Typer(help="BGP peers and routes.", **_SETTINGS)
 app.add_typer(bgp, name="bgp")
+guard = typer.Typer(help="Prefixes that cannot leave in clear.", **_SETTINGS)
+app.add_typer(guard, name="guard")
 
 Tunnel = Annotated[
     str, typer.Argument(metavar="[TUNNEL]", help="a configured connection; default all", show_default=False)
@@ -160,6 +162,28 @@ def bgp_routes() -> None:
     """Learned paths, which is best and why. Example: gatewayctl bgp routes -o json"""
     snapshot = _snapshot()
     _print(snapshot, "routes", snapshot["routes"], lambda: [views.bgp_routes(snapshot, Session.style.wide)])
+
+
+@guard.command("show")
+def guard_show() -> None:
+    """Prefixes protected by the configuration, and those learned in tunnels. Example: gatewayctl guard show"""
+    found = Session.client.guard()
+    if Session.style.form == "json":
+        output.show_json(found)
+        return
+    rows = [(prefix, why) for why in ("protected", "learned") for prefix in found.get(why, [])]
+    output.show([views.Table(("Prefix", "Why"), tuple(rows))], Session.style)
+
+
+@guard.command("forget")
+def guard_forget(
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="a learned prefix", show_default=False)] = "",
+    everything: Annotated[bool, typer.Option("--all", help="all learned prefixes")] = False,
+) -> None:
+    """Ends the protection of what was learned in a tunnel and is no longer. Example: gatewayctl guard forget 10.9.0.0/16"""
+    if bool(prefix) == everything:
+        raise typer.BadParameter("either PREFIX or --all")
+    _report(*Session.client.forget(prefix))
 
 
 @app.command()

@@ -3,6 +3,8 @@
     GET  /v1/status       -> the snapshot as JSON
     POST /v1/operations   {"verb": "rekey", "target": "azure-a/net", "wait": 30} -> {"ok": true, "text": "..."}
                           {"verb": "drain", "target": "azure-a" or none for all, "to": "192.0.2.1" or none to end it}
+                          {"verb": "forget", "target": "10.1.0.0/16", or none for all} of what was learned in tunnels
+    GET  /v1/guard        -> {"protected": [...], "learned": [...]}
     POST /v1/disclosures  {"kind": "keylog", "target": "azure-a", "for": 300} -> JSON lines while it goes on, {"end": "..."} last
 
 Status of an operation: 200 done or refused (`ok` tells), 400 not understood, 404 no such connection or child,
@@ -20,7 +22,7 @@ import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +33,7 @@ from gateway.runtime.disclosures import Piece, Refused, Wish
 from gateway.runtime.faults import DIRECTORY, explained
 
 VERBS_WITH_TARGET = ("initiate", "terminate", "rekey")
-VERBS = (*VERBS_WITH_TARGET, "drain", "reload")
+VERBS = (*VERBS_WITH_TARGET, "drain", "forget", "reload")
 LONGEST_WAIT = 600.0
 LONGEST_BODY = 4096
 LONGEST_DISCLOSURE = 3600.0
@@ -58,6 +60,12 @@ class Operations(Protocol):
 
         `target` is "connection" or "connection/child", and empty for the verb "reload". TimeoutError: still going on.
         """
+
+    def guard(self) -> dict[str, list[str]]:
+        """The prefixes that cannot leave in clear: "protected" by the configuration, "learned" in tunnels."""
+
+    def forget(self, prefix: str) -> tuple[bool, str]:
+        """Ends the protection of a prefix learned in a tunnel, or of all of them."""
 
     def drain(self, connection: str, to: str) -> tuple[bool, str]:
         """Sends who initiates that connection, or any of them, to another address from now on; none: no longer."""
@@ -92,6 +100,7 @@ def application(operations: Operations) -> web.Application:
     app = web.Application(middlewares=[_authorize], client_max_size=LONGEST_BODY)
     app.router.add_get("/v1/status", _status(operations))
     app.router.add_get("/v1/trace/{connection}", _trace(operations))
+    app.router.add_get("/v1/guard", _guard(operations))
     app.router.add_post("/v1/operations", _operations(operations))
     app.router.add_post("/v1/disclosures", _disclosures(operations))
     return app
@@ -149,6 +158,8 @@ def _operations(operations: Operations) -> Handler:
             wanted = _parse(await request.text())
         except (ValueError, RecursionError, web.HTTPRequestEntityTooLarge) as error:
             return _answer(False, f"request not understood: {error}", 400)
+        if wanted.verb == "forget":
+            return _answer(*operations.forget(wanted.target), 200)
         missing = _missing(await operations.snapshot(), wanted) if wanted.target else ""
         if missing:
             return _answer(False, missing, 404)
@@ -166,6 +177,14 @@ def _operations(operations: Operations) -> Handler:
         return _answer(ok, text, 200)
 
     return operate
+
+
+def _guard(operations: Operations) -> Handler:
+    async def guard(request: web.Request) -> web.StreamResponse:
+        text = await asyncio.to_thread(json.dumps, operations.guard())
+        return web.Response(text=text, content_type="application/json")
+
+    return guard
 
 
 def _disclosures(operations: Operations) -> Handler:
@@ -229,6 +248,8 @@ def _parse(body: str) -> _Request:
     document = json.loads(body)
     if isinstance(document, dict) and document.get("verb") == "drain":
         return _parse_drain(document)
+    if isinstance(document, dict) and document.get("verb") == "forget":
+        return _parse_forget(document)
     if not isinstance(document, dict) or not document.keys() <= {"verb", "target", "wait"}:
         raise ValueError("expected an object with verb, target and wait")
     verb, target, wait = document.get("verb"), document.get("target", ""), document.get("wait", 0)
@@ -250,6 +271,16 @@ def _parse_drain(document: dict[str, object]) -> _Request:
     if not isinstance(to, str) or (to and not _is_address(to)):
         raise ValueError("to must be an address, and absent to end it")
     return _Request("drain", target, 0.0, to)
+
+
+def _parse_forget(document: dict[str, object]) -> _Request:
+    target = document.get("target", "")
+    if not document.keys() <= {"verb", "target"} or not isinstance(target, str):
+        raise ValueError("expected an object with verb and target")
+    try:
+        return _Request("forget", str(ip_network(target)) if target else "", 0.0)
+    except ValueError:
+        raise ValueError("target must be a prefix, and absent for all of them") from None
 
 
 def _is_address(text: str) -> bool:

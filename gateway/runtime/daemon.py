@@ -28,7 +28,8 @@ from gateway.observe.explain import explain
 from gateway.observe.journal import Journal
 from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
 from gateway.routing import model as routing
-from gateway.runtime import logs, systemd
+from gateway.routing.model import Prefix
+from gateway.runtime import logs, saved_guard, systemd
 from gateway.runtime.bgp_service import BgpService
 from gateway.runtime.certificate_files import expiring
 from gateway.runtime.control import ControlServer
@@ -71,7 +72,9 @@ class Daemon:
         self.certificate_problems: tuple[str, ...] = ()
         self.stopping = asyncio.Event()
         self.notifier = systemd.Notifier()
-        self.node = Gateway(loaded.settings, SystemRandom(), Libcrypto(), _wall, self._crash_secret())
+        self.node = Gateway(
+            loaded.settings, SystemRandom(), Libcrypto(), _wall, self._crash_secret(), self._learned_earlier()
+        )
         self.driver = Driver(self.node, self._perform)
         self.dataplane = NativeDataPlane(
             workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike
@@ -92,6 +95,7 @@ class Daemon:
         )  # fmt: skip
         self.listeners = Listeners(self.picture, self._received_heartbeat, self.snapshot)
         self._drawn: dict[str, TunnelStatus] = {}
+        self._saving = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -135,6 +139,22 @@ class Daemon:
         except OSError as error:
             self.tell("warning", "crash-secret-failed", str(error.strerror))
             return b""
+
+    def _learned_earlier(self) -> tuple[Prefix, ...]:
+        saved = saved_guard.read(Path(self.loaded.config.gateway.state_directory))
+        if saved.problem:
+            self.tell("error", "saved-guard-unreadable", saved.problem)
+        return saved.learned
+
+    async def _save_guard(self, effect: effects.SaveGuard) -> None:
+        """One after the other: the last one is the one that counts."""
+        directory = Path(self.loaded.config.gateway.state_directory)
+        async with self._saving:
+            try:
+                await asyncio.to_thread(saved_guard.write, directory, effect)
+            except OSError as error:
+                text = f"the clear-text guard is not written to {directory}: {error}; at the next boot it is the one written last"
+                self.tell("error", "guard-not-saved", text)
 
     # --- inputs -------------------------------------------------------------------------------------------------
 
@@ -254,6 +274,8 @@ class Daemon:
                 self.bgp.drained()
             case effects.ProbeArm() | effects.ProbeSend() | effects.ProbeOpen() | effects.ProbeClose():
                 self.probes.perform(effect)
+            case effects.SaveGuard():
+                self._spawn(self._save_guard(effect), "guard")
             case effects.HeartbeatTransmit(data, remote):
                 self.listeners.send(data, remote)
             case effects.Event(level, event, tunnel, text, failure, context):

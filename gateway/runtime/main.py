@@ -18,8 +18,10 @@ import uvloop
 from gateway import __version__
 from gateway.config.check import check_file
 from gateway.config.derive import workers_of
+from gateway.config.diagnostics import render
+from gateway.config.load import load
 from gateway.config.model import Gateway
-from gateway.runtime import logs, memory
+from gateway.runtime import logs, memory, saved_guard
 from gateway.runtime.cleanup import cleanup
 from gateway.runtime.control import AlreadyRunning
 from gateway.runtime.daemon import Daemon
@@ -41,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         return check_file(path, options.strict, options.output, sys.stdout, sys.stdout.isatty(), also)
     if options.cleanup:
         return _cleanup(path, options.all)
+    if options.guard:
+        return _guard(path)
     # A crash must not write keys to disk
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -69,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         "--cleanup", action="store_true", help="remove what a killed daemon left; keeps the clear-text guard"
     )
     parser.add_argument("--all", action="store_true", help="with --cleanup: remove the clear-text guard too")
+    parser.add_argument(
+        "--guard", action="store_true", help="install the clear-text guard and exit: at boot, before there is a network"
+    )
     parser.add_argument("--log-format", choices=("auto", "human", "json"), default="auto")
     parser.add_argument("--version", action="version", version=f"gatewayd {__version__}")
     return parser
@@ -105,6 +112,21 @@ def _cleanup(path: Path, everything: bool) -> int:
     for line in cleanup(settings, everything):
         print(line)
     return 0
+
+
+def _guard(path: Path) -> int:
+    """Works without a readable configuration too: then what was saved closes what it closed."""
+    loaded = load(path)
+    if loaded.config is None:
+        print(render(loaded.diagnostics, loaded.source), end="", file=sys.stderr)
+    try:
+        told = saved_guard.install(loaded.config.gateway if loaded.config else Gateway(), loaded.config)
+    except OSError as error:
+        print(f"the clear-text guard is not installed: {error}", file=sys.stderr)
+        return 1
+    for line in told:
+        print(line)
+    return 1 if any(line.startswith("failed: ") for line in told) else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from gateway.config.diff import Change, Impact, diff
-from gateway.node.inputs import Operate
+from gateway.node.inputs import ForgetLearned, Operate
 from gateway.observe.snapshot import ChildStatus, Snapshot, TunnelStatus
 from gateway.runtime import memory
 from gateway.runtime.disclosures import Piece, Wish
@@ -52,6 +52,21 @@ class DaemonOperations:
             return False, f"{to} is of the other address family than some connections; sent there: {names}"
         who = "peers that initiate and follow redirects (RFC 5685)"
         return True, f"{names}: {who} are {f'sent to {to} until `drain --end`' if to else 'no longer sent away'}"
+
+    def guard(self) -> dict[str, list[str]]:
+        node = self._daemon.node
+        protected = {str(prefix) for tunnel in node.settings.tunnels for prefix in tunnel.protected}
+        return {"protected": sorted(protected), "learned": [str(prefix) for prefix in node.fib.kept]}
+
+    def forget(self, prefix: str) -> tuple[bool, str]:
+        kept = tuple(self._daemon.node.fib.kept)
+        chosen = tuple(one for one in kept if prefix in ("", str(one)))
+        if prefix and not chosen:
+            return False, f"{prefix} is not among the {len(kept)} learned prefixes (gatewayctl guard)"
+        self._daemon.driver.command(ForgetLearned(chosen))
+        again = [str(one) for one in chosen if one in self._daemon.node.fib.kept]
+        still = f"; {', '.join(again[:10])} still lead into a tunnel and stay protected" if again else ""
+        return True, f"{len(chosen) - len(again)} prefixes are protected no longer{still}"
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         if verb == "reload":
