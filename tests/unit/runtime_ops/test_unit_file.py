@@ -23,6 +23,7 @@ def root(tmp_path: Path) -> Path:
     units = tmp_path / "etc" / "systemd" / "system"
     units.mkdir(parents=True)
     shutil.copy(UNIT, units)
+    shutil.copy(UNIT.with_name("gatewayd-guard.service"), units)
     (tmp_path / "usr" / "bin").mkdir(parents=True)
     for program in ("gatewayd", "gatewayctl"):
         (tmp_path / "usr" / "bin" / program).write_text("#!/bin/sh\n")
@@ -34,6 +35,8 @@ def root(tmp_path: Path) -> Path:
         "sysinit.target",
         "shutdown.target",
         "network-online.target",
+        "network-pre.target",
+        "local-fs.target",
         "multi-user.target",
         "-.mount",
         "system.slice",
@@ -54,6 +57,17 @@ def analyze(*words: str) -> subprocess.CompletedProcess[str]:
 def test_the_unit_verifies_without_a_complaint(root: Path):
     done = analyze("verify", "--man=no", f"--root={root}", "gatewayd.service")
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs_systemd
+def test_the_guard_of_the_boot_verifies_too_and_comes_before_the_network(root: Path):
+    done = analyze("verify", "--man=no", f"--root={root}", "gatewayd-guard.service")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    parser = Settings()
+    parser.read(UNIT.with_name("gatewayd-guard.service"))
+    assert "network-pre.target" in parser["Unit"]["Before"].split()
+    assert parser["Unit"]["Wants"] == "network-pre.target"
+    assert parser["Service"]["ExecStart"].endswith("--guard")
 
 
 @needs_systemd
