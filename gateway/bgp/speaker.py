@@ -469,10 +469,8 @@ class Speaker:
                 self._say(watch_out(peer))
 
     def _close(self, command: Close) -> None:
-        if command.closed:
-            self._closed.update(command.prefixes)
-        else:
-            self._closed.difference_update(command.prefixes)
+        change = self._closed.update if command.closed else self._closed.difference_update
+        change(command.prefixes)
         self._recompute(command.prefixes)
 
     def _best_of(self, prefix: Prefix) -> tuple[Path | None, Role | None]:

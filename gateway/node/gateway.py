@@ -24,13 +24,13 @@ from gateway.ike import events as ike_events
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.services import WallClock, since_1970
-from gateway.node import effects, failures, inputs
+from gateway.node import effects, inputs, outcomes
 from gateway.node.learned import Learned
 from gateway.node.liveness import Liveness
 from gateway.node.routes import journal_event, route_command
 from gateway.node.settings import GatewaySettings
 from gateway.node.supervisor import Supervisor
-from gateway.node.tunnel import Failure, Tunnel
+from gateway.node.tunnel import Tunnel
 from gateway.routing import model as routing
 from gateway.routing.fib import Fib
 
@@ -489,9 +489,9 @@ class Gateway:
         self.redraw.add(connection)
         match event:
             case ike_events.IkeUp():
-                self._ike_up(tunnel, event, now)
+                self._tell(outcomes.ike_up(tunnel, event, now))
             case ike_events.IkeDown():
-                self._ike_down(tunnel, event, now)
+                self._tell(outcomes.ike_down(tunnel, event, self.ike.primary(tunnel.name) is not None, now))
             case ike_events.ChildInstall():
                 self._emit_all(tunnel.install(event, now))
             case ike_events.ChildActivate():
@@ -506,67 +506,12 @@ class Gateway:
             case ike_events.ChildMoved(_, spi, remote):
                 self._emit(effects.MoveSa(tunnel.settings.id, spi, remote))
             case ike_events.ExchangeFailed(_, child, reason, context):
-                self._failure(tunnel, child, reason, context, now)
+                self._tell(outcomes.exchange_failed(tunnel, child, reason, context, now))
             case ike_events.Notice(level, name, _, text):
                 self._event(level, name, tunnel.name, text)
                 if name == "ike-init-refused" and self.ike.primary(tunnel.name) is None:
                     # Not authenticated: no more than a word for people
                     tunnel.hint("INIT_REFUSED", tunnel.context({"detail": text}), now)
-
-    def _ike_up(self, tunnel: Tunnel, event: ike_events.IkeUp, now: float) -> None:
-        spis = f"{event.initiator_spi:016x}_i {event.responder_spi:016x}_r"
-        tunnel.established(tunnel.established_at if event.rekeyed and tunnel.established_at is not None else now)
-        if not event.rekeyed:
-            tunnel.held.clear()
-        name = "ike-rekeyed" if event.rekeyed else "ike-established"
-        self._event("info", name, tunnel.name, f"IKE_SA {'rekeyed' if event.rekeyed else 'established'}: {spis}")
-
-    def _ike_down(self, tunnel: Tunnel, event: ike_events.IkeDown, now: float) -> None:
-        # Without a device the reason is known already
-        if not event.reason or tunnel.device_fault:
-            return
-        if self.ike.primary(tunnel.name) is not None:
-            self._event(
-                "info", "ike-spare-down", tunnel.name, f"a second IKE_SA with the same peer ended: {event.reason}"
-            )
-            return
-        if event.reason in failures.OWN_INTENT:
-            tunnel.closed(failures.OWN_INTENT[event.reason], tunnel.context({}), now)
-            self._event(
-                "info",
-                "ike-down",
-                tunnel.name,
-                f"IKE_SA is down: {failures.OWN_INTENT[event.reason].lower().replace('_', ' ')}",
-            )
-            return
-        name, context = failures.named(event.reason, tunnel.context(event.context))
-        if name == "DELETED_BY_PEER":
-            tunnel.taken_down(tunnel.established_at, now)
-        if event.initiated or tunnel.established_at is not None:
-            tunnel.failed(name, context, now)
-            if event.reason in failures.AT_ONCE:
-                tunnel.back_off.reset()
-        else:
-            tunnel.note(name, context, now)
-        habit = tunnel.endings.habit(now) if name == "DELETED_BY_PEER" else {}
-        told = "TAKEN_DOWN_AGAIN" if habit else name
-        self._event("warning", "ike-down", tunnel.name, f"IKE_SA is down: {name}", told, context | habit)
-
-    def _failure(self, tunnel: Tunnel, child: str, reason: str, context: dict[str, str], now: float) -> None:
-        name, full = failures.named(reason, tunnel.context({"child": child, **context}))
-        if reason in failures.OWN_INTENT:
-            if not tunnel.usable:
-                tunnel.note("CHILD_DELETED_BY_OPERATOR", full, now)
-            self._event("info", "child-down", tunnel.name, f"CHILD_SA {child} is down: deleted by operator")
-            return
-        back_off = tunnel.back_off_of(child)
-        if back_off.due(now):
-            back_off.failed(now)
-        if name in failures.REKEYS:
-            tunnel.refused[child] = Failure(name, full, now)
-        if not tunnel.usable:
-            tunnel.note(name, full, now)
-        self._event("warning", "exchange-failed", tunnel.name, f"{child or 'IKE_SA'}: {name}", name, full)
 
     def _bgp_event(self, event: object, now: float) -> None:
         match event:
@@ -609,6 +554,10 @@ class Gateway:
         self, level: str, event: str, tunnel: str, text: str, failure: str = "", context: dict[str, str] | None = None
     ) -> None:
         self._emit(effects.Event(level, event, tunnel, text, failure, context or {}))
+
+    def _tell(self, event: effects.Event | None) -> None:
+        if event is not None:
+            self._emit(event)
 
     def _emit(self, effect: object) -> None:
         self._effects.append(effect)

@@ -1,0 +1,59 @@
+"""How what became of an IKE_SA or an exchange shows: in its connection's state, and as the event that people read."""
+
+from __future__ import annotations
+
+from gateway.ike import events as ike
+from gateway.node import failures
+from gateway.node.effects import Event
+from gateway.node.tunnel import Failure, Tunnel
+
+
+def ike_up(tunnel: Tunnel, event: ike.IkeUp, now: float) -> Event:
+    spis = f"{event.initiator_spi:016x}_i {event.responder_spi:016x}_r"
+    tunnel.established(tunnel.established_at if event.rekeyed and tunnel.established_at is not None else now)
+    if not event.rekeyed:
+        tunnel.held.clear()
+    name = "ike-rekeyed" if event.rekeyed else "ike-established"
+    return Event("info", name, tunnel.name, f"IKE_SA {'rekeyed' if event.rekeyed else 'established'}: {spis}")
+
+
+def ike_down(tunnel: Tunnel, event: ike.IkeDown, another: bool, now: float) -> Event | None:
+    """`another`: the connection has an IKE_SA all the same."""
+    # Without a device the reason is known already
+    if not event.reason or tunnel.device_fault:
+        return None
+    if another:
+        text = f"a second IKE_SA with the same peer ended: {event.reason}"
+        return Event("info", "ike-spare-down", tunnel.name, text)
+    if event.reason in failures.OWN_INTENT:
+        intent = failures.OWN_INTENT[event.reason]
+        tunnel.closed(intent, tunnel.context({}), now)
+        return Event("info", "ike-down", tunnel.name, f"IKE_SA is down: {intent.lower().replace('_', ' ')}")
+    name, context = failures.named(event.reason, tunnel.context(event.context))
+    if name == "DELETED_BY_PEER":
+        tunnel.taken_down(tunnel.established_at, now)
+    if event.initiated or tunnel.established_at is not None:
+        tunnel.failed(name, context, now)
+        if event.reason in failures.AT_ONCE:
+            tunnel.back_off.reset()
+    else:
+        tunnel.note(name, context, now)
+    habit = tunnel.endings.habit(now) if name == "DELETED_BY_PEER" else {}
+    told = "TAKEN_DOWN_AGAIN" if habit else name
+    return Event("warning", "ike-down", tunnel.name, f"IKE_SA is down: {name}", told, context | habit)
+
+
+def exchange_failed(tunnel: Tunnel, child: str, reason: str, context: dict[str, str], now: float) -> Event:
+    name, full = failures.named(reason, tunnel.context({"child": child, **context}))
+    if reason in failures.OWN_INTENT:
+        if not tunnel.usable:
+            tunnel.note("CHILD_DELETED_BY_OPERATOR", full, now)
+        return Event("info", "child-down", tunnel.name, f"CHILD_SA {child} is down: deleted by operator")
+    back_off = tunnel.back_off_of(child)
+    if back_off.due(now):
+        back_off.failed(now)
+    if name in failures.REKEYS:
+        tunnel.refused[child] = Failure(name, full, now)
+    if not tunnel.usable:
+        tunnel.note(name, full, now)
+    return Event("warning", "exchange-failed", tunnel.name, f"{child or 'IKE_SA'}: {name}", name, full)
