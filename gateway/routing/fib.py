@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, TypeGuard
 
+from gateway.routing.candidates import Candidates
 from gateway.routing.dirty import Dirty
 from gateway.routing.guard import GUARD_METRIC, Guard, guard
 from gateway.routing.kept import FULL, Kept, closed
@@ -67,13 +68,11 @@ from gateway.routing.model import (
     SetProtected,
     SetRoute,
     SetThrows,
-    Single,
     Sweep,
     Target,
     Verb,
     ViaConnection,
     ViaNextHop,
-    ViaTiers,
     encrypts,
     members_of,
 )
@@ -88,11 +87,9 @@ class Fib:
     def __init__(self, settings: FibSettings | None = None) -> None:
         self._settings = settings or FibSettings()
         self._targets = Targets(self._settings.first_id)
-        self._candidates: dict[Prefix, dict[str, SetRoute]] = {}
-        self._by_target: dict[Target, set[Prefix]] = {}
+        self._candidates = Candidates()
         self._chosen: dict[Prefix, Target] = {}
         self._usage = Usage()
-        self._parts: dict[Single, dict[ViaTiers, None]] = {}  # of which tiers somebody wants it is a member
         self._refused: dict[Prefix, str] = {}
         self._protected: frozenset[Prefix] | None = None
         self._throws = SetThrows()
@@ -236,28 +233,20 @@ class Fib:
             self._target_changed(command.target)
 
     def _set_route(self, command: SetRoute) -> None:
-        replaced = self._candidates.setdefault(command.prefix, {}).get(command.source)
-        self._candidates[command.prefix][command.source] = command
-        self._by_target.setdefault(command.target, set()).add(command.prefix)
+        replaced = self._candidates.put(command)
         for member in members_of(command.target):
-            if isinstance(command.target, ViaTiers):
-                self._parts.setdefault(member, {})[command.target] = None
             if isinstance(member, ViaNextHop) and member.address not in self._targets.next_hops:
                 self._targets.next_hops[member.address] = None
                 self._to_resolve[member.address] = None
         self._choose(command.prefix)
         if replaced is not None:
-            self._release(replaced.target, command.prefix)
+            self._release(replaced)
 
     def _remove_route(self, command: RemoveRoute) -> None:
-        candidates = self._candidates.get(command.prefix, {})
-        removed = candidates.pop(command.source, None)
-        if removed is None:
-            return
-        if not candidates:
-            del self._candidates[command.prefix]
-        self._choose(command.prefix)
-        self._release(removed.target, command.prefix)
+        removed = self._candidates.take(command.prefix, command.source)
+        if removed is not None:
+            self._choose(command.prefix)
+            self._release(removed)
 
     def _set_protected(self, command: SetProtected) -> None:
         if command.prefixes != self._protected:
@@ -382,7 +371,7 @@ class Fib:
         if self._refused:
             self._refused.pop(prefix, None)
         chosen: SetRoute | None = None
-        for candidate in sorted(self._candidates.get(prefix, {}).values(), key=self._rank):
+        for candidate in sorted(self._candidates.of(prefix), key=self._rank):
             refusal = self._refusal(candidate)
             if not refusal:
                 chosen = candidate
@@ -443,10 +432,10 @@ class Fib:
     def _target_changed(self, target: Target) -> None:
         self._refresh(target)
         refused = {family: bool(self._targets.refusal(target, family)) for family in (4, 6)}
-        for prefix in list(self._by_target.get(target, ())):
-            if self._chosen.get(prefix) != target or len(self._candidates[prefix]) > 1 or refused[prefix.version]:
+        for prefix in self._candidates.through(target):
+            if self._chosen.get(prefix) != target or len(self._candidates.of(prefix)) > 1 or refused[prefix.version]:
                 self._choose(prefix)
-        for tiers in list(self._parts.get(target, ())) if not isinstance(target, ViaTiers) else ():
+        for tiers in self._candidates.tiers_of(target):
             self._target_changed(tiers)
 
     def _refresh(self, target: Target) -> None:
@@ -467,7 +456,7 @@ class Fib:
     def _refresh_all(self, target: Target) -> None:
         """And of what it is a part of."""
         self._refresh(target)
-        for tiers in self._parts.get(target, ()) if not isinstance(target, ViaTiers) else ():
+        for tiers in self._candidates.tiers_of(target):
             self._refresh(tiers)
 
     def _want_objects(self, target: Target, family: int, wanted: dict[Key, Entry]) -> None:
@@ -583,24 +572,11 @@ class Fib:
     def _why(self, key: Key) -> str:
         return self._failed[key].text if key in self._failed else "not yet applied"
 
-    def _release(self, target: Target, prefix: Prefix) -> None:
-        """A candidate went: forget what no candidate names any more."""
-        if any(candidate.target == target for candidate in self._candidates.get(prefix, {}).values()):
-            return
-        prefixes = self._by_target[target]
-        prefixes.discard(prefix)
-        if prefixes:
-            return
-        del self._by_target[target]
-        for member in members_of(target):
-            parts = self._parts.get(member, {})
-            if isinstance(target, ViaTiers):
-                parts.pop(target, None)
-                if not parts:
-                    self._parts.pop(member, None)
-            if isinstance(member, ViaNextHop) and not parts and member not in self._by_target:
-                self._targets.next_hops.pop(member.address, None)
-                self._to_resolve.pop(member.address, None)
+    def _release(self, gone: SetRoute) -> None:
+        """Forget what no candidate names any more."""
+        for address in self._candidates.release(gone):
+            self._targets.next_hops.pop(address, None)
+            self._to_resolve.pop(address, None)
 
 
 _COMMANDS: dict[type[Any], Callable[[Fib, Any], None]] = {
