@@ -1,8 +1,8 @@
-"""Many initiators in one process, which set up IKE_SAs as fast as the responder answers: `python -m benchmarks.ike_load SPEC SECONDS`.
+"""Many initiators in one process: `python -m benchmarks.ike_load SPEC SECONDS [PATIENCE]`.
 
     IKE_SA_INIT  -->  <--  IKE_AUTH with the first CHILD_SA  -->  <--      and again, with INITIAL_CONTACT, from each address
 
-Not an implementation of IKEv2: it says always the same (octets made once by the codecs, what changes is put in their place) and
+They set up IKE_SAs as fast as the responder answers. Not an implementation of IKEv2: it says always the same (octets made once by the codecs, what changes is put in their place) and
 reads of the answers what it needs for the keys. What comes back is opened and its AUTH checked, so that what is counted is an
 IKE_SA. One key pair serves all of them: the responder's work is the same, and the generator must not be what is measured.
 Prints one object: set-ups, seconds, its own CPU seconds, what had to be repeated.
@@ -105,6 +105,7 @@ class Tally:
     until: float
     setups: int = 0
     sent_again: int = 0
+    cookies: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     times: list[float] = field(default_factory=list)
 
@@ -118,7 +119,7 @@ class Initiator:
         self._init = _init_octets(identity)
         self._first, self._chain = _auth_chain(identity)
         self._spi_at = self._chain.index(_ESP_SPI)
-        self._esp_spi = 0x01000000
+        self._esp_spi = 0x01000000 + int.from_bytes(os.urandom(3), "big")
         self._init_sent = self._sent = b""
         self._port = 500
         self._keys: IkeKeys | None = None
@@ -129,7 +130,7 @@ class Initiator:
     def begin(self, now: float) -> None:
         """A new IKE_SA, unless it is over."""
         self._keys = None
-        self.begun_at = now if now < self.tally.until else 0.0
+        self.begun_at = now if now < self.tally.until or not self._init_sent else 0.0
         if not self.under_way:
             return
         self._nonce = os.urandom(NONCE_OCTETS)
@@ -149,7 +150,7 @@ class Initiator:
             return
         if port == 4500:
             data = data[len(MARKER) :]
-        if data[:SPI_OCTETS] != self._init_sent[:SPI_OCTETS] or not data[19] & Flags.RESPONSE:
+        if not self.under_way or data[:SPI_OCTETS] != self._init_sent[:SPI_OCTETS] or not data[19] & Flags.RESPONSE:
             return
         if data[18] == ExchangeType.IKE_SA_INIT and self._keys is None:
             self._answered_init(data, now)
@@ -164,7 +165,7 @@ class Initiator:
     def _answered_init(self, data: bytes, now: float) -> None:
         found = dict(_payloads(data[HEADER_OCTETS:], data[16]))
         if PayloadType.KE not in found:
-            self._refused(data)
+            self._refused(data, now)
             return
         public, peer_nonce = found[PayloadType.KE][4:], found[PayloadType.NONCE]
         self._response, self._peer_nonce = data, peer_nonce
@@ -225,14 +226,26 @@ class Initiator:
         self._peer_key.verify(data[len(ECDSA_SHA256) :], octets, ec.ECDSA(hashes.SHA256()))
         return True
 
-    def _refused(self, data: bytes) -> None:
-        """Sent again after a while; the reason is counted."""
-        error = parse_message(data).error()
+    def _refused(self, data: bytes, now: float) -> None:
+        """Shows a cookie at once; else it is sent again after a while, and the reason is counted."""
+        answer = parse_message(data)
+        cookie, error = answer.notify(NotifyType.COOKIE), answer.error()
+        if cookie is not None:
+            # RFC 7296 2.6: the cookie first, all else unchanged
+            _, chain = emit_chain((cookie,))
+            sent = self._init_sent
+            chain = sent[16:17] + chain[1:]
+            head = sent[:16] + bytes([PayloadType.NOTIFY]) + sent[17:24]
+            length = (len(sent) + len(chain)).to_bytes(4, "big")
+            self.tally.cookies += 1
+            self._init_sent = head + length + chain + sent[HEADER_OCTETS:]
+            self._send(self._init_sent, 500, now)
+            return
         self.tally.refused[error.name if error is not None else "IKE_SA_INIT"] += 1
 
 
-def load(identities: list[Identity], seconds: float) -> dict[str, Any]:
-    """All of them at once, for so long."""
+def load(identities: list[Identity], seconds: float, patience: float = 3 * PATIENCE) -> dict[str, Any]:
+    """All of them at once, for so long, each at least once; what is under way then gets so much more time."""
     cpu, begun = time.process_time(), time.monotonic()
     tally = Tally(begun + seconds)
     poll = select.epoll()
@@ -247,7 +260,7 @@ def load(identities: list[Identity], seconds: float) -> dict[str, Any]:
     look_at = begun + PATIENCE / 4
     now = begun
     # No half-open IKE_SA is left behind: the responder would ask the next initiators for cookies
-    while any(initiator.under_way for initiator in initiators) and now < tally.until + 3 * PATIENCE:
+    while any(initiator.under_way for initiator in initiators) and now < tally.until + patience:
         for fd, _ in poll.poll(0.1):
             initiator, port = readers[fd]
             initiator.received(port, time.monotonic())
@@ -263,6 +276,7 @@ def load(identities: list[Identity], seconds: float) -> dict[str, Any]:
         "seconds": now - begun,
         "cpu": time.process_time() - cpu,
         "sent_again": tally.sent_again,
+        "cookies": tally.cookies,
         "refused": dict(tally.refused),
         "p50_ms": times[len(times) // 2] * 1000,
         "p99_ms": times[len(times) * 99 // 100] * 1000,
@@ -352,4 +366,4 @@ def _identity(one: dict[str, Any]) -> Identity:
 
 if __name__ == "__main__":
     wanted = json.loads(Path(sys.argv[1]).read_text())
-    sys.stdout.write(json.dumps(load([_identity(one) for one in wanted], float(sys.argv[2]))))
+    sys.stdout.write(json.dumps(load([_identity(one) for one in wanted], *map(float, sys.argv[2:]))))

@@ -53,7 +53,7 @@ class Site:
 
     @property
     def address(self) -> str:
-        return f"10.9.1.{1 + self.number}"
+        return f"10.9.{1 + self.number // 250}.{1 + self.number % 250}"
 
     @property
     def name(self) -> str:
@@ -61,7 +61,8 @@ class Site:
 
     @property
     def net(self) -> tuple[str, str]:
-        return f"172.16.{self.number}.0", f"172.16.{self.number}.255"
+        third = f"172.{16 + (self.number >> 8)}.{self.number & 255}"
+        return f"{third}.0", f"{third}.255"
 
     @property
     def prefix(self) -> str:
@@ -101,7 +102,7 @@ class GatewaydResponder:
 
     def __init__(self, machine: Namespace, sites: Sequence[Site], pki: Pki | None) -> None:
         head = '[gateway]\nname = "gateway"\nstate_directory = "/run/gatewayd-state"\n'
-        text = head + "".join(_our_connection(site, pki is not None) for site in sites)
+        text = head + "".join(our_connection(site, pki is not None) for site in sites)
         files = {"psk": PSK}
         if pki is not None:
             files |= {"gateway.pem": pki.gateway.pem, "gateway.key": pki.gateway.key_pem, "ca.pem": pki.root.pem}
@@ -204,7 +205,7 @@ class Scene:
         self.machine.forwarding()
         self.responder = RESPONDERS[label](self.machine, sites, pki)
         self._spec = self.initiators.directory / "initiators.json"
-        self._spec.write_text(json.dumps([_described(site, pki) for site in sites]))
+        self._spec.write_text(json.dumps([described(site, pki) for site in sites]))
 
     def measure(self, seconds: float) -> dict[str, float]:
         """Set-ups a second, and what each cost either process."""
@@ -229,7 +230,7 @@ class Scene:
         }
 
 
-def _our_connection(site: Site, certified: bool) -> str:
+def our_connection(site: Site, certified: bool) -> str:
     proof = (
         'local_cert = "gateway.pem"\nlocal_key.file = "gateway.key"\nca = ["ca.pem"]'
         if certified
@@ -266,7 +267,7 @@ def _their_connection(site: Site, pki: Pki | None) -> Connection:
     )  # fmt: skip
 
 
-def _described(site: Site, pki: Pki | None) -> dict[str, Any]:
+def described(site: Site, pki: Pki | None) -> dict[str, Any]:
     text: dict[str, Any] = {
         "address": site.address, "target": TARGET, "name": site.name, "responder": RESPONDER,
         "local_net": site.net, "remote_net": OUR_NET,
