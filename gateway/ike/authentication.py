@@ -107,8 +107,9 @@ def ability_of(sa: IkeSa, *more: Message) -> PeerAbility:
     hashes = init.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
     said = [
         notify.data for message in (init, *more) for notify in message.notifies()
-        if notify.type == NotifyType.SUPPORTED_AUTH_METHODS
+        if notify.type == NotifyType.SUPPORTED_AUTH_METHODS and notify.data
     ]  # fmt: skip
+    said += sa.methods_said
     return PeerAbility(
         signatures.hashes_heard(hashes.data) if hashes is not None else None,
         signatures.methods_heard(said) if said else None,

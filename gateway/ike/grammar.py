@@ -53,8 +53,9 @@ GRAMMAR: dict[tuple[ExchangeType, bool], dict[type[Payload], Rule]] = {
     (ExchangeType.IKE_SA_INIT, REQUEST): {SecurityAssociation: ONE, KeyExchange: ONE, Nonce: ONE},
     # RFC 7296 2.6, 2.7: a COOKIE or INVALID_KE_PAYLOAD response carries nothing else
     (ExchangeType.IKE_SA_INIT, RESPONSE): {SecurityAssociation: OPTIONAL, KeyExchange: OPTIONAL, Nonce: OPTIONAL},
-    (ExchangeType.IKE_INTERMEDIATE, REQUEST): {KeyExchange: ONE},
-    (ExchangeType.IKE_INTERMEDIATE, RESPONSE): {KeyExchange: ONE},
+    # RFC 9593 3.1: without KE, and perhaps with identities, it asks for the methods of authentication that were put off
+    (ExchangeType.IKE_INTERMEDIATE, REQUEST): {KeyExchange: OPTIONAL, IdI: OPTIONAL, IdR: OPTIONAL},
+    (ExchangeType.IKE_INTERMEDIATE, RESPONSE): {KeyExchange: OPTIONAL},
     (ExchangeType.IKE_FOLLOWUP_KE, REQUEST): {KeyExchange: ONE},
     (ExchangeType.IKE_FOLLOWUP_KE, RESPONSE): {KeyExchange: ONE},
     (ExchangeType.IKE_AUTH, REQUEST): {

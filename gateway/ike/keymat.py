@@ -206,7 +206,9 @@ class ChildKeys:
 class IkeKeys:
     """The keys of one IKE_SA, seen from one side."""
 
-    __slots__ = ("_said", "_sk_d", "_sk_pi", "_sk_pr", "choice", "is_initiator", "opening", "rounds", "sealing")
+    __slots__ = (
+        "_said", "_sk_d", "_sk_pi", "_sk_pr", "choice", "intermediates", "is_initiator", "opening", "rounds", "sealing"
+    )  # fmt: skip
 
     def __init__(self, choice: Choice, skeyseed: bytes, nonces: bytes, spis: bytes, is_initiator: bool) -> None:
         method = choice.prf
@@ -220,6 +222,8 @@ class IkeKeys:
         self.choice = choice
         self.is_initiator = is_initiator
         self.rounds = 0
+        self.intermediates = 0
+        """IKE_INTERMEDIATE exchanges that are over: a round each, and one more where there was something else to say."""
         self._said = {True: b"", False: b""}
         initiator, responder = Envelope(choice, ei, ai), Envelope(choice, er, ar)
         self.sealing, self.opening = (initiator, responder) if is_initiator else (responder, initiator)
@@ -239,7 +243,7 @@ class IkeKeys:
     def after_intermediate(self, shared: bytes, ni: bytes, nr: bytes, spis: bytes) -> IkeKeys:
         """RFC 9370 2.2.2: SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr), and all keys from it."""
         keys = self.rekeyed(self.choice, shared, ni, nr, spis, self.is_initiator)
-        keys.rounds, keys._said = self.rounds + 1, self._said
+        keys.rounds, keys.intermediates, keys._said = self.rounds + 1, self.intermediates, self._said
         return keys
 
     def absorb(self, message: bytes, of_initiator: bool) -> None:
@@ -247,6 +251,7 @@ class IkeKeys:
         key = self._sk_pi if of_initiator else self._sk_pr
         said = prf(self.choice.prf, key, self._said[of_initiator] + message)
         self._said = self._said | {of_initiator: said}
+        self.intermediates += not of_initiator
 
     def mixed(self, ppk: bytes) -> IkeKeys:
         """RFC 8784 3: SK_d, SK_pi and SK_pr from themselves and the PPK. What seals and opens stays the same."""
@@ -254,7 +259,7 @@ class IkeKeys:
         keys.choice, keys.is_initiator, keys.sealing, keys.opening = (
             self.choice, self.is_initiator, self.sealing, self.opening
         )  # fmt: skip
-        keys.rounds, keys._said = self.rounds, self._said
+        keys.rounds, keys.intermediates, keys._said = self.rounds, self.intermediates, self._said
         keys._sk_d, keys._sk_pi, keys._sk_pr = (
             prf_plus(self.choice.prf, ppk, secret, len(secret)) for secret in (self._sk_d, self._sk_pi, self._sk_pr)
         )
@@ -274,10 +279,10 @@ class IkeKeys:
     @property
     def _int_auth(self) -> bytes:
         """RFC 9242 3.3.2: IntAuth_iN | IntAuth_rN | IKE_AUTH_MID, once there was an IKE_INTERMEDIATE."""
-        if not self.rounds:
+        if not self.intermediates:
             return b""
         # RFC 7296 2.2: IKE_SA_INIT has message ID 0, each IKE_INTERMEDIATE the next, and then comes IKE_AUTH
-        return self._said[True] + self._said[False] + (self.rounds + 1).to_bytes(4, "big")
+        return self._said[True] + self._said[False] + (self.intermediates + 1).to_bytes(4, "big")
 
     def secrets_for_keylog(self) -> dict[str, bytes]:
         """For observe/keylog only, which the operator has to switch on."""

@@ -88,6 +88,9 @@ class IkeSa:
         self.redirected_from = ""
         # What the peer shows if it loses this IKE_SA (RFC 6290); empty: nothing
         self.peer_token = b""
+        # RFC 9593 3.1: what we put off to IKE_INTERMEDIATE; what the peer said there
+        self.methods_owed: Notify | None = None
+        self.methods_said: tuple[bytes, ...] = ()
         self.wire: tuple[int, int] | None = None  # octets and datagrams of the message just put together
         self.reassembly = {False: Reassembly(), True: Reassembly()}  # of requests, of responses
         self.children: dict[int, ChildSa] = {}
@@ -151,7 +154,7 @@ class IkeSa:
             self.services.emit(Transmit(marker + datagram, local, remote))
 
     @property
-    def _largest(self) -> int:
+    def largest(self) -> int:
         """Octets of the largest message that may go whole."""
         if not self.fragments:
             return MESSAGE_MAX
@@ -173,7 +176,7 @@ class IkeSa:
         else:
             # RFC 6290 4.5: whoever has lost this IKE_SA answers nothing that is shorter than the answer
             at_least = ANSWER_OCTETS if self.peer_token and not response else 0
-            datagrams = seal_fragments(self.keys, header, payloads, self.services.random, self._largest, at_least)
+            datagrams = seal_fragments(self.keys, header, payloads, self.services.random, self.largest, at_least)
         self.record(line_of(header, payloads, now, True, sum(map(len, datagrams)), len(datagrams)))
         return datagrams
 

@@ -17,7 +17,6 @@ from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.exchanges import intermediate
 from gateway.ike.exchanges.auth import Authenticate
 from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange, wanted_group
-from gateway.ike.exchanges.intermediate import Intermediate
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.keymat import IkeKeys, check_nonce
 from gateway.ike.message import Message
@@ -205,7 +204,7 @@ class InitiateSa(Exchange):
             sa.hint, sa.give_up_at = None, None
             sa.keys = IkeKeys.initial(choice, shared, sa.ni, sa.nr, sa.spis, True)
             float_to_natt(sa)
-            sa.queue.extendleft((Authenticate(), *map(Intermediate, reversed(choice.additional))))
+            sa.queue.extendleft((Authenticate(), *reversed(intermediate.asking(sa, message, choice.additional))))
             sa.finish(now)
 
         def refused(error: PeerError, now: float) -> None:
@@ -308,7 +307,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
             *(intermediate.capability(sa) if choice.additional else ()),
         )
         answer: tuple[Payload, ...] = (SecurityAssociation((chosen,)), KeyExchange(choice.key_exchange, public))
-        payloads = (*answer, Nonce(sa.nr), *extensions)
+        payloads = intermediate.put_off(sa, message, (*answer, Nonce(sa.nr), *extensions))
         (sa.init_response,) = sa.respond(ExchangeType.IKE_SA_INIT, payloads, now)
 
     sa.compute(work, then, lambda error, now: sa.destroy(now, "BAD_KEY_EXCHANGE", {"detail": str(error)}))
