@@ -110,7 +110,7 @@ ANSWERS: dict[str, dict[str, str]] = {
     "INIT": {},
     "AUTH": {
         "IKE_AUTH": "DESTROYING <IKE_AUTH[AUTHENTICATION_FAILED] -authentication",
-        "IKE_INTERMEDIATE": "DESTROYING <IKE_INTERMEDIATE[INVALID_SYNTAX] -grammar",
+        "IKE_INTERMEDIATE": "DESTROYING <IKE_INTERMEDIATE[INVALID_SYNTAX] -wrong_ke_group",
     },
     "ESTABLISHED": {
         "NEW CHILD": "ESTABLISHED <CREATE_CHILD_SA[]",
