@@ -11,8 +11,9 @@ The one path is preferred (its AS path is shorter). Sinks at both edges note whe
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from support.birds import Bird
 from support.daemon import GatewayDaemon
 from support.netns import End, Lab, Namespace
 from support.process import Process, wait_until
@@ -42,8 +43,26 @@ address = "{address}"
 remote_as = {remote_as}
 connection = "{name}"
 hold_time = 30
+max_prefixes = 20000
 {passive}
 {bfd}
+"""
+
+_FABRIC = """
+[bgp.neighbor.fabric]
+address = "10.1.1.10"
+local_address = "10.1.1.1"
+remote_as = 65515
+multihop = 2
+max_prefixes = 20000
+"""
+_BIRD = """
+router id 10.1.1.10;
+log stderr all;
+protocol device {{ }}
+protocol static {{ ipv4; {routes} }}
+protocol bgp b4 {{ local 10.1.1.10 as 65515; neighbor 10.1.1.1 as 65010; multihop 2; hold time 90;
+  connect retry time 1; ipv4 {{ import all; export all; }}; }}
 """
 
 _SINK = """
@@ -66,10 +85,9 @@ while True:
 
 
 class TwoPaths:
-    """`bfd`: the lines of the [bgp.neighbor.NAME.bfd] tables, "" for none; `probe`: of [connection.NAME.probe] at the gateway.
-    `prefixes` beside the site's own are announced by both edges."""
+    """`bfd`: the lines of the [bgp.neighbor.NAME.bfd] tables, "" for none; `probe`: of [connection.NAME.probe] at the gateway."""
 
-    def __init__(self, lab: Lab, *, bfd: str = "", probe: str = "", prefixes: Sequence[str] = ()) -> None:
+    def __init__(self, lab: Lab, *, bfd: str = "", probe: str = "") -> None:
         self.lab = lab
         names = ("host", "gateway", "wan", "edge1", "edge2")
         self.host, self.gateway, self.wan, *edges = (lab.namespace(name) for name in names)
@@ -79,7 +97,7 @@ class TwoPaths:
             self.gateway, _gateway(bfd, probe), {"site.psk": PSK, "bfd.key": "twenty octets it is"}
         )
         self.peers = [
-            GatewayDaemon(edge, _edge(number, bfd, prefixes), {"site.psk": PSK, "bfd.key": "twenty octets it is"})
+            GatewayDaemon(edge, _edge(number, bfd), {"site.psk": PSK, "bfd.key": "twenty octets it is"})
             for number, edge in enumerate(self.edges)
         ]
         self.sinks: list[Process] = []
@@ -109,6 +127,26 @@ class TwoPaths:
 
     def mend(self) -> None:
         self.wan.run("nft", "delete", "table", "ip", "cut")
+
+    def fabric(self) -> Callable[[Sequence[str]], None]:
+        """A route server on the host's network; what it is given it announces, from then on and nothing else."""
+        bird = Bird(self.host.directory / "bird", self.host.full)
+        bird.start(_BIRD.format(routes=""))
+
+        def announce(prefixes: Sequence[str]) -> None:
+            bird.reconfigure(_BIRD.format(routes="".join(f"route {prefix} blackhole; " for prefix in prefixes)))
+
+        self.daemon.wait_bgp("fabric", 30)
+        return announce
+
+    def flaps(self) -> dict[str, int]:
+        """Of every BFD session at every gateway, where there were any."""
+        found = {}
+        for daemon in (self.daemon, *self.peers):
+            status = daemon.status()
+            assert status is not None
+            found |= {f"{status['name']} {row['name']}": row["flaps"] for row in status["liveness"] if row["flaps"]}
+        return found
 
     def moved(self, seconds: float = 10.0) -> float:
         """How long between the last packet at the first edge and the first one after it at the second."""
@@ -154,15 +192,14 @@ def _gateway(bfd: str, probe: str) -> str:
             bfd=_table(f"bgp.neighbor.{name}.bfd", bfd),
         )  # fmt: skip
     # The second path is as good but for its length
-    return f'{text}\n[bgp]\nlocal_as = 65010\nadvertise = ["10.1.1.0/24"]\nlisten_port = 0\n{neighbors}'
+    return f'{text}\n[bgp]\nlocal_as = 65010\nadvertise = ["10.1.1.0/24"]\nlisten_port = 0\n{neighbors}{_FABRIC}'
 
 
-def _edge(number: int, bfd: str, prefixes: Sequence[str]) -> str:
+def _edge(number: int, bfd: str) -> str:
     text = _COMMON.format(
         name=f"edge{number + 1}", connection="gw", local=EDGE_OUTER[number], remote=GATEWAY_OUTER,
         inner=INNER[number][1], protected="10.1.1.0/24", start="none", probe="",
     )  # fmt: skip
-    announced = ", ".join(f'"{prefix}"' for prefix in ("172.16.1.0/24", *prefixes))
     neighbor = _NEIGHBOR.format(
         name="gw",
         address=INNER[number][0],
@@ -173,9 +210,7 @@ def _edge(number: int, bfd: str, prefixes: Sequence[str]) -> str:
     policy = '\n[bgp.policy.longer]\ndefault = "accept"\n[bgp.policy.longer.rule.all]\naction = "accept"\nprepend = 2\n'
     longer = 'export_policy = "longer"\n' if number else ""
     neighbor = neighbor.replace("hold_time = 30\n", f"hold_time = 30\n{longer}")
-    return (
-        f"{text}\n[bgp]\nlocal_as = {65001 + number}\nadvertise = [{announced}]\n{policy if number else ''}{neighbor}"
-    )
+    return f'{text}\n[bgp]\nlocal_as = {65001 + number}\nadvertise = ["172.16.1.0/24"]\n{policy if number else ""}{neighbor}'
 
 
 def _table(name: str, lines: str) -> str:

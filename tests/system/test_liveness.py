@@ -7,10 +7,12 @@ import time
 import pytest
 from support.netns import Lab
 from support.process import wait_until
-from support.two_paths import TwoPaths
+from support.traffic import Iperf, result
+from support.two_paths import SITE_HOST, TwoPaths
 
 pytestmark = pytest.mark.system
 
+LOAD_SECONDS = 60
 PROBE = 'address = "{}"\ninterval = "100ms"'
 
 
@@ -63,3 +65,33 @@ def test_with_nowhere_else_to_go_packets_stay_in_the_tunnel(lab: Lab) -> None:
     wait_until(lambda: paths.watch("bfd one").get("verdict") == "down", 5, "BFD on the first path is down")
     count = len(paths.arrivals(0))
     wait_until(lambda: len(paths.arrivals(0)) > count + 500, 5, "packets still arrive by the first path")
+
+
+@pytest.mark.slow
+def test_fifty_milliseconds_hold_under_load_and_bursts_of_ten_thousand_routes(lab: Lab) -> None:
+    """No false down at any of the three gateways, which share this machine's cores with the load, without priorities."""
+    paths = TwoPaths(lab, bfd='interval = "50ms"')
+    paths.start()
+    for name in ("one", "two"):
+        wait_until(lambda name=name: paths.watch(f"bfd {name}").get("state") == "UP", 15, f"BFD with {name}")  # type: ignore[misc]
+    announce = paths.fabric()
+    many = [f"10.{64 + number // 2048}.{number // 8 % 256}.{number % 8 * 32}/27" for number in range(10_000)]
+    load = Iperf(paths.edges[0], SITE_HOST)
+    client = load.background(paths.host, LOAD_SECONDS, 0)
+    deadline = time.monotonic() + LOAD_SECONDS
+    bursts = 0
+    while time.monotonic() < deadline:
+        announce(many)
+        wait_until(lambda: routes_of(paths) >= len(many), 60, f"burst {bursts}")
+        announce(())
+        wait_until(lambda: routes_of(paths) == 0, 60, f"end of burst {bursts}")
+        bursts += 1
+    assert result(client, 60).gbit_per_s > 0
+    load.stop()
+    assert bursts >= 1
+    assert paths.flaps() == {}
+
+
+def routes_of(paths: TwoPaths) -> int:
+    peer = paths.daemon.neighbor("fabric")
+    return int(peer["prefixes"]["adj_in"]) if peer else 0
