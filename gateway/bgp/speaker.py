@@ -170,9 +170,9 @@ class Speaker:
         best = Counter(one.path.neighbor for one in self.loc_rib.best.values())
         return tuple(peer.status(best[peer.name]) for peer in self._peers.values())
 
-    def routes_status(self) -> tuple[RouteStatus, ...]:
-        """Every path in every adj-RIB-in, ordered by prefix, with why it is or is not used."""
-        return views.routes(self._peers.values(), self.loc_rib, self._closed)
+    def routes_status(self, limit: int | None = None) -> Iterator[RouteStatus]:
+        """Every path, with why it is or is not used, see views.py."""
+        return views.routes(self._peers.values(), self.loc_rib, self._closed, limit)
 
     @property
     def session_settings(self) -> SpeakerSettings:

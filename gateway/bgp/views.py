@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from itertools import islice
 
 from gateway.bgp.decision import decide
 from gateway.bgp.events import RouteStatus
@@ -14,12 +15,16 @@ from gateway.bgp.rib import LocRib
 CLOSED = "in clear, and a tunnel led there: protected until `gatewayctl guard forget`"
 
 
-def routes(peers: Iterable[Peer], loc_rib: LocRib, closed: AbstractSet[Prefix]) -> tuple[RouteStatus, ...]:
-    """Every path in every adj-RIB-in, ordered by prefix. `closed`: prefixes to which only paths in tunnels are used."""
+def routes(
+    peers: Iterable[Peer], loc_rib: LocRib, closed: AbstractSet[Prefix], limit: int | None = None
+) -> Iterator[RouteStatus]:
+    """Every path in every adj-RIB-in, ordered by prefix; of `limit` prefixes, whichever these are. It may be taken in
+    pieces while the RIBs change. `closed`: prefixes to which only paths in tunnels are used."""
     everybody = tuple(peers)
-    prefixes = {prefix for peer in everybody for prefix in peer.adj_in.entries}
-    ordered = sorted(prefixes, key=lambda one: (one.version, int(one.network_address), one.prefixlen))
-    return tuple(status for prefix in ordered for status in _explain(prefix, everybody, loc_rib, prefix in closed))
+    prefixes = dict.fromkeys(prefix for peer in everybody for prefix in peer.adj_in.entries)
+    ordered = sorted(islice(prefixes, limit), key=lambda one: (one.version, int(one.network_address), one.prefixlen))
+    for prefix in ordered:
+        yield from _explain(prefix, everybody, loc_rib, prefix in closed)
 
 
 def _explain(prefix: Prefix, peers: tuple[Peer, ...], loc_rib: LocRib, closed: bool) -> Iterator[RouteStatus]:

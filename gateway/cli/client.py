@@ -37,9 +37,9 @@ class Client:
     def __init__(self, path: str | None = None) -> None:
         self._path = path or os.environ.get("GATEWAYCTL_SOCKET") or DEFAULT_SOCKET
 
-    def status(self) -> dict[str, Any]:
-        """The snapshot."""
-        status, document = self._ask("GET", "/v1/status", None, _PATIENCE)
+    def status(self, all_routes: bool = False) -> dict[str, Any]:
+        """The snapshot, with a few BGP routes or all of them."""
+        status, document = self._ask("GET", "/v1/status?routes=all" if all_routes else "/v1/status", None, _PATIENCE)
         if status != 200 or document.get("schema") != 1:
             raise Unreachable(document.get("text") or f"unexpected answer from {self._path} (status {status})")
         return document

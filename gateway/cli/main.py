@@ -160,7 +160,7 @@ def bgp_peers() -> None:
 @bgp.command("routes")
 def bgp_routes() -> None:
     """Learned paths, which is best and why. Example: gatewayctl bgp routes -o json"""
-    snapshot = _snapshot()
+    snapshot = Session.client.status(all_routes=True)
     _print(snapshot, "routes", snapshot["routes"], lambda: [views.bgp_routes(snapshot, Session.style.wide)])
 
 

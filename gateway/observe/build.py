@@ -5,7 +5,7 @@ What the shell alone knows (engine, workers, ExaBGP's process, wall clock, findi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_network
 from typing import Any
@@ -57,9 +57,14 @@ class ShellFacts:
 
 
 def build(
-    node: Gateway, facts: ShellFacts, now: float, drawn: dict[str, TunnelStatus] | None = None, stale: bool = False
+    node: Gateway,
+    facts: ShellFacts,
+    now: float,
+    drawn: dict[str, TunnelStatus] | None = None,
+    stale: bool = False,
+    routes: Sequence[RouteStatus] = (),
 ) -> Snapshot:
-    """One consistent picture. `drawn`: the connections as drawn the last time, to be kept for the next; of a thousand
+    """One consistent picture, with those `routes` that somebody asked for. `drawn`: the connections as drawn the last time, to be kept for the next; of a thousand
     only those are drawn again to which something happened; none when they may be `stale`."""
     fib = node.fib.status()
     kept = {} if drawn is None else drawn
@@ -74,7 +79,7 @@ def build(
         ready=node.guarded and not node.stopping,
         tunnels=tuple(kept[name] if name in kept else draw(node, facts, kept, name) for name in node.tunnels),
         peers=tuple(_peers(node)),
-        routes=tuple(_routes(node)),
+        routes=tuple(routes),
         kernel_routes={"desired": fib.desired, "installed": fib.installed, "failed": fib.failed, "guard": fib.guard},
         exabgp=facts.exabgp,
         ha=_ha(node, now),
@@ -288,8 +293,9 @@ def _peers(node: Gateway) -> Iterator[PeerStatus]:
         yield PeerStatus(**{field.name: getattr(peer, field.name) for field in fields(PeerStatus)})
 
 
-def _routes(node: Gateway) -> Iterator[RouteStatus]:
-    for route in node.speaker.routes_status() if node.speaker is not None else ():
+def draw_routes(node: Gateway, limit: int | None = None) -> Iterator[RouteStatus]:
+    """The BGP routes, of at most so many prefixes; to be taken in pieces, for there may be ten thousand."""
+    for route in node.speaker.routes_status(limit) if node.speaker is not None else ():
         values = {field.name: getattr(route, field.name) for field in fields(RouteStatus)}
         values["installed"] = route.best and node.fib.state(ip_network(route.prefix)).installed
         yield RouteStatus(**values)

@@ -1,6 +1,6 @@
 """The control socket: what `gatewayctl` speaks to. HTTP on a UNIX socket, for root and the daemon's own user.
 
-    GET  /v1/status       -> the snapshot as JSON
+    GET  /v1/status       -> the snapshot as JSON; of BGP routes some, with ?routes=all all
     POST /v1/operations   {"verb": "rekey", "target": "azure-a/net", "wait": 30} -> {"ok": true, "text": "..."}
                           {"verb": "drain", "target": "azure-a" or none for all, "to": "192.0.2.1" or none to end it}
                           {"verb": "forget", "target": "10.1.0.0/16", or none for all} of what was learned in tunnels
@@ -46,8 +46,8 @@ _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 class Operations(Protocol):
     """What the daemon offers to its operator."""
 
-    async def snapshot(self) -> Snapshot:
-        """The picture of now."""
+    async def snapshot(self, all_routes: bool = False) -> Snapshot:
+        """The picture of now, with a few BGP routes or all of them."""
 
     def trace(self, connection: str) -> list[dict[str, object]] | None:
         """The last IKE messages of a connection, oldest first; None: there is no such connection."""
@@ -135,7 +135,8 @@ async def _authorize(request: web.Request, handler: Handler) -> web.StreamRespon
 def _status(operations: Operations) -> Handler:
     async def status(request: web.Request) -> web.StreamResponse:
         # A thousand tunnels are megabytes of text: not on the loop
-        text = await asyncio.to_thread(lambda taken: json.dumps(taken.to_json()), await operations.snapshot())
+        taken = await operations.snapshot(request.query.get("routes") == "all")
+        text = await asyncio.to_thread(lambda: json.dumps(taken.to_json()))
         return web.Response(text=text, content_type="application/json")
 
     return status

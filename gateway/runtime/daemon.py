@@ -23,7 +23,7 @@ from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
 from gateway.node.settings import GatewaySettings
-from gateway.observe.build import ShellFacts, build, draw, draw_some
+from gateway.observe.build import ShellFacts, build, draw, draw_routes, draw_some
 from gateway.observe.explain import explain
 from gateway.observe.journal import Journal
 from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
@@ -55,6 +55,8 @@ log = logging.getLogger("gateway")
 COUNTER_INTERVAL = 0.5
 DRAW_INTERVAL, DRAWN_AT_ONCE = 0.25, 8
 """Connections are drawn before somebody asks for the picture, half a millisecond's worth in one turn of the loop."""
+SHOWN_ROUTES = 100
+"""BGP routes in a picture, where not all are asked for; and drawn in one go."""
 HOST_CHECK_INTERVAL = 30.0
 STOP_PATIENCE = 3.0
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -332,12 +334,17 @@ class Daemon:
     def dataplane_name(self) -> str:
         return f"{_native.ENGINE}, {len(self.dataplane.worker_status())} workers"
 
-    async def snapshot(self) -> Snapshot:
-        """The picture with the counters of this moment."""
+    async def snapshot(self, routes: int | None = SHOWN_ROUTES) -> Snapshot:
+        """The picture with the counters of this moment, and with BGP routes: some of them, or all (None)."""
         await self.dataplane.look_at_queues()
         self.read_counters()
         await self._draw()
-        return build(self.node, self._facts(), time.monotonic(), self._drawn)
+        drawn = []
+        for route in draw_routes(self.node, routes):
+            drawn.append(route)
+            if len(drawn) % SHOWN_ROUTES == 0:
+                await asyncio.sleep(0)
+        return build(self.node, self._facts(), time.monotonic(), self._drawn, routes=drawn)
 
     def tunnel(self, name: str) -> TunnelStatus:
         return draw(self.node, self._facts(), self._drawn, name)

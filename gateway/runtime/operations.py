@@ -28,8 +28,8 @@ class DaemonOperations:
         self._daemon = daemon
         self._reloading = asyncio.Lock()
 
-    async def snapshot(self) -> Snapshot:
-        return await self._daemon.snapshot()
+    async def snapshot(self, all_routes: bool = False) -> Snapshot:
+        return await (self._daemon.snapshot(None) if all_routes else self._daemon.snapshot())
 
     def trace(self, connection: str) -> list[dict[str, object]] | None:
         node = self._daemon.node

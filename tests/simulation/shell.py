@@ -279,6 +279,8 @@ class Shell:
                 self._job(lambda: self.command(routing.NextHopResolved(address, routing.Resolution(address, UNDERLAY))))
             case effects.Event():
                 self.world.happened(self, effect)
+            case effects.SaveGuard():
+                pass  # no BGP here, so nothing is learned that a reboot could forget
             case effects.BgpLine() | effects.BgpStart() | effects.BgpDrained() | effects.HeartbeatTransmit():
                 pass
             case _:

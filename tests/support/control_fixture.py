@@ -34,7 +34,7 @@ class SampleOperations:
         self.over = threading.Event()
         """A disclosure ended."""
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self, all_routes: bool = False) -> Snapshot:
         return self.picture
 
     def trace(self, connection: str) -> list[dict[str, object]] | None:
@@ -58,6 +58,13 @@ class SampleOperations:
         self.asked.append((verb, target, wait))
         if self.hang:
             raise TimeoutError
+        return self.answer
+
+    def guard(self) -> dict[str, list[str]]:
+        return {"protected": ["172.16.0.0/16"], "learned": ["10.9.0.0/16"]}
+
+    def forget(self, prefix: str) -> tuple[bool, str]:
+        self.asked.append(("forget", prefix, 0.0))
         return self.answer
 
     def drain(self, connection: str, to: str) -> tuple[bool, str]:

@@ -141,7 +141,7 @@ def test_with_no_stale_time_paths_go_with_their_session() -> None:
     model.announce(EDGE, "172.16.0.0/16", EDGE, attribute([65010]))
     model.peer_down(EDGE)
     assert best(model) == {}
-    assert not model.speaker.routes_status()
+    assert not list(model.speaker.routes_status())
 
 
 def test_a_path_of_a_living_session_beats_a_better_one_of_a_lost_session_at_once() -> None:

@@ -172,6 +172,22 @@ def test_operations_and_their_exit_codes(daemon: SampleOperations, ctl: Run):
     ]
 
 
+def test_the_guard_is_shown_and_what_was_learned_forgotten(daemon: SampleOperations, ctl: Run):
+    shown = ctl("guard", "show")[1]
+    assert [line.split() for line in shown.splitlines()][1:] == [
+        ["172.16.0.0/16", "protected"],
+        ["10.9.0.0/16", "learned"],
+    ]
+    assert json.loads(ctl("guard", "show", "-ojson")[1])["learned"] == ["10.9.0.0/16"]
+    daemon.answer = (True, "1 prefixes are protected no longer")
+    assert ctl("guard", "forget", "10.9.0.0/16")[0] == ctl("guard", "forget", "--all")[0] == 0
+    assert daemon.asked == [("forget", "10.9.0.0/16", 0.0), ("forget", "", 0.0)]
+    assert ctl("guard", "forget")[0] == ctl("guard", "forget", "10.9.0.0/16", "--all")[0] == 2
+    assert ctl("guard", "forget", "10.9.0.1/16")[0] != 0
+    daemon.answer = (False, "not among them")
+    assert ctl("guard", "forget", "10.8.0.0/16")[0] == 1
+
+
 def test_a_drain_goes_somewhere_or_ends(daemon: SampleOperations, ctl: Run):
     daemon.answer = (True, "sent to 192.0.2.1")
     assert ctl("drain", "azure-a", "--to", "192.0.2.1") == (0, "sent to 192.0.2.1\n", "")
