@@ -45,7 +45,7 @@ CORPUS = Path(__file__).parent / "corpus"
 SEED, COUNT = int(os.environ.get("FUZZ_SEED", "1")), int(os.environ.get("FUZZ_COUNT", "800"))
 HEAVY = 8
 """So many times fewer inputs where each has a world of its own."""
-GUIDED_SECONDS = int(os.environ.get("FUZZ_SECONDS", "8"))
+GUIDED_SECONDS = int(os.environ.get("FUZZ_SECONDS", "3"))
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=str)
 
 
