@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #define NICE         (-20)
+#define LATE         10000000 /* ns: longer than a thread of this priority ever waits on a machine that runs */
 #define EXPIRE_LATER 10000000 /* ns, where there was no memory to tell of it */
 
 /* ---- timers ---- */
@@ -99,7 +100,16 @@ static void transmit_regularly(struct probes *probes, struct probe *probe, uint6
 
 /* ---- the thread ---- */
 
+/* A thread that comes late, because the machine stood still or gave others the time, saw nothing; so did the kernel,
+ * whose packets may be on their way up to the socket, and maybe the peer beside us. So it listens once more for as long
+ * as it was late, at most for another detection time. */
 static void expire(struct probes *probes, struct probe *probe, uint64_t now) {
+  uint64_t late = now - probe->detect_at, detection = probe->program.detection_ns;
+  if (late > LATE && !probe->doubted) {
+    probe->doubted = true;
+    probe->detect_at = now + (late < detection ? late : detection);
+    return;
+  }
   probe->detect_at = probe_tell(probes, probe, true, now, NULL, 0) ? NEVER : now + EXPIRE_LATER;
 }
 
@@ -386,6 +396,7 @@ struct fault probe_arm(struct probes *probes, uint32_t id, const struct probe_pr
   if (!probe) return leave(probes, (struct fault){"there is no such probe", 0});
   uint64_t now = probe_clock();
   probe->program = *program;
+  probe->doubted = false;
   probe->detect_at = program->detection_ns ? now + program->detection_ns : NEVER;
   if (!program->length) {
     probe->send_at = NEVER;

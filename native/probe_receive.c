@@ -123,6 +123,7 @@ static void arrived(struct probes *probes, const struct arrival *arrival, uint64
   probe->statistics.received++;
   if (is_alive(&probe->program, arrival)) {
     probe->statistics.heard_ns = now;
+    probe->doubted = false;
     if (probe->program.detection_ns) probe->detect_at = now + probe->program.detection_ns;
   }
   if (is_expected(&probe->program, arrival)) return;

@@ -26,6 +26,7 @@ struct probe {
   uint64_t send_at, detect_at, due;
   uint64_t sent_at, told_second;
   uint32_t told_in_second;
+  bool doubted;                 /* the silence, because we were late ourselves; once until the next sign of life */
   size_t place;                 /* in the heap */
   struct probe *next_of_remote; /* of those that share a hash */
   struct probe_statistics statistics;

@@ -416,6 +416,36 @@ static void test_what_waits_is_read_before_silence_counts(void) {
   lab_close(&lab);
 }
 
+/* Where the machine itself stood still there is nothing to read: the peer gets as long again, and no longer. */
+static void test_who_was_late_listens_once_more(void) {
+  for (int speaks = 1; speaks >= 0; speaks--) {
+    struct lab lab = lab_open();
+    struct probe_program program = program_of(1000, 1000, 200);
+    good(probe_arm(lab.probes, 1, &program));
+    pid_t self = getpid();
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+      usleep(50000);
+      kill(self, SIGSTOP);
+      usleep(500000);
+      kill(self, SIGCONT);
+      usleep(80000);
+      if (speaks) say(&lab, 0xc0, 0x11);
+      _exit(0);
+    }
+    usleep(100000);
+    uint64_t went_on = clock_now();
+    CHECK(waitpid(child, NULL, 0) == child);
+    struct probe_news *news = next_news(&lab, WAIT);
+    CHECK(news && news->expired);
+    /* Spoken to it expires a detection time after that, else a detection time after it went on. */
+    CHECK(news->at_ns >= went_on + (speaks ? 230 : 130) * (uint64_t)MS);
+    free(news);
+    lab_close(&lab);
+  }
+}
+
 static void test_every_allocation_may_fail(void) {
   struct lab lab = lab_open();
   for (uint32_t id = 100; id < 140; id++) { /* the tables grow on the way */
@@ -450,6 +480,7 @@ int main(void) {
   RUN(test_many_probes_are_all_served);
   RUN(test_what_the_kernel_refuses_is_counted_and_tried_again);
   RUN(test_what_waits_is_read_before_silence_counts);
+  RUN(test_who_was_late_listens_once_more);
   RUN(test_every_allocation_may_fail);
   return 0;
 }
