@@ -258,10 +258,10 @@ static struct fault enter(struct probes *probes) {
   return (struct fault){"the probes are stopped", 0};
 }
 
-/* The thread looks at its timers again. */
+/* The thread looks at its timers again. Not before the lock is free: it would put us aside at once, and wait for us. */
 static struct fault leave(struct probes *probes, struct fault fault) {
-  probe_kick(probes->wake);
   pthread_mutex_unlock(&probes->lock);
+  probe_kick(probes->wake);
   return fault;
 }
 
