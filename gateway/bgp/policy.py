@@ -84,7 +84,7 @@ def import_verdict(settings: SpeakerSettings, neighbor: NeighborSettings, path: 
     if settings.never_set.covers(prefix):
         return NEVER
     # a site must not pull part of our own prefixes out of the VNet
-    if prefix in settings.advertise or (settings.role(neighbor) is Role.SITE and settings.advertise_set.covers(prefix)):
+    if prefix in settings.own or (settings.role(neighbor) is Role.SITE and settings.advertise_set.covers(prefix)):
         return OWN_PREFIX
     # RFC 4271 5.1.3: a route whose next hop is ourselves is not usable
     if path.next_hop == neighbor.local_address or path.next_hop.is_unspecified:
@@ -104,7 +104,7 @@ def export(
     """What `neighbor` is told about `prefix`; `source` is the role of the neighbor `best` came from."""
     if prefix.version != neighbor.address.version:
         return None
-    if prefix in own_prefixes(settings, neighbor):
+    if prefix in (settings.own if neighbor.advertise is None else neighbor.own):
         return originate(settings, neighbor, prefix)
     if best is None or source is None or not _passes(settings, neighbor, best, source):
         return None

@@ -62,6 +62,11 @@ class NeighborSettings:
     restart_after: float = 300.0  # seconds, after a teardown
     budget: int = 0  # prefixes it may be told at most; 0: no limit
     graceful_restart: int = 0  # seconds it is asked to keep our routes when the session goes; 0: off
+    own: frozenset[Prefix] = field(init=False, repr=False, compare=False)  # of `advertise`, its family's
+
+    def __post_init__(self) -> None:
+        version = self.address.version
+        object.__setattr__(self, "own", frozenset(one for one in self.advertise or () if one.version == version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +82,15 @@ class SpeakerSettings:
     neighbors: tuple[NeighborSettings, ...] = ()
     listen_port: int = 179
 
+    # As written the prefixes are in order; to be asked often they are in sets
     never_set: PrefixSet = field(init=False, repr=False, compare=False)
     advertise_set: PrefixSet = field(init=False, repr=False, compare=False)
+    own: frozenset[Prefix] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "never_set", PrefixSet(self.never))
         object.__setattr__(self, "advertise_set", PrefixSet(self.advertise))
+        object.__setattr__(self, "own", frozenset(self.advertise))
 
     def role(self, neighbor: NeighborSettings) -> Role:
         if neighbor.connection:

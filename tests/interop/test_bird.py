@@ -290,6 +290,7 @@ def test_a_passive_neighbor_connects_to_us_and_generalised_ttl_security_holds(tm
     run(main())
 
 
+@pytest.mark.slow
 def test_a_thousand_routes_and_their_quick_changes_of_mind_end_right(tmp_path: Path, lab: Lab) -> None:
     """Announce, withdraw and announce again in one burst: what ExaBGP's own queue does not keep in order."""
     edge, fabric = lab.birds

@@ -21,7 +21,7 @@ BUILDS = {
     "plain": [],
     "libcrypto only": ["-Dipsecmb=disabled", *ADDRESSES],
 }
-SLOW = ("plain", "libcrypto only")
+SLOW = ("sanitized", "libcrypto only")
 FUZZ_SECONDS = 3
 """For each of the targets."""
 

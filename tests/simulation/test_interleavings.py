@@ -54,6 +54,7 @@ def test_two_exchanges_at_once_in_every_order(pair: tuple[Command, ...]) -> None
     assert found.orders >= 1 and len(found.places) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name not in LONG])
 def test_collisions_with_any_one_message_lost(scenario: str) -> None:
     commands, plan = SCENARIOS[scenario]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -100,8 +102,14 @@ class Daemon:
     def state(self, name: str) -> str:
         return next(peer.state for peer in self.speaker.peers_status() if peer.name == name)
 
-    async def stop(self, withdraw_wait: float = 0.05) -> None:
-        await self.process.stop(withdraw_wait)
+    async def stop(self) -> None:
+        """At once: a graceful end is the system tests' affair, and takes ExaBGP three seconds."""
+        pid = self.process.pid
+        await self.process.detach()
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        await self.process.stop(0.0)
         self.cancel()
 
     def cancel(self) -> None:

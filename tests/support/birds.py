@@ -68,17 +68,13 @@ class Bird:
         return prefix in text
 
     def stop(self) -> None:
+        """At once: the sessions' other end goes too, and saying goodbye takes BIRD a second and a half."""
         try:
             pid = int(self.pidfile.read_text())
+            os.kill(pid, signal.SIGKILL)
         except (OSError, ValueError):
             return
-        try:
-            os.kill(pid, signal.SIGTERM)
-            wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5, "BIRD's end")
-        except ProcessLookupError:
-            return
-        except AssertionError:
-            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5, "BIRD's end")
 
 
 class Lab:

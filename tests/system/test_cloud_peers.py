@@ -133,6 +133,7 @@ def test_azure_may_ask_for_a_weaker_group_at_a_rekey_only_where_it_is_written_ou
     assert ping(scene.site, VNET_HOST, 3).lost == 0
 
 
+@pytest.mark.slow
 def test_aws_takes_its_lowest_values_and_rekeys_on(scene: Scene) -> None:
     wanted = {
         "proposals": "aes256-aes128-sha384-sha256-ecp384-modp2048",

@@ -69,6 +69,7 @@ def test_200_rekeys_lose_nothing_and_cost_no_memory(site: Site) -> None:
     wait_until(lambda: installed(site) == 1, 10, "one CHILD_SA is left at the edge")
 
 
+@pytest.mark.slow
 def test_20000_datagrams_of_rubbish_change_nothing(site: Site) -> None:
     memory, files = site.memory()
 

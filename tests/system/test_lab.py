@@ -47,6 +47,7 @@ def test_the_edge_does_not_answer_in_clear(scene: Scene) -> None:
     assert ping(scene.host, SITE_HOST, 3).lost == 3
 
 
+@pytest.mark.slow
 def test_a_tunnel_between_two_strongswans_carries_bgp_and_survives_rekeys_without_loss(scene: Scene) -> None:
     capture = Capture(scene.wan, "gateway")
     capture.start()

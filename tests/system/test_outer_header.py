@@ -149,6 +149,7 @@ def test_with_df_cleared_what_is_too_long_arrives_in_fragments_that_were_encrypt
     assert spis(site) == before
 
 
+@pytest.mark.slow
 def test_both_count_from_the_start_and_after_a_lost_device_too(site: Site) -> None:
     site.daemon.stop()
     site.daemon.config.write_text(site.changed(REMOTE, f'{REMOTE}\ndscp = "cs6"\ndf = "clear"'))

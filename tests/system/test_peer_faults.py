@@ -124,6 +124,7 @@ def _suffering(met: Met, fault: Fault) -> Iterator[None]:
     met.daemon.operate("terminate", "site")
 
 
+@pytest.mark.slow
 def test_each_fault_has_its_sentence(scene: Scene) -> None:
     met = meet(scene, "aws-restricted", SUITE, changes={"idle": 0})
     met.daemon.wait_up(logs=[met.peer.process])

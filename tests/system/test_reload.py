@@ -141,6 +141,7 @@ def test_reloads_during_rekeys_lose_nothing(site: Site) -> None:
     nothing_lost(site.under_traffic(act))
 
 
+@pytest.mark.slow
 def test_a_corrected_address_or_key_is_tried_at_once(site: Site) -> None:
     site.reload(site.changed('remote_addrs = "203.0.113.2"', 'remote_addrs = "203.0.113.77"'))
     site.daemon.wait_down()

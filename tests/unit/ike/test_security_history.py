@@ -202,6 +202,7 @@ def test_cve_2014_9221_every_number_of_every_kind_once() -> None:
     assert len(stage.sa.children) == 1
 
 
+@pytest.mark.slow
 def test_cve_2014_9221_all_notify_types_transform_ids_and_protocols_there_are() -> None:
     """65536 notifications by every protocol number, then 65536 ids of each of the transform types of an offer."""
     stage = reach("responder", "ESTABLISHED", fragment_size=0)

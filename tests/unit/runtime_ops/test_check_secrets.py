@@ -129,7 +129,7 @@ def test_it_needs_no_root_where_the_files_can_be_read(tmp_path_factory: pytest.T
     # What is imported is imported before: a user need not be able to read where this test finds it
     script = script.replace("os.setuid(65534); from", "from").replace("sys.exit", "os.setuid(65534); sys.exit")
     done = subprocess.run(
-        [sys.executable, "-c", script, "--check", "--secrets", "--config", str(path)],
+        [sys.executable, "-P", "-c", script, "--check", "--secrets", "--config", str(path)],
         capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
     assert done.returncode == 78, done.stderr
