@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from support.process import wait_until
+from support.process import ended, wait_until
 
 
 class Bird:
@@ -74,7 +74,7 @@ class Bird:
             os.kill(pid, signal.SIGKILL)
         except (OSError, ValueError):
             return
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 5, "BIRD's end")
+        wait_until(lambda: ended(pid), 5, "BIRD's end")
 
 
 class Lab:

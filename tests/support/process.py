@@ -129,3 +129,11 @@ def run(argv: Sequence[str], *, timeout: float = 20.0, check: bool = True, stdin
     if check and done.returncode != 0:
         raise LabError(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def ended(pid: int) -> bool:
+    """Also before its parent, which may take a second or two, has asked what became of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
