@@ -15,6 +15,9 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from support.half_open import request
 
