@@ -163,7 +163,7 @@ def test_a_peer_that_crashes_and_comes_back_is_found_again(site: Site) -> None:
 
     def doubted() -> bool:
         said = site.daemon.ctl("explain", check=False).stdout
-        return "is up for" in said and "does not answer INFORMATIONAL" in said
+        return "is up for" in said and "does not answer any more (INFORMATIONAL sent" in said
 
     wait_until(doubted, 10, "a doubt, before the verdict", logs=[site.daemon.process])
     wait_until(
