@@ -53,7 +53,7 @@ test-slow: build
 	@bash tools/install-system $(SLOW_PACKAGES)
 	@for tree in 13 14 13-libreswan; do tools/debian-tree $$tree || exit; done
 	@SIM_FACTOR=4 $(VENV)/bin/pytest -m slow tests
-	@SIM_FACTOR=4 $(VENV)/bin/pytest -m "not slow" tests/simulation
+	@SIM_FACTOR=2 $(VENV)/bin/pytest -m "not slow" tests/simulation
 
 test-all: test-slow test
 
