@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from support.bfd_lab import FRR, BfdLab, BirdBfd, FrrBfd
+from support.bfd_lab import BfdLab, BirdBfd, FrrBfd
 from support.netns import Lab
 from support.process import holds_for, wait_until
 
@@ -53,7 +53,6 @@ def test_bird_and_we_come_up_agree_and_notice_each_others_silence(lab: Lab) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FRR.exists(), reason="needs FRR")
 def test_frr_and_we_come_up_and_an_administrative_down_is_no_failure(lab: Lab) -> None:
     bench, frr = BfdLab(lab, keyed=False), FrrBfd(lab.namespaces["peer"])
     process = frr.start()
