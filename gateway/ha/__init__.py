@@ -1,1 +1,1 @@
-"""The heartbeat between the two gateways of a pair. Says what was heard; decides nothing about roles."""
+"""The pair of gateways: heartbeat, lease and witness, election, cloud route tables. They say what is to be; others do it."""

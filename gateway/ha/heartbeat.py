@@ -1,14 +1,15 @@
 """The heartbeat: is the other gateway of the pair alive, and does it hear us?
 
 A core (gateway/contract.py). It decides nothing about roles: peer silence alone never makes a standby active, so
-its two events go to the election. What it guarantees about them:
+its events go to the election. What it guarantees about them:
 
 - Only an authentic datagram moves anything. Rejected ones are counted by reason and otherwise forgotten.
-- A recorded datagram is worthless. Within one boot of the peer a window of 64 sequence numbers sees replays. A boot
-  identifier we do not follow is believed only after it echoed a challenge that is bound to it and to the number of
-  boots believed so far, so no recording from an earlier boot can answer it. Challenges are computed, not stored:
-  nothing an attacker replays can displace a genuine one.
-- "Up" means both directions: the peer's datagrams arrive *and* its echo of our sequence number advances.
+- A recorded datagram is worthless. Within one boot of the peer a window of 64 sequence numbers for each path sees
+  replays. A boot identifier we do not follow is believed only after it echoed a challenge that is bound to it and to
+  the number of boots believed so far, so no recording from an earlier boot can answer it. Challenges are computed, not
+  stored: nothing an attacker replays can displace a genuine one.
+- "Up" means both directions of one path: the peer's datagrams arrive *and* its echo of our sequence number advances.
+  The peer is up while any path is (`paths.py`), and heard while anything of it arrives.
 - A stall of our own process is not taken for a death of the peer.
 
         A                                B (just started)
@@ -36,15 +37,14 @@ from gateway.ha.message import (
     Message,
     Refused,
     Rejection,
-    derive_key,
+    keyring,
     open_,
     seal,
 )
+from gateway.ha.paths import Path, PathStatus, Way, echo_of, microseconds
 
-WINDOW = 64
 JITTER = 0.1  # of the interval, so that pairs started together do not stay in step
 ANSWERS_PER_INTERVAL = 8  # to boots we do not follow; bounds what replaying recordings makes us send
-_U32_MAX = 0xFFFFFFFF
 
 
 class DownReason(Enum):
@@ -63,12 +63,25 @@ class PeerUp:
 
 @dataclass(frozen=True, slots=True)
 class PeerDown:
+    """After ONE_WAY, or what a peer said that was not up, comes SILENCE when nothing is heard any more."""
+
     reason: DownReason
 
 
 @dataclass(frozen=True, slots=True)
+class PeerSaid:
+    """The peer says something new of itself, or is heard again; it need not be up."""
+
+    name: str
+    advertised: Advertised
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """`dead_after` intervals without proof of life make the peer down."""
+    """`dead_after` intervals without proof of life make the peer down.
+
+    `further` are the paths beside the first, in the same order on both gateways; `older_secrets` are still understood.
+    """
 
     local: Endpoint
     remote: Endpoint
@@ -77,11 +90,13 @@ class Settings:
     interval: float = 0.2
     dead_after: int = 5
     cluster: int = 0
+    further: tuple[Path, ...] = ()
+    older_secrets: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatStatus:
-    """The fields of observe.snapshot.HaStatus."""
+    """The fields of observe.snapshot.HaStatus. The round trip is that of the best path."""
 
     peer_name: str
     peer_address: str
@@ -94,32 +109,35 @@ class HeartbeatStatus:
 
 
 class Heartbeat:
-    """One end of the pair's heartbeat. `next_deadline()` is at once after creation: the first datagram."""
+    """One end of the pair's heartbeat. `next_deadline()` is at once after creation: the first datagrams."""
 
     def __init__(self, settings: Settings, random: RandomSource) -> None:
         self._settings = settings
         self._random = random
-        self._key = derive_key(settings.secret, settings.cluster)
+        self._keys = keyring((settings.secret, *settings.older_secrets), settings.cluster)
         self._boot = random.octets(BOOT_OCTETS)
         self._challenge_key = random.octets(32)
         self._dead_time = settings.interval * settings.dead_after
-        self._advertised = Advertised()
-        self._effects: deque[Transmit | PeerUp | PeerDown] = deque()
+        self._ways = [Way(path) for path in (Path(settings.local, settings.remote), *settings.further)]
+        self._advertised, self._revision = Advertised(), 0
+        self._effects: deque[Transmit | PeerUp | PeerDown | PeerSaid] = deque()
         self._rejected = dict.fromkeys(Rejection, 0)
-        self._sequence = 0
         self._received = 0
         self._next_send = 0.0
         self._started = False
         self._grace = 0.0
         self._answers = 0
-        self._peer: _Peer | None = None
+        self._newest: Message | None = None  # of the boot of the peer that we follow
+        self._heard_at = 0.0
         self._boots_followed = 0
-        self._up = False
+        self._heard = self._up = False
 
     def receive(self, data: bytes, remote: Endpoint, now: float) -> None:
-        """A datagram; `remote` is not looked at, the MAC and the boot identifier are what counts."""
+        """A datagram; `remote` is not looked at: the tag, the boot identifier and the number of the path are what counts."""
         try:
-            message = open_(data, self._key)
+            message = open_(data, self._keys)
+            if message.path >= len(self._ways):
+                raise Refused(Rejection.MALFORMED)
             self._accept(message, now)
         except Refused as refused:
             self._rejected[refused.why] += 1
@@ -128,15 +146,18 @@ class Heartbeat:
         """What to say of ourselves from now on; told at once when it changed."""
         if advertised != self._advertised:
             self._advertised = advertised
+            self._revision += 1
             if self._started:
-                self._transmit(now)
+                self._transmit_everywhere(now)
 
-    def poll(self) -> Iterator[Transmit | PeerUp | PeerDown]:
+    def poll(self) -> Iterator[Transmit | PeerUp | PeerDown | PeerSaid]:
         while self._effects:
             yield self._effects.popleft()
 
     def next_deadline(self) -> float:
-        return min(self._next_send, self._dead_at() if self._up else self._next_send)
+        if self._up:
+            return min(self._next_send, self._dead_at())
+        return min(self._next_send, self._silent_at()) if self._heard else self._next_send
 
     def handle_deadline(self, now: float) -> None:
         late = self._started and now - self._next_send > self._settings.interval
@@ -144,66 +165,88 @@ class Heartbeat:
             # We slept, so datagrams may wait unread in the socket: read those before calling the peer dead. Once per
             # dead time, so that a loop that is always late cannot hide a dead peer.
             self._grace = now + self._settings.interval
-        if self._up and now >= self._dead_at():
-            self._down(self._death(now))
+        self._bury(now)
         if now >= self._next_send:
             self._answers = 0
-            self._transmit(now)
+            self._transmit_everywhere(now)
             self._started = True
             self._next_send = now + self._settings.interval * self._random.uniform(1 - JITTER, 1 + JITTER)
 
     def status(self, now: float) -> HeartbeatStatus:
-        peer = self._peer
+        trips = [way.round_trip for way in self._ways if way.round_trip is not None]
         return HeartbeatStatus(
-            peer_name=peer.name if peer else "",
+            peer_name=self._newest.name if self._newest else "",
             peer_address=str(self._settings.remote),
             peer_up=self._up and now < self._dead_at(),
-            last_heartbeat_at=peer.heard_at if peer else None,
-            round_trip=peer.round_trip if peer else None,
-            sent=self._sequence,
+            last_heartbeat_at=self._heard_at if self._newest else None,
+            round_trip=min(trips, default=None),
+            sent=sum(way.sent for way in self._ways),
             received=self._received,
             rejected={why.value: count for why, count in self._rejected.items()},
         )
 
+    def paths(self, now: float) -> tuple[PathStatus, ...]:
+        """Each pair of addresses by itself."""
+        return tuple(way.status(now, self._settings.interval, self._dead_time) for way in self._ways)
+
+    @property
+    def boot(self) -> bytes:
+        """Which process this is."""
+        return self._boot
+
+    @property
+    def dead_time(self) -> float:
+        return self._dead_time
+
     @property
     def peer_advertised(self) -> Advertised | None:
         """What the peer last said of itself; None while it is not up."""
-        return self._peer.advertised if self._peer and self._up else None
+        return self._newest.advertised if self._newest and self._up else None
 
     # --- receiving --------------------------------------------------------------------------------------------
 
     def _accept(self, message: Message, now: float) -> None:
         if message.boot == self._boot:
             raise Refused(Rejection.OWN_REFLECTION)
-        if self._peer is None or message.boot != self._peer.boot:
+        if self._newest is None or message.boot != self._newest.boot:
             self._meet(message, now)
-        elif not self._peer.window.admit(message.sequence):
+        elif not self._ways[message.path].window.admit(message.sequence):
             raise Refused(Rejection.REPLAY)
         else:
-            self._hear(self._peer, message, now)
+            self._hear(message, now)
 
     def _meet(self, message: Message, now: float) -> None:
         """A boot we do not follow: it must echo the challenge made for it, or is given one."""
         if not hmac.compare_digest(message.echo.challenge, self._challenge(message.boot)):
             if self._answers < ANSWERS_PER_INTERVAL:
                 self._answers += 1
-                self._transmit(now, _echo(message), self._challenge(message.boot))
+                self._transmit(self._ways[message.path], now, echo_of(message), self._challenge(message.boot))
             raise Refused(Rejection.UNKNOWN_BOOT)
         if self._up:
             self._down(DownReason.RESTARTED)
+        self._heard = False
         self._boots_followed += 1
-        self._peer = _Peer(message, now)
-        self._hear(self._peer, message, now)
-        self._transmit(now)
+        self._newest = message
+        for way in self._ways:
+            way.forget()
+        self._ways[message.path].window.admit(message.sequence)
+        self._hear(message, now)
+        self._transmit_everywhere(now)
 
-    def _hear(self, peer: _Peer, message: Message, now: float) -> None:
+    def _hear(self, message: Message, now: float) -> None:
+        assert self._newest is not None
         self._received += 1
-        peer.hear(message, now)
-        if message.echo.boot == self._boot and message.echo.sequence > peer.proven:
-            peer.prove(message, now)
-        if not self._up and now - peer.proven_at < self._dead_time:
+        self._heard_at = now
+        self._ways[message.path].hear(message, self._boot, now)
+        news = not self._heard or message.revision > self._newest.revision
+        if message.revision >= self._newest.revision:
+            self._newest = message
+        self._heard = True
+        if not self._up and now < max(way.dead_at(self._settings.interval, self._dead_time) for way in self._ways):
             self._up = True
-            self._effects.append(PeerUp(peer.name, peer.advertised))
+            self._effects.append(PeerUp(self._newest.name, self._newest.advertised))
+        elif news:
+            self._effects.append(PeerSaid(self._newest.name, self._newest.advertised))
 
     def _challenge(self, boot: bytes) -> bytes:
         bound = boot + self._boots_followed.to_bytes(8, "big")
@@ -211,98 +254,41 @@ class Heartbeat:
 
     # --- sending and timing -----------------------------------------------------------------------------------
 
-    def _transmit(self, now: float, echo: Echo | None = None, challenge: bytes = NO_CHALLENGE) -> None:
-        if echo is None:
-            echo = self._peer.echo(now) if self._peer else Echo()
-        self._sequence += 1
+    def _transmit_everywhere(self, now: float) -> None:
+        for way in self._ways:
+            self._transmit(way, now, way.echo(now), NO_CHALLENGE)
+
+    def _transmit(self, way: Way, now: float, echo: Echo, challenge: bytes) -> None:
+        way.sent += 1  # the one place where the sequence of a path is counted: no nonce comes twice
         message = Message(
-            cluster=self._settings.cluster,
             name=self._settings.name,
             boot=self._boot,
-            sequence=self._sequence,
-            sent_us=_microseconds(now),
+            sequence=way.sent,
+            sent_us=microseconds(now),
             challenge=challenge,
             echo=echo,
             advertised=self._advertised,
+            revision=self._revision,
+            path=self._ways.index(way),
         )
-        self._effects.append(Transmit(seal(message, self._key), self._settings.local, self._settings.remote))
+        self._effects.append(Transmit(seal(message, self._keys), way.path.local, way.path.remote))
 
     def _dead_at(self) -> float:
-        """An echo may lag one interval behind, so silence is noticed first where both stop."""
-        if self._peer is None:
-            return self._grace
-        return max(
-            min(self._peer.heard_at, self._peer.proven_at + self._settings.interval) + self._dead_time, self._grace
-        )
+        """When no path has proof of life any more."""
+        return max(self._grace, *(way.dead_at(self._settings.interval, self._dead_time) for way in self._ways))
 
-    def _death(self, now: float) -> DownReason:
-        silent = self._peer is None or now - self._peer.heard_at >= self._dead_time
-        return DownReason.SILENCE if silent else DownReason.ONE_WAY
+    def _silent_at(self) -> float:
+        return max(self._grace, self._heard_at + self._dead_time)
+
+    def _bury(self, now: float) -> None:
+        if self._up and now >= self._dead_at():
+            silent = now - self._heard_at >= self._dead_time
+            self._heard = not silent
+            self._down(DownReason.SILENCE if silent else DownReason.ONE_WAY)
+        elif self._heard and not self._up and now >= self._silent_at():
+            self._heard = False
+            self._effects.append(PeerDown(DownReason.SILENCE))
 
     def _down(self, reason: DownReason) -> None:
         self._up = False
         self._effects.append(PeerDown(reason))
-
-
-class _Peer:
-    """The boot of the peer that we follow."""
-
-    def __init__(self, message: Message, now: float) -> None:
-        self.boot = message.boot
-        self.window = _Window(message.sequence)
-        self.proven = -1  # highest of our sequence numbers it echoed
-        self.proven_at = now
-        self.round_trip: float | None = None
-        self._newest = message
-        self.hear(message, now)
-
-    def hear(self, message: Message, now: float) -> None:
-        self.heard_at = now
-        if message.sequence >= self._newest.sequence:
-            self._newest, self._newest_at = message, now
-
-    def prove(self, message: Message, now: float) -> None:
-        """The echo carries our own clock back, and how long the peer held it."""
-        self.proven, self.proven_at = message.echo.sequence, now
-        elapsed = _microseconds(now) - message.echo.sent_us - message.echo.held_us
-        self.round_trip = max(0, elapsed) / 1e6
-
-    @property
-    def name(self) -> str:
-        return self._newest.name
-
-    @property
-    def advertised(self) -> Advertised:
-        return self._newest.advertised
-
-    def echo(self, now: float) -> Echo:
-        return _echo(self._newest, now - self._newest_at)
-
-
-class _Window:
-    """Sequence numbers seen: the highest and the 63 below it, as RFC 4303 3.4.3 does it for ESP."""
-
-    def __init__(self, first: int) -> None:
-        self._highest = first
-        self._seen = 1
-
-    def admit(self, sequence: int) -> bool:
-        """Whether the number is new; only call it with an authentic one."""
-        ahead = sequence - self._highest
-        if ahead > 0:
-            self._seen = (self._seen << min(ahead, WINDOW) | 1) & (1 << WINDOW) - 1
-            self._highest = sequence
-            return True
-        bit = 1 << -ahead
-        if -ahead >= WINDOW or self._seen & bit:
-            return False
-        self._seen |= bit
-        return True
-
-
-def _echo(message: Message, held: float = 0.0) -> Echo:
-    return Echo(message.boot, message.sequence, message.sent_us, min(_microseconds(held), _U32_MAX), message.challenge)
-
-
-def _microseconds(seconds: float) -> int:
-    return max(0, int(seconds * 1e6))

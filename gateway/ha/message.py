@@ -1,76 +1,90 @@
-"""The heartbeat datagram: layout, key and authentication.
+"""The heartbeat: what is in the body of a sealed datagram (`sealed.py`), octet by octet.
 
-No standard: this is our own format, version 1. Times are microseconds of the sender's monotonic clock. All integers in network byte order; 169 octets plus the name.
+No standard: this is our own format, version 2.0. Times are microseconds of the sender's boot-time clock. What changes
+with every datagram stands first, so that a sender in C rewrites 12 octets and the sequence, and leaves the rest.
 
-     0                   1                   2                   3
-     0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
-    +---------------------------------------------------------------+
-    |                       magic  "GWHB"                           |
-    +---------------+---------------+-------------------------------+
-    |   version     |     role      |           priority            |
-    +---------------+---------------+-------------------------------+
-    |                          cluster                              |
-    +---------------------------------------------------------------+
-    | boot (16)  sequence (8)  sent_us (8)  challenge (16)          |
-    +---------------------------------------------------------------+
-    | echo: boot (16)  sequence (8)  sent_us (8)  held_us (4)       |
-    |       challenge (16)                                          |
-    +---------------------------------------------------------------+
-    | epoch (8)  config_hash (32)  name length (1)  name            |
-    +---------------------------------------------------------------+
-    | HMAC-SHA256 over all of the above, leftmost 16 octets         |
-    +---------------------------------------------------------------+
+    octets
+    8   sent_us          the sender's clock
+    4   held_us          how long the echoed datagram was held
+    8   revision         of what follows from `role` on: the highest is the newest, on whichever path it came
+    16  challenge        what the peer must echo before its boot is believed
+    16  echo: boot       of the datagram last heard on this path
+    8   echo: sequence
+    8   echo: sent_us
+    16  echo: challenge
+    1   role             0 INIT, 1 STANDBY, 2 ACTIVE, 3 DRAINING, 4 FAULT
+    1   level            0 standby, 1 active, 2 took-over: how strongly it attracts traffic
+    1   standing         of the lease: 0 not known, 1 free, 2 held by another, 3 held by the sender
+    1   handover         0 none, 1 "give it to me", 2 "take it from me"
+    1   flags            bit 0: ready to take over
+    2   priority
+    2   health           1000 is best
+    4   reasons          bits, `HealthReason`
+    8   epoch            the highest the sender knows to have been granted
+    8   claim            without a witness: the epoch it asks the peer's consent for, 0: none
+    8   yields           without a witness: the epoch it consents to, 0: none
+    32  config_hash
+    1+n name             printable ASCII, at most 32
+    1+n software         likewise
+        a later minor version appends here; what is not known is not looked at
 
-The key is HKDF-SHA256 (RFC 5869) of the shared secret; the cluster number is part of the derivation, so that two
-pairs with one secret do not hear each other. Truncation as RFC 2104 section 5. A mirror image of our own datagram
+A later minor version adds fields and bits and no values of the enumerations. A mirror image of our own datagram
 verifies: the boot identifiers, not the key, tell the two directions apart (`heartbeat.py`).
 """
 
 from __future__ import annotations
 
-import hmac
-from dataclasses import dataclass
-from enum import Enum, IntEnum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from struct import Struct
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
+from gateway.ha.sealed import (
+    BOOT_OCTETS,
+    LONGEST,
+    Keyring,
+    Opened,
+    Refused,
+    Rejection,
+)
 from gateway.wire import Reader, Truncated, Writer
 
-VERSION = 1
+__all__ = [
+    "BOOT_OCTETS",
+    "CHALLENGE_OCTETS",
+    "LONGEST",
+    "MAGIC",
+    "NO_CHALLENGE",
+    "Advertised",
+    "Echo",
+    "Handover",
+    "HealthReason",
+    "Level",
+    "Message",
+    "Refused",
+    "Rejection",
+    "Role",
+    "Standing",
+    "keyring",
+    "open_",
+    "seal",
+]
+
 MAGIC = b"GWHB"
-MAC_OCTETS = 16
-BOOT_OCTETS = 16
 CHALLENGE_OCTETS = 16
 HASH_OCTETS = 32
 NAME_OCTETS = 32
-LONGEST = 256
-SECRET_OCTETS = 16  # the least we accept
+PATHS = 256
 NOBODY = bytes(BOOT_OCTETS)
 NO_CHALLENGE = bytes(CHALLENGE_OCTETS)
-
-
-class Rejection(Enum):
-    """Why a datagram was refused; the value is the `reason` label of gateway_ha_rejected_total."""
-
-    BAD_VERSION = "bad_version"
-    BAD_MAC = "bad_mac"
-    REPLAY = "replay"
-    UNKNOWN_BOOT = "unknown_boot"
-    OWN_REFLECTION = "own_reflection"
-    MALFORMED = "malformed"
-
-
-class Refused(Exception):
-    """The datagram is not an authentic heartbeat."""
-
-    def __init__(self, why: Rejection) -> None:
-        super().__init__(why.value)
-        self.why = why
+BEST_HEALTH = 1000
+_READY = 0x01
+_TIMES, _ECHOED = Struct(">QIQ"), Struct(">QQ")
+_STATE = Struct(">BBBBBHHIQQQ")
 
 
 class Role(IntEnum):
-    """The current role. Carried; the election reads it, the heartbeat does not."""
+    """The current role. Carried; the election decides it, the heartbeat does not."""
 
     INIT = 0
     STANDBY = 1
@@ -79,20 +93,65 @@ class Role(IntEnum):
     FAULT = 4
 
 
+class Level(IntEnum):
+    """How strongly a gateway attracts traffic: which of three sets of BGP attributes it announces with."""
+
+    STANDBY = 0
+    ACTIVE = 1
+    TOOK_OVER = 2  # must beat what a dead active announced last
+
+
+class Standing(IntEnum):
+    """What a gateway knows of the lease."""
+
+    UNKNOWN = 0
+    FREE = 1
+    OTHER = 2
+    OURS = 3
+
+
+class Handover(IntEnum):
+    """The planned switchover, as the two say it to each other."""
+
+    NONE = 0
+    WANTED = 1  # a standby: give it to me
+    OFFERED = 2  # the active: take it, I have released the lease
+
+
+class HealthReason(IntFlag):
+    """What is wrong with a gateway."""
+
+    LINK = 0x1
+    TUNNELS = 0x2
+    BGP = 0x4
+    DATA_PLANE = 0x8
+
+
 @dataclass(frozen=True, slots=True)
 class Advertised:
-    """What a gateway says of itself besides being alive."""
+    """What a gateway says of itself besides being alive. `reasons` may have bits that are named in a later version."""
 
     role: Role = Role.INIT
     priority: int = 0
     epoch: int = 0
     config_hash: bytes = bytes(HASH_OCTETS)
+    level: Level = Level.STANDBY
+    standing: Standing = Standing.UNKNOWN
+    handover: Handover = Handover.NONE
+    ready: bool = False
+    health: int = BEST_HEALTH
+    reasons: int = 0
+    claim: int = 0
+    yields: int = 0
+    software: str = ""
 
     def __post_init__(self) -> None:
         if len(self.config_hash) != HASH_OCTETS:
             raise ValueError(f"config_hash must be {HASH_OCTETS} octets")
-        if not (0 <= self.priority < 2**16 and 0 <= self.epoch < 2**64):
-            raise ValueError("priority has 16 bits, epoch 64")
+        if not (0 <= self.priority < 2**16 and 0 <= self.epoch < 2**64 and 0 <= self.health < 2**16):
+            raise ValueError("priority and health have 16 bits, epoch 64")
+        if self.software:
+            _check_text(self.software)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,92 +169,80 @@ class Echo:
 class Message:
     """One heartbeat. `challenge` is what the peer must echo before we believe its boot identifier."""
 
-    cluster: int
     name: str
     boot: bytes
     sequence: int
     sent_us: int
     challenge: bytes = NO_CHALLENGE
     echo: Echo = Echo()
-    advertised: Advertised = Advertised()
+    advertised: Advertised = field(default_factory=Advertised)
+    revision: int = 0
+    path: int = 0
 
 
-def derive_key(secret: bytes, cluster: int) -> bytes:
-    """RFC 5869: extract and expand, SHA-256."""
-    if len(secret) < SECRET_OCTETS:
-        raise ValueError(f"the heartbeat secret must have at least {SECRET_OCTETS} octets")
-    info = b"heartbeat" + bytes([VERSION]) + cluster.to_bytes(4, "big")
-    return HKDF(algorithm=SHA256(), length=32, salt=b"gatewayd", info=info).derive(secret)
+def keyring(secrets: Sequence[bytes], cluster: int = 0) -> Keyring:
+    """The keys of a pair's heartbeats; the first secret seals."""
+    return Keyring(MAGIC, secrets, cluster)
 
 
-def seal(message: Message, key: bytes) -> bytes:
-    """The datagram, authenticated."""
+def seal(message: Message, keys: Keyring) -> bytes:
+    """The datagram, encrypted and authenticated."""
     writer = Writer()
     _emit(message, writer)
-    body = writer.done()
-    return body + _mac(body, key)
+    return keys.seal(message.boot, message.path, message.sequence, writer.done())
 
 
-def open_(data: bytes, key: bytes) -> Message:
-    """The message of an authentic datagram; raises Refused. Nothing but magic and version is looked at before the MAC."""
-    if not MAC_OCTETS + len(MAGIC) < len(data) <= LONGEST or not data.startswith(MAGIC):
-        raise Refused(Rejection.MALFORMED)
-    if not data.startswith(MAGIC + bytes([VERSION])):
-        raise Refused(Rejection.BAD_VERSION)
-    reader = Reader(data)
-    body = reader.take(len(data) - MAC_OCTETS)
-    if not hmac.compare_digest(reader.rest(), _mac(body, key)):
-        raise Refused(Rejection.BAD_MAC)
+def open_(data: bytes, keys: Keyring) -> Message:
+    """The message of an authentic datagram; raises Refused."""
+    opened = keys.open(data)
     try:
-        return _parse(Reader(body))
+        return _parse(opened)
     except (Truncated, ValueError) as error:
         raise Refused(Rejection.MALFORMED) from error
 
 
-def _mac(body: bytes, key: bytes) -> bytes:
-    return hmac.digest(key, body, "sha256")[:MAC_OCTETS]
-
-
 def _emit(message: Message, writer: Writer) -> None:
-    name = message.name.encode("ascii")
-    if len(name) > NAME_OCTETS:
-        raise ValueError(f"a node name has at most {NAME_OCTETS} octets")
     told, echo = message.advertised, message.echo
-    writer.put(MAGIC)
-    writer.u8(VERSION)
-    writer.u8(told.role)
-    writer.u16(told.priority)
-    writer.u32(message.cluster)
-    writer.put(message.boot)
-    writer.u64(message.sequence)
-    writer.u64(message.sent_us)
+    writer.pack(_TIMES, message.sent_us, echo.held_us, message.revision)
     writer.put(message.challenge)
     writer.put(echo.boot)
-    writer.u64(echo.sequence)
-    writer.u64(echo.sent_us)
-    writer.u32(echo.held_us)
+    writer.pack(_ECHOED, echo.sequence, echo.sent_us)
     writer.put(echo.challenge)
-    writer.u64(told.epoch)
+    flags = _READY if told.ready else 0
+    states = (told.role, told.level, told.standing, told.handover, flags)
+    writer.pack(_STATE, *states, told.priority, told.health, told.reasons, told.epoch, told.claim, told.yields)
     writer.put(told.config_hash)
-    writer.u8(len(name))
-    writer.put(name)
+    for text in (message.name, told.software):
+        _check_text(text)
+        writer.u8(len(text))
+        writer.put(text.encode("ascii"))
 
 
-def _parse(reader: Reader) -> Message:
-    """Mirrors `_emit`."""
-    reader.take(len(MAGIC))
-    reader.u8()
-    role, priority, cluster = Role(reader.u8()), reader.u16(), reader.u32()
-    boot, sequence, sent_us, challenge = (
-        reader.take(BOOT_OCTETS),
-        reader.u64(),
-        reader.u64(),
-        reader.take(CHALLENGE_OCTETS),
-    )
-    echo = Echo(reader.take(BOOT_OCTETS), reader.u64(), reader.u64(), reader.u32(), reader.take(CHALLENGE_OCTETS))
-    advertised = Advertised(role, priority, reader.u64(), reader.take(HASH_OCTETS))
-    name = reader.take(reader.u8()).decode("ascii")
-    reader.expect_end()
-    if len(name) > NAME_OCTETS or not name.isprintable():
-        raise ValueError("node name too long or not printable")
-    return Message(cluster, name, boot, sequence, sent_us, challenge, echo, advertised)
+def _parse(opened: Opened) -> Message:
+    """Mirrors `_emit`; what is left at the end belongs to a later minor version."""
+    reader = Reader(opened.body)
+    sent_us, held_us, revision = reader.unpack(_TIMES)
+    challenge, boot = reader.take(CHALLENGE_OCTETS), reader.take(BOOT_OCTETS)
+    sequence, echoed_us = reader.unpack(_ECHOED)
+    echoed = reader.take(CHALLENGE_OCTETS)
+    role, level, standing, handover, flags, priority, health, reasons, epoch, claim, yields = reader.unpack(_STATE)
+    config_hash = reader.take(HASH_OCTETS)
+    name, software = _text(reader), _text(reader)
+    advertised = Advertised(
+        Role(role), priority, epoch, config_hash, Level(level), Standing(standing), Handover(handover),
+        bool(flags & _READY), health, reasons, claim, yields, software,
+    )  # fmt: skip
+    echo = Echo(boot, sequence, echoed_us, held_us, echoed)
+    return Message(name, opened.boot, opened.sequence, sent_us, challenge, echo, advertised, revision, opened.path)
+
+
+def _text(reader: Reader) -> str:
+    text = reader.take(reader.u8()).decode("ascii")
+    _check_text(text)
+    return text
+
+
+def _check_text(text: str) -> None:
+    """It is shown to operators and in logs."""
+    if len(text) > NAME_OCTETS or not (text.isascii() and text.isprintable()):
+        raise ValueError(f"a name has at most {NAME_OCTETS} octets of printable ASCII")

@@ -7,12 +7,14 @@ from dataclasses import fields
 import pytest
 from support.heartbeat_network import SECRET, Network
 
+from gateway.contract import Endpoint
 from gateway.ha.heartbeat import HeartbeatStatus, PeerUp
-from gateway.ha.message import Advertised, Message, Rejection, Role, derive_key, open_, seal
+from gateway.ha.message import Advertised, Message, Rejection, Role, keyring, open_, seal
+from gateway.ha.paths import Path
 from gateway.observe import metrics
 from gateway.observe.snapshot import HaStatus
 
-KEY = derive_key(SECRET, 0)
+KEYS = keyring([SECRET])
 
 
 def pair(**network: object) -> Network:
@@ -168,9 +170,9 @@ def test_forgeries_change_nothing_but_their_counter():
     world.run(2.0)
     node = world.nodes["a"]
     before = (node.next_deadline(), node.status(world.now), len(world.sent), len(world.events))
-    forged = seal(Message(0, "gw-b", bytes(16), 10**9, 0), derive_key(b"another secret of 16", 0))
+    forged = seal(Message("gw-b", bytes(16), 10**9, 0), keyring([b"another secret of 16"]))
     world.inject("a", forged)
-    world.inject("a", b"GWHB\x02" + bytes(200))
+    world.inject("a", b"GWHB\x03" + bytes(200))
     world.inject("a", b"noise")
     after = node.status(world.now)
     assert {why: after.rejected[why] - before[1].rejected[why] for why in ("bad_mac", "bad_version", "malformed")} == {
@@ -189,12 +191,12 @@ def test_forgeries_change_nothing_but_their_counter():
 def test_the_window_takes_reordered_numbers_once():
     world = pair()
     world.run(2.0)
-    genuine = open_([data for sender, data in world.sent if sender == "b"][-1], KEY)
+    genuine = open_([data for sender, data in world.sent if sender == "b"][-1], KEYS)
     top = genuine.sequence + 200
 
     def send(sequence: int) -> bool:
         before = world.nodes["a"].status(world.now).received
-        world.inject("a", seal(Message(0, "gw-b", genuine.boot, sequence, 0), KEY))
+        world.inject("a", seal(Message("gw-b", genuine.boot, sequence, 0), KEYS))
         return world.nodes["a"].status(world.now).received > before
 
     assert [send(n) for n in (top, top, top - 1, top - 63, top - 63, top - 64, top + 1, top)] == [
@@ -260,3 +262,110 @@ def test_the_status_has_the_fields_and_reasons_of_the_snapshot():
         None,
         {0},
     )
+
+
+SECOND = Path(Endpoint("10.9.0.4", 4780), Endpoint("10.9.0.5", 4780))
+
+
+def two_paths(**network: object) -> Network:
+    world = Network(**network)  # type: ignore[arg-type]
+    for name in ("a", "b"):
+        world.boot(name, further=(SECOND if name == "a" else Path(SECOND.remote, SECOND.local),), interval=0.02)
+    return world
+
+
+def path_of(data: bytes) -> int:
+    return KEYS.open(data).path
+
+
+def test_the_peer_is_up_while_any_path_is_and_each_path_is_seen_by_itself():
+    world = two_paths()
+    world.run(1.0)
+    assert [path.up for path in world.nodes["a"].paths(world.now)] == [True, True]
+    world.passes = lambda sender, data: path_of(data) == 1
+    world.run(1.0)
+    first, second = world.nodes["a"].paths(world.now)
+    assert (first.up, second.up) == (False, True)
+    assert first.heard_at is not None and world.now - first.heard_at > 0.9
+    assert second.local == "10.9.0.4:4780" and second.round_trip == pytest.approx(0.002, abs=1e-4)
+    assert world.said("a") == world.said("b") == ["up"], "one path is enough"
+    world.passes = lambda sender, data: False
+    world.run(0.2)
+    assert world.said("a") == ["up", "silence"]
+    world.passes = lambda sender, data: path_of(data) == 0
+    world.run(0.2)
+    assert world.said("a") == world.said("b") == ["up", "silence", "up"]
+
+
+def test_two_paths_of_one_way_each_are_no_path():
+    """a hears b on the first only, b hears a on the second only: an echo goes back on the path it came on."""
+    world = two_paths()
+    world.run(1.0)
+    world.passes = lambda sender, data: path_of(data) == (0 if sender == "b" else 1)
+    world.run(1.0)
+    assert world.said("a") == world.said("b") == ["up", "one-way"]
+
+
+def test_the_loss_of_a_path_is_measured():
+    world = two_paths()
+    kept = world.random
+    world.passes = lambda sender, data: path_of(data) == 0 or kept.random() < 0.7
+    world.run(5.0)
+    first, second = world.nodes["a"].paths(world.now)
+    assert first.loss == 0.0
+    assert 0.15 < second.loss < 0.45
+
+
+def test_a_recording_of_one_path_is_a_replay_on_it_and_nothing_on_another():
+    world = two_paths()
+    world.run(1.0)
+    before = rejected(world, "a").get("replay", 0)
+    recorded = [data for sender, data in world.sent if sender == "b"][-4:]
+    for data in recorded:
+        world.inject("a", data)
+    assert rejected(world, "a")["replay"] - before == 4
+    moved = bytearray(recorded[0])
+    moved[6] ^= 1
+    world.inject("a", bytes(moved))
+    assert rejected(world, "a")["bad_mac"] == 1
+
+
+def test_no_nonce_comes_twice():
+    world = two_paths(loss=0.2, duplicate=0.3)
+    world.run(3.0)
+    world.boot("b")
+    world.run(3.0)
+    heads = [data[:36] for _, data in world.sent]
+    assert len(heads) == len(set(heads)) > 500
+
+
+def test_a_peer_that_does_not_hear_us_still_says_what_it_is_and_its_silence_is_told_then():
+    world = pair()
+    world.run(2.0)
+    world.passes = lambda sender, data: sender == "b"
+    world.run(2.0)
+    assert world.said("a") == ["up", "one-way"]
+    world.nodes["b"].command(Advertised(Role.ACTIVE, epoch=9), world.now)
+    world._drain("b")
+    world.run(0.1)
+    _, who, said = world.heard[-1]
+    assert who == "a" and (said.advertised.role, said.advertised.epoch) == (Role.ACTIVE, 9)
+    assert world.nodes["a"].peer_advertised is None, "it is not up"
+    del world.nodes["b"]
+    world.run(2.0)
+    assert world.said("a") == ["up", "one-way", "silence"]
+
+
+def test_a_secret_rolls_over_without_a_heartbeat_lost():
+    world = pair()
+    world.run(1.0)
+    new = b"the secret from now on, also long"
+    world.boot("a", secret=SECRET, older_secrets=(new,))
+    world.run(1.0)
+    world.boot("b", secret=new, older_secrets=(SECRET,))
+    world.run(1.0)
+    world.boot("a", secret=new)
+    world.run(1.0)
+    for name in "ab":
+        assert world.nodes[name].status(world.now).peer_up
+        assert "bad_mac" not in rejected(world, name)

@@ -1,0 +1,534 @@
+"""The election, one gateway at a time: what each role does with what it is told, and what it says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.ha.damping import Damping
+from gateway.ha.election import Election
+from gateway.ha.heartbeat import DownReason, PeerDown, PeerSaid, PeerUp
+from gateway.ha.message import Advertised, Handover, HealthReason, Level, Role, Standing
+from gateway.ha.roles import (
+    CommandRefused,
+    ElectionSettings,
+    HealthChanged,
+    LevelChanged,
+    Operate,
+    Remember,
+    RoleChanged,
+    Verb,
+)
+from gateway.ha.witness import Acquire, Break, LeaseGranted, LeaseLost, LeaseRefused, Release
+
+SICK = HealthChanged(HealthReason.TUNNELS | HealthReason.BGP)
+WELL = HealthChanged(HealthReason(0))
+STANDBY = Advertised(Role.STANDBY, 100, ready=True)
+ACTIVE = Advertised(Role.ACTIVE, 100, 5, level=Level.ACTIVE, standing=Standing.OURS)
+
+
+class Driver:
+    """An election at 1000 s, and everything it said."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.now = 1000.0
+        self.core = Election(replace(ElectionSettings("gw-a", priority=200), **settings), self.now)
+        self.said: list[object] = []
+        self.tell(WELL)
+        if self.core._settings.witness:
+            self.tell(Standing.FREE)
+
+    def tell(self, event: object, after: float = 0.0) -> list[object]:
+        """An input; what came out of it."""
+        self.now += after
+        if isinstance(event, HealthChanged | Operate | Standing):
+            self.core.command(event, self.now)
+        else:
+            self.core.receive(event, self.now)  # type: ignore[arg-type]
+        return self._drain()
+
+    def wait(self, seconds: float) -> list[object]:
+        """Every timer on the way."""
+        end, out = self.now + seconds, []
+        while (due := self.core.next_deadline()) is not None and due <= end:
+            assert due > self.now, "a timer in the past"
+            self.now = due
+            self.core.handle_deadline(self.now)
+            out += self._drain()
+        self.now = end
+        return out
+
+    def up(self, said: Advertised = STANDBY) -> list[object]:
+        return self.tell(PeerUp("gw-b", said))
+
+    def hears(self, **changes: Any) -> list[object]:
+        return self.tell(PeerSaid("gw-b", replace(STANDBY, **changes)))
+
+    def silence(self) -> list[object]:
+        return self.tell(PeerDown(DownReason.SILENCE))
+
+    @property
+    def told(self) -> Advertised:
+        return self.core.advertised(self.now)
+
+    @property
+    def why_not(self) -> str:
+        return self.core.why_not(self.now)
+
+    def _drain(self) -> list[object]:
+        out = list(self.core.poll())
+        self.said += out
+        return out
+
+
+def active(**settings: Any) -> Driver:
+    """With the lease of epoch 1, the other one a ready standby."""
+    driver = Driver(**settings)
+    driver.up()
+    driver.tell(LeaseGranted(1))
+    assert driver.core.role is Role.ACTIVE
+    return driver
+
+
+def standby(**settings: Any) -> Driver:
+    """The other one is active under epoch 5."""
+    driver = Driver(**settings)
+    driver.up(ACTIVE)
+    driver.tell(Standing.OTHER)
+    assert (driver.core.role, driver.core.epoch) == (Role.STANDBY, 5)
+    return driver
+
+
+def roles(effects: list[object]) -> list[tuple[Role, Role, int]]:
+    return [(one.before, one.after, one.epoch) for one in effects if isinstance(one, RoleChanged)]
+
+
+# --- with a witness -------------------------------------------------------------------------------------------------
+
+
+def test_it_starts_by_listening_and_becomes_active_by_the_lease_alone():
+    driver = Driver()
+    assert driver.why_not == "it has just started and listens for the other gateway"
+    assert driver.up() == [
+        RoleChanged(Role.INIT, Role.STANDBY, 0, "started; gw-b is heard"),
+        Acquire(1),
+    ]
+    assert driver.why_not == "the lease is free and not ours yet"
+    assert driver.tell(LeaseGranted(1)) == [
+        Remember(1),
+        RoleChanged(Role.STANDBY, Role.ACTIVE, 1, "gw-b is not active; with the lease"),
+        LevelChanged(Level.ACTIVE, 1, "gw-b is not active; with the lease"),
+    ]
+    assert (driver.told.role, driver.told.epoch, driver.told.standing) == (Role.ACTIVE, 1, Standing.OURS)
+    assert driver.why_not == "it is active, epoch 1"
+
+
+def test_alone_after_a_start_it_waits_for_the_peer_first():
+    driver = Driver(init_wait=3.0)
+    assert driver.wait(2.9) == []
+    assert roles(driver.wait(0.2)) == [(Role.INIT, Role.STANDBY, 0)]
+    assert driver.said[-1] == Acquire(1)
+    driver.tell(LeaseGranted(1))
+    assert driver.core.level is Level.TOOK_OVER, "the one that is not heard may have announced itself as active"
+
+
+def test_silence_alone_promotes_nobody():
+    driver = standby()
+    assert driver.why_not == "gw-b is active, epoch 5"
+    assert driver.silence() == [Acquire(6)]
+    assert driver.wait(1e6) == []
+    assert (driver.core.role, driver.why_not) == (Role.STANDBY, "another holds the lease")
+    out = driver.tell(LeaseGranted(6))
+    assert roles(out) == [(Role.STANDBY, Role.ACTIVE, 6)]
+    assert driver.core.level is Level.TOOK_OVER
+
+
+def test_the_lease_alone_promotes_nobody():
+    driver = standby()
+    assert driver.tell(LeaseGranted(6)) == [Release(), Remember(6)], "it did not ask for it"
+    driver.silence()
+    driver.tell(PeerSaid("gw-b", ACTIVE))
+    assert driver.said[-1] == Release(), "heard again, though it may not hear us"
+    assert driver.tell(LeaseGranted(7))[0] == Release()
+    assert driver.core.role is Role.STANDBY
+
+
+def test_who_is_ill_does_not_take_over_and_says_why():
+    driver = standby()
+    assert roles(driver.tell(SICK)) == [(Role.STANDBY, Role.FAULT, 0)]
+    assert driver.silence() == []
+    assert driver.why_not == "own health: tunnels, bgp"
+    assert (driver.told.ready, driver.told.health, driver.told.reasons) == (False, 500, SICK.reasons)
+    assert driver.tell(WELL)[-1] == Acquire(6)
+
+
+def test_an_illness_that_does_not_disqualify_only_ranks_lower():
+    driver = Driver(disqualifying=HealthReason.TUNNELS)
+    driver.tell(HealthChanged(HealthReason.BGP))
+    assert roles(driver.up()) == [(Role.INIT, Role.STANDBY, 0)]
+    assert driver.why_not == "gw-b goes first"
+    assert Acquire(1) in driver.wait(2.5), "but not for ever"
+
+
+def test_took_over_steps_back_once_the_other_is_seen_as_a_standby():
+    driver = standby()
+    driver.silence()
+    driver.tell(LeaseGranted(6))
+    assert driver.up(replace(ACTIVE, role=Role.DRAINING)) == []
+    assert driver.hears(epoch=6) == [LevelChanged(Level.ACTIVE, 6, "gw-b is seen as a standby")]
+
+
+def test_a_lease_that_is_lost_demotes_at_once_and_holds_down():
+    driver = active(hold_down=5.0)
+    out = driver.tell(LeaseLost("the lease could not be renewed in time"))
+    assert out == [
+        RoleChanged(Role.ACTIVE, Role.STANDBY, 1, "the lease could not be renewed in time"),
+        LevelChanged(Level.STANDBY, 1, "the lease could not be renewed in time"),
+    ]
+    assert driver.why_not == "held down for 5 s more after 1 failures of its own"
+    assert not driver.told.ready
+    assert driver.wait(5.1) == [Acquire(2)]
+
+
+def test_a_hold_down_does_not_keep_the_only_one_from_serving():
+    driver = active()
+    driver.tell(LeaseLost("x"))
+    assert driver.silence() == [Acquire(2)]
+
+
+def test_a_higher_epoch_demotes_at_once_from_whomever_it_is():
+    driver = active()
+    out = driver.hears(epoch=2)
+    assert out[0] == Remember(2)
+    assert roles(out) == [(Role.ACTIVE, Role.STANDBY, 1)]
+    assert Release() in out and driver.core.level is Level.STANDBY
+
+
+def test_a_broken_lease_is_asked_for_once_and_told_as_not_fenced():
+    driver = standby(break_lease=True)
+    driver.silence()
+    assert driver.tell(LeaseRefused(5, "gw-b")) == [Break(6)]
+    assert driver.tell(LeaseRefused(5, "gw-b")) == []
+    (change, _) = [one for one in driver.tell(LeaseGranted(6, broken=True)) if not isinstance(one, Remember)]
+    assert isinstance(change, RoleChanged)
+    assert (change.fenced, change.reason) == (False, "gw-b is silent; with a broken lease")
+
+
+def test_whose_lease_was_broken_does_not_break_it_back():
+    driver = active(break_lease=True)
+    driver.silence()
+    driver.tell(LeaseLost("the witness gave the lease to gw-b as epoch 2"))
+    assert driver.tell(LeaseRefused(2, "gw-b")) == [Remember(2)], "it was alive a moment ago"
+    driver.hears(epoch=2)
+    driver.silence()
+    assert driver.tell(LeaseRefused(2, "gw-b")) == [Break(3)]
+
+
+def test_without_the_option_nothing_is_broken_and_a_peer_that_is_heard_is_never_broken():
+    driver = standby()
+    driver.silence()
+    assert driver.tell(LeaseRefused(5, "gw-b")) == []
+    driver = Driver(break_lease=True)
+    driver.up()
+    assert driver.tell(LeaseRefused(5, "gw-b")) == [Remember(5)]
+
+
+# --- planned switchover ------------------------------------------------------------------------------------------------
+
+
+def test_the_active_offers_and_goes_on_attracting_until_the_other_is_active():
+    driver = active(drain_time=30.0)
+    out = driver.tell(Operate(Verb.FAILOVER))
+    assert out == [
+        Release(),
+        RoleChanged(Role.ACTIVE, Role.DRAINING, 1, "hands over to gw-b: failover by the operator"),
+    ]
+    assert (driver.core.level, driver.told.handover) == (Level.ACTIVE, Handover.OFFERED)
+    assert driver.why_not == "it hands over to gw-b"
+    out = driver.hears(role=Role.ACTIVE, epoch=2, level=Level.TOOK_OVER, ready=False)
+    assert out == [Remember(2), LevelChanged(Level.STANDBY, 1, "gw-b has it under epoch 2")]
+    assert (driver.core.role, driver.told.handover) == (Role.DRAINING, Handover.NONE)
+    assert roles(driver.wait(29.9)) == []
+    assert roles(driver.wait(0.2)) == [(Role.DRAINING, Role.STANDBY, 1)]
+
+
+def test_the_standby_takes_an_offer_with_the_lease_and_beats_the_old_one():
+    driver = standby()
+    out = driver.tell(PeerSaid("gw-b", replace(ACTIVE, role=Role.DRAINING, handover=Handover.OFFERED)))
+    assert out == [Acquire(6)]
+    out = driver.tell(LeaseGranted(6))
+    assert out[1:] == [
+        RoleChanged(Role.STANDBY, Role.ACTIVE, 6, "gw-b hands over"),
+        LevelChanged(Level.TOOK_OVER, 6, "gw-b hands over"),
+    ]
+
+
+def test_an_offer_that_is_not_taken_is_taken_back_and_nothing_was_given_up():
+    driver = active(handover_timeout=3.0)
+    driver.tell(Operate(Verb.FAILOVER))
+    assert driver.wait(3.1) == [Acquire(2)]
+    assert (driver.core.level, driver.told.handover) == (Level.ACTIVE, Handover.NONE)
+    out = driver.tell(LeaseGranted(2))
+    assert roles(out) == [(Role.DRAINING, Role.ACTIVE, 2)]
+    assert not [one for one in out if isinstance(one, LevelChanged)]
+
+
+def test_an_offer_is_taken_back_at_once_when_the_other_falls_ill():
+    driver = active()
+    driver.tell(Operate(Verb.FAILOVER))
+    assert driver.hears(role=Role.FAULT, ready=False) == [Acquire(2)]
+
+
+def test_an_offer_that_was_taken_though_nobody_is_heard_is_known_from_the_witness():
+    driver = active(handover_timeout=3.0)
+    driver.tell(Operate(Verb.FAILOVER))
+    driver.silence()
+    driver.wait(3.1)
+    out = driver.tell(LeaseRefused(2, "gw-b"))
+    assert LevelChanged(Level.STANDBY, 1, "gw-b has it under epoch 2") in out
+
+
+def test_the_active_that_falls_ill_hands_over_to_one_that_is_better_and_keeps_it_otherwise():
+    driver = active()
+    assert roles(driver.tell(SICK)) == [(Role.ACTIVE, Role.DRAINING, 1)]
+    driver = active()
+    driver.hears(role=Role.FAULT, ready=False, health=100)
+    assert driver.tell(SICK) == []
+    assert driver.hears() != [], "now there is one"
+    driver = active()
+    driver.silence()
+    assert roles(driver.tell(SICK)) == [(Role.ACTIVE, Role.FAULT, 1)], "perhaps the other is better and only not heard"
+
+
+def test_failover_is_refused_with_the_reason_when_nobody_is_ready():
+    driver = active()
+    driver.hears(ready=False)
+    assert driver.tell(Operate(Verb.FAILOVER)) == [CommandRefused(Verb.FAILOVER, "gw-b is not ready")]
+    driver = standby()
+    driver.silence()
+    assert driver.tell(Operate(Verb.FAILOVER)) == [CommandRefused(Verb.FAILOVER, "another holds the lease")]
+
+
+def test_failover_at_the_standby_asks_the_active_for_it():
+    driver = standby()
+    driver.tell(Operate(Verb.FAILOVER))
+    assert driver.told.handover is Handover.WANTED
+    other = active()
+    assert roles(other.hears(handover=Handover.WANTED)) == [(Role.ACTIVE, Role.DRAINING, 1)]
+
+
+def test_drain_waits_for_the_other_and_maintenance_does_not():
+    driver = active()
+    driver.hears(ready=False)
+    assert driver.tell(Operate(Verb.DRAIN)) == []
+    assert roles(driver.hears()) == [(Role.ACTIVE, Role.DRAINING, 1)]
+    driver = active()
+    driver.silence()
+    assert roles(driver.tell(Operate(Verb.MAINTENANCE))) == [(Role.ACTIVE, Role.FAULT, 1)]
+    assert driver.why_not == "maintenance by the operator"
+    assert driver.tell(Operate(Verb.UNDRAIN))[-1] == Acquire(2)
+
+
+def test_who_was_drained_does_not_take_over_until_undrained():
+    driver = standby()
+    driver.tell(Operate(Verb.DRAIN))
+    assert driver.silence() == []
+    assert driver.why_not == "drained by the operator"
+    assert driver.tell(Operate(Verb.UNDRAIN)) == [Acquire(6)]
+
+
+def test_preemption_is_off_unless_asked_for_and_waits_for_full_health():
+    driver = standby()
+    driver.wait(1000)
+    assert driver.told.handover is Handover.NONE
+    driver = standby(preempt=True, preempt_delay=60.0)
+    driver.tell(HealthChanged(HealthReason.BGP), after=50)
+    driver.tell(WELL, after=1)
+    driver.wait(59)
+    assert driver.told.handover is Handover.NONE
+    driver.wait(2)
+    assert driver.told.handover is Handover.WANTED
+    driver = standby(preempt=True, priority=100)
+    driver.wait(1000)
+    assert driver.told.handover is Handover.NONE, "it is not preferred"
+
+
+def test_a_switchover_that_failed_is_not_tried_again_at_once():
+    driver = active(handover_timeout=3.0, hold_down=5.0)
+    driver.tell(SICK)
+    driver.wait(3.1)
+    assert roles(driver.tell(LeaseGranted(2))) == [(Role.DRAINING, Role.ACTIVE, 2)]
+    assert roles(driver.wait(4.7)) == []
+    assert roles(driver.wait(0.3)) == [(Role.ACTIVE, Role.DRAINING, 2)]
+
+
+# --- without a witness ---------------------------------------------------------------------------------------------------
+
+
+def test_stay_is_stay():
+    driver = standby(witness=False)
+    driver.silence()
+    assert driver.wait(1e6) == []
+    assert driver.why_not == 'gw-b is silent, and without a witness (none = "stay") silence promotes nobody'
+    driver = Driver(witness=False)
+    driver.wait(1e6)
+    assert driver.core.role is Role.STANDBY, "also after a start alone"
+
+
+def test_promote_is_promote_and_says_that_nothing_was_fenced():
+    driver = standby(witness=False, none="promote")
+    out = driver.silence()
+    assert roles(out) == [(Role.STANDBY, Role.ACTIVE, 6)]
+    (change,) = [one for one in out if isinstance(one, RoleChanged)]
+    assert (change.fenced, change.reason) == (False, 'gw-b is silent; without a witness, by none = "promote"')
+    assert driver.core.level is Level.TOOK_OVER
+
+
+def test_who_is_heard_must_consent_first():
+    driver = Driver(witness=False)
+    driver.up()
+    assert (driver.core.role, driver.told.claim) == (Role.STANDBY, 1)
+    assert driver.why_not == "waits for gw-b to consent"
+    driver.hears(yields=7)
+    assert driver.core.role is Role.STANDBY, "to something else"
+    out = driver.hears(yields=1)
+    assert roles(out) == [(Role.STANDBY, Role.ACTIVE, 1)]
+    assert driver.told.claim == 0
+
+
+def test_who_consented_keeps_its_word_until_the_other_says_that_it_is_over():
+    driver = Driver(witness=False, priority=50)
+    driver.up(replace(STANDBY, claim=1))
+    assert (driver.told.claim, driver.told.yields) == (0, 1)
+    driver.silence()
+    driver.wait(1e6)
+    driver.up(replace(STANDBY, claim=1))
+    assert driver.why_not == "it consented to gw-b becoming active with epoch 1"
+    driver.hears(role=Role.FAULT, ready=False)
+    assert (driver.told.claim, driver.told.yields) == (1, 0)
+
+
+def test_the_active_consents_to_nothing_but_what_it_offered():
+    driver = Driver(witness=False)
+    driver.up()
+    driver.hears(yields=1)
+    driver.hears(claim=9)
+    assert driver.told.yields == 0
+    driver.tell(Operate(Verb.FAILOVER))
+    driver.hears(claim=2)
+    assert driver.told.yields == 2
+    driver.hears(role=Role.ACTIVE, epoch=2, ready=False)
+    assert driver.core.level is Level.STANDBY
+
+
+def test_an_offer_that_nobody_used_is_taken_back_without_anybody():
+    driver = Driver(witness=False)
+    driver.up()
+    driver.hears(yields=1)
+    driver.tell(Operate(Verb.FAILOVER))
+    driver.silence()
+    assert roles(driver.wait(3.1)) == [(Role.DRAINING, Role.ACTIVE, 1)]
+
+
+def test_an_offer_that_may_have_been_used_is_not_taken_back_but_goes_on_attracting():
+    driver = Driver(witness=False)
+    driver.up()
+    driver.hears(yields=1)
+    driver.tell(Operate(Verb.FAILOVER))
+    driver.hears(claim=2)
+    driver.silence()
+    assert driver.wait(1e6) == []
+    assert (driver.core.role, driver.core.level) == (Role.DRAINING, Level.ACTIVE)
+    driver.up()
+    out = driver.hears(yields=driver.told.claim)
+    assert roles(out) == [(Role.DRAINING, Role.ACTIVE, 2)], "by its consent"
+
+
+def test_two_actives_after_a_cut_become_one_by_epoch_and_then_by_priority():
+    for epoch, priority, stays in ((7, 1, False), (6, 300, False), (6, 100, True), (5, 300, True)):
+        driver = standby(witness=False, none="promote")
+        driver.silence()
+        assert driver.core.acting_epoch == 6
+        driver.up(replace(ACTIVE, epoch=epoch, priority=priority))
+        assert (driver.core.role is Role.ACTIVE) is stays, (epoch, priority)
+
+
+def test_health_that_nobody_told_of_is_not_good():
+    core = Election(ElectionSettings("gw-a", priority=200), 1000.0)
+    core.receive(PeerUp("gw-b", STANDBY), 1000.0)
+    assert core.role is Role.FAULT
+    assert core.why_not(1000.0) == "own health: link, tunnels, bgp, data plane"
+    core.command(WELL, 1001.0)
+    assert Acquire(1) in list(core.poll())
+
+
+# --- always -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_hold_down_doubles_has_an_end_and_is_forgiven():
+    damping = Damping(5.0, 30.0, 600.0)
+    for expected in (5, 10, 20, 30, 30):
+        damping.failed(100.0)
+        assert damping.left(100.0) == expected
+    damping.failed(701.0)
+    assert damping.left(701.0) == 5
+    damping.forgive()
+    assert damping.left(701.0) == 0
+
+
+SAID = st.builds(
+    Advertised,
+    role=st.sampled_from(Role),
+    priority=st.sampled_from([100, 300]),
+    epoch=st.integers(0, 9),
+    level=st.sampled_from(Level),
+    handover=st.sampled_from(Handover),
+    ready=st.booleans(),
+    health=st.sampled_from([0, 1000]),
+    claim=st.integers(0, 9),
+    yields=st.integers(0, 9),
+)
+INPUTS = st.one_of(
+    st.builds(PeerUp, st.just("gw-b"), SAID),
+    st.builds(PeerSaid, st.just("gw-b"), SAID),
+    st.builds(PeerDown, st.sampled_from(DownReason)),
+    st.builds(LeaseGranted, st.integers(1, 9), st.booleans()),
+    st.builds(LeaseLost, st.just("lost")),
+    st.builds(LeaseRefused, st.integers(0, 9), st.just("gw-b")),
+    st.sampled_from([SICK, WELL]),
+    st.sampled_from(Standing),
+    st.builds(Operate, st.sampled_from(Verb)),
+    st.floats(0.0, 40.0),
+)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"break_lease": True, "preempt": True}, {"witness": False}, {"witness": False, "none": "promote"}],
+    ids=["witness", "break", "stay", "promote"],
+)
+@given(inputs=st.lists(INPUTS, max_size=30))
+def test_whatever_it_is_told(settings: dict[str, Any], inputs: list[object]):
+    """No order of inputs raises, sets a timer in the past, or makes it active without what permits it."""
+    driver = Driver(**settings)
+    leased, highest = False, 0
+    for one in inputs:
+        before = driver.core.role
+        out = driver.wait(one) if isinstance(one, float) else driver.tell(one)
+        leased = (leased or isinstance(one, LeaseGranted)) and not isinstance(one, LeaseLost) and Release() not in out
+        told = driver.told
+        assert told.epoch >= highest
+        highest = told.epoch
+        assert driver.why_not
+        assert not (told.claim and told.yields)
+        if told.role is Role.ACTIVE:
+            assert driver.core.level > Level.STANDBY
+            assert leased or not driver.core._settings.witness
+            if before is not Role.ACTIVE and settings == {"witness": False}:
+                assert driver.core._peer.up
+        elif told.role is not Role.DRAINING:
+            assert driver.core.level is Level.STANDBY
