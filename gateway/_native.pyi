@@ -160,6 +160,10 @@ class DataPlane:
     def replace_policies(self, connection: int, spis: list[int]) -> None: ...
     def grant(self, connection: int, spi: int, limit: int) -> None:
         """No sequence number above `limit` is sent. Until the first call the limit is the end of the number space."""
+
+    def advance(self, connection: int, spi: int, by: int) -> None:
+        """So many sequence numbers are never used, or all that are left."""
+
     def events(self) -> list[tuple[str, int, int, bytes]]:
         """Drains (kind, connection, spi, detail). Kinds: "acquire" (detail: first 64 octets of the packet),
         "expire-soft", "expire-hard" (spi; detail b"in"/b"out"), "integrity-burst", "peer-moved" (detail "host port" ASCII, only

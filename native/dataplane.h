@@ -332,6 +332,8 @@ struct fault sa_retire(struct dataplane *plane, bool inbound, uint32_t connectio
 struct fault sa_update_remote(struct dataplane *plane, uint32_t connection, uint32_t spi,
                               const struct endpoint *remote);
 struct fault sa_grant(struct dataplane *plane, uint32_t connection, uint32_t spi, uint64_t limit);
+/* So many sequence numbers are never used; at most all that are left. */
+struct fault sa_advance(struct dataplane *plane, uint32_t connection, uint32_t spi, uint64_t by);
 /* Of every SA; of those that did something since the last sa_changes. Malloc'ed arrays. */
 struct fault sa_statistics(struct dataplane *plane, struct sa_statistics **rows, size_t *count);
 struct fault sa_changes(struct dataplane *plane, struct sa_statistics **rows, size_t *count);

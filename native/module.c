@@ -373,6 +373,17 @@ static PyObject *py_grant(PyObject *self, PyObject *args, PyObject *kwargs) {
   CONTROL(sa_grant(plane, connection, spi, limit));
 }
 
+static PyObject *py_advance(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", "spi", "by", NULL};
+  struct dataplane *plane = plane_of(self);
+  unsigned connection, spi;
+  uint64_t by;
+  if (!plane ||
+      !PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&", keywords, to_u32, &connection, to_u32, &spi, to_u64, &by))
+    return NULL;
+  CONTROL(sa_advance(plane, connection, spi, by));
+}
+
 /* ---- events and counters ---- */
 
 static PyObject *py_events(PyObject *self, PyObject *unused) {
@@ -481,6 +492,7 @@ static PyMethodDef dataplane_methods[] = {METHOD(event_fd),
                                           METHOD_KEYWORDS(update_sa_remote),
                                           METHOD_KEYWORDS(replace_policies),
                                           METHOD_KEYWORDS(grant),
+                                          METHOD_KEYWORDS(advance),
                                           METHOD(events),
                                           METHOD(punted),
                                           METHOD(sa_statistics),

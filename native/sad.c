@@ -203,6 +203,22 @@ struct fault sa_grant(struct dataplane *plane, uint32_t connection, uint32_t spi
   return fault;
 }
 
+struct fault sa_advance(struct dataplane *plane, uint32_t connection, uint32_t spi, uint64_t by) {
+  struct fault fault = control_enter(plane);
+  if (fault.sentence) return fault;
+  struct sa *sa = sa_find(plane, false, connection, spi);
+  if (!sa) {
+    fault.sentence = "unknown outbound SA";
+  } else {
+    spin_lock(&sa->lock);
+    uint64_t most = sa->esn ? UINT64_MAX : SEQUENCE_MAX_32;
+    sa->sequence = by > most - sa->sequence ? most : sa->sequence + by;
+    spin_unlock(&sa->lock);
+  }
+  control_leave(plane);
+  return fault;
+}
+
 static bool reached(uint64_t value, uint64_t limit) {
   return limit != 0 && value >= limit;
 }

@@ -109,7 +109,7 @@ class SaParameters:
     `selectors`: inbound, inner packets must match one of them; outbound, what the SA may carry.
     `local`/`remote`: the outer end points; ESP goes in UDP between them when `encapsulate`,
     else as protocol 50. `worker`: the one whose traffic an outbound SA is for (RFC 9611 2: a per-resource
-    CHILD_SA); None: everybody's, and the fallback of workers without one.
+    CHILD_SA), modulo their number; None: everybody's, and the fallback of workers without one.
     """
 
     direction: Direction
@@ -180,6 +180,9 @@ class DataPlane(Protocol):
 
     def grant(self, connection: int, spi: int, limit: int) -> None:
         """No sequence number above `limit` is sent on this outbound SA."""
+
+    def advance(self, connection: int, spi: int, by: int) -> None:
+        """So many sequence numbers of this outbound SA are never used (RFC 6311 5.1), or all that are left."""
 
     def sa_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
         """(direction, connection, spi) -> counters."""

@@ -30,13 +30,23 @@ def icv_octets(suite: Suite) -> int:
 
 def inner_mtu(suite: Suite, link_mtu: int, outer_ipv6: bool, encapsulate: bool) -> int:
     """The largest inner IP packet; 0 when the link has no room for any."""
-    outer = OUTER_IPV6_OCTETS if outer_ipv6 else OUTER_IPV4_OCTETS
-    fixed = (
-        outer + (UDP_OCTETS if encapsulate else 0) + ESP_HEADER_OCTETS + IV_OCTETS[suite.encryption] + icv_octets(suite)
-    )
     alignment = ALIGNMENT_OCTETS[suite.encryption]
-    text = (link_mtu - fixed) // alignment * alignment
+    text = (link_mtu - _fixed(suite, outer_ipv6, encapsulate)) // alignment * alignment
     return max(text - ESP_TRAILER_OCTETS, 0)
+
+
+def _fixed(suite: Suite, outer_ipv6: bool, encapsulate: bool) -> int:
+    """Octets around the text."""
+    outer = OUTER_IPV6_OCTETS if outer_ipv6 else OUTER_IPV4_OCTETS
+    udp = UDP_OCTETS if encapsulate else 0
+    return outer + udp + ESP_HEADER_OCTETS + IV_OCTETS[suite.encryption] + icv_octets(suite)
+
+
+def outer_octets(suite: Suite, inner: int, outer_ipv6: bool, encapsulate: bool) -> int:
+    """How long an inner packet of so many octets is on the link."""
+    alignment = ALIGNMENT_OCTETS[suite.encryption]
+    text = -(-(inner + ESP_TRAILER_OCTETS) // alignment) * alignment
+    return _fixed(suite, outer_ipv6, encapsulate) + text
 
 
 def tcp_mss(mtu: int, ipv6: bool) -> int:

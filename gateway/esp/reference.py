@@ -94,13 +94,13 @@ class ReferenceDataPlane:
 
     # -- packets --
 
-    def outbound(self, connection: int, packet: bytes, now: float) -> list[Datagram]:
-        """Seals one packet that a host sent into the connection's TUN."""
+    def outbound(self, connection: int, packet: bytes, now: float, worker: int = 0) -> list[Datagram]:
+        """Seals one packet that a host sent into the connection's TUN, as that worker would."""
         state = self._connections.get(connection)
         flow = parse_flow(packet)
         if state is None or flow is None:
             return self._dropped(connection if state else 0, Drop.INNER_MALFORMED if state else Drop.NO_SA)
-        sa = next((sa for sa in self._policies(connection) if sa.carries(flow)), None)
+        sa = self._choose(connection, flow, worker)
         if sa is None:
             if int(now) != state.acquire_second:
                 state.acquire_second = int(now)
@@ -121,6 +121,13 @@ class ReferenceDataPlane:
         if sa.parameters.encapsulate:
             return [(datagram, sa.parameters.local, sa.remote)]
         return [(datagram, Endpoint(sa.parameters.local.host, 0), Endpoint(sa.remote.host, 0))]
+
+    def _choose(self, connection: int, flow: Flow, worker: int) -> _Sa | None:
+        """RFC 9611 2: the worker's own, else everybody's, else another's."""
+        carrying = [sa for sa in self._policies(connection) if sa.carries(flow)]
+        return min(
+            carrying, key=lambda sa: (sa.parameters.worker != worker, sa.parameters.worker is not None), default=None
+        )
 
     def inbound(self, datagram: bytes, local: Endpoint, remote: Endpoint, now: float) -> list[tuple[int, bytes]]:
         """Opens one datagram. IKE with the non-ESP marker waits in `drain_punted`."""
@@ -208,6 +215,10 @@ class ReferenceDataPlane:
     def grant(self, connection: int, spi: int, limit: int) -> None:
         sa = self._outbound_sa(connection, spi)
         sa.sequence_limit = min(limit, (2**64 if sa.parameters.suite.esn else SEQUENCE_SPACE) - 1)
+
+    def advance(self, connection: int, spi: int, by: int) -> None:
+        sa = self._outbound_sa(connection, spi)
+        sa.sequence = min(sa.sequence + by, (2**64 if sa.parameters.suite.esn else SEQUENCE_SPACE) - 1)
 
     def sa_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
         return {

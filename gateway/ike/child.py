@@ -28,9 +28,15 @@ class ChildSa:
     life_at: float
     state: ChildState = ChildState.CREATED
     active: bool = False
+    left: bool = False
+    """Nothing is sent on it any more; what the peer sends still comes."""
     proven: bool = True
     """The peer is known to hold it. False after our answer, which the peer may not have had."""
     successor: ChildSa | None = None
+    shared: bool = False
+    """Both ends said that there may be others like it (RFC 9611)."""
+    left_out: int = 0
+    """Sequence numbers that are never used, because the peer asked for it (RFC 6311)."""
     planned_at: float = 0.0
     """When its lifetime asks for the rekey; `rekey_at` may be earlier, for other reasons."""
 
@@ -43,7 +49,7 @@ class ChildSa:
 
     @property
     def usable(self) -> bool:
-        return self.state in (ChildState.INSTALLED, ChildState.REKEYING)
+        return self.state in (ChildState.INSTALLED, ChildState.REKEYING) and not self.left
 
     def deadlines(self) -> list[float]:
         # Once its DELETE is under way only the answer ends it

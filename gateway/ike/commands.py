@@ -64,10 +64,12 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class TrafficSeen:
-    """The data plane opened packets from the peer, a sign of life (RFC 7296 2.4), on these inbound SPIs."""
+    """The data plane opened packets from the peer, a sign of life (RFC 7296 2.4), on these inbound SPIs; the last one `at`
+    that time, which is before it is told. None: now."""
 
     connection: str
     spis: frozenset[int] = frozenset()
+    at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from gateway.contract import Compute, Endpoint, Fetch, RandomSource
 from gateway.deadlines import Deadlines
-from gateway.ike import crash_detection, grammar, unprotected
+from gateway.ike import crash_detection, grammar, resources, succession, unprotected
 from gateway.ike.commands import (
     CheckLiveness,
     Command,
@@ -28,7 +28,7 @@ from gateway.ike.commands import (
 )
 from gateway.ike.crash_detection import Tokens
 from gateway.ike.errors import LocalError, PeerError, Violation
-from gateway.ike.events import ChildInstall, ChildMoved, ExchangeFailed, IkeUp, Notice
+from gateway.ike.events import ChildInstall, ExchangeFailed, IkeUp, Notice
 from gateway.ike.exchanges import dispatch, timers
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild
@@ -45,7 +45,7 @@ from gateway.ike.registry import ExchangeType, NotifyType
 from gateway.ike.revocation_cache import RevocationCache
 from gateway.ike.sa import IkeSa
 from gateway.ike.services import Counts, Failed, Then, WallClock, since_1970
-from gateway.ike.settings import ConnectionSettings
+from gateway.ike.settings import ChildSettings, ConnectionSettings
 from gateway.ike.states import IkeState
 from gateway.ike.strangers import Strangers
 from gateway.ike.uniqueness import elect
@@ -123,8 +123,8 @@ class IkeEndpoint:
                 for sa in self.sas(connection) if to else ():
                     if sa.redirectable and sa.established:
                         sa.enqueue(Tell(order(to)), now)
-            case TrafficSeen(connection, spis):
-                self._traffic_seen(connection, spis, now)
+            case TrafficSeen(connection, spis, at):
+                self._traffic_seen(connection, spis, now if at is None else at)
             case PeerMoved(connection, spi_in, remote):
                 self._peer_moved(connection, spi_in, remote)
             case SaExpired(connection, spi, hard):
@@ -232,11 +232,14 @@ class IkeEndpoint:
             if spi and spi not in self._sas:
                 return spi
 
-    def new_child_spi(self) -> int:
-        """RFC 4303 2.1: 1..255 are reserved. Unique over the gateway, also among recently used ones."""
+    def new_child_spi(self, settings: ChildSettings | None = None) -> int:
+        """RFC 4303 2.1: 1..255 are reserved. Unique over the gateway, also among recently used ones. What is for one worker
+        has its number modulo those of all: by this the data plane spreads what arrives."""
         while True:
             spi = int.from_bytes(self.random.octets(4), "big")
-            if spi > 255 and spi not in self._child_spis:
+            if settings is not None and settings.resource is not None:
+                spi += settings.resource - spi % settings.resources
+            if 255 < spi < 1 << 32 and spi not in self._child_spis:
                 self._child_spis.add(spi)
                 if len(self._child_spis) > 1_000_000:
                     self._child_spis = {child for sa in self._sas.values() for child in sa.children}
@@ -255,11 +258,17 @@ class IkeEndpoint:
         return primary is None or primary is sa or not primary.sends(child)
 
     def carried(self, connection: str, child: str) -> bool:
-        return any(sa.sends(child) for sa in self.sas(connection))
+        return any(
+            one.active and one.usable and one.settings.group == child
+            for sa in self.sas(connection)
+            for one in sa.children.values()
+        )
 
     def covered(self, sa: IkeSa) -> bool:
         primary = self._primary.get(sa.name)
-        return primary is None or all(primary.sends(child.name) for child in sa.children.values() if child.active)
+        return primary is None or all(
+            primary.sends(child.settings.group) for child in sa.children.values() if child.active
+        )
 
     def established(self, sa: IkeSa, initial_contact: bool, now: float) -> None:
         self._half_open.forget(_our_spi(sa))
@@ -291,11 +300,6 @@ class IkeEndpoint:
         new.close_at, old.close_at = old.close_at, None
         if self._primary.get(new.name) in (None, old):
             self._primary[new.name] = new
-
-    def leaving(self, sa: IkeSa, now: float) -> None:
-        if self._primary.get(sa.name) is sa:
-            sa.close_at = now
-            self._elect(sa.name, now)
 
     def destroyed(self, sa: IkeSa, now: float) -> None:
         self._sas.pop(_our_spi(sa), None)
@@ -438,7 +442,8 @@ class IkeEndpoint:
         settings = self._by_ends.get((local.host, remote.host))
         if settings is None:
             if self.strangers.called(local.host, remote.host, now):
-                self._stirred.update(dict.fromkeys(self._connections.keys() - self._primary.keys()))
+                here = (one.name for one in self._connections.values() if one.local.host == local.host)
+                self._stirred.update(dict.fromkeys(name for name in here if name not in self._primary))
             raise PeerError(Violation.UNKNOWN_PEER, f"no connection between {local.host} and {remote.host}")
         return settings
 
@@ -492,7 +497,9 @@ class IkeEndpoint:
                 sa.enqueue(DeleteChild(child, "REMOVED_FROM_CONFIGURATION"), now)
             elif wanted != before.child(child.name) and child.usable:
                 timers.rekey_child(sa, child, now)
-        if before.offers != settings.offers and not sa.has_exchange(RekeyIke):
+        resources.changed(sa, before, now)
+        # One that is not in its predecessor's place yet is rekeyed when it is (RFC 7296 2.8.1)
+        if before.offers != settings.offers and not sa.quiet and not sa.has_exchange(RekeyIke):
             sa.enqueue(RekeyIke(), now)
 
     def _initiate(self, settings: ConnectionSettings, now: float) -> None:
@@ -533,23 +540,25 @@ class IkeEndpoint:
         primary = self._primary.get(connection)
         found = primary.usable_child(child) if primary is not None else None
         if primary is not None and found is not None:
-            primary.enqueue(DeleteChild(found, reason), now)
+            for member in [one for one in primary.children.values() if one.settings.group == child and one.usable]:
+                primary.enqueue(DeleteChild(member, reason), now)
 
     def _rekey(self, connection: str, child: str, now: float) -> None:
         sa = self._primary.get(connection)
         if sa is None:
             return
-        found = sa.usable_child(child) if child else None
-        if found is not None:
-            timers.rekey_child(sa, found, now)
-        elif not child and not sa.has_exchange(RekeyIke):
+        found = [one for one in sa.children.values() if one.settings.group == child and one.usable] if child else []
+        for one in found:
+            if one is sa.usable_child(one.name):
+                timers.rekey_child(sa, one, now)
+        if not child and not sa.has_exchange(RekeyIke):
             sa.enqueue(RekeyIke(), now)
 
-    def _traffic_seen(self, connection: str, spis: frozenset[int], now: float) -> None:
+    def _traffic_seen(self, connection: str, spis: frozenset[int], at: float) -> None:
         for sa in self.sas(connection):
             for child in list(sa.children.values()):
                 if child.spi_in in spis:
-                    sa.last_heard = max(sa.last_heard, now)
+                    sa.last_heard = max(sa.last_heard, at)
                     sa.confirm(child)
 
     def _peer_moved(self, connection: str, spi_in: int, remote: Endpoint) -> None:
@@ -561,18 +570,16 @@ class IkeEndpoint:
             return
         sa.remote = remote
         sa.notice("info", "peer-moved", f"peer is now at {remote}")
-        for child in sa.children.values():
-            self.emit(ChildMoved(connection, child.spi_out, remote))
+        succession.moved(sa, remote)
 
     def _expired(self, connection: str, spi: int, hard: bool, now: float) -> None:
-        sa = self._primary.get(connection)
-        child = (sa.children.get(spi) or sa.child_by_spi_out(spi)) if sa is not None else None
-        if sa is None or child is None:
-            return
-        if hard:
-            sa.enqueue(DeleteChild(child, "CHILD_LIMIT_REACHED" if child.successor is None else ""), now)
-        else:
-            timers.rekey_child(sa, child, now)
+        # What carries the traffic need not be the primary's
+        for sa in self.sas(connection):
+            child = sa.children.get(spi) or sa.child_by_spi_out(spi)
+            if child is not None and hard:
+                sa.enqueue(DeleteChild(child, "CHILD_LIMIT_REACHED" if child.successor is None else ""), now)
+            elif child is not None:
+                timers.rekey_child(sa, child, now)
 
 
 def _our_spi(sa: IkeSa) -> int:

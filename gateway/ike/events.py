@@ -49,6 +49,8 @@ class ChildInstall:
     local: Endpoint = Endpoint("", 0)
     remote: Endpoint = Endpoint("", 0)
     encapsulate: bool = True
+    resource: int | None = None
+    """RFC 9611: the worker whose traffic alone leaves on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,15 @@ class ChildMoved:
     connection: str
     spi_out: int
     remote: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ChildAdvance:
+    """So many sequence numbers are left out (RFC 6311 5.2)."""
+
+    connection: str
+    spi_out: int
+    by: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
     judge(certificate, issuer, evidence, at)  ->  good until, revoked, or why there is no telling
 
-Neither indirect nor delta CRLs; a responder is the CA itself, or delegated by it directly, and then itself not revoked. All of
+No indirect CRLs; a delta CRL (delta_crls.py) says who was revoked since, and who is no longer on hold. A responder is the CA itself, or delegated by it directly, and then itself not revoked. All of
 it is work for `Compute`; where evidence comes from is revocation_search.py's.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -27,6 +27,7 @@ from cryptography.x509.oid import (
     SignatureAlgorithmOID,
 )
 
+from gateway.ike import delta_crls
 from gateway.ike.certificate_names import SEQUENCE, content, described
 from gateway.ike.certificate_path import MALFORMED, E, extension, not_understood
 from gateway.ike.signatures import weakness
@@ -41,6 +42,7 @@ URLS_MAX = 2
 DELEGATES_MAX = 8
 """Certificates of an OCSP response among which its signer is looked for."""
 BIT_STRING = 0x03
+_UNDERSTOOD = (ExtensionOID.ISSUING_DISTRIBUTION_POINT, ExtensionOID.DELTA_CRL_INDICATOR)
 _SHA2 = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _CERT_ID_HASHES = {"sha1", "sha256", "sha384", "sha512"}
 
@@ -62,7 +64,8 @@ class Evidence:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`until`: as long as the evidence holds. `by`: which of it decided. `valid`: all of it that verified, until when.
-    `unchecked`: responders who vouch, if only it were known that they are not revoked themselves."""
+    `unchecked`: responders who vouch, if only it were known that they are not revoked themselves. `fresher`: where the CRL that
+    decided, or the certificate, says that its deltas are."""
 
     standing: Standing
     detail: str = ""
@@ -70,6 +73,7 @@ class Verdict:
     by: Evidence | None = None
     valid: tuple[tuple[Evidence, datetime], ...] = ()
     unchecked: tuple[x509.Certificate, ...] = ()
+    fresher: tuple[str, ...] = ()
 
 
 _ABOUT_OTHERS = Verdict(Standing.UNKNOWN)
@@ -90,7 +94,7 @@ def judge(
     for one in evidence:
         try:
             if one.is_crl:
-                found = _by_crl(certificate, issuer, one, at)
+                found = _by_crl(certificate, issuer, one, at, evidence)
             else:
                 found = _by_ocsp(certificate, issuer, one, at, evidence if delegates else None)
         except MALFORMED as error:
@@ -143,18 +147,36 @@ def _http(names: Iterable[object]) -> list[str]:
 # --- CRLs ---------------------------------------------------------------------------------------------------------
 
 
-def _by_crl(certificate: x509.Certificate, issuer: x509.Certificate, evidence: Evidence, at: datetime) -> Verdict:
+def _by_crl(
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    evidence: Evidence,
+    at: datetime,
+    others: Sequence[Evidence],
+) -> Verdict:
     crl = x509.load_der_x509_crl(evidence.octets)
     if crl.issuer != issuer.subject:
         return _ABOUT_OTHERS
     if (problem := _crl_problem(certificate, issuer, crl, at)) is not None:
         return _unknown(problem)
     entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-    if entry is None:
+    is_delta = delta_crls.is_delta(crl)
+    # RFC 5280 5.2.4, 6.3.3 j, k: what was taken back since is no revocation
+    beside = (
+        list(_verified(certificate, issuer, others, at)) if is_delta or (entry and delta_crls.on_hold(entry)) else []
+    )
+    taken_back = entry is not None and any(
+        delta_crls.supersedes(one, crl) if is_delta else _removed_by(one, crl, certificate) for one in beside
+    )
+    if is_delta and (entry is None or taken_back or delta_crls.removes(entry)):
+        # By itself it says nothing of those whom it does not list
+        return Verdict(Standing.UNKNOWN, until=crl.next_update_utc, by=evidence)
+    if entry is None or taken_back:
         # Who was not revoked then may be by now; who was still is
         if crl.next_update_utc is None or crl.next_update_utc < at:
             return _unknown(f"it should have been replaced at {crl.next_update_utc or 'a time it does not say'}")
-        return Verdict(Standing.GOOD, until=crl.next_update_utc, by=evidence)
+        fresher = tuple(_http(delta_crls.named(crl, certificate)))
+        return Verdict(Standing.GOOD, until=crl.next_update_utc, by=evidence, fresher=fresher)
     if _is_of_another_ca(entry):
         return _unknown("it is an indirect CRL")
     # RFC 5280 5.3: an entry with something critical that we do not know is no less of a revocation
@@ -165,6 +187,28 @@ def _by_crl(certificate: x509.Certificate, issuer: x509.Certificate, evidence: E
         crl.next_update_utc,
         evidence,
     )
+
+
+def _verified(
+    certificate: x509.Certificate, issuer: x509.Certificate, evidence: Iterable[Evidence], at: datetime
+) -> Iterator[x509.CertificateRevocationList]:
+    """The CRLs among them that hold."""
+    for one in evidence:
+        try:
+            crl = x509.load_der_x509_crl(one.octets) if one.is_crl else None
+            if crl is None or crl.issuer != issuer.subject or crl.next_update_utc is None or crl.next_update_utc < at:
+                continue
+            if _crl_problem(certificate, issuer, crl, at) is None:
+                yield crl
+        except MALFORMED:
+            continue
+
+
+def _removed_by(
+    delta: x509.CertificateRevocationList, complete: x509.CertificateRevocationList, certificate: x509.Certificate
+) -> bool:
+    entry = delta.get_revoked_certificate_by_serial_number(certificate.serial_number)
+    return entry is not None and delta_crls.removes(entry) and delta_crls.extends(delta, complete)
 
 
 def _is_of_another_ca(entry: x509.RevokedCertificate) -> bool:
@@ -191,9 +235,9 @@ def _crl_problem(
     usage = extension(issuer, x509.KeyUsage)
     if usage is not None and not usage.crl_sign:
         return "its CA may not sign CRLs (keyUsage)"
-    unknown = [one.oid for one in crl.extensions if one.critical and one.oid != ExtensionOID.ISSUING_DISTRIBUTION_POINT]
+    unknown = [one.oid for one in crl.extensions if one.critical and one.oid not in _UNDERSTOOD]
     if unknown:
-        return f"it has the critical extension {unknown[0].dotted_string} (a delta CRL?)"
+        return f"it has the critical extension {unknown[0].dotted_string}"
     if not _in_scope(certificate, crl):
         return "it is not about certificates of this kind"
     if crl.signature_hash_algorithm is not None and not isinstance(crl.signature_hash_algorithm, _SHA2):

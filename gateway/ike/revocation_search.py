@@ -66,6 +66,10 @@ class Search:
     stages: list[Callable[[Link], list[Question]]] = field(default_factory=list)
     responders: dict[Link, None] = field(default_factory=dict)
     """Who would vouch if it were known that he is not revoked himself (RFC 6960 4.2.2.2.1)."""
+    fresher: dict[Link, tuple[str, ...]] = field(default_factory=dict)
+    """Links that a complete CRL vouches for, and where its deltas are."""
+    deltas: set[Question] = field(default_factory=set)
+    """Places of delta CRLs that were looked at already."""
     outstanding: int = 0
 
     def start(self, now: float) -> None:
@@ -105,6 +109,7 @@ class Search:
             if verdict.standing is Standing.REVOKED:
                 raise refused(Violation.CERTIFICATE_REVOKED, verdict.detail)
         self.unknown = {link: one.detail for link, one in found.items() if one.standing is Standing.UNKNOWN}
+        self.fresher |= {link: one.fresher for link, one in found.items() if one.fresher}
         fresh = {(one, link[1]): None for link in self.unknown for one in found[link].unchecked}
         fresh = {link: None for link in fresh if link not in self.responders}
         if fresh and len(self.responders) < RESPONDERS_MAX:
@@ -115,6 +120,8 @@ class Search:
         while self.unknown and self.stages:
             if self._ask(self.stages.pop(0), now):
                 return
+        if self._look_for_deltas(now):
+            return
         _decide(self.sa, self.trust, self.unknown)
         self.then(now)
 
@@ -134,7 +141,26 @@ class Search:
         """Whether there is anything to wait for."""
         worth_asking = self.sa.services.revocations.worth_asking
         questions = dict.fromkeys(one for link in (*self.unknown, *self.responders) for one in stage(link))
-        wanted = [one for one in questions if one not in self.answers and worth_asking(one, now)]
+        return self._fetch([one for one in questions if one not in self.answers and worth_asking(one, now)])
+
+    def _look_for_deltas(self, now: float) -> bool:
+        """RFC 5280 5.2.6: whom a complete CRL does not list may be revoked since. Whether there is anything to wait for; a
+        delta that is not to be had takes nothing from the complete one (6.3.3: using them is a choice)."""
+        questions = dict.fromkeys(Question(url) for urls in self.fresher.values() for url in urls)
+        new = [one for one in questions if one not in self.answers and one not in self.deltas]
+        if not new:
+            return False
+        self.unknown |= dict.fromkeys(self.fresher, "")
+        self.deltas.update(new)
+        services = self.sa.services
+        known = {one: services.revocations.answer(one, services.wall(now)) for one in new}
+        self.answers |= {one: Evidence(octets, is_crl=True) for one, octets in known.items() if octets is not None}
+        absent = [one for one, octets in known.items() if octets is None]
+        if not self._fetch([one for one in absent if services.revocations.worth_asking(one, now)]):
+            self._judge(now)
+        return True
+
+    def _fetch(self, wanted: list[Question]) -> bool:
         self.outstanding = len(wanted)
         for one in wanted:
             media, limit = (OCSP_MEDIA, OCSP_OCTETS_MAX) if one.body else ("", CRL_OCTETS_MAX)

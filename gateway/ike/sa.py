@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from gateway.contract import Endpoint, Transmit
-from gateway.ike import grammar
+from gateway.ike import grammar, resources, succession, synchronisation
 from gateway.ike.child import LINGER, ChildSa, Lingering
 from gateway.ike.crash_detection import ANSWER_OCTETS
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
-from gateway.ike.events import ChildActivate, ChildMoved, ChildRemove, IkeDown, Notice
+from gateway.ike.events import ChildActivate, ChildRemove, IkeDown, Notice
 from gateway.ike.exchanges.base import Exchange
 from gateway.ike.exchanges.followup import Pending
 from gateway.ike.fragments import Reassembly
@@ -38,7 +38,7 @@ from gateway.ike.services import Failed, Services, Then
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
 from gateway.ike.states import ChildInput, IkeInput, IkeState, Standing, admits, next_ike_state
 from gateway.ike.uniqueness import Origin
-from gateway.ike.window import Datagrams, Window
+from gateway.ike.window import Datagrams, Request, Window
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948 2.2
 IPV4_AND_UDP, IPV6_AND_UDP = 28, 48  # RFC 7383 2.5.1 counts them too
@@ -70,6 +70,7 @@ class IkeSa:
         self.standing = Standing.HELD if is_initiator else Standing.ANSWERED
         self.window = Window()
         self.keys: IkeKeys | None = None
+        self.offers = settings.offers  # what their suite was agreed on from
         self.answered_under: IkeKeys | None = None  # what the last request that we answered was sealed with
         self.nat = NatResult()
         # Both said in IKE_SA_INIT that they can (RFC 7383 2.3)
@@ -88,6 +89,7 @@ class IkeSa:
         self.redirected_from = ""
         # What the peer shows if it loses this IKE_SA (RFC 6290); empty: nothing
         self.peer_token = b""
+        self.agreement = synchronisation.Agreement()
         # RFC 9593 3.1: what we put off to IKE_INTERMEDIATE; what the peer said there
         self.methods_owed: Notify | None = None
         self.methods_said: tuple[bytes, ...] = ()
@@ -105,6 +107,7 @@ class IkeSa:
         self.planned_at = now  # when its lifetime asks for the rekey; `rekey_at` may be earlier
         self.reauth_at: float | None = None
         self.check_at: float | None = None  # when everything is rekeyed once, to see that it can be
+        self.resources_at: float | None = None  # when per-resource CHILD_SAs are asked for (RFC 9611)
         self.give_up_at: float | None = None
         self.close_at: float | None = None
         # While it is the rival in a collision: the IKE_SA whose place it may take
@@ -161,7 +164,7 @@ class IkeSa:
         outside = (IPV6_AND_UDP if ":" in self.remote.host else IPV4_AND_UDP) + len(NON_ESP_MARKER)
         return self.settings.fragment_size - outside
 
-    def _encode(
+    def encode(
         self, kind: ExchangeType, message_id: int, payloads: tuple[Payload, ...], response: bool, now: float
     ) -> Datagrams:
         flags = (Flags.INITIATOR if self.is_initiator else Flags(0)) | (Flags.RESPONSE if response else Flags(0))
@@ -191,20 +194,34 @@ class IkeSa:
     ) -> Datagrams:
         """Sends a request of the current exchange and arms its retransmission; returns it as sent."""
         message_id = self.window.next_request if repeat_id is None else repeat_id
-        datagrams = self._encode(kind, message_id, payloads, False, now)
-        self.window.sent(datagrams, self.jittered(now, self.settings.retransmit_timeout), repeat_id)
-        self._transmit_all(datagrams, now)
-        return datagrams
+        return self._send(Request(message_id, (), 0.0, (kind, payloads)), now)
+
+    def request_outside(self, payloads: tuple[Payload, ...], now: float) -> None:
+        """An INFORMATIONAL with message ID 0 that no counter knows of (RFC 6311 5.1)."""
+        self._send(Request(0, (), 0.0, (ExchangeType.INFORMATIONAL, payloads), outside=True), now)
+
+    def _send(self, request: Request, now: float) -> Datagrams:
+        kind, payloads = request.content
+        request.datagrams = self.encode(kind, request.message_id, payloads, False, now)
+        request.deadline = self.jittered(now, self.settings.retransmit_timeout)
+        self.window.sent(request)
+        self._transmit_all(request.datagrams, now)
+        return request.datagrams
 
     def respond(self, kind: ExchangeType, payloads: tuple[Payload, ...], now: float) -> Datagrams:
         """Answers the request being worked on."""
-        datagrams = self._encode(kind, self.window.expected, payloads, True, now)
+        datagrams = self.encode(kind, self.window.expected, payloads, True, now)
         self.window.answered(datagrams)
         self.answered_under = self.keys
         # RFC 4555 3.5: to where it was asked from, which need not be where the peer was
         self._transmit_all(datagrams, now, self.asked_at if self.mobike else None)
         self._count_exchange(kind, "responder", payloads)
         return datagrams
+
+    def respond_outside(self, payloads: tuple[Payload, ...], now: float) -> None:
+        answer = self.encode(ExchangeType.INFORMATIONAL, 0, payloads, True, now)
+        self._transmit_all(answer, now, self.asked_at if self.mobike else None)
+        self._count_exchange(ExchangeType.INFORMATIONAL, "responder", payloads)
 
     def compute(self, job: Callable[[], object], then: Then, failed: Failed) -> None:
         self.services.compute(self, job, then, failed)
@@ -224,6 +241,9 @@ class IkeSa:
         self._next_exchange(now)
 
     def _next_exchange(self, now: float) -> None:
+        if self.window.used_up and self.exchange is None and self.queue:
+            # RFC 7296 2.2: they never wrap
+            self.destroy(now, "PROTOCOL_VIOLATION", {"detail": "the message IDs are used up"})
         while self.exchange is None and self.queue and self.state is not IkeState.DESTROYING:
             candidate = self.queue.popleft()
             if candidate.still_wanted(self):
@@ -252,7 +272,7 @@ class IkeSa:
         if exchange is None or exchange.kind != message.header.exchange:
             raise PeerError(Violation.UNEXPECTED_RESPONSE, message.header.exchange.name)
         try:
-            opened = self._open(message)
+            opened = self.opened(message)
         except PeerError as error:
             if error.notify is None or self.keys is None:
                 raise
@@ -263,7 +283,9 @@ class IkeSa:
             return
         if opened is None:
             return
-        self._heard(opened, local, remote, now)
+        if not exchange.expects(opened):
+            raise PeerError(Violation.UNEXPECTED_RESPONSE, "an answer to something else")
+        self.heard(opened, local, remote, now)
         pending, self.window.pending = self.window.pending, None
         try:
             grammar.check(opened)
@@ -281,6 +303,8 @@ class IkeSa:
 
     def _receive_request(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
         header = message.header
+        if synchronisation.answer(self, message, local, remote, now):
+            return
         if self.window.is_repeat(header.message_id):
             # Answered only when it verifies: a spoofed repeat must not make us an amplifier
             if header.exchange != ExchangeType.IKE_SA_INIT:
@@ -299,7 +323,7 @@ class IkeSa:
         if unproven or not admits(self.state, header.exchange, self.is_initiator):
             raise PeerError(Violation.OUT_OF_STATE, f"{header.exchange.name} in {self.state.value}")
         try:
-            opened = self._open(message)
+            opened = self.opened(message)
         except PeerError as error:
             if error.notify is None or self.keys is None:
                 raise
@@ -309,7 +333,7 @@ class IkeSa:
             return
         if opened is None:
             return
-        self._heard(opened, local, remote, now)
+        self.heard(opened, local, remote, now)
         self.confirm_children()
         self.window.answering = True
         try:
@@ -336,7 +360,7 @@ class IkeSa:
         """A `failed` callback for Compute while answering."""
         return lambda error, now: self._refuse(kind, error, now)
 
-    def _open(self, message: Message) -> Message | None:
+    def opened(self, message: Message) -> Message | None:
         """The message with what is in it; None when it is a fragment and others are still to come."""
         if message.header.exchange == ExchangeType.IKE_SA_INIT:
             return message
@@ -376,7 +400,7 @@ class IkeSa:
         self._open_fragment(message, keys)
         return message.fragment.number == 1
 
-    def _heard(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
+    def heard(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
         """Bookkeeping after the ICV verified, never before."""
         self._count_notifies(message.payloads, "in")
         octets, datagrams = self.wire or (len(message.octets), 1)
@@ -397,8 +421,7 @@ class IkeSa:
         moved = (local, remote) != (self.local, self.remote) and not (self.nat.local and self.is_initiator)
         if moved and not self.mobike:
             self.local, self.remote = local, remote
-            for child in self.children.values():
-                self.services.emit(ChildMoved(self.name, child.spi_out, remote))
+            succession.moved(self, remote)
 
     def _show_unproven(self) -> None:
         lines, self.unproven_lines = self.unproven_lines or (), None
@@ -430,10 +453,10 @@ class IkeSa:
 
     def activate(self, child: ChildSa) -> None:
         """Its traffic leaves on this SA from now on, or as soon as this IKE_SA carries the connection."""
-        if not child.active:
+        if not child.active and not child.left:
             child.active = True
-            if self.services.carries(self, child.name):
-                self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
+            if self.services.carries(self, child.settings.group):
+                self.services.emit(ChildActivate(self.name, child.settings.group, child.spi_out))
 
     def confirm(self, child: ChildSa) -> None:
         """The peer holds it: what we send may go there."""
@@ -453,24 +476,26 @@ class IkeSa:
         for child in self.children.values():
             waiting = not self.sends(child.name) and child.usable and not self._is_successor(child)
             # What works elsewhere is not left for one that the peer may not hold
-            movable = (again and child.proven) or not self.services.carried(self.name, child.name)
+            movable = (again and child.proven) or not self.services.carried(self.name, child.settings.group)
             if (waiting and movable) or (again and child.active):
                 child.active = True
-                self.services.emit(ChildActivate(self.name, child.name, child.spi_out))
+                self.services.emit(ChildActivate(self.name, child.settings.group, child.spi_out))
 
     def _is_successor(self, child: ChildSa) -> bool:
         return any(child is other.successor for other in self.children.values())
 
     def retire(self, child: ChildSa, now: float, linger: bool) -> None:
         """Removes a CHILD_SA: outbound at once, inbound after LINGER so that nothing on its way is lost."""
-        if child.successor is not None and child.successor.spi_in in self.children:
-            self.activate(child.successor)
         self.children.pop(child.spi_in, None)
         child.advance(ChildInput.REMOVE)
-        spi_in = 0 if linger else child.spi_in
+        succession.succeed(self, child.successor)
+        spi_in, spi_out = 0 if linger else child.spi_in, 0 if child.left else child.spi_out
         if linger:
-            self.lingering.append(Lingering(child.name, child.spi_in, now + LINGER))
-        self.services.emit(ChildRemove(self.name, child.name, spi_in, child.spi_out))
+            self.lingering.append(Lingering(child.settings.group, child.spi_in, now + LINGER))
+        if spi_in or spi_out:
+            self.services.emit(ChildRemove(self.name, child.settings.group, spi_in, spi_out))
+        if child.successor is None:
+            resources.lost(self, child, now)
 
     # --- timers -------------------------------------------------------------------------------------------------
 
@@ -490,12 +515,14 @@ class IkeSa:
             yield from child.deadlines()
         if self.established:
             yield self.last_heard + self.settings.dpd_delay if not self.exchange else self.last_heard + 86400.0
-            if self.state is IkeState.ESTABLISHED and self.rekey_at is not None:
+            if self.state is IkeState.ESTABLISHED and self.rekey_at is not None and not self.quiet:
                 yield self.rekey_at
             if self.reauth_at is not None:
                 yield self.reauth_at
             if self.check_at is not None:
                 yield self.check_at
+            if self.resources_at is not None:
+                yield self.resources_at
             if self.nat.local:
                 yield self.last_sent + NAT_KEEPALIVE_INTERVAL
 
@@ -513,10 +540,13 @@ class IkeSa:
                 self.exchange.on_timeout(self, now)
             return
         pending.tries += 1
+        anew = self.exchange and self.exchange.again(self, now)
+        pending.datagrams = anew or pending.datagrams
         wait = self.settings.retransmit_timeout * self.settings.retransmit_base**pending.tries
         pending.deadline = self.jittered(now, wait)
         self.services.counts(self.name).retransmissions += 1
-        self.services.recorder.repeated(self.name, pending.message_id, False)
+        if not anew:
+            self.services.recorder.repeated(self.name, pending.message_id, False)
         self._transmit_all(pending.datagrams, now)
 
     def plan_rekey(self, now: float) -> None:

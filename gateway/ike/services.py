@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.ike.errors import PeerError
     from gateway.ike.message import Message
     from gateway.ike.sa import IkeSa
-    from gateway.ike.settings import ConnectionSettings
+    from gateway.ike.settings import ChildSettings, ConnectionSettings
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class Services(Protocol):
 
     def counts(self, connection: str) -> Counts: ...
     def new_ike_spi(self) -> int: ...
-    def new_child_spi(self) -> int: ...
+    def new_child_spi(self, settings: ChildSettings | None = None) -> int: ...
     def adopt(self, sa: IkeSa) -> None: ...
     def sas(self, connection: str) -> list[IkeSa]: ...
     def primary(self, connection: str) -> IkeSa | None:
@@ -84,7 +84,7 @@ class Services(Protocol):
         """Whether the traffic of that CHILD_SA leaves on this IKE_SA, once it has one."""
 
     def carried(self, connection: str, child: str) -> bool:
-        """Whether any IKE_SA carries that CHILD_SA."""
+        """Whether any IKE_SA carries that CHILD_SA, or one beside it."""
 
     def covered(self, sa: IkeSa) -> bool:
         """Whether others carry all that this IKE_SA carries."""
@@ -105,9 +105,6 @@ class Services(Protocol):
 
     def replaced(self, old: IkeSa, new: IkeSa) -> None:
         """A rekey put `new` in the place of `old`."""
-
-    def leaving(self, sa: IkeSa, now: float) -> None:
-        """It is about to be destroyed: others carry the connection from now on, if there are any."""
 
     def destroyed(self, sa: IkeSa, now: float) -> None: ...
     def has_other_sa(self, sa: IkeSa) -> bool: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cryptography.x509 import Certificate
@@ -12,6 +12,8 @@ from gateway.ike.payloads import TrafficSelector
 from gateway.ike.proposal import Offer
 from gateway.ike.signatures import SigningKey
 
+MEMBER = "#"
+"""Between the configured name of a CHILD_SA and the number of a per-resource one; in no configured name."""
 IKE_PORT = 500
 NATT_PORT = 4500
 
@@ -77,6 +79,19 @@ class ChildSettings:
     remote_ts: tuple[TrafficSelector, ...]
     rekey_time: float = 3600.0
     life_time: float = 3960.0
+    resources: int = 0
+    """How many more of it there may be, each for one worker of the data plane (RFC 9611)."""
+    resource: int | None = None
+    """Of one of those: for which. None: of the one that is everybody's."""
+
+    @property
+    def group(self) -> str:
+        """The name as configured."""
+        return self.name.partition(MEMBER)[0]
+
+    def members(self) -> tuple[ChildSettings, ...]:
+        """Those others."""
+        return tuple(replace(self, name=f"{self.name}{MEMBER}{one}", resource=one) for one in range(self.resources))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +139,6 @@ class ConnectionSettings:
         return self.remote, self.offers, children
 
     def child(self, name: str) -> ChildSettings | None:
-        return next((child for child in self.children if child.name == name), None)
+        """The configured one, or one of those beside it."""
+        everyone = (one for child in self.children for one in (child, *child.members()))
+        return next((child for child in everyone if child.name == name), None)

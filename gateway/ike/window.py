@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.ike.errors import LocalError, PeerError, Violation
+from gateway.ike.payloads import Payload
+from gateway.ike.registry import ExchangeType
 
 Datagrams = tuple[bytes, ...]
 """A message as it was sent: whole, or in fragments (RFC 7383)."""
+LAST_BEGUN = 0xFFFFF000
+"""No exchange of ours begins beyond this message ID; one that begins before may have many requests."""
 
 
 @dataclass(slots=True)
-class Pending:
+class Request:
     """Our outstanding request: the same octets until it is answered (RFC 7296 2.1)."""
 
     message_id: int
     datagrams: Datagrams
     deadline: float
+    content: tuple[ExchangeType, tuple[Payload, ...]] = field(repr=False)
     tries: int = 0
+    outside: bool = False
+    """RFC 6311: of message ID 0, whatever the counters say."""
 
 
 class Window:
@@ -28,18 +35,33 @@ class Window:
     def __init__(self, next_request: int = 0, expected: int = 0) -> None:
         self.next_request = next_request
         self.expected = expected
-        self.pending: Pending | None = None
+        self.pending: Request | None = None
         self.cached_response: Datagrams | None = None
         self.cached_id = -1
         self.answering = False
 
-    def sent(self, datagrams: Datagrams, deadline: float, repeat_id: int | None = None) -> None:
-        """Our request went out. `repeat_id`: IKE_SA_INIT again with message ID 0 (RFC 7296 2.6)."""
+    def sent(self, request: Request) -> None:
+        """Our request went out."""
         if self.pending is not None:
             raise LocalError("a second request outside the window")
-        message_id = self.next_request if repeat_id is None else repeat_id
-        self.pending = Pending(message_id, datagrams, deadline)
-        self.next_request = message_id + 1
+        self.pending = request
+        if not request.outside:
+            self.next_request = request.message_id + 1
+
+    def moved(self, next_request: int, expected: int) -> Request | None:
+        """RFC 6311 5.1: both counters are further on now; handed back is our request that nobody is left to answer."""
+        self.next_request, self.expected = next_request, expected
+        self.cached_response, self.cached_id = None, -1
+        pending = self.pending
+        if pending is None or pending.outside:
+            return None
+        self.pending = None
+        return pending
+
+    @property
+    def used_up(self) -> bool:
+        """Whether no message ID is left for another exchange of ours."""
+        return self.next_request > LAST_BEGUN
 
     def check_response(self, message_id: int) -> None:
         if self.pending is None or self.pending.message_id != message_id:

@@ -304,15 +304,15 @@ def exabgp(data: bytes) -> None:
     bgp.parse_line(data.decode("utf-8", "replace"))
 
 
-HA_KEY = ha.derive_key(b"sixteen octets!!", 7)
-HEARTBEAT = ha.seal(ha.Message(7, "gw-a", bytes(range(16)), 1, 2), HA_KEY)
+HA_KEYS = ha.keyring([b"sixteen octets!!"], 7)
+HEARTBEAT = ha.seal(ha.Message("gw-a", bytes(range(16)), 1, 2), HA_KEYS)
 
 
 def heartbeat(data: bytes) -> None:
-    """As it came, and with a MAC as by somebody who has the key: refused by name, and a peer only after its proof."""
-    for octets in (data, data + ha._mac(data, HA_KEY)):
+    """As it came, and sealed as by somebody who has the key: refused by name, and a peer only after its proof."""
+    for octets in (data, HA_KEYS.seal(bytes(range(16)), 0, 1, data)):
         try:
-            read = ha.open_(octets, HA_KEY)
+            read = ha.open_(octets, HA_KEYS)
         except ha.Refused:
             continue
         assert read.name.isprintable()
@@ -400,7 +400,7 @@ TARGETS = (
     ]),
     Target("esp-inside", esp_inside, lambda: [b"\x04" + INNER, b"\x29" + udp6("fd01::1", "fd00::1"), b"\x3b"]),
     Target("exabgp", exabgp, exabgp_lines),
-    Target("heartbeat", heartbeat, lambda: [HEARTBEAT, HEARTBEAT[:-16]]),
+    Target("heartbeat", heartbeat, lambda: [HEARTBEAT, HA_KEYS.open(HEARTBEAT).body]),
     Target("bfd", bfd_packet, bfd_seeds),
     Target("configuration", configuration, lambda: [CONFIGURATION]),
 )  # fmt: skip

@@ -172,6 +172,26 @@ def test_no_sequence_number_above_the_grant_is_ever_sent(site: Site) -> None:
     site.expect_silence()
 
 
+def test_sequence_numbers_that_are_left_out_are_never_sent(site: Site) -> None:
+    """RFC 6311 5.2."""
+    plane = site.gateway.plane
+    for left_out, expected in ((0, 1), (100, 102)):
+        plane.advance(CONNECTION, SPI, left_out)
+        site.send(b"next")
+        assert [sequence for _, sequence, _ in site.receive(1)] == [expected]
+    plane.grant(CONNECTION, SPI, 200)
+    plane.advance(CONNECTION, SPI, 99)
+    site.send(b"beyond the grant")
+    site.expect_drop("sequence_exhausted", 1)
+    plane.grant(CONNECTION, SPI, 2**32 - 1)
+    plane.advance(CONNECTION, SPI, 2**64 - 1)
+    site.send(b"none is left")
+    site.expect_drop("sequence_exhausted", 2)
+    site.expect_silence()
+    with pytest.raises(ValueError, match="unknown outbound SA"):
+        plane.advance(CONNECTION, 0x7777, 1)
+
+
 @pytest.mark.parametrize("limit", [{"hard_packets": 5, "soft_packets": 3}, {"hard_octets": 640, "soft_octets": 300}])
 def test_limits_outbound(bare: Site, limit: dict[str, int]) -> None:
     bare.gateway.sa("out", SPI, bare.peer, KEY, **limit)

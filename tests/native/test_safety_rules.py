@@ -189,7 +189,7 @@ def test_a_sequence_number_is_used_once(lab: Lab) -> None:
         assert spi == SPI
         seen[number] += 1
     assert seen == Counter(range(1, last + 1))
-    assert last > 1000
+    assert last > 900, "the last grant was used"
     for one in (gateway, peer, *hosts):
         one.close()
 

@@ -20,9 +20,20 @@ INSIDE = "10.1.0.0/16"
 
 
 class CloudPeer:
-    """One peers/responder.py. `changes`: of its policy; `options`: ids, key and addresses other than the scene's."""
+    """One peers/responder.py. `changes`: of its policy; `options`: ids, key and addresses other than the scene's edge has;
+    `inner`, `inside`: its own address in the tunnel, and what it reaches through it."""
 
-    def __init__(self, machine: Namespace, policy: str, *, changes: dict[str, Any] | None = None, **options: Any):
+    def __init__(
+        self,
+        machine: Namespace,
+        policy: str,
+        *,
+        changes: dict[str, Any] | None = None,
+        inner: str = EDGE_INNER,
+        inside: str = INSIDE,
+        **options: Any,
+    ) -> None:
+        self._inner, self._inside = inner, inside
         self.machine = machine
         self.process: Process | None = None
         self._control = machine.directory / "cloud.sock"
@@ -36,7 +47,9 @@ class CloudPeer:
         self.process = self.machine.start("cloud", command, env={"PYTHONPATH": path})
         wait_until(self._control.exists, 10, "the cloud peer listens", logs=[self.process])
         self.machine.batch(
-            f"address add {EDGE_INNER}/30 dev cloud0", "link set cloud0 mtu 1400 up", f"route add {INSIDE} dev cloud0"
+            f"address add {self._inner}/30 dev cloud0",
+            "link set cloud0 mtu 1400 up",
+            f"route add {self._inside} dev cloud0",
         )
 
     def ask(self, verb: str, **values: Any) -> Any:

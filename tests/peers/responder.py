@@ -37,6 +37,7 @@ from gateway.ike.errors import PeerError
 from gateway.ike.events import ChildActivate, ChildInstall, ChildMoved, ChildRemove, IkeDown, IkeUp, Notice
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.rekey_ike import RekeyIke
+from gateway.ike.exchanges.synchronise import Synchronise
 from gateway.ike.key_exchange import Libcrypto
 from gateway.ike.message import Header, emit_message
 from gateway.ike.payloads import Notify, VendorId
@@ -267,11 +268,19 @@ class Responder:
             "child": str(child.choice) if child is not None else "",
             "group": KeyExchangeId(child.choice.key_exchange).name if child is not None else "",
             "spi": child.spi_in if child is not None else 0,
+            "sequence_in": self._sequence_in(child),
+            "initiator_spi": sa.initiator_spi if sa is not None else 0,
+            "message_ids": [sa.window.next_request, sa.window.expected] if sa is not None else [],
             "rejected": {reason: count for reason, count in self.core.rejected.items() if count},
             "packets": self.packets,
             "idle_drops": self.idle_drops,
             "log": self.log[-200:],
         }
+
+    def _sequence_in(self, child: ChildSa | None) -> int:
+        if child is None:
+            return 0
+        return self.plane.sa_counters()[Direction.INBOUND, NUMBER, child.spi_in].sequence
 
     def do_faults(self, **faults: Any) -> bool:
         self.faults = faults
@@ -279,6 +288,16 @@ class Responder:
 
     def do_forget(self) -> bool:
         self.forget()
+        return True
+
+    def do_change_member(self, behind: int, delta: int) -> bool:
+        """RFC 6311: another member of a cluster goes on in its place, and missed the last exchanges. Not in the middle of one."""
+        sa = self.core.primary(NAME)
+        if sa is None or sa.exchange is not None:
+            return False
+        window = sa.window
+        window.moved(max(0, window.next_request - behind), max(0, window.expected - behind))
+        sa.enqueue(Synchronise(delta), time.monotonic())
         return True
 
     def do_initiate(self) -> bool:

@@ -14,7 +14,11 @@ from simulation.trace import Broken
 
 from gateway.config.model import Prefix
 from gateway.esp.dataplane import Direction, SaParameters
+from gateway.ike.child import ChildSa
+from gateway.ike.exchanges.base import Exchange
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
+from gateway.ike.sa import IkeSa
+from gateway.ike.settings import MEMBER
 from gateway.ike.states import IkeState
 from gateway.node.tunnel import Tunnel
 
@@ -39,15 +43,15 @@ class End:
     def tunnel(self) -> Tunnel | None:
         return self.shell.node.tunnels.get(self.connection) if self.shell.running else None
 
-    def sending(self, child: str) -> SaParameters | None:
-        """The SA the child's packets leave on."""
-        tunnel = self.tunnel
-        if tunnel is None:
-            return None
-        for spi in self.shell.policies.get(self.number, ()):
+    def sending(self, child: str) -> list[SaParameters]:
+        """The SAs the child's packets leave on: the newest, and of those for one worker the newest of each."""
+        tunnel, found = self.tunnel, dict[int | None, SaParameters]()
+        for spi in self.shell.policies.get(self.number, ()) if tunnel is not None else ():
             if any(one.event.spi_out == spi and one.event.child == child for one in tunnel.installed.values()):
-                return self.shell.sad.get((Direction.OUTBOUND, self.number, spi))
-        return None
+                sa = self.shell.sad.get((Direction.OUTBOUND, self.number, spi))
+                if sa is not None:
+                    found.setdefault(sa.worker, sa)
+        return list(found.values())
 
     def routed(self) -> bool:
         """Every protected prefix leads into the TUN."""
@@ -60,15 +64,22 @@ class End:
             self._leads = (kernel.version, tuple(kernel.lookup(prefix) for prefix in self.prefixes))
         return self._leads[1][child] == self.shell.interfaces.get(self.connection, -1)
 
-    def outlived(self, now: float) -> bool:
-        """Whether a CHILD_SA reached the end of its life, as while the machine stood still; its DELETE may wait its turn."""
-        sa = self.shell.node.ike.primary(self.connection)
-        if sa is None:
-            return False
-        waiting = [
-            one.child for one in sa.queue if isinstance(one, DeleteChild) and one.reason == "CHILD_LIFETIME_EXPIRED"
-        ]
-        return bool(waiting) or any(child.life_at <= now for child in sa.children.values())
+    def holder(self, direction: Direction, spi: int, now: float) -> bytes:
+        """The SPIs of the IKE_SA that holds a CHILD_SA; empty when that is on its way out: at the end of its life, as while the
+        machine stood still, or with a DELETE, its own or its IKE_SA's, that waits its turn or is not answered. It may carry
+        packets until then."""
+        for sa in self.shell.node.ike.sas(self.connection):
+            for child in sa.children.values():
+                if spi == (child.spi_in if direction is Direction.INBOUND else child.spi_out):
+                    under_way = (sa.exchange, *sa.queue)
+                    ends = any(isinstance(one, DeleteIke) or _deletes(one, child) for one in under_way)
+                    ends = ends or not sa.established or not child.usable or child.life_at <= now
+                    return b"" if ends else sa.spis
+        return b""
+
+
+def _deletes(exchange: Exchange | None, child: ChildSa) -> bool:
+    return isinstance(exchange, DeleteChild) and exchange.child is child
 
 
 @dataclass(slots=True)
@@ -96,13 +107,27 @@ class Link:
             return False
         wrong = next(self._wrong(), "")
         if not self.up:
-            # What the kernel is still doing belongs to what was before
-            self.up = not wrong and not any(end.shell.busy or end.outlived(now) for end in self.ends)
+            # What the kernel is still doing belongs to what was before, and so does what is about to end
+            self.up = not self.hindrance(now)
             self.up_at = now if self.up else self.up_at
             return self.up
         if wrong:
             raise Broken(f"the connection is down without an excuse: {wrong}")
         return False
+
+    def hindrance(self, now: float) -> str:
+        """Why it does not count as up; "" when it does."""
+        busy = "".join(f"{end.shell.name}'s kernel is busy" for end in self.ends if end.shell.busy)
+        return next(self._wrong(), "") or busy or next(self._passing(now), "")
+
+    def _passing(self, now: float) -> Iterator[str]:
+        """What carries packets is on its way out, or held by different IKE_SAs, of which one is going to end."""
+        for here, there in (self.ends, self.ends[::-1]):
+            for child in self.children:
+                for sa in here.sending(child):
+                    held = here.holder(Direction.OUTBOUND, sa.spi, now)
+                    if not held or held != there.holder(Direction.INBOUND, sa.spi, now):
+                        yield f"{here.shell.name} sends {child} on {sa.spi:08x}, which is about to end"
 
     def _wrong(self) -> Iterator[str]:
         for here, there in (self.ends, self.ends[::-1]):
@@ -121,10 +146,15 @@ class Link:
 def _unopenable(here: End, there: End, child: str) -> Iterator[str]:
     """Why `there` could not open what `here` sends."""
     name = here.shell.name
-    sa = here.sending(child)
-    if sa is None:
+    sending = here.sending(child)
+    if not sending:
         yield f"{name} has no SA to send {child} on"
-        return
+    for sa in sending:
+        yield from _unopenable_sa(here, there, child, sa)
+
+
+def _unopenable_sa(here: End, there: End, child: str, sa: SaParameters) -> Iterator[str]:
+    name = here.shell.name
     peer = there.shell.sad.get((Direction.INBOUND, there.number, sa.spi))
     if peer is None:
         yield f"{name} sends {child} on {sa.spi:08x}, which {there.shell.name} does not hold inbound"
@@ -160,7 +190,7 @@ def _unrest(link: Link) -> Iterator[str]:
         if sa.exchange is not None or sa.queue or sa.lingering or sa.window.answering or sa.window.pending is not None:
             yield f"{name}: something is under way on its IKE_SA"
         names = sorted(child.name for child in sa.children.values())
-        if names != sorted(link.children):
+        if names != sorted((*link.children, *_beside(link, sa))):
             yield f"{name} has CHILD_SAs {names}"
         expected = {(Direction.INBOUND, child.spi_in) for child in sa.children.values()}
         expected |= {(Direction.OUTBOUND, child.spi_out) for child in sa.children.values()}
@@ -175,3 +205,14 @@ def _unrest(link: Link) -> Iterator[str]:
             yield f"{name}: the tunnel sends on {len(tunnel.active)} SAs"
     if len(spis) != 1:
         yield "the two ends have different IKE_SAs"
+
+
+def _beside(link: Link, sa: IkeSa) -> Iterator[str]:
+    """Per-resource CHILD_SAs, as many as both ends have places for; but those that are not missed for a while after a refusal."""
+    asking = (end.shell.node.ike.primary(end.connection) for end in link.ends)
+    if any(one is not None and one.resources_at is not None for one in asking):
+        yield from (child.name for child in sa.children.values() if child.settings.resource is not None)
+        return
+    both = [end.shell.settings.tunnel(end.connection) for end in link.ends]
+    counts = [one.ike.children[0].resources for one in both if one is not None]
+    yield from (f"{child}{MEMBER}{number}" for child in link.children for number in range(min(counts)))

@@ -30,18 +30,18 @@ class LightDataPlane(ReferenceDataPlane):
         super().__init__(random)
         self._inbound: dict[int, _Sa] = {}
         # Which SA carries packets between two addresses, until an SA or a policy changes
-        self._chosen: dict[tuple[int, bytes], _Sa] = {}
+        self._chosen: dict[tuple[int, bytes, int], _Sa] = {}
         # (SPI, addresses) that lie inside the inbound SA's selectors
         self._admitted: set[tuple[int, bytes]] = set()
 
-    def outbound(self, connection: int, packet: bytes, now: float) -> list[Datagram]:
-        sa = self._chosen.get((connection, packet[ADDRESSES]))
+    def outbound(self, connection: int, packet: bytes, now: float, worker: int = 0) -> list[Datagram]:
+        sa = self._chosen.get((connection, packet[ADDRESSES], worker))
         if sa is None:
             flow = parse_flow(packet)
-            sa = next((one for one in self._policies(connection) if flow is not None and one.carries(flow)), None)
+            sa = self._choose(connection, flow, worker) if flow is not None else None
             if sa is None:
-                return super().outbound(connection, packet, now)
-            self._chosen[connection, packet[ADDRESSES]] = sa
+                return super().outbound(connection, packet, now, worker)
+            self._chosen[connection, packet[ADDRESSES], worker] = sa
         if sa.sequence >= sa.sequence_limit:
             return self._dropped(connection, Drop.SEQUENCE_EXHAUSTED)
         if not self._account(sa, len(packet)):

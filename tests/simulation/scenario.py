@@ -9,6 +9,7 @@ from gateway.config.load import load_text
 from gateway.node.settings import GatewaySettings, Secrets, build
 
 PSK = b"thirty-two octets of a shared key"
+PPK = b"thirty-two octets no computer has"
 CONNECTION = "site"
 HOSTS = {"a": "192.0.2.1", "b": "198.51.100.1"}
 CONNECTED = {"a": "192.0.2.0/24", "b": "198.51.100.0/24"}
@@ -34,12 +35,17 @@ class Plan:
     """Key exchanges of CHILD_SAs, of `a` and of `b`, in order of preference."""
     child_options: tuple[str, ...] = ()
     """Further lines of each of its children."""
+    esn: str = ""
+    """Extended sequence numbers, as in a proposal: "-esn", or "" for short ones."""
+    ppk: str = ""
+    """A post-quantum preshared key (RFC 8784): the nodes that have it."""
+    ppk_required: bool = False
 
     @cache  # noqa: B019 - plans are few, and values
     def settings(self, name: str) -> GatewaySettings:
         loaded = load_text(self.text(name), f"{name}.toml")
         assert loaded.config is not None, loaded.diagnostics
-        return build(loaded.config, Secrets({CONNECTION: PSK}))
+        return build(loaded.config, Secrets({CONNECTION: PSK}, ppks={CONNECTION: PPK} if self.ppk else {}))
 
     def text(self, name: str) -> str:
         other = "b" if name == "a" else "a"
@@ -56,6 +62,12 @@ class Plan:
             f'start_action = "{"start" if name in self.starters else "none"}"',
             *self.options,
         ]
+        if name in self.ppk:
+            lines += [
+                'ppk = { file = "site.ppk" }',
+                'ppk_id = "of both"',
+                f"ppk_required = {str(self.ppk_required).lower()}",
+            ]
         for number, child in enumerate(self.children):
             lines += [
                 f"[connection.{CONNECTION}.child.{child}]",
@@ -68,7 +80,9 @@ class Plan:
 
     def _esp_proposals(self, name: str) -> list[str]:
         groups = self.groups["ab".index(name)]
-        return [f"aes128gcm16-{group}{self.further}" for group in groups] if self.pfs else ["aes128gcm16"]
+        if not self.pfs:
+            return [f"aes128gcm16{self.esn}"]
+        return [f"aes128gcm16{self.esn}-{group}{self.further}" for group in groups]
 
 
 def _part(network: str, number: int) -> str:

@@ -60,7 +60,10 @@ def compose(seed: int) -> Schedule:
         nat=nat,
         options=tuple(line for line, share in OPTIONS if chance.random() < share),
         child_options=tuple(line for line, share in CHILD_OPTIONS if chance.random() < share),
+        esn=chance.choice(("", "", "-esn", "-esn-noesn")),
+        ppk=chance.choice(("", "", "", "ab", "a", "b")),
     )
+    plan = replace(plan, ppk_required=plan.ppk == "ab" and chance.random() < 0.5)
     acts = [name for name in ACTS if nat or name != "rebind"]
     return Schedule(
         seed,
@@ -245,6 +248,7 @@ OPTIONS = (
     ('reauth_time = "40s"', 0.15),
     ("rekey_check = 3", 0.3),
     ("quick_crash_detection = false", 0.3),
+    ("resource_sas = 3", 0.15),
 )
 """Lines of [connection.site], and how often they are there."""
 FURTHER = ("", "", "", "-ke1_mlkem768", "-ke1_mlkem768-ke2_x25519")

@@ -215,10 +215,10 @@ class Shell:
         self._drain()
         return inner
 
-    def send_inside(self, connection: str, packet: bytes) -> list[tuple[bytes, Endpoint, Endpoint]]:
-        """A host's packet that the kernel routed into the connection's TUN."""
+    def send_inside(self, connection: str, packet: bytes, worker: int = 0) -> list[tuple[bytes, Endpoint, Endpoint]]:
+        """A host's packet that the kernel routed into the connection's TUN, to the queue of a worker."""
         tunnel = self.node.tunnels[connection]
-        datagrams = self.dataplane.outbound(tunnel.settings.id, packet, self.world.now)
+        datagrams = self.dataplane.outbound(tunnel.settings.id, packet, self.world.now, worker)
         self._drain()
         return datagrams
 
@@ -257,6 +257,8 @@ class Shell:
                 self.policies[connection] = spis
             case effects.Grant(connection, spi, limit):
                 dataplane.grant(connection, spi, limit)
+            case effects.Advance(connection, spi, by):
+                dataplane.advance(connection, spi, by)
             case effects.SetTunnelMtu():
                 dataplane.update_connection(
                     effect.connection, effect.mtu, effect.tcp_mss4, effect.tcp_mss6, effect.dscp, effect.clear_df
@@ -279,6 +281,8 @@ class Shell:
                 self._job(lambda: self.command(routing.NextHopResolved(address, routing.Resolution(address, UNDERLAY))))
             case effects.Event():
                 self.world.happened(self, effect)
+            case effects.SetInstances(instances=()):
+                pass  # every TUN in the one table that `kernel` is
             case effects.SaveGuard():
                 pass  # no BGP here, so nothing is learned that a reboot could forget
             case effects.BgpLine() | effects.BgpStart() | effects.BgpDrained() | effects.HeartbeatTransmit():

@@ -40,6 +40,109 @@ FOUND = {
         "fast",
         ("short cut", "crash"),
     ),
+    "the rival of a collision was rekeyed before it had its predecessor's place": Schedule(
+        4160,
+        Plan("ab", ("net", "voice"), nat=True, options=("rekey_check = 3",), child_options=('rekey_time = "60s"',)),
+        "foul",
+        "fast",
+        ("reload", "rebind", "freeze"),
+    ),
+    "it counted as up while both deleted a CHILD_SA that had outlived a machine's stand-still": Schedule(
+        2574,
+        Plan(options=("encap = false",), child_options=('rekey_time = "60s"',)),
+        "torn",
+        "fast",
+        ("lifetimes", "freeze", "forgeries"),
+    ),
+    "it counted as up while all it had was an IKE_SA that both were closing": Schedule(
+        19941,
+        Plan("ab", options=('rekey_time = "60s"', "fragment_size = 296"), child_options=("rekey_packets = 200",)),
+        "calm",
+        "fast",
+        ("long cut", "long cut"),
+    ),
+    "it counted as up while each had moved its CHILD_SA to another IKE_SA of a collision": Schedule(
+        31752,
+        Plan(
+            "b",
+            pfs=False,
+            options=(
+                'rekey_time = "60s"',
+                "fragment_size = 296",
+                "rekey_check = 3",
+                "quick_crash_detection = false",
+            ),
+            child_options=('rekey_time = "60s"',),
+        ),
+        "foul",
+        "slow",
+        ("freeze", "freeze", "busy rekeys"),
+    ),
+    "five IKE_SAs after two stand-stills have six CHILD_SAs of a name between them": Schedule(
+        200091,
+        Plan(
+            "ab",
+            ("net", "voice"),
+            pfs=False,
+            further="-ke1_mlkem768",
+            options=('reauth_time = "40s"', "quick_crash_detection = false"),
+        ),
+        "foul",
+        "fast",
+        ("lost TUN", "freeze", "freeze"),
+    ),
+    "a rekey that nobody answered took the traffic of another IKE_SA when its old CHILD_SA was deleted": Schedule(
+        7003,
+        Plan(
+            starters="ab",
+            pfs=False,
+            further="-ke1_mlkem768",
+            options=('reauth_time = "40s"', "quick_crash_detection = false"),
+            child_options=("rekey_packets = 200", 'rekey_time = "60s"'),
+            esn="-esn-noesn",
+        ),
+        "foul",
+        "fast",
+        ("long cut", "lifetimes"),
+    ),
+    "one worker's traffic stayed on an IKE_SA whose DELETE was answered, and the answer lost": Schedule(
+        7076,
+        Plan(
+            starters="ab",
+            further="-ke1_mlkem768-ke2_x25519",
+            options=("quick_crash_detection = false", "resource_sas = 3"),
+            esn="-esn",
+            ppk="ab",
+            ppk_required=True,
+        ),
+        "rough",
+        "fast",
+        ("busy rekeys", "long cut", "lost TUN"),
+    ),
+    "a rekey that nobody answered took the traffic of another IKE_SA when its own one was given up": Schedule(
+        14669,
+        Plan(
+            starters="ab",
+            options=('reauth_time = "40s"', "resource_sas = 3"),
+            child_options=("rekey_packets = 200",),
+            esn="-esn-noesn",
+        ),
+        "rough",
+        "fast",
+        ("long cut", "crash"),
+    ),
+    "a CHILD_SA at its hard limit was not of the IKE_SA that the endpoint prefers, and stayed": Schedule(
+        23696,
+        Plan(
+            starters="ab",
+            options=("childless = true", "quick_crash_detection = false"),
+            child_options=("rekey_packets = 200",),
+            ppk="a",
+        ),
+        "foul",
+        "very slow",
+        ("long cut", "operator"),
+    ),
 }
 
 
@@ -60,6 +163,10 @@ def test_among_a_thousand_everything_happens_and_often() -> None:
         assert sum(line in one.plan.options for one in schedules) > 50, line
     for line, _ in CHILD_OPTIONS:
         assert sum(line in one.plan.child_options for one in schedules) > 50, line
+    for esn in ("-esn", "-esn-noesn"):
+        assert sum(one.plan.esn == esn for one in schedules) > 50, esn
+    for ppk, required in (("ab", True), ("ab", False), ("a", False), ("b", False)):
+        assert sum((one.plan.ppk, one.plan.ppk_required) == (ppk, required) for one in schedules) > 50, ppk
 
 
 def test_equal_seeds_give_equal_schedules() -> None:

@@ -17,6 +17,7 @@ from simulation.trace import Broken, Trace
 from gateway.esp.dataplane import Direction
 
 PROBE_INTERVAL, DENSE_INTERVAL, DENSE_TIME = 0.2, 0.01, 0.06
+WORKERS = 3  # of a node's data plane; each has packets of everything
 LATE = 4.0
 """A probe that took longer than this may find its SA gone."""
 
@@ -78,7 +79,7 @@ class Traffic:
         self.sent += 1
         number = self.sent
         packet = self._packets[index][child] + number.to_bytes(8, "big")
-        datagrams = shell.send_inside(end.connection, packet)
+        datagrams = shell.send_inside(end.connection, packet, number % WORKERS)
         if not datagrams and self._link.up:
             raise Broken(f"{shell.name} has a tunnel but no SA for {self._link.children[child]}")
         for data, local, remote in datagrams:

@@ -126,7 +126,7 @@ class World:
     def converge(self, within: float) -> float:
         """Until the link is up; returns when. Fails when it takes longer."""
         if not self.run_until(lambda: self.link.up, within):
-            self.fail(f"not up after {within:.0f} s")
+            self.fail(f"not up after {within:.0f} s: {self.link.hindrance(self.now)}")
         return self.now
 
     def settle(self, within: float = 120.0) -> None:

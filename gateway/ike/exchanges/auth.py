@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.ike import authentication, crash_detection, ppk, redirect
+from gateway.ike import authentication, crash_detection, ppk, redirect, resources, synchronisation
 from gateway.ike.authentication import AuthenticatedPeer, Proofs
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
@@ -101,13 +101,13 @@ class Authenticate(Exchange):
         if sa.ppk:
             payloads.append(ppk.identity(sa))
         payloads += [Notify(NotifyType.NO_PPK_AUTH, plain.data) for plain in proofs[1:]]
-        payloads += crash_detection.token(sa)
+        payloads += (*crash_detection.token(sa), *synchronisation.offered())
         if not sa.services.has_other_sa(sa):
             # RFC 7296 2.4: we know of no other IKE_SA with this peer, so the peer may drop what it has
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
         if sa.settings.children and not sa.childless:
             self.offer = child_negotiation.offer(sa, sa.settings.children[0], with_key_exchange=False)
-            payloads += [self.offer.sa, *self.offer.payloads]
+            payloads += [self.offer.sa, *self.offer.payloads, *resources.info(self.offer.settings)]
         self.datagrams = sa.request(self.kind, tuple(payloads), now)
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
@@ -129,6 +129,7 @@ class Authenticate(Exchange):
 
     def _proven(self, sa: IkeSa, message: Message, proof: AuthenticatedPeer, now: float) -> None:
         sa.peer_token = crash_detection.shown(sa, message)
+        synchronisation.heed(sa, message)
         establish(sa, proof, initial_contact=False, now=now)
         _heed_lifetime(sa, message, now)
         if redirect.heed(sa, message, now) and message.first(SecurityAssociation) is None:
@@ -163,7 +164,8 @@ class Authenticate(Exchange):
         except PeerError as refused:
             sa.services.emit(ExchangeFailed(sa.name, settings.name, refused.why.name, {"detail": refused.detail}))
             return
-        child_negotiation.install(sa, terms, (b"",), (sa.ni, sa.nr), True, now)
+        child = child_negotiation.install(sa, terms, (b"",), (sa.ni, sa.nr), True, now)
+        resources.stands(sa, child, resources.told(message), now)
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         """The responder did not prove itself: say so and end (RFC 7296 2.21.2)."""
@@ -273,6 +275,7 @@ def _terms(settings: ConnectionSettings) -> tuple[object, ...]:
 def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tuple[Payload, ...], now: float) -> None:
     reply = [*ourselves, *crash_detection.token(sa), *mobike.agree(sa, message)]
     sa.peer_token = crash_detection.shown(sa, message)
+    reply += synchronisation.agree(sa, message)
     if sa.ppk:
         reply.append(Notify(NotifyType.PPK_IDENTITY))
     terms, elsewhere = None, sa.services.redirects.order_of(sa)
@@ -281,7 +284,7 @@ def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tu
     if message.first(SecurityAssociation) is not None and not elsewhere:
         try:
             terms = child_negotiation.choose(sa, sa.settings.children, message, None)
-            reply += child_negotiation.answer_payloads(terms)
+            reply += (*child_negotiation.answer_payloads(terms), *resources.answer(terms.settings, message))
         except PeerError as refused:
             # RFC 7296 1.2: refused without touching the IKE_SA
             notify = refused.notify or NotifyType.NO_PROPOSAL_CHOSEN
@@ -291,7 +294,8 @@ def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tu
     establish(sa, proof, message.notify(NotifyType.INITIAL_CONTACT) is not None, now)
     # RFC 7296 2.8: inbound stands before the answer leaves, so nothing the peer sends at once is lost
     if terms is not None:
-        child_negotiation.install(sa, terms, (b"",), (sa.ni, sa.nr), False, now)
+        child = child_negotiation.install(sa, terms, (b"",), (sa.ni, sa.nr), False, now)
+        resources.stands(sa, child, resources.told(message), now)
     sa.respond(ExchangeType.IKE_AUTH, tuple(reply), now)
     _begin(sa, now)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gateway.ike.message import Message
     from gateway.ike.payloads import Notify
     from gateway.ike.sa import IkeSa
+    from gateway.ike.window import Datagrams
 
 NONCE_OCTETS = 32
 """RFC 7296 2.10: at least half the key of the PRF, and 16."""
@@ -38,6 +39,14 @@ class Exchange:
     def start(self, sa: IkeSa, now: float) -> None:
         """Sends the request, at once or after a Compute."""
         raise AssertionError("every exchange starts in its own way")
+
+    def again(self, sa: IkeSa, now: float) -> Datagrams | None:
+        """What is sent instead at a repetition; None: the same octets, as RFC 7296 2.1 wants it."""
+        return None
+
+    def expects(self, message: Message) -> bool:
+        """Whether an authentic response is one to this request at all; message IDs say so for all that have one of their own."""
+        return True
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
         """Takes the opened, grammatical response. False: not the answer, keep waiting."""

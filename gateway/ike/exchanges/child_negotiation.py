@@ -69,7 +69,7 @@ def context(settings: ChildSettings) -> dict[str, str]:
 
 def offer(sa: IkeSa, settings: ChildSettings, with_key_exchange: bool) -> ChildOffer:
     """Our proposals with a fresh SPI; in IKE_AUTH without KE transforms (RFC 7296 1.2)."""
-    spi_in = sa.services.new_child_spi()
+    spi_in = sa.services.new_child_spi(settings)
     offers = settings.offers if with_key_exchange else distinct_without_ke(settings)
     return ChildOffer(settings, spi_in, proposal.payload(offers, spi_in.to_bytes(4, "big")))
 
@@ -131,7 +131,7 @@ def choose(sa: IkeSa, candidates: tuple[ChildSettings, ...], message: Message, m
             failure = failure or error
             continue
         spi_out = _spi_out(sa, chosen)
-        return ChildTerms(settings, chosen, sa.services.new_child_spi(), spi_out, local, remote)
+        return ChildTerms(settings, chosen, sa.services.new_child_spi(settings), spi_out, local, remote)
     raise failure or PeerError(Violation.TRAFFIC_SELECTORS, "no CHILD_SA is configured", NotifyType.TS_UNACCEPTABLE)
 
 
@@ -176,8 +176,8 @@ def install(
     sa.children[child.spi_in] = child
     sa.services.emit(
         ChildInstall(
-            sa.name, child.name, child.spi_in, child.spi_out, child.choice, *inbound, *outbound,
-            child.local_ts, child.remote_ts, sa.local, sa.traffic_remote or sa.remote, sa.encapsulate,
+            sa.name, settings.group, child.spi_in, child.spi_out, child.choice, *inbound, *outbound,
+            child.local_ts, child.remote_ts, sa.local, sa.traffic_remote or sa.remote, sa.encapsulate, settings.resource,
         )
     )  # fmt: skip
     return child

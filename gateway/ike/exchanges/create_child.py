@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.ike import proposal
+from gateway.ike import proposal, resources
 from gateway.ike.child import ChildSa
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ExchangeFailed
@@ -56,6 +56,7 @@ class CreateChild(CreateExchange):
         self.pair: KeyPair | None = None
         self.offer: ChildOffer | None = None
         self.tried: list[int] = []
+        self.agreed = False  # the peer answered with SA_RESOURCE_INFO
         # What the peer's simultaneous rekey of the same SA made: (child, Ni, Nr)
         self.rival: tuple[ChildSa, bytes, bytes] | None = None
         # What the peer deleted meanwhile, perhaps the CHILD_SA whose answer is still on its way
@@ -65,8 +66,14 @@ class CreateChild(CreateExchange):
         if not sa.established:
             return False
         if self.old is None:
-            return sa.close_at is None and sa.usable_child(self.settings.name) is None
+            missing = sa.usable_child(self.settings.name) is None
+            return sa.close_at is None and missing and (not self.for_resource or resources.wanted(sa, self.settings))
         return self.old.state is ChildState.INSTALLED and self.old.successor is None
+
+    @property
+    def for_resource(self) -> bool:
+        """Whether it is for one more beside another one (RFC 9611)."""
+        return self.old is None and self.settings.resource is not None
 
     def makes(self, name: str) -> bool:
         """Whether this is for an additional CHILD_SA of that name."""
@@ -98,14 +105,15 @@ class CreateChild(CreateExchange):
             self._end(sa, now, "failed")
             return
         self.pair = pair
-        self.offer = child_negotiation.offer(sa, self.settings, with_key_exchange=True)
+        asked = resources.as_common(sa, self.settings) if self.for_resource else self.settings
+        self.offer = child_negotiation.offer(sa, asked, with_key_exchange=True)
         payloads: list[Payload] = []
         if self.old is not None:
             payloads.append(Notify(NotifyType.REKEY_SA, protocol=Protocol.ESP, spi=self.old.spi_in.to_bytes(4, "big")))
         payloads += [self.offer.sa, Nonce(self.ni)]
         if pair is not None:
             payloads.append(KeyExchange(pair.method, pair.public))
-        sa.request(self.kind, (*payloads, *self.offer.payloads), now)
+        sa.request(self.kind, (*payloads, *self.offer.payloads, *resources.info(self.settings)), now)
 
     # --- the answer ---------------------------------------------------------------------------------------------
 
@@ -122,7 +130,7 @@ class CreateChild(CreateExchange):
         nonce, exchange = message.first(Nonce), message.first(KeyExchange)
         assert isinstance(nonce, Nonce) and sa.keys is not None
         check_nonce(sa.keys.choice.prf, nonce.data)
-        method = terms.choice.key_exchange
+        method, self.agreed = terms.choice.key_exchange, resources.told(message)
         if not method:
             self._install(sa, terms, (b"",), nonce.data, now)
             return True
@@ -157,19 +165,31 @@ class CreateChild(CreateExchange):
         old = self.old
         beside = sa.usable_child(self.settings.name) if old is None else None
         new = child_negotiation.install(sa, terms, secrets, (self.ni, nr), True, now)
+        resources.stands(sa, new, self.agreed, now, old)
+        common = sa.usable_child(new.settings.group) if self.for_resource else None
+        if self.for_resource and (not self.agreed or common is None or not resources.alike(common, terms)):
+            # Interop: who asked for one more of a kind has been given another one, or nobody knows what
+            sa.enqueue(DeleteChild(new), now)
+            self._no_more(sa, "the peer makes another one", now)
+            self._end(sa, now, "ok")
+            return
         if beside is not None:
             # The peer made it too while our request was on its way, and holds both: ours is one too many
             sa.enqueue(DeleteChild(new), now)
             self._end(sa, now, "ok")
             return
+        self._hold_against_configuration(sa, new, now)
         if old is None:
+            carried = sa.services.carried(sa.name, new.settings.group)
             sa.activate(new)
-            if sa.services.has_other_sa(sa):
-                # The peer waits for proof before it leaves the CHILD_SA on the other one
+            more = self.for_resource and any(isinstance(one, CreateChild) and one.for_resource for one in sa.queue)
+            if sa.services.has_other_sa(sa) or (carried and not more):
+                # The peer waits for proof before it leaves the CHILD_SA on the other one, or the common one for that of a
+                # resource, or these for a new common one
                 sa.enqueue(Liveness(), now)
             self._end(sa, now, "ok")
             return
-        sa.services.counts(sa.name).child_rekeys_ok[new.name] += 1
+        sa.services.counts(sa.name).child_rekeys_ok[new.settings.group] += 1
         if self.rival is not None and self._is_redundant(nr):
             # RFC 7296 2.8.1: whoever made the SA with the lowest nonce deletes it; the peer deletes the old one,
             # and may have replaced its own by yet another before our answer came
@@ -179,6 +199,14 @@ class CreateChild(CreateExchange):
             sa.activate(new)
             self._replace(sa, old, new, now)
         self._end(sa, now, "ok")
+
+    def _hold_against_configuration(self, sa: IkeSa, new: ChildSa, now: float) -> None:
+        """It may have changed since we asked."""
+        wanted = sa.settings.child(new.name)
+        if wanted is None:
+            sa.enqueue(DeleteChild(new, "REMOVED_FROM_CONFIGURATION"), now)
+        elif wanted != self.settings:
+            new.rekey_at = soon(sa, now)
 
     def _is_redundant(self, nr: bytes) -> bool:
         assert self.rival is not None
@@ -221,25 +249,46 @@ class CreateChild(CreateExchange):
         self._restore(sa)
         if old is not None and old.spi_in in sa.children and old.successor is None:
             self._retry_rekey(sa, old, reason, context, now)
+        elif self.for_resource:
+            self._no_more(sa, reason, now)
         elif old is None and sa.usable_child(self.settings.name) is None:
             name = "NO_PROPOSAL_CHOSEN_ESP" if reason == "NO_PROPOSAL_CHOSEN" else reason
             sa.services.emit(ExchangeFailed(sa.name, self.settings.name, name, context))
         self._end(sa, now, "failed")
 
+    def _no_more(self, sa: IkeSa, reason: str, now: float) -> None:
+        """Of those beside another one; what waits to be asked for is of the same kind."""
+        resources.refused(sa, self.settings, reason, now, for_now=reason in RETRIED)
+        others = [one for one in sa.queue if not (isinstance(one, CreateChild) and one.for_resource)]
+        sa.queue.clear()
+        sa.queue.extend(others)
+
     def _retry_rekey(self, sa: IkeSa, old: ChildSa, reason: str, context: dict[str, str], now: float) -> None:
         if reason in RETRIED:
-            old.rekey_at = now + RETRY_TEMPORARY * sa.services.random.uniform(0.5, 1.5)
+            old.rekey_at = soon(sa, now)
             return
-        sa.services.counts(sa.name).child_rekeys_failed[old.name] += 1
+        if reason == NotifyType.CHILD_SA_NOT_FOUND.name and not old.proven:
+            # The answer that made it may still reach the peer, which asks for it until it does: nothing is lost yet
+            old.rekey_at = now + RETRY_FAILED * sa.services.random.uniform(1.0, 1.5)
+            return
+        sa.services.counts(sa.name).child_rekeys_failed[old.settings.group] += 1
         if reason == NotifyType.CHILD_SA_NOT_FOUND.name:
             # RFC 7296 2.25.1: the peer has lost it; so have we
             sa.retire(old, now, linger=False)
-            sa.services.emit(ExchangeFailed(sa.name, old.name, reason, context))
+            if old.settings.resource is None:
+                sa.services.emit(ExchangeFailed(sa.name, old.name, reason, context))
             return
         old.rekey_at = again(sa, old.planned_at, now)
         sa.services.emit(
-            ExchangeFailed(sa.name, old.name, f"REKEY_{reason}", context | {"seconds": f"{old.life_at - now:.0f}"})
+            ExchangeFailed(
+                sa.name, old.settings.group, f"REKEY_{reason}", context | {"seconds": f"{old.life_at - now:.0f}"}
+            )
         )
+
+
+def soon(sa: IkeSa, now: float) -> float:
+    """When to ask for what nothing speaks against."""
+    return now + RETRY_TEMPORARY * sa.services.random.uniform(0.5, 1.5)
 
 
 def again(sa: IkeSa, planned_at: float, now: float) -> float:
@@ -269,11 +318,13 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     # As in rekey_child: the configuration may have changed since the CHILD_SA was made
     candidates = (sa.settings.child(old.name) or old.settings,) if old is not None else sa.settings.children
     terms = child_negotiation.choose(sa, candidates, message, method)
+    if old is None and resources.told(message):
+        terms = resources.place(sa, terms, _asked_for(sa))
     _check_alone(sa, old, terms)
-    nr = sa.services.random.octets(NONCE_OCTETS)
+    nr, told = sa.services.random.octets(NONCE_OCTETS), resources.told(message)
     wanted = terms.choice.key_exchange
     if not wanted:
-        _Answer(terms, old, (nonce.data, nr)).conclude(sa, (b"",), kind, _payloads(terms, nr, None), now)
+        _Answer(terms, old, (nonce.data, nr), told).conclude(sa, (b"",), kind, _payloads(terms, nr, None, told), now)
         return
     if method != wanted or not isinstance(exchange, KeyExchange):
         raise PeerError(
@@ -290,9 +341,9 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
 
     def then(result: tuple[bytes, bytes], now: float) -> None:
         public, shared = result
-        answer = _Answer(terms, old, (nonce.data, nr))
+        answer = _Answer(terms, old, (nonce.data, nr), told)
         answer.check(sa)
-        payloads = _payloads(terms, nr, KeyExchange(wanted, public))
+        payloads = _payloads(terms, nr, KeyExchange(wanted, public), told)
         expect(sa, terms.choice.additional, shared, payloads, partial(answer.conclude, sa), now)
 
     sa.compute(work, then, sa.refuse_pending(kind))
@@ -324,7 +375,8 @@ def _check_room(sa: IkeSa) -> None:
     if not sa.established:
         # RFC 7296 2.25: the IKE_SA is being replaced or closed
         raise PeerError(Violation.TEMPORARY, f"IKE_SA is {sa.state.value}", NotifyType.TEMPORARY_FAILURE)
-    if len(sa.children) + len(sa.lingering) >= CHILD_SAS_MAX * len(sa.settings.children):
+    configured = sum(1 + child.resources for child in sa.settings.children)
+    if len(sa.children) + len(sa.lingering) >= CHILD_SAS_MAX * configured:
         # RFC 7296 1.3
         raise PeerError(Violation.TOO_MANY_SAS, f"{len(sa.children)} CHILD_SAs", NotifyType.NO_ADDITIONAL_SAS)
 
@@ -336,9 +388,16 @@ def _check_alone(sa: IkeSa, old: ChildSa | None, terms: ChildTerms) -> None:
         raise PeerError(Violation.TEMPORARY, "we are making the same CHILD_SA", NotifyType.TEMPORARY_FAILURE)
 
 
-def _payloads(terms: ChildTerms, nr: bytes, exchange: KeyExchange | None) -> tuple[Payload, ...]:
+def _asked_for(sa: IkeSa) -> frozenset[str]:
+    """Names of what we ask for ourselves."""
+    ours = (sa.exchange, *sa.queue)
+    return frozenset(one.settings.name for one in ours if isinstance(one, CreateChild) and one.old is None)
+
+
+def _payloads(terms: ChildTerms, nr: bytes, exchange: KeyExchange | None, told: bool) -> tuple[Payload, ...]:
     reply_sa, tsi, tsr = child_negotiation.answer_payloads(terms)
-    return reply_sa, Nonce(nr), *((exchange,) if exchange else ()), tsi, tsr
+    info = resources.info(terms.settings) if told else ()
+    return reply_sa, Nonce(nr), *((exchange,) if exchange else ()), tsi, tsr, *info
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +407,7 @@ class _Answer:
     terms: ChildTerms
     old: ChildSa | None
     nonces: tuple[bytes, bytes]
+    told: bool  # SA_RESOURCE_INFO was in the request
 
     def check(self, sa: IkeSa) -> None:
         """Our own rekey or DELETE of it may have gone through while the public-key work was done."""
@@ -364,13 +424,14 @@ class _Answer:
     ) -> None:
         self.check(sa)
         terms, old = self.terms, self.old
-        carried = sa.services.carried(sa.name, terms.settings.name)
+        carried = sa.services.carried(sa.name, terms.settings.group)
         if old is None:
             child = child_negotiation.install(sa, terms, secrets, self.nonces, False, now)
         else:
             child = child_negotiation.install_deferred(sa, terms, secrets, self.nonces, old, now)
             _remember_rival(sa, old, child, self.nonces)
-            sa.services.counts(sa.name).child_rekeys_ok[child.name] += 1
+            sa.services.counts(sa.name).child_rekeys_ok[child.settings.group] += 1
+        resources.stands(sa, child, self.told, now, old)
         sa.respond(kind, payloads, now)
         # The peer may not get our answer: where another CHILD_SA works, it is not left yet
         if old is None and not carried:

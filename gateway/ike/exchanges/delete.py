@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.ike import crash_detection
+from gateway.ike import crash_detection, succession
 from gateway.ike.authentication import refused_by_peer
 from gateway.ike.child import ChildSa
 from gateway.ike.errors import PeerError
@@ -34,6 +34,7 @@ class DeleteIke(Exchange):
 
     def start(self, sa: IkeSa, now: float) -> None:
         sa.advance(IkeInput.DELETE)
+        succession.leave_all(sa)
         payload: Payload = self.notify or Delete(Protocol.IKE)
         sa.request(self.kind, (payload,), now)
 
@@ -49,7 +50,7 @@ class DeleteIke(Exchange):
 
 
 class DeleteChild(Exchange):
-    """Ends one CHILD_SA. A replaced one lingers inbound; else `reason` is reported."""
+    """Ends one CHILD_SA. A replaced one lingers inbound; else `reason` is reported, unless another one carries its traffic (RFC 9611)."""
 
     kind = ExchangeType.INFORMATIONAL
 
@@ -70,12 +71,13 @@ class DeleteChild(Exchange):
 
     def start(self, sa: IkeSa, now: float) -> None:
         self.child.advance(ChildInput.DELETE)
+        succession.leave(sa, self.child)
         sa.request(self.kind, (Delete(Protocol.ESP, (self.child.spi_in.to_bytes(4, "big"),)),), now)
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
         if self.child.spi_in in sa.children:
             sa.retire(self.child, now, linger=True)
-        if self.reason:
+        if self.reason and self.child.settings.resource is None:
             sa.services.emit(ExchangeFailed(sa.name, self.child.name, self.reason))
         sa.finish(now)
         return True
@@ -90,9 +92,8 @@ def respond(sa: IkeSa, message: Message, told: tuple[Notify, ...], now: float) -
             # First what takes its place: that one does not leave
             sa.exchange.on_deleted(sa, now)
         # Our answer is the peer's word that nothing more comes on it: what another one can carry moves there first
-        sa.services.leaving(sa, now)
-        sa.respond(ExchangeType.INFORMATIONAL, (), now)
         sa.destroy(now, "" if sa.state is IkeState.REKEYED else "DELETED_BY_PEER")
+        sa.respond(ExchangeType.INFORMATIONAL, (), now)
         return
     error = message.error()
     if error is not None and error.name == "AUTHENTICATION_FAILED":
@@ -112,8 +113,11 @@ def respond(sa: IkeSa, message: Message, told: tuple[Notify, ...], now: float) -
         if child.state is ChildState.DELETING:
             continue
         replaced = child.successor is not None or child.state is ChildState.REKEYED
-        if not replaced:
+        if not replaced and child.settings.resource is None:
             lost.append(child)
+        if child.successor is not None:
+            # Who deletes the old one holds the new one
+            sa.confirm(child.successor)
         sa.retire(child, now, linger=True)
     sa.respond(ExchangeType.INFORMATIONAL, (*((Delete(Protocol.ESP, halves),) if halves else ()), *told), now)
     for child in lost:

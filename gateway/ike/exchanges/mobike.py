@@ -15,8 +15,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
-from gateway.ike import nat
-from gateway.ike.events import ChildMoved
+from gateway.ike import nat, succession
 from gateway.ike.exchanges.base import Exchange
 from gateway.ike.exchanges.delete import DeleteIke
 from gateway.ike.message import Message
@@ -104,8 +103,7 @@ class CheckAddress(Exchange):
         carrier = sa if sa.children else sa.services.primary(sa.name) or sa
         if carrier.remote == self.remote:
             carrier.traffic_remote = None
-            for child in carrier.children.values():
-                sa.services.emit(ChildMoved(sa.name, child.spi_out, self.remote))
+            succession.moved(carrier, self.remote)
             sa.notice("info", "peer-moved", f"peer is now at {self.remote}")
         sa.finish(now)
         return True

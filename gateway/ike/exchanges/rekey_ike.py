@@ -8,16 +8,16 @@ The new IKE_SA inherits the CHILD_SAs; the initiator of the rekey deletes the ol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.ike import crash_detection, proposal
+from gateway.ike import crash_detection, proposal, resources
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import intermediate
 from gateway.ike.exchanges.base import NONCE_OCTETS, wanted_group
-from gateway.ike.exchanges.create_child import RETRIED, RETRY_TEMPORARY, CreateChild, again
+from gateway.ike.exchanges.create_child import RETRIED, CreateChild, again, soon
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
 from gateway.ike.exchanges.mobike import CheckAddress
@@ -26,7 +26,7 @@ from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.keymat import check_nonce
 from gateway.ike.message import Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, Proposal, SecurityAssociation
-from gateway.ike.proposal import Choice, choice_of
+from gateway.ike.proposal import Choice, Offer, choice_of
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
 from gateway.ike.states import ChildState, IkeInput, IkeState, Standing
 
@@ -48,6 +48,7 @@ class RekeyIke(CreateExchange):
         self.token = b""
         self.pair: KeyPair | None = None
         self.sent: SecurityAssociation | None = None
+        self.offers: tuple[Offer, ...] = ()
         self.tried: list[int] = []
         # The IKE_SA that the peer's simultaneous rekey made, with its nonces
         self.rival: tuple[IkeSa, bytes, bytes] | None = None
@@ -72,7 +73,8 @@ class RekeyIke(CreateExchange):
 
     def _send(self, sa: IkeSa, pair: KeyPair, now: float) -> None:
         self.pair = pair
-        self.sent = proposal.payload(sa.settings.offers, self.spi.to_bytes(8, "big"))
+        self.offers = sa.settings.offers
+        self.sent = proposal.payload(self.offers, self.spi.to_bytes(8, "big"))
         sa.request(self.kind, (self.sent, Nonce(self.ni), KeyExchange(pair.method, pair.public)), now)
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
@@ -113,7 +115,7 @@ class RekeyIke(CreateExchange):
 
     def _complete(self, sa: IkeSa, choice: Choice, peer_spi: int, secrets: Secrets, nr: bytes, now: float) -> None:
         new = make_successor(sa, choice, secrets, (self.ni, nr), (self.spi, peer_spi), True, now)
-        new.peer_token = self.token
+        new.peer_token, new.offers = self.token, self.offers
         sa.services.counts(sa.name).ike_rekeys_ok += 1
         if sa.state is IkeState.REKEYED:
             # We have followed the peer to the one it made
@@ -174,8 +176,7 @@ class RekeyIke(CreateExchange):
         elif sa.state is IkeState.REKEYING:
             sa.advance(IkeInput.REKEY_FAILED)
             temporary = reason in RETRIED
-            soon = now + RETRY_TEMPORARY * sa.services.random.uniform(0.5, 1.5)
-            sa.rekey_at = soon if temporary else again(sa, sa.planned_at, now)
+            sa.rekey_at = soon(sa, now) if temporary else again(sa, sa.planned_at, now)
             if not temporary:
                 sa.services.counts(sa.name).ike_rekeys_failed += 1
                 ours = "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)
@@ -222,6 +223,7 @@ def make_successor(
         local=sa.local, remote=sa.remote, now=now,
     )  # fmt: skip
     new.nat, new.fragments, new.ppk, new.mobike = sa.nat, sa.fragments, sa.ppk, sa.mobike
+    new.agreement = replace(sa.agreement, highest=-1)
     new.traffic_remote = sa.traffic_remote
     new.redirectable, new.redirected_from = sa.redirectable, sa.redirected_from
     new.keys = sa.keys.rekeyed(choice, secrets[0], *nonces, new.spis, we_initiated, b"".join(secrets[1:]))
@@ -247,6 +249,9 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     _supersede(old, now)
     new.quiet, new.predecessor = False, None
     new.services.replaced(old, new)
+    if new.offers != new.settings.offers:
+        # The configuration changed while it was made
+        new.rekey_at = soon(new, now)
     intermediate.say_unused(new)
     if (
         new.keys is not None
@@ -257,6 +262,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
         # Their keys come from those of before
         for child in new.children.values():
             child.rekey_at = min(child.rekey_at, now)
+    new.resources_at = resources.handed_over(old, new, now)
     new.services.emit(IkeUp(new.name, new.initiator_spi, new.responder_spi, rekeyed=True))
     # RFC 6290 4.3: who answered the rekey has given its token with the answer
     token = crash_detection.token(new) if new.is_initiator else ()
@@ -278,7 +284,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     assert isinstance(received, SecurityAssociation) and isinstance(nonce, Nonce)
     if not isinstance(exchange, KeyExchange):
         raise PeerError(Violation.GRAMMAR, "IKE_SA rekey without KE", NotifyType.INVALID_SYNTAX)
-    chosen = proposal.select(sa.settings.offers, received, Protocol.IKE, exchange.method)
+    offers = sa.settings.offers
+    chosen = proposal.select(offers, received, Protocol.IKE, exchange.method)
     choice = choice_of(chosen)
     if choice.key_exchange != exchange.method:
         wanted = choice.key_exchange.to_bytes(2, "big")
@@ -297,7 +304,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
         nr, spi = sa.services.random.octets(NONCE_OCTETS), sa.services.new_ike_spi()
         reply = Proposal(chosen.number, chosen.protocol, spi.to_bytes(8, "big"), chosen.transforms)
         payloads = (SecurityAssociation((reply,)), Nonce(nr), KeyExchange(choice.key_exchange, public))
-        answer = _Answer(choice, (nonce.data, nr), (peer_spi, spi))
+        answer = _Answer(offers, choice, (nonce.data, nr), (peer_spi, spi))
         expect(sa, choice.additional, shared, payloads, partial(answer.conclude, sa), now)
 
     sa.compute(work, then, sa.refuse_pending(ExchangeType.CREATE_CHILD_SA))
@@ -323,6 +330,7 @@ def _check_replaceable(sa: IkeSa) -> None:
 class _Answer:
     """What the responder agreed to, and makes as soon as all key exchanges are done."""
 
+    offers: tuple[Offer, ...]
     choice: Choice
     nonces: tuple[bytes, bytes]
     spis: tuple[int, int]
@@ -333,6 +341,7 @@ class _Answer:
         # An exchange of our own may have begun since the request came
         _check_replaceable(sa)
         new = make_successor(sa, self.choice, secrets, self.nonces, self.spis, False, now)
+        new.offers = self.offers
         sa.respond(kind, (*payloads, *crash_detection.token(new)), now)
         sa.services.counts(sa.name).ike_rekeys_ok += 1
         ours = sa.exchange

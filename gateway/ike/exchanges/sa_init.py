@@ -26,6 +26,7 @@ from gateway.ike.registry import ExchangeType, NotifyType, Protocol
 from gateway.ike.services import Failed
 from gateway.ike.settings import NATT_PORT
 from gateway.ike.states import IkeInput, IkeState
+from gateway.ike.window import Request
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
@@ -214,7 +215,8 @@ class InitiateSa(Exchange):
                 return
             # RFC 7296 2.21.1: nobody authenticated this answer, so the good one may still come
             sa.notice("warning", "ike-init-ignored", f"IKE_SA_INIT response ignored: {error}")
-            sa.window.sent((sa.init_request,), sa.jittered(now, sa.settings.retransmit_timeout), repeat_id=0)
+            deadline = sa.jittered(now, sa.settings.retransmit_timeout)
+            sa.window.sent(Request(0, (sa.init_request,), deadline, (self.kind, ())))
 
         sa.compute(lambda: sa.services.key_exchanges.agree(pair, public), then, refused)
 

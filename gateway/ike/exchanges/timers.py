@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.contract import Transmit
+from gateway.ike import resources
 from gateway.ike.events import ChildRemove
 from gateway.ike.exchanges import sa_init
 from gateway.ike.exchanges.create_child import CreateChild
@@ -90,13 +91,17 @@ def rekey_child(sa: IkeSa, child: ChildSa, now: float) -> None:
 
 
 def _established(sa: IkeSa, now: float) -> None:
-    if sa.state is IkeState.ESTABLISHED and sa.rekey_at is not None and now >= sa.rekey_at:
+    # RFC 7296 2.8.1: the rival in a collision is not rekeyed before it has its predecessor's place
+    if sa.state is IkeState.ESTABLISHED and not sa.quiet and sa.rekey_at is not None and now >= sa.rekey_at:
         sa.rekey_at = None
         if not sa.has_exchange(RekeyIke):
             sa.enqueue(RekeyIke(), now)
     if sa.check_at is not None and now >= sa.check_at:
         sa.check_at = None
         _check_rekeys(sa, now)
+    if sa.resources_at is not None and now >= sa.resources_at:
+        for settings in resources.ask(sa, now):
+            sa.enqueue(CreateChild(settings), now)
     if sa.reauth_at is not None and now >= sa.reauth_at:
         # Again if that fails; the one that succeeds has a time of its own
         sa.reauth_at = now + REAUTH_RETRY

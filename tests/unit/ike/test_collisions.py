@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support.ike_pair import CHILD, NAME, Flight, Host, Pair, every_schedule
+from support.ike_pair import CHILD, ESP_OFFERS, IKE_OFFERS, NAME, Flight, Host, Pair, every_schedule
 
 from gateway.ike.commands import Command, Initiate, Rekey, Terminate
 from gateway.ike.events import IkeDown
 from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.exchanges.timers import rekey_child
 from gateway.ike.payloads import SecurityAssociation
 from gateway.ike.proposal import make_offer
-from gateway.ike.registry import Protocol
+from gateway.ike.registry import PrfId, Protocol
 
 OTHER_OFFERS = (make_offer(Protocol.IKE, [("aes-gcm-16", 256)], [], ["sha256"], ["ecp384"]),)
 
@@ -232,3 +233,80 @@ def own_spi(pair: Pair, flight: Flight) -> int:
     offer = pair.opened(flight).first(SecurityAssociation)
     assert isinstance(offer, SecurityAssociation)
     return int.from_bytes(offer.proposals[0].spi, "big")
+
+
+def test_the_rival_of_a_collision_is_not_rekeyed_before_it_has_its_predecessors_place() -> None:
+    """A reload comes between the peer's rekey, which we answered, and the answer to ours: the peer has moved to its own
+    already, and must find it here when it writes on it."""
+    pair = Pair()
+    pair.establish()
+    pair.left.command(Rekey(NAME))
+    pair.right.command(Rekey(NAME))
+    ours, theirs = pair.in_flight
+    pair.in_flight = [theirs]
+    pair.deliver()
+    pair.deliver()
+    pair.drop()  # the DELETE of the old one
+    assert pair.right.sa.is_initiator
+    for host in pair.hosts:
+        pair.configure(host, offers=OTHER_OFFERS)
+    assert [flight.receiver for flight in pair.in_flight] == [pair.left], "the right one's rekey alone"
+    pair.in_flight.append(ours)
+    pair.run(120)
+    steadily(pair)
+    for host in pair.hosts:
+        assert host.sa.keys is not None
+        assert host.sa.keys.choice.prf == PrfId.HMAC_SHA2_256
+
+
+@pytest.mark.parametrize("delivered", range(3))
+@pytest.mark.parametrize("who", ["left", "right"])
+def test_what_is_made_while_the_configuration_changes_is_held_against_the_new_one(delivered: int, who: str) -> None:
+    """Rekeys under way bring the suite that was asked for, not the one preferred now: that one comes with another."""
+    pair = Pair()
+    pair.establish()
+    (pair.left if who == "left" else pair.right).command(Rekey(NAME, CHILD))
+    (pair.right if who == "left" else pair.left).command(Rekey(NAME))
+    for _ in range(delivered):
+        pair.deliver()
+    smaller = make_offer(Protocol.ESP, [("aes-gcm-16", 128)], [], [], ["ecp256"], [False])
+    for host in pair.hosts:
+        pair.configure(host, offers=(*OTHER_OFFERS, *IKE_OFFERS), esp=(smaller, *ESP_OFFERS))
+    pair.run(60)
+    steadily(pair)
+    for host in pair.hosts:
+        assert host.sa.keys is not None
+        assert host.sa.keys.choice.prf == PrfId.HMAC_SHA2_256
+        assert [child.choice.key_octets for child in host.sa.children.values()] == [16]
+
+
+@pytest.mark.parametrize("delivered", range(4))
+def test_a_child_sa_removed_from_the_configuration_while_it_is_rekeyed_is_deleted(delivered: int) -> None:
+    pair = Pair()
+    pair.establish()
+    pair.left.command(Rekey(NAME, CHILD))
+    for _ in range(delivered):
+        pair.deliver()
+    pair.configure(pair.left, children=())
+    pair.run(6)
+    assert [host.sa.children for host in pair.hosts] == [{}, {}]
+    assert [host.data_plane.outbound for host in pair.hosts] == [{}, {}]
+
+
+def test_a_child_sa_whose_answer_is_lost_for_long_is_kept_though_the_peer_does_not_know_it_yet() -> None:
+    """RFC 7296 2.1, 2.25.1: a peer of much patience gets our answer to its rekey at last, and sends on what we made then."""
+    pair = Pair(retransmit_timeout=100.0)
+    pair.establish()
+    pair.left.command(Rekey(NAME, CHILD))
+    pair.deliver()
+    pair.drop()
+    (made,) = [child for child in pair.right.sa.children.values() if not child.proven]
+    pair.run(70.0)
+    rekey_child(pair.right.sa, made, pair.now)
+    pair.drain()
+    pair.settle()
+    assert any(exchange.endswith("failed") for exchange in pair.right.core.counts(NAME).exchanges), "CHILD_SA_NOT_FOUND"
+    pair.run(31.0)
+    pair.assert_flowing()
+    pair.run(60.0)
+    steadily(pair)

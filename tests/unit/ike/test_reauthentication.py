@@ -11,6 +11,7 @@ from gateway.contract import Endpoint
 from gateway.ike.commands import Configure, Initiate, Rekey, Terminate
 from gateway.ike.events import ExchangeFailed, IkeDown, IkeUp
 from gateway.ike.exchanges import auth, rekey_ike
+from gateway.ike.exchanges.delete import DeleteIke
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.payloads import Notify, SecurityAssociation
 from gateway.ike.proposal import make_offer
@@ -42,6 +43,34 @@ def test_a_new_ike_sa_is_up_before_the_old_one_goes(who: str) -> None:
     # Both began anew: the next is a whole time away
     assert pair.left.sa.established_at is not None
     assert pair.left.sa.established_at > 100 + 300 * 0.9 - 1
+
+
+def test_nothing_is_sent_on_the_old_one_once_its_end_was_answered() -> None:
+    """strongSwan deletes the old IKE_SA at once, and keeps none of its inbound SAs; nothing has come on the new one yet."""
+    pair = Pair()
+    pair.configure(pair.left, reauth_time=300.0)
+    pair.establish()
+    old_ike, first = pair.left.sa, pair.left.sa.initiator_spi
+    (old,) = [child.spi_out for child in pair.right.sa.children.values()]
+    used: list[int] = []
+
+    def watch(flight: Flight) -> Flight | None:
+        header = flight.message.header
+        if flight.receiver is pair.left and header.is_response and header.initiator_spi == first:
+            used.append(pair.right.data_plane.active[0])
+        later = header.initiator_spi != first and header.exchange == ExchangeType.INFORMATIONAL
+        return None if later and not header.is_response else flight
+
+    pair.rewrite = watch
+    while len(pair.left.sas) < 2 or not all(sa.established for sa in (*pair.left.sas, *pair.right.sas)):
+        pair.run(0.5)
+    assert pair.right.data_plane.active[0] == old
+    old_ike.enqueue(DeleteIke(""), pair.now)
+    pair.drain()
+    pair.run(0.5)
+    assert used
+    assert used[-1] != old
+    pair.assert_flowing()
 
 
 def test_rekeys_do_not_put_it_off() -> None:

@@ -9,6 +9,8 @@ from gateway.contract import Endpoint
 from gateway.ike.commands import Initiate, Rekey
 from gateway.ike.recorder import KEPT, Line
 
+CLUSTER = "N(IKEV2_MESSAGE_ID_SYNC_SUPPORTED) N(IPSEC_REPLAY_COUNTER_SYNC_SUPPORTED)"
+
 
 def told(pair: Pair, side: str = "left") -> list[str]:
     return [_words(line) for line in getattr(pair, side).core.recorder.lines(NAME)]
@@ -28,8 +30,8 @@ def test_a_ladder_of_an_establishment_from_both_sides() -> None:
     left = told(pair)
     assert left[0].startswith(f"-> IKE_SA_INIT req 0: {init}")
     assert left[1].startswith(f"<- IKE_SA_INIT resp 0: {init}")
-    assert left[2] == f"-> IKE_AUTH req 1: IDI IDR {auth} N(INITIAL_CONTACT) SA TSI TSR"
-    assert left[3] == f"<- IKE_AUTH resp 1: IDR {auth} SA TSI TSR"
+    assert left[2] == f"-> IKE_AUTH req 1: IDI IDR {auth} {CLUSTER} N(INITIAL_CONTACT) SA TSI TSR"
+    assert left[3] == f"<- IKE_AUTH resp 1: IDR {auth} {CLUSTER} SA TSI TSR"
     assert left[4:] == ["IKE_SA established", "CHILD_SA net installed"]
     mirrored = [line.replace("->", "=>").replace("<-", "->").replace("=>", "<-") for line in left]
     right = told(pair, "right")

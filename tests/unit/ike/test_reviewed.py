@@ -161,3 +161,27 @@ def test_a_child_sa_whose_delete_waits_its_turn_is_not_rekeyed() -> None:
     stage.deliver(stage.octets(KINDS["REKEY CHILD"], stage.request_id, False))
     assert stage.outcome() == "ESTABLISHED <CREATE_CHILD_SA[TEMPORARY_FAILURE] -temporary"
     assert list(stage.sa.children.values()) == [child]
+
+
+def test_what_is_about_to_be_deleted_carries_on_where_its_successor_is_gone_again() -> None:
+    """We replace a CHILD_SA, and the peer deletes the new one before our DELETE of the old one goes out."""
+    pair = Pair()
+    pair.establish()
+    (old,) = pair.left.sa.children.values()
+    pair.left.command(Rekey(NAME, CHILD))
+    pair.left.sa.enqueue(Liveness(), pair.now)
+    pair.deliver()
+    pair.deliver()
+    assert old.successor is not None
+    assert old.successor.active
+    (new,) = [child for child in pair.right.sa.children.values() if child.spi_in == old.successor.spi_out]
+    pair.right.sa.enqueue(DeleteChild(new), pair.now)
+    pair.drain()
+    pair.deliver(1)
+    assert old.successor.spi_in not in pair.left.sa.children
+    pair.deliver()
+    pair.deliver(1)
+    assert pair.left.sa.exchange is not None
+    assert old.state.name == "DELETING"
+    assert pair.left.data_plane.active == [old.spi_out]
+    pair.assert_flowing()

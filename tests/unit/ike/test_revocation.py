@@ -1,4 +1,4 @@
-"""CRLs and OCSP: what is believed, what is asked for and of whom, and what each mode makes of silence."""
+"""CRLs, delta CRLs and OCSP: what is believed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,17 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.certified import CertifiedPair, trust
-from support.ike_pair import LEFT, RIGHT, Flight
-from support.pki import EPOCH, Authority, Issued, crl_of, key_usage, ocsp_of, points_to
+from support.ike_pair import RIGHT
+from support.pki import EPOCH, Authority, Issued, crl_of, der, key_usage, ocsp_of, points_to, scope
 
 from gateway.ike import revocation
-from gateway.ike.commands import Initiate, Terminate
-from gateway.ike.events import IkeUp, Notice
-from gateway.ike.payloads import Certificate, CertificateRequest
-from gateway.ike.registry import CertificateEncoding, ExchangeType
 from gateway.ike.revocation import Evidence, Standing, crl_urls, judge, ocsp_urls
-from gateway.ike.revocation_cache import ENTRIES_MAX, FAILURE_WAIT, Question, RevocationCache
 
 ROOT = Authority("root")
 END = ROOT.issue("end", ip=[RIGHT])
 OTHER = Authority("other")
 IMPOSTOR = Authority("root")
 REVOKED = ocsp.OCSPCertStatus.REVOKED
-
-
-def der(crl: x509.CertificateRevocationList) -> bytes:
-    return crl.public_bytes(serialization.Encoding.DER)
 
 
 def by_crl(crl: x509.CertificateRevocationList, end: Issued = END, ca: Issued = ROOT, at: Any = EPOCH) -> Any:
@@ -75,14 +65,6 @@ USELESS = {
         ROOT, extensions=[(scope(full_name=[x509.UniformResourceIdentifier("http://x/y")]), True)]
     ),
 }
-
-
-def scope(**changes: Any) -> x509.IssuingDistributionPoint:
-    given: dict[str, Any] = {
-        "full_name": None, "relative_name": None, "only_contains_user_certs": False, "only_contains_ca_certs": False,
-        "only_some_reasons": None, "indirect_crl": False, "only_contains_attribute_certs": False,
-    }  # fmt: skip
-    return x509.IssuingDistributionPoint(**(given | changes))
 
 
 @pytest.mark.parametrize("what", USELESS)
@@ -293,296 +275,6 @@ def _signed(octets: bytes, is_crl: bool) -> bytes:
     )
 
 
-# --- two endpoints --------------------------------------------------------------------------------------------------------
-
-CRL, OCSP = "http://ca.example/root.crl", "http://ca.example/ocsp"
-POINTED = ROOT.issue("right", ip=[RIGHT], extensions=points_to(crl=[CRL], ocsp=[OCSP]))
-LEFT_END = ROOT.issue("left", ip=[LEFT])
-
-
-def pair(mode: str = "strict", right: Issued = POINTED, staples: bool = False, **options: Any) -> CertifiedPair:
-    """The left one looks whether the right one is revoked, which tells nothing of itself unless it `staples`."""
-    two = CertifiedPair(LEFT_END, right, (ROOT,), **options)
-    two.settle_on("left", trust=trust(ROOT, revocation=mode))
-    two.judge, two.staples = two.left, staples
-    return two
-
-
-def answer(octets: bytes | None) -> Any:
-    return lambda body: octets
-
-
-GOOD_OCSP, BAD_OCSP = ocsp_of(ROOT, POINTED.certificate), ocsp_of(ROOT, POINTED.certificate, REVOKED)
-GOOD_CRL, BAD_CRL = der(crl_of(ROOT)), der(crl_of(ROOT, [POINTED.certificate]))
-
-
-@pytest.mark.parametrize("mode", ["off", "relaxed", "ifuri", "strict"])
-@pytest.mark.parametrize(
-    ("web", "outcome"),
-    [
-        ({OCSP: GOOD_OCSP, CRL: BAD_CRL}, "good"),  # the CRL is not even asked for
-        ({OCSP: BAD_OCSP, CRL: GOOD_CRL}, "revoked"),
-        ({CRL: GOOD_CRL}, "good"),
-        ({CRL: BAD_CRL}, "revoked"),
-        ({OCSP: b"nonsense", CRL: GOOD_CRL}, "good"),
-        ({}, "silence"),
-        ({OCSP: b"nonsense", CRL: b"nonsense"}, "silence"),
-    ],
-)
-def test_each_mode_and_what_can_be_found_out(mode: str, web: dict[str, bytes], outcome: str) -> None:
-    two = pair(mode)
-    two.web = {url: answer(octets) for url, octets in web.items()}
-    two.begin()
-    up = mode == "off" or outcome == "good" or (mode == "relaxed" and outcome == "silence")
-    assert bool(two.left.seen(IkeUp)) == up
-    if up:
-        two.assert_agreed()
-    else:
-        assert two.failures()[0] == {"revoked": "CERTIFICATE_REVOKED", "silence": "REVOCATION_UNKNOWN"}[outcome]
-    warned = any(one.event == "revocation-unknown" for one in two.left.seen(Notice))
-    assert warned == (mode == "relaxed" and outcome == "silence")
-    assert bool(two.fetches) == (mode != "off")
-
-
-@pytest.mark.parametrize("mode", ["relaxed", "ifuri", "strict"])
-@pytest.mark.parametrize("state", ["good", "revoked", "silence"])
-def test_a_delegated_responder_is_asked_about_too(mode: str, state: str) -> None:
-    """The responder's own CRL is fetched; where it is revoked or nobody answers, the peer's CRL is asked for."""
-    crls = {"good": only_others(), "revoked": only_others(ASKED.certificate)}
-    response = ocsp_of(ROOT, POINTED.certificate, signer=ASKED, show=[ASKED.certificate])
-    two = pair(mode)
-    two.web = {OCSP: answer(response), WHERE: answer(der(crls[state]) if state in crls else None)}
-    two.begin()
-    assert {one.url for one in two.fetches} == ({OCSP, WHERE, CRL})
-    assert len(two.fetches) == 3
-    up = state == "good" or mode == "relaxed"
-    assert bool(two.left.seen(IkeUp)) == up
-    assert two.failures()[0] == ("" if up else "REVOCATION_UNKNOWN")
-    warned = [one.text for one in two.left.seen(Notice) if one.event == "revocation-unknown"]
-    assert bool(warned) == (up and state != "good")
-    # What was fetched about the responder is kept like anything else
-    two.left.command(Terminate("c"))
-    two.settle()
-    two.begin()
-    assert len(two.fetches) == 3
-
-
-def test_a_response_of_a_delegate_to_be_asked_about_is_stapled_all_the_same() -> None:
-    two = pair("strict", ROOT.issue("right", ip=[RIGHT], extensions=points_to(ocsp=[OCSP])), staples=True)
-    certificate = two.shown["right"].certificate
-    responses = [ocsp_of(ROOT, certificate, signer=ASKED, show=[ASKED.certificate])]
-    two.web = {OCSP: lambda _: responses.pop() if responses else None, WHERE: answer(der(only_others()))}
-    two.begin()
-    # The one response went to whom it is about; that it was believed is because it was shown, and its responder asked about
-    assert responses == []
-    two.assert_agreed()
-
-
-@pytest.mark.parametrize("mode", ["relaxed", "ifuri", "strict"])
-def test_a_certificate_that_names_nobody_to_ask(mode: str) -> None:
-    two = pair(mode, ROOT.issue("right", ip=[RIGHT]))
-    two.begin()
-    assert bool(two.left.seen(IkeUp)) == (mode != "strict")
-    assert two.fetches == []
-
-
-def test_an_intermediate_ca_is_looked_at_too() -> None:
-    sub = ROOT.sub("sub", extensions=points_to(crl=[CRL]))
-    two = pair("relaxed", sub.issue("right", ip=[RIGHT]))
-    two.web = {CRL: answer(der(crl_of(ROOT, [sub.certificate])))}
-    two.begin()
-    assert two.failures()[0] == "CERTIFICATE_REVOKED"
-
-
-def test_a_configured_crl_needs_nobody() -> None:
-    two = pair()
-    two.settle_on("left", trust=trust(ROOT, revocation="strict", crls=(GOOD_CRL,)))
-    two.begin()
-    two.assert_agreed()
-    assert two.fetches == []
-    two.settle_on("left", trust=trust(ROOT, revocation="strict", crls=(GOOD_CRL, BAD_CRL)))
-    two.left.command(Terminate("c"))
-    two.settle()
-    two.begin()
-    assert two.failures()[0] == "CERTIFICATE_REVOKED"
-
-
-def test_untrusted_urls_are_never_fetched() -> None:
-    """CVE-2022-40617: only of a certificate whose path holds and whose key signed."""
-    stranger = Authority("stranger").issue("right", ip=[RIGHT], extensions=points_to(crl=[CRL], ocsp=[OCSP]))
-    another = ROOT.issue("right", ip=["10.9.9.9"], extensions=points_to(crl=[CRL], ocsp=[OCSP]))
-    expired = ROOT.issue("right", ip=[RIGHT], at=EPOCH - timedelta(400), extensions=points_to(crl=[CRL], ocsp=[OCSP]))
-    for right in (stranger, another, expired):
-        two = pair("relaxed", right)
-        two.begin()
-        assert two.fetches == []
-        assert two.left.seen(IkeUp) == []
-
-
-def test_what_was_fetched_is_kept_as_long_as_it_holds() -> None:
-    two = pair()
-    two.web = {OCSP: answer(GOOD_OCSP)}
-    for hours, asked in ((0, 1), (1, 1), (22, 1), (2, 2)):
-        two.now += hours * 3600
-        two.begin()
-        assert len(two.fetches) == asked
-        two.left.command(Terminate("c"))
-        two.settle()
-        if asked == 1:
-            two.web = {OCSP: answer(GOOD_OCSP)}
-        if hours == 22:
-            two.web = {OCSP: answer(ocsp_of(ROOT, POINTED.certificate, at=EPOCH + timedelta(1)))}
-    assert len(two.left.seen(IkeUp)) == 4
-
-
-@pytest.mark.parametrize("web", [{OCSP: BAD_OCSP}, {CRL: BAD_CRL}], ids=["ocsp", "crl"])
-def test_who_is_revoked_is_no_less_so_the_next_time(web: dict[str, bytes]) -> None:
-    """Not as if nobody had answered: that would let him in at the second attempt."""
-    two = pair("relaxed")
-    two.web = {url: answer(octets) for url, octets in web.items()}
-    for _ in range(3):
-        two.begin()
-        two.run(2)
-        assert two.failures()[0] == "CERTIFICATE_REVOKED"
-        two.web = {}
-    assert two.left.seen(IkeUp) == []
-
-
-def test_who_does_not_answer_is_not_asked_at_every_attempt() -> None:
-    two = pair("relaxed")
-    for seconds, asked in ((0, 2), (10, 2), (FAILURE_WAIT, 4)):
-        two.now += seconds
-        two.begin()
-        two.left.command(Terminate("c"))
-        two.settle()
-        assert len(two.fetches) == asked
-
-
-def test_a_response_stapled_by_the_peer_is_enough() -> None:
-    """RFC 4806."""
-    two = pair(fragment_size=0)
-
-    def stapled(flight: Flight) -> Flight:
-        if flight.message.header.exchange != ExchangeType.IKE_AUTH or flight.receiver is not two.left:
-            return flight
-        opened = two.opened(flight)
-        payloads = (*opened.payloads, Certificate(int(CertificateEncoding.OCSP), GOOD_OCSP))
-        octets = two.sealed(
-            two.right, ExchangeType.IKE_AUTH, payloads, sa=two.right.sas[-1], message_id=1, response=True
-        )
-        two.receive(two.left, octets, flight.transmit.local, flight.transmit.remote)  # type: ignore[union-attr]
-        return None  # type: ignore[return-value]
-
-    two.rewrite = stapled
-    two.begin()
-    two.assert_agreed()
-    assert two.fetches == []
-    asked = [
-        one for flight in two.sent if flight.receiver is two.right and flight.message.header.exchange == ExchangeType.IKE_AUTH
-        for one in two.opened(flight).payloads if isinstance(one, CertificateRequest)
-    ]  # fmt: skip
-    assert CertificateRequest(14, b"") in asked
-
-
-@pytest.mark.parametrize("prover", ["left", "right"])
-def test_an_end_that_is_asked_staples_what_it_knows_of_itself(prover: str) -> None:
-    """RFC 4806: the other end asks nobody."""
-    ends = {"left": LEFT_END, "right": ROOT.issue("right", ip=[RIGHT])}
-    address = LEFT if prover == "left" else RIGHT
-    ends[prover] = ROOT.issue(prover, ip=[address], extensions=points_to(ocsp=[OCSP]))
-    two = CertifiedPair(ends["left"], ends["right"], (ROOT,))
-    judge_side = "right" if prover == "left" else "left"
-    two.settle_on(judge_side, trust=trust(ROOT, revocation="strict"))
-    two.judge = two.right if prover == "left" else two.left
-    octets = ocsp_of(ROOT, ends[prover].certificate)
-    two.web = {OCSP: answer(octets)}
-    for _ in range(2):
-        two.begin()
-        two.assert_agreed()
-        two.left.command(Terminate("c"))
-        two.settle()
-    # Asked once, by the one whom it is about
-    assert [host is two.judge for host, _ in two.fetched] == [False]
-
-
-@pytest.mark.parametrize("octets", [None, b"junk", BAD_OCSP])
-def test_an_end_that_has_nothing_good_to_staple_goes_without(octets: bytes | None) -> None:
-    two = pair("relaxed", staples=True)
-    two.web = {OCSP: answer(octets), CRL: answer(GOOD_CRL)}
-    two.begin()
-    assert bool(two.left.seen(IkeUp)) == (octets != BAD_OCSP)
-    (first, _), *_ = two.fetched
-    assert first is two.right
-    assert two.fetches[0].url == OCSP
-
-
-def test_nothing_is_stapled_for_who_does_not_ask() -> None:
-    two = pair("off", staples=True)
-    two.web = {OCSP: answer(GOOD_OCSP)}
-    two.begin()
-    two.assert_agreed()
-    assert two.fetched == []
-
-
-@pytest.mark.parametrize("staples", [True, False])
-def test_ended_while_something_is_fetched(staples: bool) -> None:
-    two = pair(defer=True, staples=staples)
-    two.web = {OCSP: answer(GOOD_OCSP)}
-    two.left.command(Initiate("c"))
-    while not (two.fetched if staples else two.fetches):
-        two.deliver()
-    host = two.right if staples else two.left
-    host.command(Terminate("c"))
-    two.settle()
-    two.run(60)
-    assert host.sas == []
-    assert host.seen(IkeUp) == []
-
-
-def test_a_responder_looks_too_and_waits_no_longer_than_for_anything() -> None:
-    left = ROOT.issue("left", ip=[LEFT], extensions=points_to(ocsp=[OCSP]))
-    for octets, reason in (
-        (ocsp_of(ROOT, left.certificate), ""),
-        (ocsp_of(ROOT, left.certificate, REVOKED), "CERTIFICATE_REVOKED"),
-    ):
-        two = CertifiedPair(left, POINTED, (ROOT,))
-        two.settle_on("right", trust=trust(ROOT, revocation="strict"))
-        two.judge, two.staples = two.right, False
-        two.web = {OCSP: answer(octets)}
-        two.begin()
-        assert two.failures()[1] == reason
-    two = CertifiedPair(left, POINTED, (ROOT,), defer=True)
-    two.settle_on("right", trust=trust(ROOT, revocation="strict"))
-    two.judge, two.staples = two.right, False
-    two.left.command(Initiate("c"))
-    while not two.fetches:
-        two.deliver()
-    two.hold(60)
-    assert two.right.sas == []
-    two.settle()
-    assert two.right.seen(IkeUp) == []
-
-
-# --- the cache ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_cache_is_bounded_in_number_and_octets() -> None:
-    cache = RevocationCache()
-    for number in range(ENTRIES_MAX + 10):
-        cache.keep(Question(f"http://x/{number}"), b"x", 10.0)
-        cache.failed(Question(f"http://y/{number}"), 0.0)
-    assert cache.answer(Question("http://x/9"), 5.0) is None
-    assert cache.answer(Question("http://x/10"), 5.0) == b"x"
-    assert cache.answer(Question("http://x/10"), 11.0) is None
-    assert cache.worth_asking(Question("http://y/9"), 1.0)
-    assert not cache.worth_asking(Question("http://y/10"), 1.0)
-    for number in range(100):
-        cache.keep(Question(f"http://z/{number}"), bytes(1 << 20), 10.0)
-    assert sum(cache.answer(Question(f"http://z/{number}"), 5.0) is not None for number in range(100)) <= 32
-    cache.keep(Question("http://large"), bytes(9 << 20), 10.0)
-    assert cache.answer(Question("http://large"), 5.0) is None
-
-
 # --- found in review ------------------------------------------------------------------------------------------------------
 
 
@@ -621,3 +313,80 @@ def test_an_ocsp_response_of_the_end_of_time_is_only_useless() -> None:
     end = datetime(9999, 12, 31, 23, 59, tzinfo=EPOCH.tzinfo)
     found = by_ocsp(ocsp_of(ROOT, END.certificate, at=end, hours=None))
     assert found.standing is Standing.UNKNOWN
+
+
+# --- delta CRLs (RFC 5280 5.2.4, 6.3.3) -------------------------------------------------------------------------------------
+
+HOLD, REMOVED = x509.ReasonFlags.certificate_hold, x509.ReasonFlags.remove_from_crl
+
+
+def numbered(number: int, *revoked: x509.Certificate, base: int | None = None, **options: Any) -> Evidence:
+    """A complete CRL of that number, or with `base` what changed since that one."""
+    extensions = [(x509.CRLNumber(number), False), *options.pop("extensions", ())]
+    if base is not None:
+        extensions.append((x509.DeltaCRLIndicator(base), True))
+    return Evidence(der(crl_of(options.pop("ca", ROOT), revoked, extensions=extensions, **options)), True)
+
+
+def by_both(*evidence: Evidence, at: Any = EPOCH) -> Standing:
+    found = {judge(END.certificate, ROOT.certificate, order, at).standing for order in (evidence, evidence[::-1])}
+    assert len(found) == 1, "the order in which they come must not count"
+    return found.pop()
+
+
+def test_a_delta_says_who_was_revoked_since() -> None:
+    assert by_both(numbered(5)) is Standing.GOOD
+    assert by_both(numbered(5), numbered(6, END.certificate, base=5)) is Standing.REVOKED
+    assert by_both(numbered(5), numbered(6, OTHER.certificate, base=5)) is Standing.GOOD
+
+
+def test_a_delta_alone_vouches_for_nobody() -> None:
+    assert by_both(numbered(6, base=5)) is Standing.UNKNOWN
+    assert by_both(numbered(6, END.certificate, base=5, reason=REMOVED)) is Standing.UNKNOWN
+    # Whom it lists is revoked all the same
+    assert by_both(numbered(6, END.certificate, base=5)) is Standing.REVOKED
+
+
+def test_a_delta_with_a_complete_one_that_lapsed_vouches_for_nobody() -> None:
+    old = numbered(5, days=1)
+    assert by_both(old, numbered(6, base=5), at=EPOCH + timedelta(2)) is Standing.UNKNOWN
+
+
+def test_who_is_taken_off_hold_by_a_delta_is_good_again() -> None:
+    held = numbered(5, END.certificate, reason=HOLD)
+    assert by_both(held) is Standing.REVOKED
+    assert by_both(held, numbered(6, END.certificate, base=5, reason=REMOVED)) is Standing.GOOD
+
+
+REMAINING = {
+    "that begins later": lambda: numbered(8, END.certificate, base=6, reason=REMOVED),
+    "that is older": lambda: numbered(5, END.certificate, base=4, reason=REMOVED),
+    "of another scope": lambda: numbered(
+        6, END.certificate, base=5, reason=REMOVED, extensions=[(scope(only_contains_user_certs=True), True)]
+    ),
+    "of a CA of the same name": lambda: numbered(6, END.certificate, base=5, reason=REMOVED, ca=IMPOSTOR),
+    "that lapsed": lambda: numbered(6, END.certificate, base=5, reason=REMOVED, at=EPOCH - timedelta(30)),
+    "without a number": lambda: Evidence(
+        der(crl_of(ROOT, [END.certificate], reason=REMOVED, extensions=[(x509.DeltaCRLIndicator(5), True)])), True
+    ),
+    "that is complete": lambda: numbered(6, END.certificate, reason=REMOVED),
+}
+
+
+@pytest.mark.parametrize("what", REMAINING)
+def test_nobody_is_taken_off_hold_by_a_delta(what: str) -> None:
+    assert by_both(numbered(5, END.certificate, reason=HOLD), REMAINING[what]()) is Standing.REVOKED
+
+
+def test_nobody_is_taken_back_who_was_revoked_for_good() -> None:
+    """RFC 5280 5.3.1: removeFromCRL is for holds, and for certificates that have expired."""
+    assert (
+        by_both(numbered(5, END.certificate), numbered(6, END.certificate, base=5, reason=REMOVED)) is Standing.REVOKED
+    )
+
+
+def test_a_complete_one_that_is_newer_outweighs_a_delta() -> None:
+    on_hold_then = numbered(6, END.certificate, base=5, reason=HOLD)
+    assert by_both(numbered(6), on_hold_then) is Standing.GOOD
+    assert by_both(numbered(7), on_hold_then) is Standing.GOOD
+    assert by_both(numbered(5), on_hold_then) is Standing.REVOKED

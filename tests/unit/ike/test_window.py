@@ -5,17 +5,22 @@ from __future__ import annotations
 import pytest
 
 from gateway.ike.errors import LocalError, PeerError, Violation
-from gateway.ike.window import Window
+from gateway.ike.registry import ExchangeType
+from gateway.ike.window import Request, Window
+
+
+def _request(message_id: int) -> Request:
+    return Request(message_id, (b"octets",), 1.0, (ExchangeType.INFORMATIONAL, ()))
 
 
 def test_requests_count_up_and_one_is_outstanding() -> None:
     window = Window()
     for number in range(3):
-        window.sent(b"octets", 1.0)
+        window.sent(_request(window.next_request))
         assert window.pending is not None
         assert (window.pending.message_id, window.next_request) == (number, number + 1)
         with pytest.raises(LocalError, match="outside the window"):
-            window.sent(b"second", 1.0)
+            window.sent(_request(window.next_request))
         window.pending = None
 
 
@@ -23,7 +28,7 @@ def test_ike_sa_init_is_repeated_with_message_id_zero() -> None:
     """RFC 7296 2.6: after a COOKIE or INVALID_KE_PAYLOAD."""
     window = Window()
     for _ in range(3):
-        window.sent(b"init", 1.0, repeat_id=0)
+        window.sent(_request(0))
         assert window.pending is not None
         assert (window.pending.message_id, window.next_request) == (0, 1)
         window.pending = None
@@ -35,7 +40,7 @@ def test_only_the_answer_to_the_outstanding_request_is_taken() -> None:
         with pytest.raises(PeerError) as refused:
             window.check_response(number)
         assert refused.value.why is Violation.UNEXPECTED_RESPONSE
-    window.sent(b"octets", 1.0)
+    window.sent(_request(window.next_request))
     window.check_response(5)
     for number in (4, 6):
         with pytest.raises(PeerError, match="unexpected_response"):
