@@ -7,11 +7,15 @@ from functools import partial
 
 from support.netns import Lab
 
+from benchmarks.announce import AnnounceCase
 from benchmarks.disturbance import tcp_disturbed
+from benchmarks.failover import FailoverCase
 from benchmarks.ike_setup import SetupCase
 from benchmarks.load import latency, raw_seal, seal_and_send, tcp, tcp_8, udp_single
 from benchmarks.result import Goal
 from benchmarks.rounds import Case, MemoryCase, NetworkCase, Probe, Round, Row
+from benchmarks.route_memory import RouteMemoryCase
+from benchmarks.routes import RoutesCase
 from benchmarks.side import Side
 from benchmarks.sides import (
     CBC,
@@ -215,6 +219,30 @@ CASES: tuple[Case, ...] = (
         goal=0.4,
         least=200,
     ),
+    RoutesCase(
+        "routes-10k",
+        "10,000 routes, each in an UPDATE of its own, from the peer into the kernel and away again, against BIRD and FRR",
+    ),
+    AnnounceCase(
+        "routes-announce",
+        "10,000 routes announced and withdrawn, against a program that only keeps ExaBGP's window full",
+    ),
+    RouteMemoryCase("routes-memory", "memory of 10,000 and of 100,000 routes, against BIRD and FRR"),
+    FailoverCase(
+        "routes-move",
+        "10,000 routes leave one of two ways, which is given up in order, until the last packet there, against BIRD and FRR",
+        silently=False,
+        interval=300,
+        goal=0.1,
+    ),
+    FailoverCase(
+        "routes-cut-100",
+        "a link is cut, BFD 100 ms x 3, 10,000 routes: from the last packet there to the first on the other way",
+        silently=True,
+        interval=100,
+        goal=0.4,
+    ),
+    FailoverCase("routes-cut-300", "the same, BFD 300 ms x 3", silently=True, interval=300, goal=1.0),
     SetupCase(
         "ike-setup-ecdsa", "the same with ECDSA P-256 certificates at both ends", certified=True, goal=0.4, least=200
     ),

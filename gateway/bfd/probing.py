@@ -75,7 +75,16 @@ class Changed:
     reason: str
 
 
-Effect = Arm | Disarm | Send | Changed
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Whether packets of the tunnel's whole MTU pass where small ones do; `largest` of those answered, in octets."""
+
+    whole: bool
+    full_size: int
+    largest: int
+
+
+Effect = Arm | Disarm | Send | Changed | Passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +102,6 @@ class LivenessStatus:
     interval: float
     detection: float
     refused: dict[str, int]
+    full_size: int = 0  # the tunnel's MTU, where a probe looks whether it passes
+    largest: int = 0  # the largest inner packet answered when it last looked
+    passage: str = ""  # whole, black-hole, or not known

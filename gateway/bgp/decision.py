@@ -16,12 +16,13 @@ from gateway.bgp.path import DEFAULT_LOCAL_PREFERENCE, ORIGINS, Path
 from gateway.bgp.rib import Best, Candidate
 
 Step = Callable[[Sequence[Candidate]], list[Candidate]]
+ONLY = "only path"
 
 
 def decide(candidates: Sequence[Candidate]) -> tuple[Candidate, str, dict[str, str]]:
     """The best candidate, why it won, and by neighbor name why each other one lost."""
     remaining = list(candidates)
-    reason = "only path"
+    reason = ONLY
     losers: dict[str, str] = {}
     for winning, losing, step in STEPS:
         if len(remaining) == 1:
@@ -39,9 +40,9 @@ def select(candidates: Sequence[Candidate], limit: int) -> Best | None:
     """The best path, at most `limit` - 1 equal ones to use beside it, and the one to use when all of these fail."""
     if not candidates:
         return None
-    chosen, reason, _losers = decide(candidates)
     if len(candidates) == 1:
-        return Best(chosen.path, reason)
+        return Best(candidates[0].path, ONLY)
+    chosen, reason, _losers = decide(candidates)
     equal = list(candidates)
     for _winning, _losing, step in STEPS[:-TIE_BREAKERS]:
         equal = step(equal)

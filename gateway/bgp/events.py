@@ -1,12 +1,13 @@
-"""What goes into the speaker as intent, what comes out as effects, and its two views for status."""
+"""What goes into the speaker as intent, what comes out as effects, and its views for status."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 from gateway.bgp.path import Path
-from gateway.bgp.settings import Prefix, SpeakerSettings
+from gateway.bgp.settings import Address, Prefix, SpeakerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,19 @@ class Close:
 
     prefixes: tuple[Prefix, ...]
     closed: bool = True
+    instance: str = ""
 
 
-Command = ProcessUp | ProcessDown | Shutdown | Reconfigure | Forwarding | Close
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """Whether an address that paths in clear lead to is reached, as `FollowNextHop` asks."""
+
+    address: Address
+    reached: bool
+    instance: str = ""
+
+
+Command = ProcessUp | ProcessDown | Shutdown | Reconfigure | Forwarding | Close | NextHop
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +68,7 @@ class SendLine:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class BestChanged:
+class BestChanged(NamedTuple):
     """The loc-RIB's path for `prefix` is now `path`, None: there is none. `others` are as good and used beside it,
     `backup` is used when all of these fail."""
 
@@ -66,6 +76,16 @@ class BestChanged:
     path: Path | None
     others: tuple[Path, ...] = ()
     backup: Path | None = None
+    instance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowNextHop:
+    """Answer by `NextHop` whether this address is reached, now and whenever that changes; with `wanted` false no longer."""
+
+    address: Address
+    wanted: bool = True
+    instance: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +160,7 @@ class Drained:
 
 
 Effect = (
-    SendLine | BestChanged | PeerUp | PeerDown | Rejected | LimitCrossed | SessionsChanged | Resynchronized | AnswersMissing
+    SendLine | BestChanged | FollowNextHop | PeerUp | PeerDown | Rejected | LimitCrossed | SessionsChanged | Resynchronized | AnswersMissing
     | CommandRefused | Drained
 )  # fmt: skip
 
@@ -166,6 +186,17 @@ class PeerStatus:
     level_in: Level = Level.FINE
     level_out: Level = Level.FINE
     suspended_until: float | None = None
+    carried: tuple[str, ...] = ()  # protected prefixes that its side would carry in clear; the first few
+    instance: str = ""
+    local_as: int = 0
+    hold_time: int = 0
+    multihop: int = 1
+    ttl_security: bool = False
+    password: bool = False
+    passive: bool = False
+    notification: tuple[bool, int, int] | None = None  # the last one since it was up: sent by us, code, subcode
+    told_as: int | None = None  # by the neighbor's last OPEN
+    told_hold: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +217,21 @@ class RouteStatus:
     stale: bool = False
     multipath: bool = False  # used beside the best one
     backup: bool = False
+    instance: str = ""
+    accepted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AdvertisedStatus:
+    """One announcement to one neighbor, as status shows it. `as_path` is complete, our AS included."""
+
+    prefix: str
+    peer: str
+    next_hop: str
+    as_path: tuple[int, ...]
+    origin: str
+    med: int | None
+    local_preference: int | None
+    communities: tuple[str, ...]
+    state: str  # sent, waiting (not said yet), withdrawing, held-back (no room), down (there is no session)
+    instance: str = ""

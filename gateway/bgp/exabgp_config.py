@@ -12,6 +12,8 @@ import base64
 from gateway.bgp.settings import NeighborSettings, SpeakerSettings
 
 PROCESS = "gatewayd"
+RELAY_PLACE = "@relay@"
+"""Stands for the relay's command until whoever runs ExaBGP puts its own there."""
 
 _TEMPLATE = """\
 process {process} {{
@@ -38,11 +40,23 @@ neighbor {address} {{
 """
 
 
-def render(settings: SpeakerSettings, relay_command: str) -> str:
+def render(settings: SpeakerSettings, relay_command: str = RELAY_PLACE) -> str:
     """`relay_command`: the relay's interpreter, file and arguments, separated by single blanks."""
     parts = [_TEMPLATE.format(process=PROCESS, relay=relay_command)]
     parts += [_neighbor(settings, neighbor) for neighbor in settings.neighbors]
     return "\n".join(parts)
+
+
+def process_section(text: str) -> str:
+    """What stands before the neighbors."""
+    return text.partition("\n\n")[0]
+
+
+def restarted(old: SpeakerSettings, new: SpeakerSettings) -> tuple[str, ...]:
+    """The neighbors of both whose sessions end and begin anew when `new` takes the place of `old`: those of which ExaBGP
+    has to be told anything else."""
+    before = {neighbor.name: _neighbor(old, neighbor) for neighbor in old.neighbors}
+    return tuple(one.name for one in new.neighbors if before.get(one.name) not in (None, _neighbor(new, one)))
 
 
 def _neighbor(settings: SpeakerSettings, neighbor: NeighborSettings) -> str:

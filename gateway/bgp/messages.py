@@ -7,24 +7,27 @@ not hold what it must is a `Malformed`. Not a BGP codec: the wire format is ExaB
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from json import JSONDecoder
+from typing import Any, NamedTuple
 
 from gateway.bgp.path import ORIGINS, Announcement, Attributes
-from gateway.bgp.prefixes import Address, Prefix, parse_prefix
+from gateway.bgp.prefixes import Address, Prefix, parse_address, parse_prefix
 
 # Interop: ExaBGP 5.0.15 prints well-known communities by name in dumps and as numbers in events.
 WELL_KNOWN = {"no-export": "65535:65281", "no-advertise": "65535:65282", "no-export-subconfed": "65535:65283",
               "no-peer": "65535:65284", "blackhole": "65535:666"}  # fmt: skip
 FAMILIES = {"ipv4 unicast": 4, "ipv6 unicast": 6}
+ROUTE_REFRESH, GRACEFUL_RESTART = "2", "64"  # codes of capabilities
 MAX_LINE = 8 * 1024 * 1024
+_DECODER = JSONDecoder()
 
 SHOW_NEIGHBORS = "show neighbor json"
 SHOW_ADJ_RIB_IN = "show adj-rib in json"
 SHOW_ADJ_RIB_OUT = "show adj-rib out json"
+CLEAR_ADJ_RIB_OUT = "clear adj-rib out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +58,20 @@ class Opened:
     asn: int
     router_id: int
     hold_time: int
+    refreshes: bool = True  # RFC 2918: it takes a ROUTE-REFRESH
+    tells_end: bool = True  # RFC 4724 3: it knows graceful restart
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
+    """`fault`: some of `withdrawn` were announced with attributes that make no sense (RFC 7606 2, treat-as-withdraw).
+    `partial`: ExaBGP left a malformed attribute out, and the whole UPDATE out of its own adj-RIB-in."""
+
     peer: Address
     announced: tuple[tuple[Prefix, Address], ...]
     attributes: Attributes
     withdrawn: tuple[Prefix, ...]
+    fault: str = ""
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,7 @@ class RibRow:
     prefix: Prefix
     next_hop: Address
     attributes: Attributes
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,7 @@ class NeighborRow:
     router_id: int
     sent: int
     received: int
+    refreshes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +140,9 @@ class Malformed:
     why: str
 
 
-Message = (
-    Ack | SessionState | FsmState | Opened | Update | EndOfRib | Refresh | Notified | RibRow | NeighborList | Ignored
-    | Malformed
-)  # fmt: skip
+FromPeer = SessionState | FsmState | Opened | Update | EndOfRib | Refresh | Notified | RibRow
+"""What one neighbor's session says."""
+Message = FromPeer | Ack | NeighborList | Ignored | Malformed
 
 
 def parse_line(line: str) -> Message:
@@ -145,7 +155,9 @@ def parse_line(line: str) -> Message:
     if len(line) > MAX_LINE:
         return Malformed("line too long")
     try:
-        value = json.loads(line)
+        value, end = _DECODER.raw_decode(line)
+        if end != len(line):
+            return Malformed("more than one value in a line")
         return _neighbor_list(value) if isinstance(value, list) else _object(value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Malformed(f"{type(error).__name__}: {error}"[:200])
@@ -158,7 +170,7 @@ def in_parts(message: Message, most: int) -> Iterator[Message]:
         return
     for start in range(0, len(message.announced), most):
         part = message.announced[start : start + most]
-        yield replace(message, announced=part, withdrawn=() if start else message.withdrawn)
+        yield message._replace(announced=part, withdrawn=() if start else message.withdrawn)
 
 
 def render_announce(peer: Address, prefix: Prefix, announcement: Announcement) -> str:
@@ -182,6 +194,11 @@ def render_announce(peer: Address, prefix: Prefix, announcement: Announcement) -
 
 def render_withdraw(peer: Address, prefix: Prefix) -> str:
     return f"neighbor {peer} withdraw route {prefix}"
+
+
+def render_route(peer: Address, prefix: Prefix, announcement: Announcement | None) -> str:
+    """None: it is announced no longer."""
+    return render_withdraw(peer, prefix) if announcement is None else render_announce(peer, prefix, announcement)
 
 
 def render_refresh(peer: Address, version: int) -> str:
@@ -209,7 +226,7 @@ def _object(value: Mapping[str, Any]) -> Message:
     if parse is None or "neighbor" not in value:
         return Ignored(kind[:80])
     neighbor = value["neighbor"]
-    return parse(ip_address(neighbor["address"]["peer"]), neighbor)
+    return parse(_address(neighbor["address"]["peer"]), neighbor)
 
 
 def _state(peer: Address, neighbor: Mapping[str, Any]) -> Message:
@@ -224,7 +241,11 @@ def _open(peer: Address, neighbor: Mapping[str, Any]) -> Message:
     if neighbor.get("direction") != "receive":
         return Ignored("open sent")
     message = neighbor["open"]
-    return Opened(peer, _number(message["asn"]), int(ip_address(message["router_id"])), _number(message["hold_time"]))
+    capabilities = message.get("capabilities", (ROUTE_REFRESH, GRACEFUL_RESTART))
+    return Opened(
+        peer, _number(message["asn"]), int(ip_address(message["router_id"])), _number(message["hold_time"]),
+        refreshes=ROUTE_REFRESH in capabilities, tells_end=GRACEFUL_RESTART in capabilities,
+    )  # fmt: skip
 
 
 def _notification(peer: Address, neighbor: Mapping[str, Any]) -> Message:
@@ -247,29 +268,70 @@ def _update(peer: Address, neighbor: Mapping[str, Any]) -> Message:
         version = FAMILIES.get(f"{message['eor']['afi']} {message['eor']['safi']}")
         return Ignored("eor") if version is None else EndOfRib(peer, version)
     update = message["update"]
-    announced: dict[Prefix, Address] = {}
-    for family, next_hops in update.get("announce", {}).items():
-        if family in FAMILIES:
-            _announced(next_hops, announced)
-    withdrawn = tuple(
+    attribute = update.get("attribute", {})
+    withdrawn = [
         _prefix(nlri["nlri"])
         for family, nlris in update.get("withdraw", {}).items() if family in FAMILIES
         for nlri in nlris
-    )  # fmt: skip
-    return Update(peer, tuple(announced.items()), _attributes(update.get("attribute", {})), withdrawn)
+    ]  # fmt: skip
+    announced: dict[Prefix, Address] = {}
+    nowhere: dict[Prefix, None] = {}
+    for family, next_hops in update.get("announce", {}).items():
+        if family in FAMILIES:
+            _announced(next_hops, announced, nowhere)
+    attributes, fault = _judged(attribute) if announced or nowhere else (Attributes(), "")
+    if not fault and nowhere:
+        fault = "no next hop"
+    error = str(attribute.get("error", ""))
+    if fault:
+        withdrawn += (*announced, *nowhere)
+        announced = {}
+    elif error == "treat-as-withdraw":
+        fault = "malformed attribute"
+    return Update(peer, tuple(announced.items()), attributes, tuple(withdrawn), fault, error == "discard")
 
 
-def _announced(next_hops: Mapping[str, Any], announced: dict[Prefix, Address]) -> None:
-    """RFC 2545 3: an IPv6 next hop may be a pair, global and link-local.
+def _announced(next_hops: Mapping[str, Any], announced: dict[Prefix, Address], nowhere: dict[Prefix, None]) -> None:
+    """RFC 2545 3: an IPv6 next hop may be a pair, global and link-local. `nowhere`: those where stands what is no address.
 
     Interop: ExaBGP 5.0.15 then lists every prefix twice, once under each; the global one is kept.
     """
     for text, nlris in next_hops.items():
-        next_hop = ip_address(text)
-        for nlri in nlris:
-            prefix = _prefix(nlri["nlri"])
-            if prefix not in announced or announced[prefix].is_link_local:
+        prefixes = [_prefix(nlri["nlri"]) for nlri in nlris]
+        try:
+            next_hop = _address(text)
+        except ValueError:
+            nowhere.update(dict.fromkeys(prefix for prefix in prefixes if prefix not in announced))
+            continue
+        for prefix in prefixes:
+            known = announced.get(prefix)
+            if known is None or known.is_link_local:
                 announced[prefix] = next_hop
+                if nowhere:
+                    nowhere.pop(prefix, None)
+
+
+def _judged(value: Mapping[str, Any]) -> tuple[Attributes, str]:
+    """The attributes of an announcement, or what is wrong with them.
+
+    Interop: ExaBGP 5.0.15 passes on what lacks a mandatory attribute, an ORIGIN of 3 and more (as "invalid"), AS 0, and the
+    segments of confederations, which it calls sequences.
+    """
+    # RFC 7606 3 d: a missing well-known mandatory attribute is treat-as-withdraw. An empty AS_PATH is not printed either, and
+    # right inside our own AS; policy.py refuses it from another.
+    if "origin" not in value:
+        return Attributes(), "no origin"
+    try:
+        attributes = _attributes(value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Attributes(), str(error)[:80]
+    # RFC 7607 2: an UPDATE with AS 0 in its path is malformed
+    if 0 in attributes.as_path:
+        return Attributes(), "AS 0 in the path"
+    # RFC 7606 7.2: a segment without an AS
+    if any(not segment["value"] for segment in value.get("as-path", {}).values()):
+        return Attributes(), "empty segment in the path"
+    return attributes, ""
 
 
 def _rib_row(value: Mapping[str, Any]) -> Message:
@@ -277,8 +339,12 @@ def _rib_row(value: Mapping[str, Any]) -> Message:
     family = f"{nlri['family']['afi']} {nlri['family']['safi']}"
     if family not in FAMILIES:
         return Ignored("row")
-    peer, next_hop = ip_address(value["peer"]["address"]), ip_address(nlri["nexthop"])
-    return RibRow(peer, _prefix(nlri["prefix"]), next_hop, _attributes(value["route"].get("attributes", {})))
+    peer, prefix = _address(value["peer"]["address"]), _prefix(nlri["prefix"])
+    attributes, fault = _judged(value["route"].get("attributes", {}))
+    try:
+        return RibRow(peer, prefix, _address(nlri["nexthop"]), attributes, fault)
+    except ValueError:
+        return RibRow(peer, prefix, _address("0.0.0.0" if prefix.version == 4 else "::"), attributes, "no next hop")
 
 
 def _neighbor_list(value: list[Any]) -> Message:
@@ -297,6 +363,7 @@ def _neighbor_row(row: Mapping[str, Any]) -> NeighborRow:
         router_id=int(ip_address(router_id)) if router_id else 0,
         sent=_number(messages["sent"].get("total", 0)),
         received=_number(messages["received"].get("total", 0)),
+        refreshes=bool(row["peer"].get("capabilities", {}).get("route-refresh", True)),
     )
 
 
@@ -321,7 +388,7 @@ def _as_path(value: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
     path: list[int] = []
     length = 0
     for segment in value.values():
-        numbers = [_number(asn) for asn in segment["value"]]
+        numbers = list(map(_number, segment["value"]))
         path += numbers
         length += {"as-sequence": len(numbers), "as-set": 1}.get(segment["element"], 0)
     return tuple(path), length
@@ -330,7 +397,7 @@ def _as_path(value: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
 def _community(value: Any, parts: int) -> str:
     if isinstance(value, str) and value in WELL_KNOWN:
         return WELL_KNOWN[value]
-    numbers = [int(part) for part in value.split(":")] if isinstance(value, str) else [_number(part) for part in value]
+    numbers = [int(part) for part in value.split(":")] if isinstance(value, str) else list(map(_number, value))
     if len(numbers) != parts or any(not 0 <= number <= 0xFFFFFFFF for number in numbers):
         raise ValueError(f"community {value!r}"[:80])
     return ":".join(map(str, numbers))
@@ -340,6 +407,12 @@ def _prefix(text: Any) -> Prefix:
     if not isinstance(text, str):
         raise TypeError("prefix is no text")
     return parse_prefix(text)
+
+
+def _address(text: Any) -> Address:
+    if not isinstance(text, str):
+        raise TypeError("address is no text")
+    return parse_address(text)
 
 
 def _number(value: Any) -> int:

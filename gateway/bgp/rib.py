@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from itertools import chain
 from typing import Final, NamedTuple
 
 from gateway.bgp.path import Announcement, Path
 from gateway.bgp.settings import Prefix
 
 REJECTED_KEPT = 1000  # rejected paths remembered for explanation, per neighbor
+
+
+Judge = Callable[[Path], tuple[Path, str]]
+"""The path as it is used, and the reason why it is not."""
 
 
 class Entry(NamedTuple):
@@ -35,11 +39,14 @@ class AdjRibIn:
         self.accepted = 0
         self.stale: set[Prefix] = set()
         self.lost: set[Prefix] = set()
+        self._unjudged: set[Prefix] = set()  # their verdict is of another policy
+        self._judge: Judge | None = None  # by the one of now
         self.unreachable = False  # BFD says that nothing gets to the neighbor: any other path is better
 
     def put(self, path: Path, used: Path, rejected: str) -> bool:
         """Store a fresh path; False when a rejected one is not worth its memory."""
-        self.remove(path.prefix)
+        if path.prefix in self.entries:
+            self.remove(path.prefix)
         if rejected and len(self.entries) - self.accepted >= REJECTED_KEPT:
             return False
         self.entries[path.prefix] = Entry(path, used, rejected)
@@ -52,18 +59,18 @@ class AdjRibIn:
 
     def remove(self, prefix: Prefix) -> bool:
         entry = self.entries.pop(prefix, None)
-        self.confirm(prefix)
         if entry is None:
             return False
+        if self.stale or self._unjudged:
+            self.confirm(prefix)
+            self._unjudged.discard(prefix)
         self.accepted -= not entry.rejected
         return True
 
-    def judge_again(self, judge: Callable[[Path], tuple[Path, str]]) -> None:
-        """New verdicts after a change of policy."""
-        for prefix, entry in self.entries.items():
-            used, rejected = judge(entry.path)
-            self.entries[prefix] = Entry(entry.path, used, rejected)
-        self.accepted = sum(not entry.rejected for entry in self.entries.values())
+    def judge_again(self, judge: Judge) -> None:
+        """New verdicts after a change of policy, each when it is asked for: whoever decides anew asks for all."""
+        self._judge = judge
+        self._unjudged = set(self.entries)
 
     def mark_stale(self, *, lost: bool) -> None:
         """RFC 4724 4.2: keep the paths, marked, until they are confirmed or swept."""
@@ -80,9 +87,18 @@ class AdjRibIn:
 
     def candidate(self, prefix: Prefix) -> Candidate | None:
         entry = self.entries.get(prefix)
+        if entry is not None and self._unjudged and prefix in self._unjudged:
+            entry = self._judged(prefix, entry)
         if entry is None or entry.rejected:
             return None
-        return Candidate(entry.used, self.unreachable or prefix in self.lost)
+        return Candidate(entry.used, self.unreachable or (bool(self.lost) and prefix in self.lost))
+
+    def _judged(self, prefix: Prefix, before: Entry) -> Entry:
+        assert self._judge is not None
+        self._unjudged.discard(prefix)
+        entry = self.entries[prefix] = Entry(before.path, *self._judge(before.path))
+        self.accepted += (not entry.rejected) - (not before.rejected)
+        return entry
 
     def listing(self) -> Iterator[Entry]:
         for prefix, entry in self.entries.items():
@@ -96,8 +112,7 @@ class Candidate(NamedTuple):
     lost: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Best:
+class Best(NamedTuple):
     path: Path
     reason: str
     others: tuple[Path, ...] = ()  # as good, used beside it
@@ -142,19 +157,27 @@ class AdjRibOut:
 
     def __init__(self, spacing: float) -> None:
         self.spacing = spacing
+        self.keeping = False  # what ExaBGP was found to announce is let be, wanted or not, until more is known
         self.budget = 0  # prefixes at most; 0: as many as there are
         self.wanted: dict[Prefix, Announcement] = {}
         self.held: dict[Prefix, Announcement] = {}  # what the budget leaves no room for, oldest first
         self._essential: set[Prefix] = set()  # of those that give way to nobody
         self.sent: dict[Prefix, Announcement | Unknown] = {}
+        self._found: set[Prefix] = set()  # of those: read in ExaBGP's table, not said by us
+        self._unsorted: dict[Prefix, None] = {}  # not known whether it is one of the next two
         self._due: dict[Prefix, None] = {}  # differs and may be sent, oldest first
         self._blocked: set[Prefix] = set()  # differs, but a command for it is too recent
         self._recent: dict[Prefix, float] = {}  # until when; infinite while unanswered
         self._expiry: deque[tuple[float, Prefix]] = deque()
 
+    def __contains__(self, prefix: object) -> bool:
+        """Whether it is wanted, also where there is no room."""
+        return prefix in self.wanted or prefix in self.held
+
     def want(self, prefix: Prefix, announcement: Announcement | None, *, essential: bool = False) -> None:
         """Who comes first stays, so that at the limit nothing flaps; but what is essential displaces what is not."""
-        self.held.pop(prefix, None)
+        if self.held:
+            self.held.pop(prefix, None)
         if announcement is None:
             self._essential.discard(prefix)
             if self.wanted.pop(prefix, None) is not None:
@@ -193,6 +216,7 @@ class AdjRibOut:
     def forget_sent(self) -> None:
         """A new ExaBGP, or one of unknown state: everything is to be said again."""
         self.sent.clear()
+        self._found.clear()
         self._recent.clear()
         self._expiry.clear()
         self._resort()
@@ -202,17 +226,30 @@ class AdjRibOut:
         self.sent = dict.fromkeys(self.sent, UNKNOWN)
         self._resort()
 
-    def found(self, prefix: Prefix) -> None:
-        """ExaBGP's own table has this prefix."""
-        self.sent.setdefault(prefix, UNKNOWN)
+    def keep(self, keeping: bool) -> None:
+        """Let found announcements be, or no longer."""
+        if keeping is not self.keeping:
+            self.keeping = keeping
+            self._resort()
+
+    def found(self, prefix: Prefix, announcement: Announcement | None = None) -> None:
+        """ExaBGP's own table has this prefix; as what, if that is certain."""
+        if prefix not in self.sent:
+            self.sent[prefix] = announcement or UNKNOWN
+            self._found.add(prefix)
         self._sort(prefix)
 
     def next(self) -> tuple[Prefix, Announcement | None] | None:
         """Take the next difference: an announcement, or None for a withdrawal. It counts as sent."""
+        while self._unsorted and not self._due:
+            prefix = next(iter(self._unsorted))
+            del self._unsorted[prefix]
+            self._sort(prefix)
         if not self._due:
             return None
         prefix = next(iter(self._due))
         del self._due[prefix]
+        self._found.discard(prefix)
         announcement = self.wanted.get(prefix)
         if announcement is None:
             self.sent.pop(prefix, None)
@@ -241,17 +278,17 @@ class AdjRibOut:
     @property
     def settled(self) -> bool:
         """Nothing left to say and everything said was answered."""
-        return not self._due and not self._blocked and math.inf not in self._recent.values()
+        return not self._due and not self._unsorted and not self._blocked and math.inf not in self._recent.values()
 
     def _resort(self) -> None:
+        """Of thousands each when its turn comes."""
         self._due.clear()
         self._blocked.clear()
-        for prefix in self.wanted.keys() | self.sent.keys():
-            self._sort(prefix)
+        self._unsorted = dict.fromkeys(chain(self.wanted, self.sent))
 
     def _sort(self, prefix: Prefix) -> None:
         self._blocked.discard(prefix)
-        if self.wanted.get(prefix) == self.sent.get(prefix):
+        if self.wanted.get(prefix) == self.sent.get(prefix) or (self.keeping and prefix in self._found):
             self._due.pop(prefix, None)
         elif prefix in self._recent:
             self._due.pop(prefix, None)

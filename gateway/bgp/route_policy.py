@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -108,8 +108,7 @@ class RoutePolicy:
     default: Action = Action.REJECT
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """What a policy looks at. `prepend`: how often an AS is to be put in front, once more than it is anyway."""
 
     prefix: Prefix
@@ -168,15 +167,13 @@ def _changed(changes: Changes, route: Route) -> Route:
         )
     both = tuple(dict.fromkeys((*kept, *changes.add)))
     preference = attributes.local_preference if changes.local_preference is None else changes.local_preference
-    attributes = replace(
-        attributes,
+    attributes = attributes._replace(
         local_preference=preference,
         med=attributes.med if changes.med is None else changes.med,
         communities=tuple(one for one in both if one.count(":") == 1),
         large_communities=tuple(one for one in both if one.count(":") == 2),
     )
-    return replace(
-        route,
+    return route._replace(
         attributes=attributes,
         next_hop=route.next_hop if changes.next_hop is None else changes.next_hop,
         prepend=route.prepend + changes.prepend,

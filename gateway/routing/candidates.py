@@ -13,6 +13,7 @@ class Candidates:
     def __init__(self) -> None:
         self._by_prefix: dict[Prefix, dict[str, SetRoute]] = {}
         self._by_target: dict[Target, set[Prefix]] = {}
+        self._contested: set[Prefix] = set()  # those with several routes
         self._parts: dict[Single, dict[ViaTiers, None]] = {}  # the tiers a target is a member of
 
     def __len__(self) -> int:
@@ -28,15 +29,30 @@ class Candidates:
         """The prefixes of which some route has exactly this target."""
         return tuple(self._by_target.get(target, ()))
 
+    def count(self, target: Target) -> int:
+        """How many these are."""
+        return len(self._by_target.get(target, ()))
+
+    def contested(self, target: Target) -> frozenset[Prefix]:
+        """Those of them of which there are other routes too."""
+        return frozenset(self._contested.intersection(self._by_target.get(target, ())))
+
     def tiers_of(self, target: Target) -> tuple[ViaTiers, ...]:
         return () if isinstance(target, ViaTiers) else tuple(self._parts.get(target, ()))
 
     def put(self, route: SetRoute) -> SetRoute | None:
         """The one it replaces, which is to be `released`."""
-        sources = self._by_prefix.setdefault(route.prefix, {})
+        sources = self._by_prefix.get(route.prefix)
+        if sources is None:
+            sources = self._by_prefix[route.prefix] = {}
         replaced = sources.get(route.source)
         sources[route.source] = route
-        self._by_target.setdefault(route.target, set()).add(route.prefix)
+        if len(sources) > 1:
+            self._contested.add(route.prefix)
+        through = self._by_target.get(route.target)
+        if through is None:
+            through = self._by_target[route.target] = set()
+        through.add(route.prefix)
         if isinstance(route.target, ViaTiers):
             for member in route.target.members:
                 self._parts.setdefault(member, {})[route.target] = None
@@ -46,6 +62,8 @@ class Candidates:
         """The one that goes, which is to be `released`."""
         sources = self._by_prefix.get(prefix, {})
         removed = sources.pop(source, None)
+        if len(sources) < 2:
+            self._contested.discard(prefix)
         if removed is not None and not sources:
             del self._by_prefix[prefix]
         return removed

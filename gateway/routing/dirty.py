@@ -36,13 +36,16 @@ class Dirty:
             yield from self._files[rank]
 
     def put(self, key: Key, rank: Rank) -> None:
-        known = self._ranks.get(key)
-        if known == rank:
-            return
-        if known is not None:
+        known = self._ranks.setdefault(key, rank)
+        if known is not rank:
+            if known == rank:
+                return
             self._take(key, known)
-        self._ranks[key] = rank
-        self._files.setdefault(rank, {})[key] = None
+            self._ranks[key] = rank
+        file = self._files.get(rank)
+        if file is None:
+            file = self._files[rank] = {}
+        file[key] = None
 
     def discard(self, key: Key) -> None:
         known = self._ranks.pop(key, None)

@@ -21,20 +21,18 @@ no protected prefix covers it, it has a blackhole of its own.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import Any, TypeGuard
 
 from gateway.routing.candidates import Candidates
-from gateway.routing.dirty import Dirty
-from gateway.routing.guard import GUARD_METRIC, Guard, guard
+from gateway.routing.guard import GUARD_METRIC, PLATFORM, Guard, guard
+from gateway.routing.identifiers import Identifiers
 from gateway.routing.kept import FULL, Kept, closed
-from gateway.routing.mirror import Mirror
+from gateway.routing.ledger import Ledger
 from gateway.routing.model import (
-    EEXIST,
     ENOENT,
     ESRCH,
-    Address,
     Applied,
     Command,
     ConnectionAdded,
@@ -46,6 +44,7 @@ from gateway.routing.model import (
     Entry,
     FibSettings,
     FibStatus,
+    FollowNextHop,
     Forget,
     Group,
     InterfaceChanged,
@@ -60,7 +59,6 @@ from gateway.routing.model import (
     PrefixState,
     Reconcile,
     RemoveRoute,
-    Resolve,
     Resync,
     Route,
     RouteKind,
@@ -71,14 +69,16 @@ from gateway.routing.model import (
     Sweep,
     Target,
     Verb,
+    ViaCircuit,
     ViaConnection,
     ViaNextHop,
     encrypts,
     members_of,
 )
-from gateway.routing.plan import Exposure, Stage, plan, rank
+from gateway.routing.next_hops import NextHops
 from gateway.routing.targets import Connection, Targets
 from gateway.routing.usage import Usage
+from gateway.routing.views import View
 
 
 class Fib:
@@ -86,24 +86,21 @@ class Fib:
 
     def __init__(self, settings: FibSettings | None = None) -> None:
         self._settings = settings or FibSettings()
-        self._targets = Targets(self._settings.first_id)
+        self.next_hops = NextHops()
+        ids = Identifiers(self._settings.first_id, self._settings.end_id)
+        self._targets = Targets(ids, self.next_hops.ways)
         self._candidates = Candidates()
         self._chosen: dict[Prefix, Target] = {}
         self._usage = Usage()
         self._refused: dict[Prefix, str] = {}
         self._protected: frozenset[Prefix] | None = None
+        self._yielding: frozenset[Prefix] = frozenset()
         self._throws = SetThrows()
         self._guard: Guard = guard(())
-        self._guarding: dict[Key, Route] = {}  # its entries, and those of what is kept
         self.kept = Kept()
-        self._desired: dict[Key, Entry] = {}
-        self._mirror = Mirror()
-        self._dirty = Dirty()
-        self._guard_dirty: dict[Key, None] = {}  # of these: entries of the guard
-        self._stale: set[Key] = set()
-        self._failed: dict[Key, OpError] = {}
-        self._to_resolve: dict[Address, None] = {}
+        self._ledger = Ledger(self._settings.metric, self._leaks, self._in_clear)
         self._under_way: RouteOps | DumpRequest | None = None
+        self._doubtful: set[int] = set()  # objects that the kernel may or may not hold
         self._ticket = 0
         self._dump_wanted = True
         self._synchronised = False  # the first dump has been read
@@ -126,10 +123,7 @@ class Fib:
 
     def poll(self) -> Iterator[Effect]:
         """What must happen; poll again after every command and deadline."""
-        while self._to_resolve:
-            address = next(iter(self._to_resolve))
-            del self._to_resolve[address]
-            yield Resolve(address)
+        yield from self.next_hops.poll()
         # Nothing is taken from the kernel before it is known whether it is wanted
         if self._under_way is None and self._protected is not None and not self._comparing:
             self._under_way = self._next_step()
@@ -148,9 +142,7 @@ class Fib:
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._status = None
-            failed, self._failed = self._failed, {}
-            for key in failed:
-                self._mark(key)
+            self._ledger.retry()
             self._dump_wanted = True
 
     def status(self) -> FibStatus:
@@ -160,19 +152,21 @@ class Fib:
         return self._status
 
     def _counted(self) -> FibStatus:
-        differing = [key[0] for key in self._dirty if self._routes(key)]
-        failed = sum(bool(self.state(prefix).error) for prefix in differing) if self._failed else 0
-        missing = self._guard_missing()
+        differing = [key[0] for key in self._ledger.dirty if self._routes(key)]
+        failed = sum(bool(self.state(prefix).error) for prefix in differing) if self._ledger.failing else 0
+        missing = self._ledger.guard_missing
         problems = [*self._guard.conflicts, *([FULL] if self.kept.full else [])]
         problems += [
-            f"clear-text guard: {r.kind.name.lower()} {r.prefix} is not installed: {self._why(r.key)}" for r in missing
+            f"clear-text guard: {route.kind.name.lower()} {route.prefix} is not installed: "
+            + (self._ledger.failure(route.key) or "not yet applied")
+            for route in missing
         ]
         return FibStatus(
             desired=len(self._candidates),
             installed=len(self._chosen) - len(differing),
             failed=len(self._refused) + failed,
-            stale=len(self._stale),
-            guard=len(self._guarding) - len(self._guard_dirty),
+            stale=len(self._ledger.stale),
+            guard=len(self._ledger.guarding) - len(missing),
             guard_missing=len(missing),
             kept=len(self.kept),
             problems=tuple(problems),
@@ -188,19 +182,33 @@ class Fib:
         if target is None:
             return PrefixState(False, None, self._refused.get(prefix, ""))
         key = (prefix, self._settings.metric)
-        wanted = self._desired.get(key)
-        installed = wanted is not None and self._mirror.entry(key) == wanted
+        installed = self._ledger.installed(key)
         return PrefixState(installed, target, "" if installed else self._error(key, target, prefix.version))
+
+    @property
+    def view(self) -> View:
+        """The table as people are shown it."""
+        parts = (self._candidates, self._targets, self._ledger, self.kept)
+        return View(self._settings.metric, parts, self._chosen, self.state, self._yielding)
 
     @property
     def guard_entries(self) -> tuple[Route, ...]:
         """What must be in the kernel whether or not we run."""
-        return tuple(self._guarding.values())
+        return tuple(self._ledger.guarding.values())
 
     @property
     def guard_complete(self) -> bool:
         """Whether the kernel is known to hold every entry of the guard."""
-        return self._synchronised and not self._comparing and not self._guard_dirty
+        return self._synchronised and not self._comparing and not self._ledger.guard_differs
+
+    @property
+    def table(self) -> int:
+        return self._settings.table
+
+    @property
+    def settled(self) -> bool:
+        """Whether the kernel is known to hold what it shall, and nothing is under way."""
+        return self._synchronised and not self._comparing and not self._ledger.dirty and self._under_way is None
 
     @property
     def synchronised(self) -> bool:
@@ -228,16 +236,19 @@ class Fib:
         self._target_changed(ViaConnection(command.name))
 
     def _liveness(self, command: Liveness) -> None:
-        if (command.target in self._targets.failing) is command.works:
+        if isinstance(command.target, ViaCircuit):
+            change = self._targets.circuits.add if command.works else self._targets.circuits.discard
+            change(command.target.connection)
+            self._target_changed(command.target)
+        elif (command.target in self._targets.failing) is command.works:
             self._targets.failing ^= {command.target}
             self._target_changed(command.target)
 
     def _set_route(self, command: SetRoute) -> None:
         replaced = self._candidates.put(command)
         for member in members_of(command.target):
-            if isinstance(member, ViaNextHop) and member.address not in self._targets.next_hops:
-                self._targets.next_hops[member.address] = None
-                self._to_resolve[member.address] = None
+            if isinstance(member, ViaNextHop):
+                self.next_hops.name(member.address)
         self._choose(command.prefix)
         if replaced is not None:
             self._release(replaced)
@@ -249,8 +260,8 @@ class Fib:
             self._release(removed)
 
     def _set_protected(self, command: SetProtected) -> None:
-        if command.prefixes != self._protected:
-            self._protected = command.prefixes
+        if (command.prefixes, command.yielding) != (self._protected, self._yielding):
+            self._protected, self._yielding = command.prefixes, command.yielding
             self._guard_changed()
 
     def _keep_all(self, command: Keep) -> None:
@@ -269,29 +280,28 @@ class Fib:
             self._throws = command
             self._guard_changed()
 
+    def _follow_next_hop(self, command: FollowNextHop) -> None:
+        self.next_hops.follow(command.address, command.wanted)
+
     def _next_hop_resolved(self, command: NextHopResolved) -> None:
-        if command.address in self._targets.next_hops:
-            self._targets.next_hops[command.address] = command.resolution
+        if self.next_hops.resolved(command.address, command.resolution):
             self._target_changed(ViaNextHop(command.address))
 
     def _interface_gone(self, command: InterfaceGone) -> None:
-        for key in self._mirror.drop_interface(command.interface):
-            self._stale.discard(key)
-            self._mark(key)
+        for key in self._ledger.mirror.drop_interface(command.interface):
+            self._ledger.stale.discard(key)
+            self._ledger.mark(key)
         for name, connection in self._targets.connections.items():
             if connection.interface == command.interface:
                 connection.interface = 0
                 self._target_changed(ViaConnection(name))
-        for address, resolution in list(self._targets.next_hops.items()):
-            if resolution is not None and resolution.interface == command.interface:
-                self._targets.next_hops[address] = None
-                self._to_resolve[address] = None
-                self._target_changed(ViaNextHop(address))
+        for address in self.next_hops.lost(command.interface):
+            self._target_changed(ViaNextHop(address))
         # The kernel may not be through with it, and a batch under way may have met it halfway.
         self._dump_wanted = True
 
     def _interface_changed(self, command: InterfaceChanged) -> None:
-        self._to_resolve.update(dict.fromkeys(self._targets.next_hops))
+        self.next_hops.ask_again()
         self._dump_wanted = True
 
     def _resync(self, command: Resync) -> None:
@@ -299,9 +309,7 @@ class Fib:
 
     def _sweep(self, command: Sweep) -> None:
         self._swept = True
-        stale, self._stale = self._stale, set()
-        for key in stale:
-            self._mark(key)
+        self._ledger.give_up_stale(self._ledger.stale)
 
     def _applied(self, command: Applied, now: float) -> None:
         if not isinstance(self._under_way, RouteOps) or command.ticket != self._under_way.ticket:
@@ -309,19 +317,20 @@ class Fib:
         operations, self._under_way = self._under_way, None
         touched: dict[Target, None] = {}
         for position, op in enumerate(operations.ops):
-            key, error = op.entry.key, command.errors.get(position)
-            deleting = op.verb is Verb.DELETE
-            if error is None or (deleting and error.number in (ENOENT, ESRCH)):
-                for gone in self._mirror.drop(key) if deleting else ():
-                    self._mark(gone)
-                if not deleting:
-                    self._mirror.put(op.entry)
-                    self._mark(key)
-                owner = self._targets.owner(key) if isinstance(key, int) else None
-                if owner is not None:
-                    touched[owner] = None
+            error = command.errors.get(position) if command.errors else None
+            deleting, entry = op.verb is Verb.DELETE, op.entry
+            if error is not None and not (deleting and error.number in (ENOENT, ESRCH)):
+                self._fail(entry.key, error, now)
+                continue
+            if deleting:
+                for gone in self._ledger.mirror.drop(entry.key):
+                    self._ledger.mark(gone)
             else:
-                self._fail(key, error, now)
+                self._ledger.took(entry)
+            if not isinstance(entry, Route):
+                self._doubtful.discard(entry.id)
+                if (owner := self._targets.owner(entry.id)) is not None:
+                    touched[owner] = None
         for target in touched:
             self._refresh_all(target)
 
@@ -329,9 +338,10 @@ class Fib:
         if not isinstance(self._under_way, DumpRequest) or command.ticket != self._under_way.ticket:
             return
         self._under_way = None
-        changed = self._mirror.load(command.dump.entries)
+        self._doubtful.clear()
+        changed = self._ledger.mirror.load(entry for entry in command.dump.entries if self._ours(entry))
         first, self._synchronised = not self._synchronised, True
-        self._stale.intersection_update(self._mirror)
+        self._ledger.stale.intersection_update(self._ledger.mirror)
         if first:
             self._targets.avoid(command.dump.used_ids)
             self._unchosen = dict.fromkeys(self._candidates)
@@ -341,12 +351,12 @@ class Fib:
         for target in [owner for owner in owners if owner is not None]:
             self._refresh_all(target)
         for key in changed:
-            if first and not self._swept and key not in self._desired and self._may_stay(key):
-                self._stale.add(key)
+            if first and not self._swept and self._ledger.wanted(key) is None and self._may_stay(key):
+                self._ledger.stale.add(key)
             else:
-                self._mark(key)
-        for key in [key for key in self._failed if key in self._mirror or key not in self._desired]:
-            del self._failed[key]
+                self._ledger.mark(key)
+        self._ledger.forgive()
+        self._targets.retire_unused(self._usage.needed, self._held)
 
     # From candidates to desired entries.
 
@@ -358,7 +368,7 @@ class Fib:
         """Of thousands at a start only so many at a time: whoever runs this has other things to do in between."""
         for _ in range(min(self._settings.slice, len(self._unguarded))):
             key = self._unguarded.popleft()
-            self._want(key, self._guarding.get(key))
+            self._ledger.want(key, self._ledger.guarding.get(key))
         if not self._unguarded:
             for prefix in list(islice(self._unchosen, self._settings.slice)):
                 del self._unchosen[prefix]
@@ -371,7 +381,8 @@ class Fib:
         if self._refused:
             self._refused.pop(prefix, None)
         chosen: SetRoute | None = None
-        for candidate in sorted(self._candidates.of(prefix), key=self._rank):
+        candidates = self._candidates.of(prefix)
+        for candidate in candidates if len(candidates) == 1 else sorted(candidates, key=self._rank):
             refusal = self._refusal(candidate)
             if not refusal:
                 chosen = candidate
@@ -379,15 +390,15 @@ class Fib:
             self._refused.setdefault(prefix, refusal)
         if chosen is not None and self._refused:
             self._refused.pop(prefix, None)
-        if chosen is not None and chosen.keep and encrypts(chosen.target) and not self._guard.protects(prefix):
+        if chosen is not None and chosen.keep and encrypts(chosen.target) and prefix not in self.kept:
             self._keep(prefix)
         self._point(prefix, chosen.target if chosen else None)
 
     def _keep(self, prefix: Prefix) -> None:
-        if self.kept.add(prefix):
+        if not self._guard.protects(prefix) and self.kept.add(prefix):
             entry = closed(prefix)
-            self._guarding[entry.key] = entry
-            self._want(entry.key, entry)
+            self._ledger.guarding[entry.key] = entry
+            self._ledger.want(entry.key, entry)
 
     def _rank(self, candidate: SetRoute) -> tuple[bool, bool, int, str]:
         target = candidate.target
@@ -395,31 +406,39 @@ class Fib:
 
     def _refusal(self, candidate: SetRoute) -> str:
         prefix = candidate.prefix
-        if not encrypts(candidate.target) and (prefix in self.kept or self._guard.protects(prefix)):
+        if not encrypts(candidate.target) and (prefix in self.kept or self._forbidden(prefix)):
             hops = ", ".join(str(one.address) for one in members_of(candidate.target) if isinstance(one, ViaNextHop))
-            why = (
-                f", since a tunnel led there (`gatewayctl guard forget {prefix}` ends it)"
-                if prefix in self.kept
-                else ""
-            )
-            return f"{prefix} is protected{why}: next hop {hops} would send it in clear"
-        return self._targets.refusal(candidate.target, candidate.prefix.version)
+            way = f"next hop {hops}" if hops else "the private circuit"
+            since = f", since a tunnel led there (`gatewayctl guard forget {prefix}` ends it)"
+            return f"{prefix} is protected{since if prefix in self.kept else ''}: {way} would send it in clear"
+        refusal = self._targets.refusal(candidate.target, prefix.version)
+        return refusal or self._targets.crowded(candidate.target, prefix.version)
+
+    def _forbidden(self, prefix: Prefix) -> bool:
+        """Whether no route may point out in clear, not even by choice."""
+        return self._guard.protects(prefix) and not self._guard.yields(prefix)
 
     def _point(self, prefix: Prefix, target: Target | None) -> None:
         before = self._chosen.pop(prefix, None)
         if target is not None:
             self._chosen[prefix] = target
+        if target is not None and not isinstance(target, ViaCircuit):
             for changed in self._usage.use(prefix, target, prefix.version):
                 self._refresh(changed)
         metric = self._settings.metric
-        route = (
-            Route(prefix, metric, RouteKind.UNICAST, self._targets.group(target, prefix.version)) if target else None
-        )
-        self._want((prefix, metric), route)
+        self._ledger.want((prefix, metric), self._route(prefix, target))
         self._shadow(prefix, target)
-        if before is not None and before != target:
+        if before is not None and before != target and not isinstance(before, ViaCircuit):
             for changed in self._usage.leave(prefix, before, prefix.version):
                 self._refresh(changed)
+
+    def _route(self, prefix: Prefix, target: Target | None) -> Route | None:
+        metric = self._settings.metric
+        if target is None:
+            return None
+        if isinstance(target, ViaCircuit):
+            return Route(prefix, metric, RouteKind.THROW)
+        return Route(prefix, metric, RouteKind.UNICAST, self._targets.group(target, prefix.version))
 
     def _shadow(self, prefix: Prefix, target: Target | None) -> None:
         """A blackhole under a route into a tunnel that no protected prefix covers. The kernel drops that route together
@@ -427,16 +446,28 @@ class Fib:
         if prefix in self.kept or prefix in (self._protected or ()):
             return  # the guard's own
         covered = not encrypts(target) or self._guard.protects(prefix)
-        self._want((prefix, GUARD_METRIC), None if covered else closed(prefix))
+        self._ledger.want((prefix, GUARD_METRIC), None if covered else closed(prefix))
 
     def _target_changed(self, target: Target) -> None:
         self._refresh(target)
-        refused = {family: bool(self._targets.refusal(target, family)) for family in (4, 6)}
-        for prefix in self._candidates.through(target):
-            if self._chosen.get(prefix) != target or len(self._candidates.of(prefix)) > 1 or refused[prefix.version]:
-                self._choose(prefix)
+        for prefix in self._affected(target):
+            self._choose(prefix)
         for tiers in self._candidates.tiers_of(target):
             self._target_changed(tiers)
+
+    def _affected(self, target: Target) -> Collection[Prefix]:
+        """Of the prefixes with a route this way those that may now take another, or this one. Where all take it and may go
+        on, ten thousand of them are moved by their group and need not be looked at one by one."""
+        refused = {family: bool(self._targets.refusal(target, family)) for family in (4, 6)}
+        users = {family: self._usage.users(target, family) for family in (4, 6)}
+        contested = self._candidates.contested(target)
+        if sum(users.values()) == self._candidates.count(target) and not any(users[f] and refused[f] for f in refused):
+            return contested
+        return [
+            prefix
+            for prefix in self._candidates.through(target)
+            if self._chosen.get(prefix) != target or prefix in contested or refused[prefix.version]
+        ]
 
     def _refresh(self, target: Target) -> None:
         """Bring the desired nexthop objects of one target up to date, both families."""
@@ -444,14 +475,21 @@ class Fib:
             return
         for family in (4, 6):
             wanted: dict[Key, Entry] = {}
-            if self._usage.needed(target, family):
+            if needed := self._usage.needed(target, family):
                 grouped = self._usage.grouped(target, family)
                 objects = self._targets.objects(target, family, self._present)
                 wanted = {entry.key: entry for entry in objects if grouped or not isinstance(entry, Group)}
             self._want_objects(target, family, wanted)
+            if not needed:
+                self._targets.retire(target, family, self._held)
+
+    def _held(self, identifier: int) -> bool:
+        """Whether the kernel may hold something by this id, or be about to."""
+        known = not self._dump_wanted and not isinstance(self._under_way, DumpRequest)
+        return not known or identifier in self._doubtful or identifier in self._ledger.mirror
 
     def _present(self, nexthop: Nexthop) -> bool:
-        return self._mirror.entry(nexthop.id) == nexthop
+        return self._ledger.mirror.entry(nexthop.id) == nexthop
 
     def _refresh_all(self, target: Target) -> None:
         """And of what it is a part of."""
@@ -462,31 +500,29 @@ class Fib:
     def _want_objects(self, target: Target, family: int, wanted: dict[Key, Entry]) -> None:
         known = self._targets.known(target, family)
         for key in known:
-            self._want(key, wanted.get(key))
+            self._ledger.want(key, wanted.get(key))
         if isinstance(target, ViaConnection) and known:
             blackhole = self._targets.blackhole(family)
-            self._want(blackhole.id, blackhole if self._usage.in_tunnels[family] else None)
+            self._ledger.want(blackhole.id, blackhole if self._usage.in_tunnels[family] else None)
 
     def _guard_changed(self) -> None:
         if not self._synchronised:
             return  # the first dump asks for all of it
-        self._guard = guard(self._protected or (), self._throws.connected, self._throws.endpoints)
-        before, entries = self._guarding, {route.key: route for route in self._guard.routes}
-        self._guarding = self.kept.entries() | entries
-        touched = before.keys() | self._guarding.keys()
+        platform = PLATFORM if self._settings.platform else ()
+        throws = self._throws
+        self._guard = guard(self._protected or (), throws.connected, throws.endpoints, platform, self._yielding)
+        before, entries = self._ledger.guarding, {route.key: route for route in self._guard.routes}
+        self._ledger.guarding = self.kept.entries() | entries
+        touched = before.keys() | self._ledger.guarding.keys()
         if self._unchosen:
             self._unguarded.extend(touched)
         else:
             for key in touched:
-                self._want(key, self._guarding.get(key))
+                self._ledger.want(key, self._ledger.guarding.get(key))
             for prefix in self._candidates:
                 self._choose(prefix)
-        for key in [key for key in self._stale if not self._may_stay(key)]:
-            self._stale.discard(key)
-            self._mark(key)
-        # What leaks is another question now
-        for key in [key for key in self._dirty if key not in self._desired]:
-            self._mark(key)
+        self._ledger.give_up_stale([key for key in self._ledger.stale if not self._may_stay(key)])
+        self._ledger.judge_leaks_again()
 
     # From desired entries to operations.
 
@@ -494,89 +530,51 @@ class Fib:
         self._ticket += 1
         if self._dump_wanted:
             self._dump_wanted = False
-            return DumpRequest(self._ticket)
-        if not self._dirty:
+            return DumpRequest(self._ticket, self._settings.table)
+        if not self._ledger.dirty:
             return None
-        keys = (key for key in self._dirty if key not in self._failed) if self._failed else self._dirty
-        ops = plan(keys, self._desired, self._mirror, self._exposure(), self._settings.batch)
-        return RouteOps(self._ticket, ops) if ops else None
-
-    def _want(self, key: Key, entry: Entry | None) -> None:
-        before = self._desired.get(key)
-        if entry is None:
-            self._desired.pop(key, None)
-        elif before != entry:
-            self._desired[key] = entry
-        # A prefix is slow to hash: what is usually empty is not asked
-        if before != entry and self._failed:
-            self._failed.pop(key, None)
-        if entry is not None and self._stale:
-            self._stale.discard(key)
-        self._compare(key, entry)
-
-    def _mark(self, key: Key) -> None:
-        """Dirty if the kernel differs from what is wanted."""
-        self._compare(key, self._desired.get(key))
-
-    def _compare(self, key: Key, wanted: Entry | None) -> None:
-        present = self._mirror.entry(key)
-        differs = present != wanted and not (self._stale and key in self._stale)
-        if differs:
-            self._dirty.put(key, rank(wanted, present, self._leaks))
-        elif self._dirty:
-            self._dirty.discard(key)
-        if not isinstance(key, int) and key[1] != self._settings.metric:
-            if differs and key in self._guarding:
-                self._guard_dirty[key] = None
-            elif self._guard_dirty:
-                self._guard_dirty.pop(key, None)
+        ops = self._ledger.plan(self._settings.batch)
+        self._doubtful.update(op.entry.id for op in ops if not isinstance(op.entry, Route))
+        return RouteOps(self._ticket, ops, self._settings.table) if ops else None
 
     def _leaks(self, route: Route) -> bool:
         """An unwanted entry that lets a protected prefix out: to the underlay, or out of our table."""
-        if route.kind is RouteKind.BLACKHOLE or not self._guard.protects(route.prefix):
-            return False
-        return route.kind is RouteKind.THROW or not encrypts(self._targets.owner(route.group))
+        return self._in_clear(route) and self._guard.protects(route.prefix)
+
+    def _in_clear(self, route: Route) -> bool:
+        if route.kind is RouteKind.UNICAST:
+            return not encrypts(self._targets.owner(route.group))
+        return route.kind is RouteKind.THROW
 
     def _may_stay(self, key: Key) -> bool:
         """May an earlier process's entry stay until the sweep? Nexthops go when nothing uses them."""
-        entry = self._mirror.entry(key)
+        entry = self._ledger.mirror.entry(key)
         if not isinstance(entry, Route) or entry.kind is RouteKind.THROW:
             return False
         return entry.kind is RouteKind.BLACKHOLE or not self._guard.protects(entry.prefix)
 
+    def _ours(self, entry: Entry) -> bool:
+        """Nexthop objects belong to no table: those of other FIBs are dumped, too."""
+        return isinstance(entry, Route) or self._settings.first_id <= entry.id < self._settings.end_id
+
     def _fail(self, key: Key, error: OpError, now: float) -> None:
-        self._failed[key] = error
+        if self._ledger.fail(key, error):
+            self._dump_wanted = True
         if self._retry_at is None:
             self._retry_at = now + self._settings.retry
-        # Something is there that we did not know of: ours after all, or somebody else's. The dump tells.
-        if error.number == EEXIST:
-            self._dump_wanted = True
 
     def _error(self, key: Key, target: Target, family: int) -> str:
-        if key in self._failed:
-            return self._failed[key].text
+        if failure := self._ledger.failure(key):
+            return failure
         for identifier in self._targets.known(target, family):
-            if identifier in self._failed:
-                return f"its nexthop is not installed: {self._failed[identifier].text}"
+            if failure := self._ledger.failure(identifier):
+                return f"its nexthop is not installed: {failure}"
         return ""
-
-    def _exposure(self) -> Exposure:
-        missing = tuple(route for route in self._guard_missing() if route.kind is RouteKind.BLACKHOLE)
-        entries = (self._mirror.entry(key) for key in self._dirty.of_stage(Stage.LEAK_DELETE))
-        leaking = [entry for entry in entries if isinstance(entry, Route)]
-        return Exposure(missing, self._leaks, frozenset(route.prefix.version for route in (*missing, *leaking)))
-
-    def _guard_missing(self) -> list[Route]:
-        return [self._guarding[key] for key in self._guard_dirty]
-
-    def _why(self, key: Key) -> str:
-        return self._failed[key].text if key in self._failed else "not yet applied"
 
     def _release(self, gone: SetRoute) -> None:
         """Forget what no candidate names any more."""
         for address in self._candidates.release(gone):
-            self._targets.next_hops.pop(address, None)
-            self._to_resolve.pop(address, None)
+            self.next_hops.release(address)
 
 
 _COMMANDS: dict[type[Any], Callable[[Fib, Any], None]] = {
@@ -592,6 +590,7 @@ _COMMANDS: dict[type[Any], Callable[[Fib, Any], None]] = {
     Forget: Fib._forget,
     SetThrows: Fib._set_throws,
     NextHopResolved: Fib._next_hop_resolved,
+    FollowNextHop: Fib._follow_next_hop,
     InterfaceGone: Fib._interface_gone,
     InterfaceChanged: Fib._interface_changed,
     Resync: Fib._resync,

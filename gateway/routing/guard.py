@@ -40,6 +40,11 @@ class Guard:
     conflicts: tuple[str, ...]
     protected: PrefixSet
     exempt: PrefixSet
+    yielding: PrefixSet
+
+    def yields(self, prefix: Prefix) -> bool:
+        """True if it may leave in clear by choice all the same: its longest protected cover is a yielding one."""
+        return self.yielding.longest_cover(prefix) >= self.protected.longest_cover(prefix)
 
     def protects(self, prefix: Prefix) -> bool:
         """True if a route for `prefix` may not point out in clear: the longest cover is a protected prefix."""
@@ -65,14 +70,20 @@ class PrefixSet:
         return best
 
 
-def guard(protected: Iterable[Prefix], connected: Iterable[Prefix] = (), endpoints: Iterable[Address] = ()) -> Guard:
+def guard(
+    protected: Iterable[Prefix],
+    connected: Iterable[Prefix] = (),
+    endpoints: Iterable[Address] = (),
+    platform: Iterable[Prefix] = PLATFORM,
+    yielding: Iterable[Prefix] = (),
+) -> Guard:
     """The guard for these inputs; the same inputs give the same entries in the same order."""
     guarded = frozenset(protected)
     links = frozenset(connected)
     # RFC 4862 5.5.3: an advertised prefix becomes connected, whoever advertised it. It opens nothing that was named.
     named = PrefixSet(prefix for prefix in guarded if prefix.version == 6 and prefix.prefixlen)
     trusted = {prefix for prefix in links if named.longest_cover(prefix) < 0}
-    exceptions: set[Prefix] = {*trusted, *(ip_network(address) for address in endpoints), *PLATFORM}
+    exceptions: set[Prefix] = {*trusted, *(ip_network(address) for address in endpoints), *platform}
     # Also without a protected prefix: a default route learned in a tunnel must not capture these either.
     if any(prefix.version == 6 for prefix in (*guarded, *exceptions)):
         exceptions.update(LINK_LOCAL)
@@ -80,9 +91,8 @@ def guard(protected: Iterable[Prefix], connected: Iterable[Prefix] = (), endpoin
     throws = exceptions - guarded
     routes = [Route(prefix, THROW_METRIC, RouteKind.THROW) for prefix in sorted(throws, key=_order)]
     routes += [Route(prefix, GUARD_METRIC, RouteKind.BLACKHOLE) for prefix in sorted(guarded, key=_order)]
-    return Guard(
-        tuple(routes), tuple(_conflicts(guarded, links, exceptions | links)), PrefixSet(guarded), PrefixSet(throws)
-    )
+    conflicts = tuple(_conflicts(guarded, links, exceptions | links))
+    return Guard(tuple(routes), conflicts, PrefixSet(guarded), PrefixSet(throws), PrefixSet(yielding))
 
 
 def _conflicts(protected: frozenset[Prefix], connected: frozenset[Prefix], exceptions: set[Prefix]) -> Iterable[str]:

@@ -15,6 +15,8 @@ class Mirror:
 
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
+        self.entry = self._entries.get
+        """The entry of a key, None without."""
         self._users: dict[int, set[Key]] = {}
         self._on: dict[int, set[int]] = {}  # nexthops by interface
 
@@ -24,21 +26,23 @@ class Mirror:
     def __iter__(self) -> Iterator[Key]:
         return iter(self._entries)
 
-    def entry(self, key: Key) -> Entry | None:
-        return self._entries.get(key)
-
     def in_use(self, identifier: int) -> bool:
         """True while a group holds this nexthop, or a route this group."""
         return bool(self._users.get(identifier))
 
     def put(self, entry: Entry) -> None:
         """Added or replaced."""
-        self._forget_uses(entry.key)
-        self._entries[entry.key] = entry
+        key = entry.key
+        if key in self._entries:
+            self._forget_uses(key)
+        self._entries[key] = entry
         if isinstance(entry, Nexthop):
             self._on.setdefault(entry.interface, set()).add(entry.id)
         for identifier in _uses(entry):
-            self._users.setdefault(identifier, set()).add(entry.key)
+            users = self._users.get(identifier)
+            if users is None:
+                users = self._users[identifier] = set()
+            users.add(key)
 
     def drop(self, key: Key) -> list[Key]:
         """Deleted; returns every key that went, because the kernel deletes a nexthop's emptied groups and their routes."""
@@ -64,7 +68,8 @@ class Mirror:
 
     def load(self, entries: Iterable[Entry]) -> set[Key]:
         """Start over from a dump; returns the keys whose entries are others than before, or gone."""
-        before, self._entries = self._entries, {}
+        before = dict(self._entries)
+        self._entries.clear()
         self._users.clear()
         self._on.clear()
         for entry in entries:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
@@ -18,6 +19,9 @@ Prefix = IPv4Network | IPv6Network
 ENOENT = 2
 ESRCH = 3
 EEXIST = 17
+
+OWN_TABLE = 0
+"""Stands for the gateway's own table, whatever its number; others are those of instances, by number."""
 
 
 class RouteKind(IntEnum):
@@ -54,8 +58,7 @@ class Group:
         return self.id
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """One route of our table; `group` is 0 unless the kind is UNICAST."""
 
     prefix: Prefix
@@ -78,8 +81,7 @@ class Verb(Enum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(NamedTuple):
     verb: Verb
     entry: Entry
 
@@ -114,7 +116,15 @@ class ViaNextHop:
     address: Address
 
 
-Single = ViaConnection | ViaNextHop
+@dataclass(frozen=True, slots=True)
+class ViaCircuit:
+    """In clear, as the host's own routes lead: the private circuit beside a connection that is there as its backup. Only
+    while a liveness check says that it works."""
+
+    connection: str
+
+
+Single = ViaConnection | ViaNextHop | ViaCircuit
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +148,9 @@ def members_of(target: Target) -> tuple[Single, ...]:
 
 def encrypts(target: Target | None) -> bool:
     """Whether nothing that takes this way leaves in clear."""
-    return target is not None and all(isinstance(member, ViaConnection) for member in members_of(target))
+    if isinstance(target, ViaTiers):
+        return all(isinstance(member, ViaConnection) for member in target.members)
+    return isinstance(target, ViaConnection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +200,7 @@ class Liveness:
     works: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SetRoute:
+class SetRoute(NamedTuple):
     """`source` tells several candidates for one prefix apart; usable ones win, then the lower distance."""
 
     prefix: Prefix
@@ -199,17 +210,18 @@ class SetRoute:
     keep: bool = False  # once it led into a tunnel it stays closed when it goes
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveRoute:
+class RemoveRoute(NamedTuple):
     prefix: Prefix
     source: str = "bgp"
 
 
 @dataclass(frozen=True, slots=True)
 class SetProtected:
-    """All prefixes that must never leave in clear. Nothing is emitted before the first of these."""
+    """All prefixes that must never leave in clear by chance. Nothing is emitted before the first of these. Those of them that
+    are `yielding` may by choice: by a private circuit that a tunnel is the backup of."""
 
     prefixes: frozenset[Prefix]
+    yielding: frozenset[Prefix] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +255,15 @@ class NextHopResolved:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowNextHop:
+    """Whether the main table reaches this address is to be told in `Fib.next_hops`, though perhaps no route leads there; again
+    to hear it again."""
+
+    address: Address
+    wanted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class InterfaceGone:
     """The kernel deleted a device or took it down, and with it every nexthop, group and route on it."""
 
@@ -265,6 +286,7 @@ class Applied:
 
     ticket: int
     errors: Mapping[int, OpError] = field(default_factory=dict)
+    table: int = OWN_TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +295,7 @@ class Reconcile:
 
     ticket: int
     dump: Dump
+    table: int = OWN_TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +316,7 @@ Command = (
     | Forget
     | SetThrows
     | NextHopResolved
+    | FollowNextHop
     | InterfaceGone
     | InterfaceChanged
     | Resync
@@ -311,6 +335,7 @@ class RouteOps:
 
     ticket: int
     ops: tuple[Op, ...]
+    table: int = OWN_TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +343,7 @@ class DumpRequest:
     """Read our routes and nexthops from the kernel. Answer: Reconcile."""
 
     ticket: int
+    table: int = OWN_TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,11 +361,20 @@ Effect = RouteOps | DumpRequest | Resolve
 
 @dataclass(frozen=True, slots=True)
 class FibSettings:
+    table: int = OWN_TABLE
     first_id: int = 0x67770000  # of our nexthop objects: "gw"
+    end_id: int = 0x70000000
+    platform: bool = True  # whether the platform's addresses are excepted here; else rules see to them
     metric: int = 20  # one for all routes, so that a change of target replaces the route in one step
-    batch: int = 500  # operations; a failover waits for one batch at most
+    batch: int = 200  # operations; a failover waits for one batch at most, and so does whoever else runs beside this
     slice: int = 256  # prefixes looked at in one go at the first comparison
     retry: float = 5.0  # seconds until what failed is tried again
+
+
+def of_table(table: int) -> FibSettings:
+    """Of an instance's table, at most 4095: ids of its own, so that nobody touches another's nexthop objects."""
+    first = 0x50000000 + (table << 16)
+    return FibSettings(table=table, first_id=first, end_id=first + (1 << 16), platform=False)
 
 
 @dataclass(frozen=True, slots=True)

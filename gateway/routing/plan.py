@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 
 from gateway.routing.dirty import Rank
 from gateway.routing.mirror import Mirror
-from gateway.routing.model import Entry, Group, Key, Nexthop, Op, Route, RouteKind, Verb
+from gateway.routing.model import Entry, Group, Key, Op, Route, RouteKind, Verb
+
+_ranked = cache(Rank)  # they are few, and asked for with every route
 
 
 class Stage(IntEnum):
@@ -32,7 +35,7 @@ class Stage(IntEnum):
     THROW_DELETE = 10
 
 
-_INSTALL = {RouteKind.THROW: Stage.GUARD, RouteKind.BLACKHOLE: Stage.GUARD, RouteKind.UNICAST: Stage.ROUTE}
+_ROUTE = _ranked(Stage.ROUTE, 0)
 _DELETE = {
     RouteKind.THROW: Stage.THROW_DELETE,
     RouteKind.BLACKHOLE: Stage.GUARD_DELETE,
@@ -46,16 +49,18 @@ class Exposure:
 
     missing: tuple[Route, ...]  # blackholes of the guard that are not installed
     leaks: Callable[[Route], bool]  # this installed, unwanted route lets a protected prefix out
+    in_clear: Callable[[Route], bool]  # this route leads out of our table, or to the underlay
     families: frozenset[int]  # 4, 6: where a blackhole is missing or a leak open
 
 
 def rank(wanted: Entry | None, present: Entry | None, leaks: Callable[[Route], bool]) -> Rank:
     """When it is the turn of a key, of which at least one is not None."""
+    if isinstance(wanted, Route):  # nearly all there are
+        return _ROUTE if wanted.kind is RouteKind.UNICAST else _ranked(Stage.GUARD, -wanted.prefix.prefixlen)
     if wanted is not None:
-        stage = _install_stage(wanted)
-        return Rank(stage, -wanted.prefix.prefixlen if stage is Stage.GUARD and isinstance(wanted, Route) else 0)
+        return _ranked(Stage.GROUP if isinstance(wanted, Group) else Stage.NEXTHOP, 0)
     assert present is not None
-    return Rank(_delete_stage(present, leaks))
+    return _ranked(_delete_stage(present, leaks), 0)
 
 
 def plan(
@@ -78,10 +83,12 @@ def _operations(keys: Iterable[Key], desired: Mapping[Key, Entry], mirror: Mirro
 
 
 def _undermines(entry: Entry, exposure: Exposure) -> bool:
-    """An exception around a blackhole that is missing: installed now, it would let that prefix out."""
+    """A way in clear around a blackhole that is missing: installed now, it would let that prefix out; the kernel may refuse
+    the blackhole though it comes first."""
     return (
-        isinstance(entry, Route)
-        and entry.kind is RouteKind.THROW
+        bool(exposure.missing)
+        and isinstance(entry, Route)
+        and exposure.in_clear(entry)
         and entry.prefix.prefixlen < entry.prefix.max_prefixlen
         and any(
             entry.prefix.overlaps(route.prefix) and entry.prefix.prefixlen < route.prefix.prefixlen
@@ -98,24 +105,16 @@ def _with_their_dependencies(ops: Iterable[Op], mirror: Mirror, limit: int) -> l
         if len(chosen) == limit:
             break
         if op.verb is not Verb.DELETE:
-            if any(identifier not in mirror and identifier not in coming for identifier in _needs(op.entry)):
+            entry = op.entry
+            if isinstance(entry, Route):  # nearly all there are
+                if entry.group and entry.group not in mirror and entry.group not in coming:
+                    continue
+            elif isinstance(entry, Group) and any(one not in mirror and one not in coming for one in entry.members):
                 continue
-            if isinstance(op.entry, Nexthop | Group):
-                coming.add(op.entry.id)
+            else:
+                coming.add(entry.id)
         chosen.append(op)
     return chosen
-
-
-def _needs(entry: Entry) -> tuple[int, ...]:
-    if isinstance(entry, Group):
-        return entry.members
-    return (entry.group,) if isinstance(entry, Route) and entry.group else ()
-
-
-def _install_stage(entry: Entry) -> Stage:
-    if isinstance(entry, Route):
-        return _INSTALL[entry.kind]
-    return Stage.GROUP if isinstance(entry, Group) else Stage.NEXTHOP
 
 
 def _delete_stage(entry: Entry, leaks: Callable[[Route], bool]) -> Stage:

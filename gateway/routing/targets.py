@@ -7,9 +7,10 @@ beside other members. Failing closed is then one message: the group's member bec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from gateway.routing.identifiers import Identifiers
 from gateway.routing.model import (
     Address,
     Entry,
@@ -18,6 +19,7 @@ from gateway.routing.model import (
     Resolution,
     Single,
     Target,
+    ViaCircuit,
     ViaConnection,
     ViaNextHop,
     ViaTiers,
@@ -34,18 +36,18 @@ class Connection:
 class Targets:
     """State of every target, and the ids of its objects."""
 
-    def __init__(self, first_id: int) -> None:
+    def __init__(self, ids: Identifiers, next_hops: Mapping[Address, Resolution | None]) -> None:
         self.connections: dict[str, Connection] = {}
-        self.next_hops: dict[Address, Resolution | None] = {}
+        self.next_hops = next_hops
         self.failing: set[Single] = set()  # by their liveness checks
-        self._next_id = first_id
-        self._avoid: frozenset[int] = frozenset()
+        self.circuits: set[str] = set()  # that work, by connection
+        self._free = ids
         self._ids: dict[tuple[Target | None, int], tuple[int, int]] = {}
         self._owners: dict[int, Target] = {}
 
     def avoid(self, used: frozenset[int]) -> None:
         """Ids never to hand out: what the first dump found in use, by an earlier process of ours or by anyone."""
-        self._avoid = used
+        self._free.avoid(used)
 
     def refusal(self, target: Target, family: int) -> str:
         """Why no route of this family can point there, "" if it can (even if only to fail closed)."""
@@ -54,6 +56,9 @@ class Targets:
             return refusals[0] if all(refusals) else ""
         if isinstance(target, ViaConnection):
             return "" if target.name in self.connections else f"connection {target.name} does not exist"
+        if isinstance(target, ViaCircuit):
+            works = target.connection in self.circuits
+            return "" if works else f"the private circuit beside {target.connection} does not answer"
         if target.address.version != family:
             return f"next hop {target.address} is of the other address family"
         if self.next_hops.get(target.address) is None:
@@ -67,6 +72,8 @@ class Targets:
         if isinstance(target, ViaConnection):
             connection = self.connections.get(target.name)
             return connection is not None and connection.up and connection.interface != 0
+        if isinstance(target, ViaCircuit):
+            return target.connection in self.circuits
         return self.next_hops.get(target.address) is not None
 
     def works(self, target: Target) -> bool:
@@ -91,6 +98,8 @@ class Targets:
         if isinstance(target, ViaConnection):
             connection = self.connections.get(target.name)
             return Nexthop(identifier, family, connection.interface) if connection and connection.interface else None
+        if isinstance(target, ViaCircuit):
+            return None  # the host's own routes lead there
         resolution = self.next_hops.get(target.address)
         return Nexthop(identifier, family, resolution.interface, resolution.gateway) if resolution else None
 
@@ -127,7 +136,7 @@ class Targets:
         """(nexthop id, group id) of the target, of the family's blackhole for None; assigned at first use."""
         known = self._ids.get((target, family))
         if known is None:
-            known = (self._fresh(), self._fresh() if target is not None else 0)
+            known = (self._free.take(), self._free.take() if target is not None else 0)
             self._ids[(target, family)] = known
             if target is not None:
                 self._owners.update(dict.fromkeys(known, target))
@@ -137,8 +146,23 @@ class Targets:
         """The ids already assigned to the target, if any."""
         return self._ids.get((target, family), ())
 
-    def _fresh(self) -> int:
-        while self._next_id in self._avoid:
-            self._next_id += 1
-        self._next_id += 1
-        return self._next_id - 1
+    def crowded(self, target: Target, family: int) -> str:
+        """Why there are no ids for it, "" if there are; those of its members and of the blackhole counted in."""
+        if (target, family) in self._ids or self._free.left(2 * len(members_of(target)) + 3):
+            return ""
+        return "no nexthop id is left for it in the range of this table"
+
+    def retire_unused(self, needed: Callable[[Target, int], bool], held: Callable[[int], bool]) -> None:
+        """All those that no route needs."""
+        for target, family in list(self._ids):
+            if target is not None and not needed(target, family):
+                self.retire(target, family, held)
+
+    def retire(self, target: Target, family: int, held: Callable[[int], bool]) -> None:
+        """No route needs it: its ids are given back unless the kernel holds something by them, or is about to (`held`)."""
+        known = self._ids.get((target, family))
+        if known is not None and not any(map(held, known)):
+            del self._ids[(target, family)]
+            for identifier in known:
+                del self._owners[identifier]
+            self._free.give_back(known)

@@ -13,6 +13,10 @@ class Usage:
         self._within: dict[tuple[Target, int], set[ViaTiers]] = {}
         self.in_tunnels = {4: 0, 6: 0}  # connections that are needed
 
+    def users(self, target: Target, family: int) -> int:
+        """How many prefixes take it."""
+        return len(self._users.get((target, family), ()))
+
     def grouped(self, target: Target, family: int) -> bool:
         """Whether a route names its group."""
         return (target, family) in self._users

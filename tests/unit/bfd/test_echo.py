@@ -7,7 +7,7 @@ from scapy.layers.inet import ICMP, IP
 from support.bfd_pair import Seeded
 
 from gateway.bfd.echo import TYPES, Echo, EchoSettings
-from gateway.bfd.probing import Arm, Changed, Disarm, Verdict
+from gateway.bfd.probing import Arm, Changed, Disarm, Passed, Send, Verdict
 
 KEY = 0x1234ABCD
 
@@ -128,3 +128,76 @@ def test_silence_that_an_earlier_program_met_is_none() -> None:
     assert asked.armed is not None
     asked.echo.expired(asked.armed.generation - 1, asked.now)
     assert asked.echo.verdict is Verdict.UP
+
+
+class Sized(Asked):
+    """As Asked, with a tunnel of 1438 octets in which packets up to `limit` pass."""
+
+    def __init__(self, version: int, limit: int) -> None:
+        self.limit = limit
+        self.sent: list[bytes] = []
+        self.told: list[Passed] = []
+        super().__init__(version)
+        for _ in range(3):
+            self.answer()
+        self.echo.whole(1438, self.now)
+
+    def drain(self) -> None:
+        for effect in self.echo.poll():
+            match effect:
+                case Arm():
+                    self.armed = effect
+                case Send(octets):
+                    self.sent.append(octets)
+                case Passed():
+                    self.told.append(effect)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        header = {4: 20, 6: 40}[self.echo.settings.version]
+        while (due := self.echo.next_deadline()) is not None and due < end:
+            self.now = due
+            self.echo.handle_deadline(self.now)
+            self.drain()
+            for octets in self.sent[-1:]:
+                if len(octets) + header <= self.limit:
+                    # The thread tells the beginning of what is long: a slot less the header that a raw socket shows
+                    answer = bytes([TYPES[self.echo.settings.version][1]]) + octets[1:]
+                    self.echo.receive(answer[: 256 - (20 if header == 20 else 0)], self.now)
+                    self.drain()
+
+
+@pytest.mark.parametrize(("version", "header"), [(4, 20), (6, 40)])
+def test_an_echo_of_the_whole_mtu_is_sent_now_and_then(version: int, header: int) -> None:
+    asked = Sized(version, 1500)
+    asked.run(1300)
+    assert [len(octets) + header for octets in asked.sent] == [1438] * 3
+    assert (asked.echo.status().passage, asked.echo.status().largest) == ("whole", 1438)
+    assert asked.told == []
+    if version == 4:
+        message = ICMP(asked.sent[0])
+        del message.chksum
+        assert bytes(message) == asked.sent[0]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_black_hole_is_told_with_what_passes_and_so_is_its_end(version: int) -> None:
+    asked = Sized(version, 1301)
+    asked.run(200)
+    assert asked.told == [Passed(False, 1438, asked.echo.status().largest)]
+    assert 1297 < asked.echo.status().largest <= 1301
+    assert asked.echo.verdict is Verdict.UP
+    asked.limit = 1500
+    asked.run(100)
+    assert asked.told[1:] == [Passed(True, 1438, 1438)]
+
+
+def test_an_answer_that_came_back_shorter_is_none() -> None:
+    asked = Sized(4, 0)
+    asked.run(1.2)
+    (long,) = asked.sent
+    asked.echo.receive(b"\0" + long[1:100], asked.now)
+    asked.echo.receive(b"\0" + long[1:12] + b"\xff" + long[13:], asked.now)
+    assert asked.echo.status().passage == ""
+    asked.echo.receive(b"\0" + long[1:236], asked.now)
+    assert asked.echo.status().passage == "whole"

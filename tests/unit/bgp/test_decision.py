@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from itertools import permutations
 from typing import Any
@@ -141,8 +140,3 @@ def test_the_decision_is_that_of_the_second_formulation_in_any_order(paths: list
     assert best == expected
     assert losers.keys() == {one.path.neighbor for one in paths} - {best.path.neighbor}
     assert (reason == "only path") == (len(paths) == 1)
-
-
-def test_when_a_path_was_learned_makes_no_difference() -> None:
-    path = candidate("a", 1).path
-    assert replace(path, learned_at=7.0) == path

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.bgp.exabgp_config import render
+from gateway.bgp.exabgp_config import process_section, render, restarted
 from gateway.bgp.settings import NeighborSettings, SpeakerSettings
 
 
@@ -88,3 +88,30 @@ def test_exabgp_accepts_no_neighbors_at_all(tmp_path: Path) -> None:
         [sys.executable, "-m", "exabgp", "validate", str(file)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "anew"),
+    [
+        ({}, ()),
+        ({"hold_time": 24}, ("edge",)),
+        ({"password": b"another"}, ("edge",)),
+        ({"graceful_restart": 60}, ("edge",)),
+        ({"max_prefixes": 5, "transit": True}, ()),
+    ],
+)
+def test_only_neighbors_of_which_exabgp_is_told_anything_else_begin_anew(
+    change: dict[str, Any], anew: tuple[str, ...]
+) -> None:
+    other = replace(neighbor(), name="other", address=ip_address("10.9.7.2"))
+    before = settings(neighbor(), other)
+    assert restarted(before, settings(neighbor(**change), other)) == anew
+    assert restarted(before, settings(other)) == ()
+    assert restarted(settings(other), before) == ()
+    assert set(restarted(before, replace(before, local_as=65009))) == {"edge", "other"}
+
+
+def test_the_process_section_is_what_stands_before_the_neighbors() -> None:
+    one, two = render(settings(neighbor()), "/bin/a"), render(settings(), "/bin/a")
+    assert process_section(one).strip() == process_section(two).strip() == two.strip()
+    assert process_section(render(settings(), "/bin/b")).strip() != two.strip()

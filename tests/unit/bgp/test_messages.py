@@ -58,7 +58,9 @@ def test_well_known_communities_by_name_and_by_number_are_the_same() -> None:
 
 
 def test_a_captured_open() -> None:
-    assert m.parse_line(OPEN) == m.Opened(ip_address("fd09::2"), 65010, int(ip_address("10.9.0.2")), 30)
+    assert m.parse_line(OPEN) == m.Opened(
+        ip_address("fd09::2"), 65010, int(ip_address("10.9.0.2")), 30, refreshes=False, tells_end=False
+    )
 
 
 def test_session_states_and_answers() -> None:
@@ -138,11 +140,7 @@ def test_the_neighbor_list_takes_established_from_the_state_machine() -> None:
         "[" * 100_000,
         '{"type": 7, "neighbor": {}}',
         event("state", "not an address", {"state": "up"}),
-        update("10.9.0.2", {"null": ["10.0.0.0/8"]}),
         update("10.9.0.2", {"10.9.0.2": ["10.0.0.1/8"]}),
-        update("10.9.0.2", {"10.9.0.2": ["10.0.0.0/8"]}, attributes={"origin": "made up"}),
-        update("10.9.0.2", {"10.9.0.2": ["10.0.0.0/8"]}, attributes=attribute([1], community=[[1]])),
-        update("10.9.0.2", {"10.9.0.2": ["10.0.0.0/8"]}, attributes=attribute([1], med="5")),
     ],
 )
 def test_a_line_that_does_not_hold_what_it_must_is_malformed(line: str) -> None:
@@ -161,6 +159,40 @@ def test_announcements_are_explicit_and_for_one_neighbor() -> None:
     assert empty == "neighbor 10.9.0.2 announce route 192.168.1.0/24 next-hop 10.9.0.1 origin igp as-path [ ]"
     assert m.render_withdraw(PEER, ip_network("192.168.1.0/24")) == "neighbor 10.9.0.2 withdraw route 192.168.1.0/24"
     assert m.render_refresh(ip_address("fd09::2"), 6) == "neighbor fd09::2 announce route-refresh ipv6 unicast"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "next_hop", "fault"),
+    [
+        (attribute([65010], origin="invalid"), "10.9.0.2", "origin 'invalid'"),
+        ({"as-path": {}}, "10.9.0.2", "no origin"),
+        ({"origin": "igp", "as-path": []}, "10.9.0.2", "'list' object has no attribute 'values'"),
+        (attribute([65010, 0]), "10.9.0.2", "AS 0 in the path"),
+        ({"origin": "igp", "as-path": {"0": {"element": "as-sequence", "value": []}}}, "10.9.0.2",
+         "empty segment in the path"),
+        (attribute([65010]), "no-nexthop", "no next hop"),
+        (attribute([65010], med="5"), "10.9.0.2", "number '5'"),
+        (attribute([65010], community=[[1]]), "10.9.0.2", "community [1]"),
+    ],
+)  # fmt: skip
+def test_what_is_announced_without_sense_is_withdrawn(attributes: dict[str, Any], next_hop: str, fault: str) -> None:
+    """RFC 7606 2: the route it was before must not stay."""
+    parsed = m.parse_line(
+        update("10.9.0.2", {next_hop: ["10.0.0.0/8"]}, withdraw=["10.1.0.0/16"], attributes=attributes)
+    )
+    assert isinstance(parsed, m.Update)
+    assert parsed.announced == ()
+    assert parsed.withdrawn == (ip_network("10.1.0.0/16"), ip_network("10.0.0.0/8"))
+    assert parsed.fault == fault
+
+
+def test_what_exabgp_withdrew_or_left_out_by_itself_is_told_apart() -> None:
+    treated = m.parse_line(update("10.9.0.2", {}, withdraw=["10.0.0.0/8"], attributes={"error": "treat-as-withdraw"}))
+    assert isinstance(treated, m.Update) and treated.fault == "malformed attribute" and not treated.partial
+    left_out = m.parse_line(
+        update("10.9.0.2", {"10.9.0.2": ["10.0.0.0/8"]}, attributes=attribute([1], error="discard"))
+    )
+    assert isinstance(left_out, m.Update) and left_out.partial and len(left_out.announced) == 1 and not left_out.fault
 
 
 KEYS = ["type", "neighbor", "address", "peer", "message", "update", "announce", "withdraw", "attribute", "as-path", "eor",
@@ -195,12 +227,12 @@ def test_no_mutation_of_a_real_line_raises(line: str, data: Any) -> None:
     m.parse_line(line[:start] + data.draw(st.text(max_size=5)) + line[end:])
 
 
-ASN = st.integers(0, 2**32 - 1)
+NUMBER, ASN = st.integers(0, 2**32 - 1), st.integers(1, 2**32 - 1)
 COMMUNITY = st.tuples(st.integers(0, 65535), st.integers(0, 65535))
 
 
 @given(
-    st.lists(ASN, max_size=8), st.sampled_from(["igp", "egp", "incomplete"]), st.none() | ASN, st.none() | ASN,
+    st.lists(ASN, max_size=8), st.sampled_from(["igp", "egp", "incomplete"]), st.none() | NUMBER, st.none() | NUMBER,
     st.lists(COMMUNITY, max_size=3), st.lists(st.tuples(ASN, ASN, ASN), max_size=2),
 )  # fmt: skip
 def test_attributes_survive_the_event_format(

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.bgp import policy
 from gateway.bgp.path import NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED, Announcement, Attributes, Path
-from gateway.bgp.policy import export, import_verdict
+from gateway.bgp.policy import export, heard_sides, import_verdict
+from gateway.bgp.prefixes import Prefix
 from gateway.bgp.settings import NeighborSettings, Role, SpeakerSettings
 
 
@@ -104,6 +105,18 @@ def test_a_default_route_needs_permission() -> None:
 def test_our_own_address_is_no_next_hop() -> None:
     assert import_verdict(SETTINGS, SITE, path(SITE, next_hop="192.0.2.254")) == policy.OWN_NEXT_HOP
     assert import_verdict(SETTINGS, SITE, path(SITE, next_hop="0.0.0.0")) == policy.OWN_NEXT_HOP
+    assert import_verdict(SETTINGS, SITE, path(SITE, next_hop=str(FABRIC.local_address))) == policy.OWN_NEXT_HOP
+
+
+@pytest.mark.parametrize("next_hop", ["127.0.0.1", "224.0.0.5", "255.255.255.255", "240.0.0.1"])
+def test_a_next_hop_that_is_no_hosts_is_refused(next_hop: str) -> None:
+    assert import_verdict(SETTINGS, SITE, path(SITE, next_hop=next_hop)) == policy.BAD_NEXT_HOP
+
+
+def test_another_as_stands_in_the_path_it_teaches_us() -> None:
+    """Without, its path would be the shortest of all."""
+    assert import_verdict(SETTINGS, SITE, path(SITE, as_path=())) == policy.EMPTY_PATH
+    assert import_verdict(SETTINGS, PAIR, path(PAIR, as_path=())) == ""
 
 
 @pytest.mark.parametrize(
@@ -175,3 +188,13 @@ def test_a_neighbor_with_prefixes_of_its_own_gets_exactly_those() -> None:
     assert export(SETTINGS, special, ip_network("10.9.0.0/16"), None, None) is not None
     assert export(SETTINGS, special, OWN, None, None) is None
     assert export(SETTINGS, special, PREFIX, path(SITE), Role.SITE) is None
+
+
+@pytest.mark.parametrize("transit", [False, True])
+@pytest.mark.parametrize("advertise", [None, (OWN,)])
+def test_who_is_told_anything_hears_the_side_it_comes_from(transit: bool, advertise: tuple[Prefix, ...] | None) -> None:
+    for target in SETTINGS.neighbors:
+        asked = replace(target, transit=transit, advertise=advertise)
+        heard = {SETTINGS.role(source) for source in SETTINGS.neighbors if told(asked, source) is not None}
+        assert heard <= heard_sides(SETTINGS, asked)
+        assert transit or heard == heard_sides(SETTINGS, asked)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import fcntl
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.process import wait_until
 
 from gateway.runtime import bgp_relay
 from gateway.runtime.bgp_relay import Relay
@@ -52,6 +57,10 @@ class Bench:
         while text:
             assert select.select([], [self.stdin], [], 10)[1], "the relay does not read"
             text = text[os.write(self.stdin, text[:65536]) :]
+
+    def unread(self) -> int:
+        """Octets in the pipe."""
+        return int(struct.unpack("i", fcntl.ioctl(self.stdin, termios.FIONREAD, bytes(4)))[0])
 
     def heard(self, octets: int) -> bytes:
         found = b""
@@ -141,6 +150,7 @@ def test_exabgp_is_never_stopped_by_a_daemon_that_is_away_or_does_not_read(bench
     bench.server.close()
     bench.path.unlink()
     bench.say(line * 4000)  # nobody listens
+    wait_until(lambda: bench.unread() == 0, 10, "the relay has read all of it")
     bench.server = bench.listen()
     again = bench.accept()
     bench.say(b"now\n")
@@ -170,6 +180,49 @@ def test_a_full_buffer_drops_the_link(tmp_path: Path) -> None:
     assert relay.link is None
     assert not relay.to_daemon
     server.close()
+
+
+def test_routes_are_gathered_and_answers_are_not_kept_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (theirs, ours), (_, stdout) = socket.socketpair(), socket.socketpair()
+    naps: list[float] = []
+    monkeypatch.setattr(bgp_relay.time, "sleep", naps.append)
+    relay = Relay(str(tmp_path / "nobody"), ours.fileno(), stdout.fileno())
+    for said, gathers in (
+        (b'{"a": 1}\n', True),
+        (b'{"a": 1}\ndone\n', False),
+        (b'{"a": 1}\nerr', True),
+        (b"or\n", False),
+    ):
+        theirs.sendall(said)
+        assert relay.turn()
+        assert relay.gather is gathers
+    assert naps == [bgp_relay.GATHER] * 2  # before what came next was read
+
+
+def test_a_relay_that_nobody_listens_to_withdraws_everything_and_ends_exabgp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bgp_relay, "LONELY", 0.2)
+    monkeypatch.setattr(bgp_relay, "LAST_WORDS", ((0.0, b"clear adj-rib out\n"), (0.1, b"shutdown\n")))
+    (stdin, exabgp), (heard, stdout) = os.pipe(), os.pipe()
+    os.set_blocking(heard, False)
+    relay = Relay(str(tmp_path / "s"), stdin, stdout)
+    begun = time.monotonic()
+    said = b""
+    while said.count(b"\n") < 2 and time.monotonic() < begun + 10:
+        relay.turn()
+        with contextlib.suppress(BlockingIOError):
+            said += os.read(heard, 100)
+            assert time.monotonic() - begun >= 0.2
+    assert said == b"clear adj-rib out\nshutdown\n"
+    os.write(exabgp, b"done\ndone\n")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        while relay.link is None and time.monotonic() < begun + 10:
+            os.write(exabgp, b"noise\n")
+            relay.turn()
+        assert relay.last_words == list(bgp_relay.LAST_WORDS), "once more, should it be left again"
 
 
 def test_the_relay_needs_nothing_but_the_standard_library() -> None:

@@ -39,6 +39,27 @@ def test_rejected_paths_are_remembered_up_to_a_bound_and_never_candidates() -> N
     assert rib.accepted == 1
 
 
+def test_a_new_policy_judges_each_path_when_it_is_asked_for_and_only_once() -> None:
+    rib, judged = AdjRibIn(), []
+
+    def judge(one: Path) -> tuple[Path, str]:
+        judged.append(one.prefix)
+        return one, "martian" if one.prefix == PREFIXES[0] else ""
+
+    for prefix in PREFIXES[:3]:
+        put(rib, path(prefix), "")
+    rib.judge_again(judge)
+    assert judged == []
+    assert rib.candidate(PREFIXES[0]) is None
+    assert rib.candidate(PREFIXES[0]) is None
+    put(rib, path(PREFIXES[1], med=7), "")  # judged by whoever puts it
+    rib.remove(PREFIXES[2])
+    assert rib.candidate(PREFIXES[1]) is not None
+    assert rib.candidate(PREFIXES[2]) is None
+    assert judged == [PREFIXES[0]]
+    assert rib.accepted == 1
+
+
 def test_a_fresh_path_is_not_swept_and_a_stale_one_is() -> None:
     rib = AdjRibIn()
     for prefix in PREFIXES[:3]:

@@ -1,41 +1,28 @@
-"""The speaker against a model of ExaBGP: synchronisation, staleness, limits, pacing."""
+"""The speaker against a model of ExaBGP: the walk of a route, staleness, pacing, configuration."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from support.exabgp_model import ExabgpModel, attribute, end_of_rib, event, neighbor_row, refresh, row, update
-from support.speaker import EDGE, EDGE2, EDGE6, FABRIC, OWN, SETTINGS, SITE, connected, of
+from support.exabgp_model import attribute, end_of_rib, event, refresh, row, update
+from support.speaker import EDGE, EDGE2, FABRIC, OWN, SETTINGS, SITE, best, connected, of, stale
 
 from gateway.bgp import policy
 from gateway.bgp.events import (
-    AnswersMissing,
     BestChanged,
+    Close,
     CommandRefused,
     Drained,
     PeerDown,
     PeerUp,
     ProcessDown,
-    ProcessUp,
     Reconfigure,
     Rejected,
-    Resynchronized,
     Shutdown,
 )
-from gateway.bgp.link import ANSWER_TIMEOUT, WINDOW
-from gateway.bgp.speaker import Speaker
-
-
-def best(model: ExabgpModel) -> dict[str, str]:
-    return {str(prefix): one.path.neighbor for prefix, one in model.speaker.loc_rib.best.items()}
-
-
-def stale(model: ExabgpModel) -> set[str]:
-    return {f"{route.peer} {route.prefix}" for route in model.speaker.routes_status() if route.stale}
-
+from gateway.bgp.link import WINDOW
 
 # ---- the walk of a route ----
 
@@ -54,6 +41,39 @@ def test_a_site_prefix_becomes_best_and_reaches_the_fabric_but_not_the_other_sit
     model.withdraw(EDGE, "172.16.0.0/16")
     assert of(model, BestChanged)[-1] == BestChanged(SITE, None)
     assert model.sent[-1] == f"neighbor {FABRIC} withdraw route 172.16.0.0/16"
+
+
+def test_lines_that_come_together_say_what_they_say_one_by_one() -> None:
+    lines = [
+        update(EDGE, {EDGE: [f"20.{n >> 8}.{n & 255}.0/24"]}, attributes=attribute([65010, n + 1])) for n in range(300)
+    ]
+    lines[200:200] = ["done", "no such thing", update(EDGE, withdraw=["20.0.7.0/24"]), end_of_rib(EDGE)]
+    together, alone = connected(), connected()
+    together.say("\n".join(lines))
+    for line in lines:
+        alone.say(line)
+    for model in (together, alone):
+        model.settle()
+    assert together.speaker.loc_rib.best == alone.speaker.loc_rib.best
+    assert len(together.speaker.loc_rib.best) == 299
+    assert sorted(together.sent) == sorted(alone.sent)
+
+
+def test_closing_a_prefix_decides_anew_only_where_a_path_in_clear_is_offered() -> None:
+    model = connected()
+    other = ip_network("172.17.0.0/16")
+    model.announce(EDGE, "172.16.0.0/16", EDGE, attribute([65010, 1, 2]))
+    model.announce(EDGE, "172.17.0.0/16", EDGE, attribute([65010]))
+    model.announce(FABRIC, "172.16.0.0/16", FABRIC, attribute([65515]))
+    assert best(model)["172.16.0.0/16"] == "fabric"
+    instance = model.speaker.instances[""]
+    instance.command(Close((SITE, other)))
+    assert instance.undecided == 1
+    model.settle()
+    assert best(model)["172.16.0.0/16"] == "edge"
+    instance.command(Close((SITE, other), closed=False))
+    model.settle()
+    assert best(model)["172.16.0.0/16"] == "fabric"
 
 
 def test_own_prefixes_are_announced_to_every_session_of_their_family() -> None:
@@ -206,154 +226,6 @@ def test_a_notification_is_remembered_as_the_last_error() -> None:
     body = {"direction": "receive", "notification": {"code": 6, "subcode": 4, "data": "", "message": ""}}
     model.say(event("notification", EDGE, body))
     assert model.speaker.peers_status()[0].last_error == "NOTIFICATION received 6/4"
-
-
-# ---- synchronisation ----
-
-
-def test_a_new_link_asks_for_sessions_and_both_tables_before_it_sends_a_route() -> None:
-    model = ExabgpModel(Speaker(SETTINGS), SETTINGS)
-    model.peers[EDGE].up = True
-    model.command(ProcessUp(1))
-    assert model.sent == ["show neighbor json", "show adj-rib in json", "show adj-rib out json"]
-    model.answer(2)
-    assert len(model.sent) == 3
-    model.answer(1)
-    assert of(model, Resynchronized) == [Resynchronized(1)]
-    model.settle()
-    assert model.sent[3] == f"neighbor {EDGE} announce route {OWN} next-hop 10.9.0.1 origin igp as-path [ 65001 ]"
-
-
-def test_a_lost_link_keeps_everything_and_the_dump_confirms_or_sweeps() -> None:
-    model = connected()
-    for number in (16, 17):
-        model.announce(EDGE, f"172.{number}.0.0/16", EDGE, attribute([65010]))
-    model.settle()
-    model.effects.clear()
-    model.command(ProcessDown())
-    assert best(model) == {"172.16.0.0/16": "edge", "172.17.0.0/16": "edge"}
-    assert len(stale(model)) == 2
-    del model.peers[EDGE].adj_in["172.16.0.0/16"]
-    model.peers[EDGE].adj_in["172.18.0.0/16"] = (EDGE, attribute([65010]))
-    model.lose_answers()
-    model.command(ProcessUp(2))
-    model.settle()
-    assert best(model) == {"172.17.0.0/16": "edge", "172.18.0.0/16": "edge"}
-    assert stale(model) == set()
-    assert {str(change.prefix) for change in of(model, BestChanged)} == {"172.16.0.0/16", "172.18.0.0/16"}
-    assert of(model, PeerDown) == []
-
-
-def test_what_a_former_daemon_left_in_exabgp_is_withdrawn_and_the_rest_said_again() -> None:
-    model = ExabgpModel(Speaker(SETTINGS), SETTINGS)
-    model.now = 100.0
-    model.peers[FABRIC].up = True
-    model.peers[FABRIC].adj_out = {ip_network("192.0.2.0/24"): "old", OWN: "old"}
-    model.command(ProcessUp(1))
-    model.settle()
-    assert set(model.peers[FABRIC].adj_out) == {OWN}
-    assert model.peers[FABRIC].adj_out[OWN] != "old"
-
-
-def test_a_session_that_went_down_unheard_is_noticed_by_the_list() -> None:
-    model = connected()
-    model.announce(EDGE, "172.16.0.0/16", EDGE, attribute([65010]))
-    model.command(ProcessDown())
-    model.lose_answers()
-    model.peers[EDGE].up = False
-    model.command(ProcessUp(2))
-    model.settle()
-    assert of(model, PeerDown) == [PeerDown("edge", "session lost meanwhile")]
-    assert best(model) == {"172.16.0.0/16": "edge"}
-    model.advance(61)
-    assert best(model) == {}
-
-
-def test_rows_older_than_an_event_do_not_undo_it() -> None:
-    model = connected()
-    model.announce(EDGE, "172.16.0.0/16", EDGE, attribute([65010]))
-    model.settle()
-    model.command(ProcessDown())
-    model.lose_answers()
-    model.command(ProcessUp(2))
-    model.answer(1)
-    assert model.unanswered[0] == "show adj-rib in json"
-    rows = model.execute("show adj-rib in json")
-    model.withdraw(EDGE, "172.16.0.0/16")  # while ExaBGP is printing the table it had before
-    model.unanswered[0] = rows
-    model.settle()
-    assert best(model) == {}
-
-
-def test_a_session_replaced_while_its_table_is_dumped_is_not_swept_by_the_dump() -> None:
-    model = connected()
-    model.announce(EDGE, "172.16.0.0/16", EDGE, attribute([65010]))
-    model.settle()
-    model.command(ProcessDown())
-    model.lose_answers()
-    model.command(ProcessUp(2))
-    model.answer(1)
-    assert model.unanswered[0] == "show adj-rib in json"
-    rows = model.execute("show adj-rib in json")
-    model.peer_down(EDGE)
-    model.peer_up(EDGE)
-    model.unanswered[0] = rows
-    model.settle(1)
-    assert stale(model) == {"edge 172.16.0.0/16"}
-    model.say(end_of_rib(EDGE))
-    assert best(model) == {}
-
-
-def test_answers_to_the_former_link_are_nobodys() -> None:
-    model = connected()
-    model.announce(EDGE, "172.16.0.0/16", EDGE, attribute([65010]))
-    model.command(ProcessDown())
-    model.command(ProcessUp(2))
-    for _ in range(3):
-        model.say("done")
-    assert model.speaker.counters["surplus-answers"] == 3
-    model.lose_answers()
-    for line in (json.dumps([neighbor_row(EDGE, up=True)]), "done", "done"):
-        model.say(line)
-    assert of(model, Resynchronized) == []
-    model.say("done")
-    assert of(model, Resynchronized) == [Resynchronized(2)]
-
-
-def test_a_dumped_link_local_next_hop_confirms_a_known_path_or_asks_the_peer() -> None:
-    model = connected()
-    attributes = attribute([65010])
-    model.announce(EDGE6, "2001:db8::/32", EDGE6, attributes)
-    model.settle()
-    model.peers[EDGE6].adj_in["2001:db8::/32"] = ("fe80::2", attributes)
-    model.command(ProcessDown())
-    model.lose_answers()
-    model.command(ProcessUp(2))
-    model.settle()
-    assert stale(model) == set()
-    assert not [line for line in model.sent if "route-refresh" in line]
-    assert model.speaker.loc_rib.best[ip_network("2001:db8::/32")].path.next_hop == ip_address(EDGE6)
-
-    model.peers[EDGE6].adj_in["2001:db8:1::/48"] = ("fe80::2", attributes)
-    model.lose_answers()
-    model.command(ProcessUp(3))
-    model.settle()
-    assert [line for line in model.sent if "route-refresh" in line] == [
-        f"neighbor {EDGE6} announce route-refresh ipv6 unicast"
-    ]
-
-
-def test_missing_answers_are_said_again_and_again_until_one_comes() -> None:
-    model = connected()
-    model.announce(EDGE, "172.16.0.0/16", EDGE, attribute([65010]))
-    model.advance(3 * ANSWER_TIMEOUT + 0.1)
-    assert [missing.times for missing in of(model, AnswersMissing)] == [1, 2, 3]
-    model.effects.clear()
-    model.answer()
-    model.announce(EDGE, "172.17.0.0/16", EDGE, attribute([65010]))
-    model.advance(ANSWER_TIMEOUT + 0.1)
-    assert [missing.times for missing in of(model, AnswersMissing)] == [1]
-    assert best(model) == {"172.16.0.0/16": "edge", "172.17.0.0/16": "edge"}
 
 
 # ---- pacing ----

@@ -12,10 +12,10 @@ from support.exabgp_model import ExabgpModel, attribute, end_of_rib, update
 from support.speaker import EDGE, EDGE2, FABRIC, OWN, SETTINGS, connected, of
 
 from gateway.bgp.events import BestChanged, Level, LimitCrossed, PeerDown, Reconfigure, SessionsChanged
+from gateway.bgp.inbox import SLICE
 from gateway.bgp.path import NO_EXPORT
 from gateway.bgp.route_policy import Action, Changes, PrefixEntry, PrefixList, RoutePolicy, Rule
 from gateway.bgp.settings import NeighborSettings, OverLimit, SpeakerSettings
-from gateway.bgp.speaker import SLICE
 from gateway.config.policies import parse_as_path
 
 NAMES = ("edge", "edge2", "fabric", "edge6")

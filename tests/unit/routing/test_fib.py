@@ -8,6 +8,7 @@ import pytest
 from support.fib_shell import UNDERLAY, Shell
 from support.kernel_model import Kernel
 
+from gateway.routing.fib import Fib
 from gateway.routing.guard import GUARD_METRIC
 from gateway.routing.model import (
     Applied,
@@ -16,6 +17,7 @@ from gateway.routing.model import (
     ConnectionGone,
     ConnectionUp,
     Dump,
+    FibSettings,
     Group,
     InterfaceChanged,
     InterfaceGone,
@@ -23,6 +25,7 @@ from gateway.routing.model import (
     Nexthop,
     Op,
     OpError,
+    Prefix,
     Reconcile,
     RemoveRoute,
     Resync,
@@ -100,6 +103,29 @@ def test_a_tunnel_down_or_up_is_one_replacement_whatever_the_number_of_routes(ev
     shell.tell(event)  # type: ignore[arg-type]
     assert [verbs(ops) for ops in shell.batches] == [[("replace", "Group")]]
     assert all(shell.kernel.lookup(prefix) == expected for prefix in many(1000))
+
+
+def test_of_routes_that_follow_their_group_none_is_looked_at_but_those_with_an_alternative(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shell = up(up(), "second", 8)
+    shell.tell(*(SetRoute(prefix, EDGE) for prefix in many(100)))
+    other = SetRoute(many(100)[7], ViaConnection("second"), "static", 30)
+    shell.tell(other)
+    looked: list[Prefix] = []
+    choose = Fib._choose
+    monkeypatch.setattr(Fib, "_choose", lambda fib, prefix: looked.append(prefix) or choose(fib, prefix))
+    shell.tell(ConnectionDown("edge"))
+    assert looked == [other.prefix]
+    assert shell.kernel.lookup(other.prefix) == 8
+    shell.tell(RemoveRoute(other.prefix, "static"))
+    looked.clear()
+    shell.tell(ConnectionUp("edge"), ConnectionUp("edge"), ConnectionAdded("edge", TUN))
+    assert looked == []
+    assert all(shell.kernel.lookup(prefix) == TUN for prefix in many(100))
+    shell.tell(ConnectionGone("edge"))
+    assert sorted(looked) == sorted(many(100))
+    assert not any(shell.fib.state(prefix).installed for prefix in many(100))
 
 
 def test_a_deleted_tun_leaves_the_guard_and_its_routes_come_back_as_blackholes_then_through_the_new_tun() -> None:
@@ -342,7 +368,7 @@ def test_ten_thousand_routes_fit_in_batches() -> None:
     for prefix in prefixes:
         shell.fib.command(SetRoute(prefix, EDGE), 0.0)
     shell.settle()
-    assert max(len(ops) for ops in shell.batches) == 500
+    assert max(len(ops) for ops in shell.batches) == FibSettings().batch
     status = shell.fib.status()
     assert (status.desired, status.installed, status.failed) == (10_000, 10_000, 0)
 
@@ -431,3 +457,22 @@ def test_what_a_liveness_check_gave_up_is_used_only_where_nothing_else_is() -> N
     assert {shell.kernel.lookup(prefix) for prefix in several} == {10}
     shell.tell(Liveness(ViaConnection("edge"), works=True), ConnectionUp("spare"))
     assert {shell.kernel.lookup(prefix) for prefix in several} == {10}
+
+
+def test_no_way_in_clear_is_opened_around_a_blackhole_that_the_kernel_refuses() -> None:
+    shell = up()
+    inside = ip_network("10.1.5.0/24")
+    shell.faults = lambda op: (
+        OpError(12, "Cannot allocate memory")
+        if op.entry == Route(inside, GUARD_METRIC, RouteKind.BLACKHOLE) and op.verb is Verb.ADD
+        else None
+    )
+    shell.fib.command(SetProtected(frozenset({ONPREM, inside})), 0.0)
+    shell.tell(SetRoute(VNET, ROUTER))
+    assert shell.kernel.lookup(inside) == "main", "nothing of ours leads there: the host's own routes do"
+    assert not [route for route in shell.kernel.routes.values() if route.prefix == VNET]
+    assert not shell.fib.state(VNET).installed
+    shell.faults = lambda op: None
+    shell.pass_time()
+    assert shell.kernel.lookup(inside) == "blackhole"
+    assert shell.kernel.lookup(ip_network("10.1.9.0/24")) == UNDERLAY

@@ -302,9 +302,13 @@ class FibMachine(RuleBasedStateMachine):
     def what_differs_is_dirty_and_nothing_else(self) -> None:
         fib = self.shell.fib
         if fib.synchronised:
-            keys = fib._desired.keys() | set(fib._mirror)
-            differing = {key for key in keys - fib._stale if fib._mirror.entry(key) != fib._desired.get(key)}
-            assert fib._dirty.keys() == differing
+            keys = fib._ledger._desired.keys() | set(fib._ledger.mirror)
+            differing = {
+                key
+                for key in keys - fib._ledger.stale
+                if fib._ledger.mirror.entry(key) != fib._ledger._desired.get(key)
+            }
+            assert fib._ledger.dirty.keys() == differing
 
     @invariant()
     def counted_as_if_every_route_were_looked_at(self) -> None:
@@ -312,8 +316,8 @@ class FibMachine(RuleBasedStateMachine):
         status, states = fib.status(), [fib.state(prefix) for prefix, sources in self.routes.items() if sources]
         counted = (status.desired, status.installed, status.failed)
         assert counted == (len(states), sum(one.installed for one in states), sum(bool(one.error) for one in states))
-        missing = [route for route in fib._guarding.values() if fib._mirror.entry(route.key) != route]
-        assert sorted(map(str, fib._guard_missing())) == sorted(map(str, missing))
+        missing = [route for route in fib._ledger.guarding.values() if fib._ledger.mirror.entry(route.key) != route]
+        assert sorted(map(str, fib._ledger.guard_missing)) == sorted(map(str, missing))
         assert fib.guard_complete == (fib.synchronised and not missing)
 
 
