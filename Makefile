@@ -3,12 +3,12 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 SOURCES := $(shell find gateway native -type f \( -name '*.py' -o -name '*.[ch]' -o -name '*.pyi' -o -name 'meson.build' \) 2>/dev/null) meson.build meson.options pyproject.toml
-PACKAGES := bird2 charon-systemd gcc git iperf3 iproute2 iputils-ping libc6-dev libcharon-extra-plugins libipsec-mb-dev \
+PACKAGES := bird2 charon-systemd frr gcc git gobgpd iperf3 iproute2 iputils-ping libc6-dev libcharon-extra-plugins libipsec-mb-dev \
 	libssl-dev libstrongswan-extra-plugins libstrongswan-standard-plugins nftables pkg-config procps python3-dev \
 	python3-venv strace strongswan-swanctl systemd tcpdump util-linux
 
-# What `make test-slow` needs beside the above: libFuzzer, another BFD, and a reader of captures.
-SLOW_PACKAGES := clang frr libclang-rt-14-dev tshark
+# What `make test-slow` needs beside the above: libFuzzer, and a reader of captures.
+SLOW_PACKAGES := clang libclang-rt-14-dev tshark
 
 # What `make bench` compares with, beside the above.
 BENCH_PACKAGES := wireguard-go wireguard-tools ethtool
@@ -53,7 +53,6 @@ test-slow: build
 	@bash tools/install-system $(SLOW_PACKAGES)
 	@for tree in 13 14 13-libreswan; do tools/debian-tree $$tree || exit; done
 	@SIM_FACTOR=4 $(VENV)/bin/pytest -m slow tests
-	@SIM_FACTOR=2 $(VENV)/bin/pytest -m "not slow" tests/simulation
 
 test-all: test-slow test
 

@@ -9,10 +9,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 DEFAULT_SOCKET = "/run/gatewayd/control.sock"
 _PATIENCE = 10.0  # seconds for an answer, besides the time an operation itself may take
+_LONG_PATIENCE = 60.0  # for ten thousand routes, and for a large file
 
 
 class Unreachable(Exception):
@@ -29,6 +30,10 @@ class Refusal(Exception):
 
 class TimedOut(Exception):
     """The operation did not finish in the time given."""
+
+
+class Mistaken(Exception):
+    """The configuration that was given has mistakes; str() has one a line."""
 
 
 class Client:
@@ -61,15 +66,47 @@ class Client:
         """(success, sentence)."""
         return self._operation({"verb": "drain", "target": target, "to": to}, 0.0)
 
-    def forget(self, prefix: str) -> tuple[bool, str]:
+    def forget(self, prefix: str, instance: str = "") -> tuple[bool, str]:
         """(success, sentence)."""
-        return self._operation({"verb": "forget", "target": prefix}, 0.0)
+        where = {"instance": instance} if instance else {}
+        return self._operation({"verb": "forget", "target": prefix, **where}, 0.0)
 
     def guard(self) -> dict[str, Any]:
         """The prefixes that cannot leave in clear."""
         status, document = self._ask("GET", "/v1/guard", None, _PATIENCE)
         if status != 200:
             raise Unreachable(f"unexpected answer from {self._path} (status {status})")
+        return document
+
+    def advertised(self, peer: str) -> dict[str, Any]:
+        """What a neighbor, or each of them, is told."""
+        return self._question("/v1/advertised", {"peer": peer})
+
+    def table(self) -> dict[str, Any]:
+        """Every entry of the daemon's routing tables."""
+        return self._question("/v1/table", {})
+
+    def lookup(self, address: str, source: str, instance: str) -> dict[str, Any]:
+        """The way to an address."""
+        return self._question("/v1/lookup", {"address": address, "from": source, "instance": instance})
+
+    def policy_test(self, peer: str, direction: str, policy: str, file: str = "", text: str = "") -> dict[str, Any]:
+        """What another file, or a policy by its name, would change."""
+        given = {"file": file, "text": text} if file else {}
+        body = json.dumps({"peer": peer, "direction": direction, "policy": policy, **given})
+        return self._answered(*self._ask("POST", "/v1/policy-tests", body, _LONG_PATIENCE))
+
+    def _question(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        given = urlencode({name: value for name, value in query.items() if value})
+        return self._answered(*self._ask("GET", f"{path}?{given}", None, _LONG_PATIENCE))
+
+    def _answered(self, status: int, document: dict[str, Any]) -> dict[str, Any]:
+        if status == 404:
+            raise NotFound(str(document.get("text", "")))
+        if status == 422:
+            raise Mistaken("\n".join(map(str, document.get("errors", ()))))
+        if status != 200:
+            raise Unreachable(document.get("text") or f"unexpected answer from {self._path} (status {status})")
         return document
 
     def _operation(self, request: dict[str, Any], wait: float) -> tuple[bool, str]:

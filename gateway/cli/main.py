@@ -1,7 +1,7 @@
 """The command tree of gatewayctl.
 
 Exit codes: 0 done; 1 the asked-for object is down, or the command failed; 2 usage; 3 daemon unreachable; 4 not found;
-5 timed out; 78 the configuration was refused (reload). `health --nagios` uses the plugin codes 0 to 3 instead.
+5 timed out; 78 the configuration was refused (reload, policy test). `health --nagios` uses the plugin codes 0 to 3 instead.
 
 Global options may stand anywhere on the line, and unambiguous beginnings of commands are accepted.
 """
@@ -11,23 +11,31 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from gateway import __version__
-from gateway.cli import disclosures, output, views
-from gateway.cli.client import Client, NotFound, Refusal, TimedOut, Unreachable
+from gateway.cli import disclosures, fabric_views, output, route_commands, views
+from gateway.cli.client import Client, Mistaken, NotFound, Refusal, TimedOut, Unreachable
+from gateway.cli.session import SETTINGS, Session, present
 from gateway.config.units import parse_duration
 
-DOWN, UNREACHABLE, NOT_FOUND, TIMED_OUT, EX_CONFIG = 1, 3, 4, 5, 78
+DOWN, USAGE, UNREACHABLE, NOT_FOUND, TIMED_OUT, EX_CONFIG = 1, 2, 3, 4, 5, 78
 _NAGIOS = {"OK": 0, "WARNING": 1, "CRITICAL": 2, "UNKNOWN": 3}
 _CLEAR = "\x1b[H\x1b[2J"
 LONGEST_DISCLOSURE, MOST_PACKETS = 3600.0, 100_000  # the daemon's limits
+
+_FAILURES: dict[type[Exception], int] = {
+    Unreachable: UNREACHABLE,
+    NotFound: NOT_FOUND,
+    TimedOut: TIMED_OUT,
+    Mistaken: EX_CONFIG,
+    output.NoTable: USAGE,
+}
 
 # Global options, and whether a value follows: `main` moves them to the front.
 _GLOBAL = {"--socket": True, "-o": True, "--output": True, "--no-header": False, "--color": True}
@@ -37,6 +45,7 @@ class Form(StrEnum):
     table = "table"
     wide = "wide"
     json = "json"
+    csv = "csv"
 
 
 class Color(StrEnum):
@@ -45,30 +54,14 @@ class Color(StrEnum):
     never = "never"
 
 
-class Abbreviated(TyperGroup):
-    """`gatewayctl st` is `status` as long as nothing else begins so."""
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        found = super().get_command(ctx, cmd_name)
-        if found is not None:
-            return found
-        matches = [name for name in self.list_commands(ctx) if name.startswith(cmd_name)]
-        return super().get_command(ctx, matches[0]) if len(matches) == 1 else None
-
-
-_SETTINGS: dict[str, Any] = {
-    "cls": Abbreviated,
-    "no_args_is_help": True,
-    "rich_markup_mode": None,
-    "add_completion": False,
-}
 app = typer.Typer(
-    name="gatewayctl", help="Shows and steers the gateway daemon.", pretty_exceptions_enable=False, **_SETTINGS
+    name="gatewayctl", help="Shows and steers the gateway daemon.", pretty_exceptions_enable=False, **SETTINGS
 )
-bgp = typer.Typer(help="BGP peers and routes.", **_SETTINGS)
+bgp = typer.Typer(help="BGP peers and routes.", **SETTINGS)
 app.add_typer(bgp, name="bgp")
-guard = typer.Typer(help="Prefixes that cannot leave in clear.", **_SETTINGS)
+guard = typer.Typer(help="Prefixes that cannot leave in clear.", **SETTINGS)
 app.add_typer(guard, name="guard")
+app.add_typer(route_commands.policy, name="policy")
 
 Tunnel = Annotated[
     str, typer.Argument(metavar="[TUNNEL]", help="a configured connection; default all", show_default=False)
@@ -87,13 +80,6 @@ KeyDirectory = Annotated[
 PacketFile = Annotated[Path, typer.Option("--to", metavar="FILE", help="must not exist yet", show_default=False)]
 
 
-class Session:
-    """What every command needs: the daemon, and how to print."""
-
-    client = Client()
-    style = output.Style()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = _globals_first(sys.argv[1:] if arguments is None else arguments)
@@ -101,15 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(words, prog_name="gatewayctl")
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else int(finished.code is not None)
-    except Unreachable as error:
+    except tuple(_FAILURES) as error:
         output.complain(str(error))
-        return UNREACHABLE
-    except NotFound as error:
-        output.complain(str(error))
-        return NOT_FOUND
-    except TimedOut as error:
-        output.complain(str(error))
-        return TIMED_OUT
+        return _FAILURES[type(error)]
     return 0
 
 
@@ -146,7 +126,7 @@ def sas(tunnel: Tunnel = "") -> None:
     """IKE_SAs and their CHILD_SAs. Example: gatewayctl sas azure-a -o wide"""
     snapshot = _snapshot(tunnel)
     chosen = _chosen(snapshot, tunnel)
-    _print(snapshot, "tunnels", chosen, lambda: views.sas(snapshot, tunnel, Session.style.wide))
+    present(snapshot, "tunnels", chosen, lambda: views.sas(snapshot, tunnel, Session.style.wide))
     _finish(not tunnel or chosen[0]["up"])
 
 
@@ -154,14 +134,14 @@ def sas(tunnel: Tunnel = "") -> None:
 def bgp_peers() -> None:
     """BGP neighbors, with the columns of the cloud CLI. Example: gatewayctl bgp peers"""
     snapshot = _snapshot()
-    _print(snapshot, "peers", snapshot["peers"], lambda: [views.bgp_peers(snapshot, Session.style.wide)])
+    present(snapshot, "peers", snapshot["peers"], lambda: [views.bgp_peers(snapshot, Session.style.wide)])
 
 
-@bgp.command("routes")
-def bgp_routes() -> None:
-    """Learned paths, which is best and why. Example: gatewayctl bgp routes -o json"""
-    snapshot = Session.client.status(all_routes=True)
-    _print(snapshot, "routes", snapshot["routes"], lambda: [views.bgp_routes(snapshot, Session.style.wide)])
+bgp.command("routes")(route_commands.bgp_routes)
+bgp.command("learned")(route_commands.bgp_learned)
+bgp.command("advertised")(route_commands.bgp_advertised)
+app.command()(route_commands.routes)
+app.command()(route_commands.lookup)
 
 
 @guard.command("show")
@@ -171,33 +151,40 @@ def guard_show() -> None:
     if Session.style.form == "json":
         output.show_json(found)
         return
-    rows = [(prefix, why) for why in ("protected", "learned") for prefix in found.get(why, [])]
-    output.show([views.Table(("Prefix", "Why"), tuple(rows))], Session.style)
+    output.show_view([views.guard(found)], Session.style)
 
 
 @guard.command("forget")
 def guard_forget(
     prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="a learned prefix", show_default=False)] = "",
     everything: Annotated[bool, typer.Option("--all", help="all learned prefixes")] = False,
+    instance: Annotated[str, typer.Option(help="of this routing instance", show_default=False)] = "",
 ) -> None:
     """Ends the protection of what was learned in a tunnel and is no longer. Example: gatewayctl guard forget 10.9.0.0/16"""
     if bool(prefix) == everything:
         raise typer.BadParameter("either PREFIX or --all")
-    _report(*Session.client.forget(prefix))
+    _report(*Session.client.forget(prefix, instance))
 
 
 @app.command()
 def bfd() -> None:
     """BFD sessions with BGP neighbors, and probes of tunnels. Example: gatewayctl bfd -o wide"""
     snapshot = _snapshot()
-    _print(snapshot, "liveness", snapshot.get("liveness", []), lambda: [views.bfd(snapshot, Session.style.wide)])
+    present(snapshot, "liveness", snapshot.get("liveness", []), lambda: [views.bfd(snapshot, Session.style.wide)])
+
+
+@app.command()
+def fabric() -> None:
+    """The cloud's route tables: what leads here, what is foreign, what others changed. Example: gatewayctl fabric -o wide"""
+    snapshot = _snapshot()
+    present(snapshot, "fabric", snapshot.get("fabric") or {}, lambda: fabric_views.fabric(snapshot, Session.style.wide))
 
 
 @app.command()
 def workers() -> None:
     """Data plane threads: CPU time, packets, burst sizes, queues. Example: gatewayctl workers -o wide"""
     snapshot = _snapshot()
-    _print(snapshot, "workers", snapshot.get("workers", []), lambda: [views.workers(snapshot, Session.style.wide)])
+    present(snapshot, "workers", snapshot.get("workers", []), lambda: [views.workers(snapshot, Session.style.wide)])
 
 
 @app.command()
@@ -231,9 +218,12 @@ def drain(
 
 
 @app.command()
-def reload(wait: Wait = 30) -> None:
-    """Reads the configuration again. What did not change is not touched. Example: gatewayctl reload"""
-    _operate("reload", "", wait, failure=EX_CONFIG)
+def reload(
+    wait: Wait = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would happen to what runs")] = False,
+) -> None:
+    """Reads the configuration again. What did not change is not touched. Example: gatewayctl reload --dry-run"""
+    _operate("plan" if dry_run else "reload", "", wait, failure=EX_CONFIG)
 
 
 @app.command()
@@ -243,7 +233,7 @@ def health(nagios: Annotated[bool, typer.Option("--nagios", help="as a monitorin
         raise typer.Exit(_nagios())
     snapshot = _snapshot()
     critical, warning = views.faults(snapshot)
-    _print(
+    present(
         snapshot, "health", {"ready": snapshot["ready"], "critical": critical, "warning": warning},
         lambda: ["; ".join((*critical, *warning)) or "ok"],
     )  # fmt: skip
@@ -256,7 +246,7 @@ def explain(tunnel: Tunnel = "") -> None:
     snapshot = _snapshot(tunnel)
     chosen = _chosen(snapshot, tunnel)
     keys = ("name", "up", "ike_state", "last_failure", "explanation")
-    _print(
+    present(
         snapshot, "tunnels", [{key: t[key] for key in keys} for t in chosen], lambda: views.explain(snapshot, tunnel)
     )
     _finish(all(t["up"] for t in chosen))
@@ -269,7 +259,7 @@ def trace(tunnel: OneTunnel) -> None:
     if Session.style.form == "json":
         output.show_json(lines)
     else:
-        output.show(views.trace(lines), Session.style)
+        output.show_view(views.trace(lines), Session.style)
 
 
 @app.command()
@@ -350,13 +340,6 @@ def _chosen(snapshot: views.Json, tunnel: str) -> list[views.Json]:
     return [status for status in snapshot["tunnels"] if tunnel in ("", status["name"])]
 
 
-def _print(snapshot: views.Json, key: str, part: Any, view: Callable[[], list[views.Block]]) -> None:
-    if Session.style.form == "json":
-        output.show_json({name: snapshot[name] for name in ("schema", "now", "taken_at")} | {key: part})
-    else:
-        output.show(view(), Session.style)
-
-
 def _print_status(clear: bool = False) -> None:
     snapshot = _snapshot()
     if clear:
@@ -364,7 +347,7 @@ def _print_status(clear: bool = False) -> None:
     if Session.style.form == "json":
         output.show_json(snapshot)
     else:
-        output.show(views.status(snapshot, Session.style.wide), Session.style)
+        output.show_view(views.status(snapshot, Session.style.wide), Session.style)
 
 
 def _operate(verb: str, target: str, wait: float, failure: int = DOWN) -> None:

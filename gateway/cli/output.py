@@ -5,10 +5,11 @@ Values may come from a peer: control characters are escaped before anything is p
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,13 +32,14 @@ _STANDING_ALONE = r"(?:^|(?<=  ))(?:%s)(?=  |$)"
 class Style:
     """What the global options said."""
 
-    form: Literal["table", "wide", "json"] = "table"
+    form: Literal["table", "wide", "json", "csv"] = "table"
     header: bool = True
     color: Literal["auto", "always", "never"] = "auto"
 
     @property
     def wide(self) -> bool:
-        return self.form == "wide"
+        """Every column; a spreadsheet has room for them."""
+        return self.form in ("wide", "csv")
 
     @property
     def colored(self) -> bool:
@@ -45,6 +47,31 @@ class Style:
         if self.color == "auto":
             return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         return self.color == "always"
+
+
+class NoTable(Exception):
+    """There is nothing to print as CSV."""
+
+
+def show_view(blocks: Sequence[Block], style: Style) -> None:
+    """As `show`, or the one table among the blocks as CSV. NoTable."""
+    if style.form != "csv":
+        show(blocks, style)
+        return
+    tables = [block for block in blocks if isinstance(block, Table)]
+    if len(tables) != 1:
+        raise NoTable("this view is not one table; use -o json")
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    clean = _cleaned(tables[0])
+    if style.header:
+        writer.writerow([heading or "Use" for heading in clean.headings])
+    writer.writerows([_harmless(cell) for cell in row] for row in clean.rows)
+    sys.stdout.flush()
+
+
+def _harmless(cell: str) -> str:
+    """A spreadsheet takes for a formula what begins so; what a peer says must not become one."""
+    return f"'{cell}" if len(cell) > 1 and cell[0] in "=+-@" else cell
 
 
 def show(blocks: Iterable[Block], style: Style) -> None:
@@ -77,7 +104,11 @@ def _lines(block: Block, style: Style) -> Iterable[str]:
 def _clean(block: Block) -> Block:
     if isinstance(block, str):
         return printable(block, 10_000)
-    return Table(block.headings, tuple(tuple(printable(cell, 10_000) for cell in row) for row in block.rows))
+    return _cleaned(block)
+
+
+def _cleaned(table: Table) -> Table:
+    return Table(table.headings, tuple(tuple(printable(cell, 10_000) for cell in row) for row in table.rows))
 
 
 def _console(style: Style) -> Console:

@@ -34,6 +34,7 @@ def status(snapshot: Json, wide: bool) -> list[Block]:
     blocks: list[Block] = [
         f"{snapshot['name']}  {ready}  gatewayd {snapshot['version']}  {snapshot['engine']}  up {age(now - snapshot['started_at'])}",
         *(f"PROBLEM  {problem}" for problem in _problems(snapshot)),
+        *(_circuit(tunnel) for tunnel in snapshot["tunnels"] if tunnel.get("circuit")),
         "",
         _tunnels(snapshot, wide),
     ]
@@ -68,6 +69,7 @@ def bgp_peers(snapshot: Json, wide: bool) -> Table:
             "Name",
             "LocalAddress",
             "Connection",
+            "Instance",
             "Accepted",
             "Best",
             "Advertised",
@@ -76,6 +78,7 @@ def bgp_peers(snapshot: Json, wide: bool) -> Table:
             "LimitOut",
             "Flaps",
             "LastError",
+            "Why",
         ]
     rows = []
     for peer in snapshot.get("peers", ()):
@@ -90,10 +93,10 @@ def bgp_peers(snapshot: Json, wide: bool) -> Table:
             str(peer.get("messages_received", 0)),
         ]
         if wide:
-            row += [peer["name"], peer.get("local_address", ""), peer.get("connection", "")]
+            row += [peer["name"], peer.get("local_address", ""), peer.get("connection", ""), peer.get("instance", "")]
             row += [str(prefixes.get(rib, 0)) for rib in ("accepted", "best", "adj_out", "stale")]
             row += [str(prefixes.get("held_back", 0)), str(peer.get("limit_out") or "-")]
-            row += [str(peer.get("flaps", 0)), peer.get("last_error", "")]
+            row += [str(peer.get("flaps", 0)), peer.get("last_error", ""), peer.get("explanation", "")]
         rows.append(tuple(row))
     return Table(tuple(headings), tuple(rows))
 
@@ -103,7 +106,7 @@ def bfd(snapshot: Json, wide: bool) -> Table:
     headings = ["Session", "Remote", "State", "Verdict", "Since", "Detection", "Flaps", "Reason"]
     if wide:
         headings += ["Kind", "Local", "Inside", "Interval", "RemoteState", "Diagnostic", "RemoteDiagnostic"]
-        headings += ["Sent", "Received", "Refused"]
+        headings += ["Sent", "Received", "Refused", "Largest", "MTU"]
     rows = []
     for one in snapshot.get("liveness", ()):
         changed, counts = one.get("changed_at"), one.get("counts", {})
@@ -115,44 +118,27 @@ def bfd(snapshot: Json, wide: bool) -> Table:
             row += [one.get("remote_state", ""), one.get("diagnostic", ""), one.get("remote_diagnostic", "")]
             refused = sum(one.get("refused", {}).values())
             row += [str(counts.get("sent", 0)), str(counts.get("received", 0)), str(refused)]
+            row += [f"{one['largest']}" if one.get("largest") else "-", one.get("passage") or "-"]
         rows.append(tuple(row))
     return Table(tuple(headings), tuple(rows))
+
+
+def guard(found: Json) -> Table:
+    """Prefixes that cannot leave in clear."""
+    instances = found.get("instances", {})
+    rows = [
+        (prefix, why, instance)
+        for instance, held in {"": found, **instances}.items()
+        for why in ("protected", "learned")
+        for prefix in held.get(why, [])
+    ]
+    if not instances:
+        return Table(("Prefix", "Why"), tuple(row[:2] for row in rows))
+    return Table(("Prefix", "Why", "Instance"), tuple(rows))
 
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds else "-"
-
-
-def bgp_routes(snapshot: Json, wide: bool) -> Table:
-    """ ">" is the best path, "=" one used beside it, "+" the one that takes over; Reason says why it won or lost."""
-    headings = ["", "Network", "Origin", "SourcePeer", "AsPath", "NextHop", "Installed", "Reason"]
-    if wide:
-        headings += ["OriginCode", "LocPrf", "Metric", "Communities", "Stale"]
-    local = {peer["name"]: peer["address"] for peer in snapshot.get("peers", ())}
-    rows = []
-    for route in snapshot.get("routes", ()):
-        path = "-".join(str(asn) for asn in route["as_path"])
-        row = [
-            _standing(route),
-            route["prefix"],
-            "EBgp" if route["as_path"] else "IBgp",
-            local.get(route["peer"], route["peer"]),
-            path,
-            route["next_hop"],
-            _yes(route["installed"]),
-            route["reason"],
-        ]
-        if wide:
-            row += [route["origin"], _or_dash(route["local_preference"]), _or_dash(route["med"])]
-            row += [" ".join(route["communities"]), _yes(route.get("stale", False))]
-        rows.append(tuple(row))
-    return Table(tuple(headings), tuple(rows))
-
-
-def _standing(route: Json) -> str:
-    if route["best"]:
-        return ">"
-    return "=" if route.get("multipath") else "+" if route.get("backup") else ""
 
 
 def workers(snapshot: Json, wide: bool) -> Table:
@@ -202,9 +188,14 @@ def _rung(line: Json, before: Json | None) -> str:
 
 
 def explain(snapshot: Json, tunnel: str) -> list[Block]:
-    """One sentence per tunnel."""
+    """One sentence per tunnel, and one per BGP session that is down."""
     lines: list[Block] = [f"PROBLEM  {problem}" for problem in _problems(snapshot)] if not tunnel else []
-    return lines + [_why(snapshot, status_) for status_ in snapshot["tunnels"] if tunnel in ("", status_["name"])]
+    lines += [_why(snapshot, status_) for status_ in snapshot["tunnels"] if tunnel in ("", status_["name"])]
+    return lines + [
+        f"BGP {peer['name']} is {peer['state']}: {peer['explanation'].rstrip('.')}."
+        for peer in snapshot.get("peers", ())
+        if peer.get("explanation") and tunnel in ("", peer.get("connection"))
+    ]
 
 
 def faults(snapshot: Json) -> tuple[list[str], list[str]]:
@@ -223,6 +214,14 @@ def faults(snapshot: Json) -> tuple[list[str], list[str]]:
 
 def _problems(snapshot: Json) -> list[str]:
     return [*snapshot.get("problems", ()), *snapshot.get("certificate_problems", ())]
+
+
+def _circuit(tunnel: Json) -> str:
+    """Said plainly: what leaves in clear, and what is only there in case."""
+    prefixes = ", ".join(tunnel.get("protected", ()))
+    if tunnel["circuit"] == "up":
+        return f"IN CLEAR  {tunnel['name']}: {prefixes} follow the private circuit; the tunnel stands by (protection = backup)"
+    return f"BACKUP  {tunnel['name']}: {prefixes} go into the tunnel; the private circuit does not answer"
 
 
 def _tunnels(snapshot: Json, wide: bool) -> Table:
@@ -282,7 +281,7 @@ def _mean(total: int, count: int, digits: int = 1) -> str:
 
 def _ike_sa(snapshot: Json, tunnel: Json, wide: bool) -> Iterable[str]:
     now = snapshot["now"]
-    ends = f"{_end(tunnel['local'])} {_quoted(tunnel['local_id'])} <-> {_end(tunnel['remote'])} {_quoted(tunnel['remote_id'])}"
+    ends = f"{ending(tunnel['local'])} {_quoted(tunnel['local_id'])} <-> {ending(tunnel['remote'])} {_quoted(tunnel['remote_id'])}"
     nat = f"   NAT: {tunnel['nat']}" if tunnel.get("nat") else ""
     yield f"{tunnel['name']:<9} {tunnel['ike_state']}  IKEv2  {tunnel.get('role') or '-'}   {ends}{nat}"
     if tunnel.get("established_at") is None:
@@ -368,7 +367,7 @@ def _age(now: float, since: float | None) -> str:
     return age(now - since) if since is not None else "-"
 
 
-def _end(address: str) -> str:
+def ending(address: str) -> str:
     """203.0.113.10:4500 as swanctl writes it: 203.0.113.10[4500]."""
     host, _, port = address.rpartition(":")
     return f"{host.strip('[]')}[{port}]" if host else address or "%any"
@@ -378,11 +377,11 @@ def _quoted(identity: str) -> str:
     return f"'{identity}'" if identity else "''"
 
 
-def _or_dash(value: object) -> str:
+def or_dash(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def _yes(value: bool) -> str:
+def yes(value: bool) -> str:
     return "yes" if value else "no"
 
 

@@ -130,6 +130,10 @@ class Neighbor(Section):
     connection: Name | None = Field(
         default=None, description="the session runs inside this connection's tunnel; its routes point into the TUN"
     )
+    instance: Name | None = Field(
+        default=None,
+        description="the routing instance it belongs to; default: that of `connection`, else the gateway's own table",
+    )
     multihop: Integer = Field(
         default=1, ge=1, le=255, description="TTL of the session; Azure Route Server needs 2 or more"
     )
@@ -139,8 +143,8 @@ class Neighbor(Section):
     passive: Switch = Field(default=False, description="wait for the neighbor to connect")
     advertise: tuple[PrefixField, ...] | None = Field(
         default=None,
-        description="prefixes announced to this neighbor; default: bgp.advertise and what other kinds of neighbor "
-        "taught us",
+        description="prefixes announced to this neighbor; default: bgp.advertise (an instance's `local`) and what "
+        "other kinds of neighbor taught us",
     )
     bfd: Bfd | None = Field(default=None, description="BFD with the neighbor; without it only hold_time")
     kind: Kind = Field(
@@ -175,6 +179,10 @@ class Neighbor(Section):
         default=(),
         description='prefixes announced also in parts, because a longer match wins, as over ExpressRoute: `"10.200.0.0/16 /17"`',
     )
+    outdo: Switch = Field(
+        default=False,
+        description="it is told the two halves of every protected prefix, or part of one, that it teaches us, so that the gateway's longer match wins over a private circuit in clear; within `max_announced`; gateways of different ASes on one route server all need it, and a route server that passes on large communities: else each names the other's halves as carried in clear",
+    )
     default_route: DefaultRoute = Field(
         default="never",
         description="whether it is told a default route: `never`, `always`, or a prefix: while we have a route to that",
@@ -198,6 +206,15 @@ class Bgp(Section):
     )
     stale_time: Duration = Field(
         default=120.0, ge=0, description="how long routes stay in the kernel after their session or ExaBGP went away"
+    )
+    service: Literal["auto", "child", "unit"] = Field(
+        default="auto",
+        description="who starts the process that runs ExaBGP and outlives the daemon. unit: gatewayd-bgp.service; child: the daemon; auto: unit where gatewayd.service started the daemon, else child",
+    )
+    orphan_time: Duration = Field(
+        default=10.0,
+        ge=0,
+        description="how long that process keeps sessions and announced routes while there is no daemon, and so no data plane; then it withdraws every route and closes the sessions; 0: at once",
     )
     max_paths: Integer = Field(
         default=8,

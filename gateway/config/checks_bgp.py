@@ -76,6 +76,9 @@ def _routes(bgp: Bgp, path: KeyPath, neighbor: Neighbor) -> Iterator[Finding]:
         yield "error", (*path, "kind"), message
     if neighbor.kind in _AWS_KINDS:
         yield from _reserved(bgp.local_as, ("bgp", "local_as"), _AWS_OWN)
+    if neighbor.outdo and neighbor.connection is not None:
+        message = "is for neighbors beside the tunnels; what a tunnel teaches us leaves by it"
+        yield "error", (*path, "outdo"), message
     limit = KINDS[neighbor.kind]
     if limit and neighbor.max_announced is not None and not 0 < neighbor.max_announced <= limit:
         message = (
@@ -116,6 +119,10 @@ def _neighbor(facts: Facts, bgp: Bgp, path: KeyPath, neighbor: Neighbor) -> Iter
             (*path, "ttl_security"),
             f"needs a directly connected neighbor, but multihop is {neighbor.multihop}",
         )
+    if neighbor.ttl_security and neighbor.passive:
+        # Interop: the SYN+ACK of ExaBGP 5.0.15 leaves with a TTL of 64, whatever the session's is to be
+        message = "a neighbor that expects TTL 255 drops our answer to its call; let us call: passive = false"
+        yield "error", (*path, "ttl_security"), message
     if neighbor.passive and bgp.listen_port == 0:
         yield "error", (*path, "passive"), "waits for a connection, but bgp.listen_port is 0"
     if neighbor.connection is not None:

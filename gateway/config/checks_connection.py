@@ -54,7 +54,7 @@ def connection_findings(facts: Facts) -> Iterator[Finding]:
 def pair_findings(facts: Facts) -> Iterator[Finding]:
     """What two connections must not share."""
     pairs: dict[object, KeyPath] = {}
-    selectors: dict[Prefix, tuple[str, KeyPath]] = {}
+    selectors: dict[tuple[str | None, Prefix], tuple[str, KeyPath]] = {}
     inside: dict[Address, KeyPath] = {}
     for name, connection in facts.config.connection.items():
         path: KeyPath = ("connection", name)
@@ -77,6 +77,12 @@ def pair_findings(facts: Facts) -> Iterator[Finding]:
 def prefix_findings(facts: Facts) -> Iterator[Finding]:
     """Protected prefixes that hold, or lie in, what is reached beside the tunnel."""
     for outer, inner in _nested(_places(facts)):
+        if (
+            outer.instance != inner.instance
+            and "cloud" not in (outer.kind, inner.kind)
+            and not (outer.kind == inner.kind == "tunnel")
+        ):
+            continue  # no packet is looked up in both tables
         if outer.kind == "protected" == inner.kind:
             if outer.owner != inner.owner and outer.prefix != inner.prefix:
                 where = f"{outer.prefix} of {outer.owner} (line {facts.line(outer.path)})"
@@ -206,7 +212,7 @@ def _children(path: KeyPath, connection: Connection) -> Iterator[tuple[KeyPath, 
 
 
 def _shared_selectors(
-    facts: Facts, name: str, connection: Connection, seen: dict[Prefix, tuple[str, KeyPath]]
+    facts: Facts, name: str, connection: Connection, seen: dict[tuple[str | None, Prefix], tuple[str, KeyPath]]
 ) -> Iterator[Finding]:
     for path, child in _children(("connection", name), connection):
         for element, prefix in enumerate(child.remote_ts):
@@ -214,7 +220,7 @@ def _shared_selectors(
             if is_everything(prefix):
                 continue
             place = (*path, "remote_ts", element)
-            owner, first = seen.setdefault(prefix, (name, place))
+            owner, first = seen.setdefault((connection.instance, prefix), (name, place))
             if owner != name:
                 message = (
                     f"{prefix} is also a remote_ts of connection '{owner}' (line {facts.line(first)}), so no route can "
@@ -233,24 +239,35 @@ class _Place:
     path: KeyPath
     owner: str
     what: str
+    instance: str = ""
 
 
 def _places(facts: Facts) -> list[_Place]:
     config = facts.config
     places: dict[tuple[str, Prefix, str], _Place] = {}
 
-    def add(kind: _Kind, prefix: Prefix, path: KeyPath, what: str) -> None:
-        owner = {"connection": f"connection '{path[1]}'", "bgp": f"neighbor '{path[-2]}'"}.get(str(path[0]), "[ha]")
+    def add(kind: _Kind, prefix: Prefix, path: KeyPath, what: str, instance: str = "") -> None:
+        owner = {
+            "connection": f"connection '{path[1]}'",
+            "bgp": f"neighbor '{path[-2]}'",
+            "instance": f"instance '{path[1]}'",
+        }.get(str(path[0]), "[ha]")
         # The same outer address in ten connections is one connected prefix.
         shared = owner if kind in ("protected", "tunnel") else ""
-        places.setdefault((kind, prefix, shared), _Place(prefix, kind, path, owner, what))
+        places.setdefault((kind, prefix, shared), _Place(prefix, kind, path, owner, what, instance))
 
     for name, connection in config.connection.items():
         path: KeyPath = ("connection", name)
         for place, prefix in _protected(path, connection):
-            add("protected", prefix, place, "")
+            add("protected", prefix, place, "", connection.instance or "")
         for element, own in enumerate(connection.tunnel_address):
-            add("tunnel", own.network, (*path, "tunnel_address", element), f"tunnel_address {own.ip}")
+            add(
+                "tunnel",
+                own.network,
+                (*path, "tunnel_address", element),
+                f"tunnel_address {own.ip}",
+                connection.instance or "",
+            )
         add("connected", _host(connection.local_addrs), (*path, "local_addrs"), "local_addrs")
         add("beside", _host(connection.remote_addrs), (*path, "remote_addrs"), "remote_addrs")
     for name, neighbor in config.bgp.neighbor.items() if config.bgp is not None else ():
@@ -260,6 +277,9 @@ def _places(facts: Facts) -> list[_Place]:
     if config.ha is not None:
         add("connected", _host(config.ha.local_address), ("ha", "local_address"), "local_address")
         add("beside", _host(config.ha.remote_address), ("ha", "remote_address"), "remote_address")
+    for name, instance in config.instance.items():
+        for element, prefix in enumerate(instance.local):
+            add("connected", prefix, ("instance", name, "local", element), "local", name)
     for text, what in CLOUD_SERVICES.items():
         add("cloud", ip_network(text), ("cloud", text), what)
     return list(places.values())

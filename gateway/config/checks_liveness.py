@@ -22,6 +22,7 @@ def liveness_findings(facts: Facts) -> Iterator[Finding]:
     for name, connection in facts.config.connection.items():
         if connection.probe is not None:
             yield from _probe(("connection", name, "probe"), connection, connection.probe)
+        yield from _circuit(facts, ("connection", name), connection)
 
 
 def _bfd(path: KeyPath, neighbor: Neighbor, bfd: Bfd) -> Iterator[Finding]:
@@ -42,6 +43,40 @@ def _bfd(path: KeyPath, neighbor: Neighbor, bfd: Bfd) -> Iterator[Finding]:
     if neighbor.remote_as == AZURE_AS:
         message = "neither Azure's route servers nor its VPN gateways have BFD; see [connection.NAME.probe]"
         yield "warning", path, message
+
+
+def _circuit(facts: Facts, path: KeyPath, connection: Connection) -> Iterator[Finding]:
+    circuit = connection.circuit
+    if connection.protection == "always":
+        if circuit is not None:
+            message = 'a circuit that carries in clear stands against `protection = "always"`; write "backup", or take this away'
+            yield "error", (*path, "circuit"), message
+        return
+    beside = facts.config.bgp is not None and any(
+        one.connection is None and (one.instance or None) == connection.instance
+        for one in facts.config.bgp.neighbor.values()
+    )
+    if circuit is None and not beside:
+        message = "backup of what? name the private circuit by `circuit.address`, or a BGP neighbor beside the tunnels"
+        yield "error", (*path, "protection"), message
+    if circuit is None:
+        return
+    if connection.instance is not None:
+        # What an instance's table says nothing about goes nowhere (runtime/instance_rules.py)
+        message = (
+            f"instance '{connection.instance}' has no way by the host's own routes, so nothing would follow the circuit; "
+            "let a BGP neighbor beside the tunnels teach the instance the circuit's routes, or take the connection out of it"
+        )
+        yield "error", (*path, "circuit"), message
+    own = circuit.local_address or connection.local_addrs
+    if own.version != circuit.address.version:
+        yield "error", (*path, "circuit", "address"), f"not of the family of {own}; set circuit.local_address"
+    if any(circuit.address in one.network for one in connection.tunnel_address):
+        yield (
+            "error",
+            (*path, "circuit", "address"),
+            f"{circuit.address} is inside the tunnel, and says nothing of the circuit",
+        )
 
 
 def _probe(path: KeyPath, connection: Connection, probe: Probe) -> Iterator[Finding]:

@@ -51,6 +51,18 @@ def protected_prefixes(connection: Connection) -> tuple[Prefix, ...]:
     return tuple(prefix for prefix in remote_prefixes(connection) if not is_everything(prefix))
 
 
+def instance_of(config: Config, neighbor: Neighbor) -> str:
+    """The name of the routing instance it belongs to; "" for none."""
+    connection = config.connection.get(neighbor.connection or "")
+    return (connection.instance if connection is not None else neighbor.instance) or ""
+
+
+def is_backup(config: Config, neighbor: Neighbor) -> bool:
+    """Whether its connection only takes over what a private circuit no longer carries."""
+    connection = config.connection.get(neighbor.connection or "")
+    return connection is not None and connection.protection == "backup"
+
+
 def next_to_us(config: Config) -> tuple[Address, ...]:
     """Whom the host's own links lead to: the peers' outer ends, and the BGP neighbors beside the tunnels."""
     peers = [connection.remote_addrs for connection in config.connection.values()]
@@ -61,6 +73,7 @@ def next_to_us(config: Config) -> tuple[Address, ...]:
 def uses_ipv6(config: Config) -> bool:
     """Whether any address or prefix of the configuration that is forwarded to or from is IPv6 (any-to-any selectors apart)."""
     named: list[Address | Prefix | Interface] = [*next_to_us(config), *(config.bgp.advertise if config.bgp else ())]
+    named += [prefix for instance in config.instance.values() for prefix in instance.local]
     for connection in config.connection.values():
         named += [*connection.tunnel_address, *protected_prefixes(connection)]
     return any(one.version == 6 for one in named)

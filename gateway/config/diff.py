@@ -6,7 +6,7 @@ is no change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +14,9 @@ from gateway.config.derive import SHORTHANDS, children_of
 from gateway.config.diagnostics import KeyPath, spelled
 from gateway.config.model import Config, Connection, SecretSource, Section
 from gateway.config.written import written
+
+SHOWN = 20
+"""Of a list, at most: ten thousand prefixes are no line for a journal."""
 
 
 class Impact(StrEnum):
@@ -64,7 +67,9 @@ def impact_of(path: KeyPath) -> Impact:
     return IMPACTS[_pattern(path)]
 
 
-_NAMED_TABLES: frozenset[str] = frozenset({"connection", "child", "neighbor", "prefix_list", "policy", "rule"})
+_NAMED_TABLES: frozenset[str] = frozenset(
+    {"connection", "instance", "child", "neighbor", "prefix_list", "policy", "rule", "table"}
+)
 """Tables whose keys are names."""
 
 _I = Impact
@@ -109,6 +114,8 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.quick_crash_detection": _I.IN_PLACE,
     # Agreed when the IKE_SA begins.
     "connection.*.mobike": _I.IN_PLACE,
+    # Agreed with the CHILD_SA that the others stand beside.
+    "connection.*.resource_sas": _I.REKEY,
     "connection.*.redirect": _I.IN_PLACE,
     "connection.*.encap": _I.RESTART_TUNNEL,
     "connection.*.start_action": _I.IN_PLACE,
@@ -123,8 +130,15 @@ IMPACTS: dict[str, Impact] = {
     # Whether both can is agreed when the IKE_SA begins.
     "connection.*.fragment_size": _I.IN_PLACE,
     # The SAs stay, BGP sessions from the old address do not.
+    "connection.*.instance": _I.IN_PLACE,
     "connection.*.tunnel_address": _I.RESTART_SESSION,
     "connection.*.protected": _I.IN_PLACE,
+    "connection.*.protection": _I.IN_PLACE,
+    "connection.*.circuit.address": _I.IN_PLACE,
+    "connection.*.circuit.local_address": _I.IN_PLACE,
+    "connection.*.circuit.interval": _I.IN_PLACE,
+    "connection.*.circuit.multiplier": _I.IN_PLACE,
+    "connection.*.circuit.hold": _I.IN_PLACE,
     "connection.*.probe.address": _I.IN_PLACE,
     "connection.*.probe.interval": _I.IN_PLACE,
     "connection.*.probe.multiplier": _I.IN_PLACE,
@@ -140,15 +154,23 @@ IMPACTS: dict[str, Impact] = {
     "connection.*.child.*.rekey_packets": _I.IN_PLACE,
     "connection.*.child.*.life_time": _I.IN_PLACE,
     "connection.*.child.*.replay_window": _I.REKEY,
+    "instance.*.table": _I.RESTART_DAEMON,
+    "instance.*.interfaces": _I.IN_PLACE,
+    "instance.*.sources": _I.IN_PLACE,
+    "instance.*.local": _I.IN_PLACE,
     "bgp.local_as": _I.RESTART_SESSION,
     "bgp.router_id": _I.RESTART_SESSION,
     "bgp.advertise": _I.IN_PLACE,
     "bgp.listen_port": _I.RESTART_SESSION,
     "bgp.stale_time": _I.IN_PLACE,
+    "bgp.service": _I.RESTART_DAEMON,
+    "bgp.orphan_time": _I.IN_PLACE,
     "bgp.neighbor.*.address": _I.RESTART_SESSION,
     "bgp.neighbor.*.remote_as": _I.RESTART_SESSION,
     "bgp.neighbor.*.local_address": _I.RESTART_SESSION,
     "bgp.neighbor.*.connection": _I.RESTART_SESSION,
+    # What it taught us is asked for again.
+    "bgp.neighbor.*.instance": _I.IN_PLACE,
     "bgp.neighbor.*.multihop": _I.RESTART_SESSION,
     "bgp.neighbor.*.ttl_security": _I.RESTART_SESSION,
     "bgp.neighbor.*.password": _I.RESTART_SESSION,
@@ -189,6 +211,7 @@ IMPACTS: dict[str, Impact] = {
     "bgp.neighbor.*.aggregate": _I.IN_PLACE,
     "bgp.neighbor.*.more_specific": _I.IN_PLACE,
     "bgp.neighbor.*.default_route": _I.IN_PLACE,
+    "bgp.neighbor.*.outdo": _I.IN_PLACE,
     "bgp.neighbor.*.graceful_restart": _I.RESTART_SESSION,
     "ha.local_address": _I.IN_PLACE,
     "ha.remote_address": _I.IN_PLACE,
@@ -196,6 +219,28 @@ IMPACTS: dict[str, Impact] = {
     "ha.secret": _I.IN_PLACE,
     "ha.interval": _I.IN_PLACE,
     "ha.dead_after": _I.IN_PLACE,
+    # Nothing of it is between a packet and its tunnel: the tables are read again.
+    "fabric.cloud": _I.IN_PLACE,
+    "fabric.cluster": _I.IN_PLACE,
+    "fabric.address": _I.IN_PLACE,
+    "fabric.peer_address": _I.IN_PLACE,
+    "fabric.network_interface": _I.IN_PLACE,
+    "fabric.peer_network_interface": _I.IN_PLACE,
+    "fabric.prefixes": _I.IN_PLACE,
+    "fabric.dry_run": _I.IN_PLACE,
+    "fabric.check_interval": _I.IN_PLACE,
+    "fabric.gateway_subnet": _I.IN_PLACE,
+    "fabric.route_server_subnet": _I.IN_PLACE,
+    "fabric.source_dest_check": _I.IN_PLACE,
+    "fabric.client_id": _I.IN_PLACE,
+    "fabric.management_url": _I.IN_PLACE,
+    "fabric.imds_url": _I.IN_PLACE,
+    "fabric.api_version": _I.IN_PLACE,
+    "fabric.region": _I.IN_PLACE,
+    "fabric.endpoint_url": _I.IN_PLACE,
+    "fabric.table.*.id": _I.IN_PLACE,
+    "fabric.table.*.prefixes": _I.IN_PLACE,
+    "fabric.table.*.effective_of": _I.IN_PLACE,
     "metrics.address": _I.IN_PLACE,
     "metrics.port": _I.IN_PLACE,
     "observe.allow_keylog": _I.IN_PLACE,
@@ -206,6 +251,8 @@ _REMOVED: dict[str, Impact] = {
     "connection.*": _I.RESTART_TUNNEL,
     "connection.*.child.*": _I.IN_PLACE,
     "connection.*.probe": _I.IN_PLACE,
+    "connection.*.circuit": _I.IN_PLACE,
+    "instance.*": _I.IN_PLACE,
     # The speaker's process would have to withdraw and go; a section without neighbors does that in place.
     "bgp": _I.RESTART_DAEMON,
     "bgp.neighbor.*": _I.RESTART_SESSION,
@@ -214,6 +261,8 @@ _REMOVED: dict[str, Impact] = {
     "bgp.policy.*.rule.*": _I.IN_PLACE,
     "bgp.neighbor.*.bfd": _I.IN_PLACE,
     "ha": _I.IN_PLACE,
+    "fabric": _I.IN_PLACE,
+    "fabric.table.*": _I.IN_PLACE,
 }
 
 _Flat = Mapping[str, object]
@@ -246,7 +295,8 @@ def _changes(path: KeyPath, old: _Flat, new: _Flat) -> Iterator[Change]:
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _changes(here, before, after)
         elif before != after:
-            yield Change(spelled(here), _side(before), _side(after), _impact(here, before, after))
+            impact = _impact(here, before, after)
+            yield Change(spelled(here), _side(before, after), _side(after, before), impact)
 
 
 def _impact(path: KeyPath, before: object, after: object) -> Impact:
@@ -255,10 +305,19 @@ def _impact(path: KeyPath, before: object, after: object) -> Impact:
     return Impact.IN_PLACE if isinstance(after, dict) else impact_of(path)
 
 
-def _side(value: object) -> str | None:
+def _side(value: object, other: object) -> str | None:
     if value is None:
         return None
+    if isinstance(value, tuple | list) and len(value) > SHOWN:
+        return _shortened(value, other if isinstance(other, tuple | list) else ())
     return "" if isinstance(value, dict) else written(value)
+
+
+def _shortened(items: Sequence[object], others: Sequence[object]) -> str:
+    """Of a long list the first, and before these what the other side does not have."""
+    texts, known = [written(item) for item in items], {written(other) for other in others}
+    first = sorted(texts, key=known.__contains__)[:SHOWN]
+    return f"[{', '.join(first)} and {len(texts) - SHOWN} more]"
 
 
 def _pattern(path: KeyPath) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from gateway.config.checks_authentication import authentication_findings
 from gateway.config.checks_bgp import bgp_findings
 from gateway.config.checks_connection import connection_findings, pair_findings, prefix_findings
+from gateway.config.checks_fabric import fabric_findings
+from gateway.config.checks_instance import instance_findings
 from gateway.config.checks_liveness import liveness_findings
 from gateway.config.derive import NAT_T_PORT
 from gateway.config.diagnostics import Diagnostic, KeyPath, Severity, in_order, spelled
@@ -112,9 +114,11 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     pair_findings,
     prefix_findings,
     bgp_findings,
+    instance_findings,
     liveness_findings,
     _secret_findings,
     _dataplane_findings,
     _ha_findings,
+    fabric_findings,
     _metrics_findings,
 )

@@ -15,7 +15,9 @@ from pydantic import Field
 
 from gateway.config.addresses import Address, AddressField, Interface, InterfaceField, Prefix, PrefixField
 from gateway.config.bgp_model import Bgp, Neighbor, Policy, PolicyRule, PrefixList
-from gateway.config.liveness_model import Bfd, Probe
+from gateway.config.fabric_model import Fabric, FabricTable
+from gateway.config.instance_model import Instance
+from gateway.config.liveness_model import Bfd, Circuit, Probe
 from gateway.config.types import (
     Count,
     Cpu,
@@ -42,11 +44,15 @@ __all__ = [
     "Bfd",
     "Bgp",
     "Child",
+    "Circuit",
     "Config",
     "Connection",
     "DataPlane",
+    "Fabric",
+    "FabricTable",
     "Gateway",
     "HaPeer",
+    "Instance",
     "Interface",
     "Metrics",
     "Neighbor",
@@ -191,6 +197,12 @@ class Connection(Section):
         default=False,
         description="a peer that initiated may change its address or port, and takes the tunnel along (RFC 4555); new IKE_SAs still come from remote_addrs; needs `encap`",
     )
+    resource_sas: Integer = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="per-resource CHILD_SAs (RFC 9611) beside each CHILD_SA, so that every worker sends on one of its own: as many are asked for, or taken if the peer asks; best as many as workers; only peers that say they can get any; 0: none",
+    )
     redirect: Literal["follow", "ignore"] = Field(
         default="ignore",
         description="what we do when the peer sends us to another gateway (RFC 5685). follow: go there, where the same identity and key must be; ignore: stay at remote_addrs, for which routes, firewalls and the private circuit are made",
@@ -218,6 +230,9 @@ class Connection(Section):
         le=65535,
         description="octets of the largest IKE datagram, IP header included; larger messages go in fragments (RFC 7383) if the peer can; at least 256; 0: never",
     )
+    instance: Name | None = Field(
+        default=None, description="the routing instance it belongs to; default: the gateway's own table"
+    )
     tunnel_address: tuple[InterfaceField, ...] = Field(
         default=(), description="our addresses inside the tunnel, on the connection's TUN, e.g. 169.254.21.1/30"
     )
@@ -225,6 +240,11 @@ class Connection(Section):
         default=None,
         description="prefixes that must never leave in clear; default: remote_ts; required where that is everything",
     )
+    protection: Literal["always", "backup"] = Field(
+        default="always",
+        description="always: its prefixes leave by the tunnel or not at all; backup: **in clear** by the private circuit while that works (`circuit`, or BGP beside the tunnel), by the tunnel when it fails",
+    )
+    circuit: Circuit | None = Field(default=None, description='the private circuit; for `protection = "backup"`')
     probe: Probe | None = Field(
         default=None, description="liveness of the tunnel where its peer has no BFD; without it only dpd_delay"
     )
@@ -360,7 +380,12 @@ class Config(Section):
     gateway: Gateway = Field(default=Gateway(), description="the daemon itself")
     dataplane: DataPlane = Field(default=DataPlane(), description="the threads that carry the packets")
     connection: dict[Name, Connection] = Field(default_factory=dict, description="remote sites by name")
+    instance: dict[Name, Instance] = Field(
+        default_factory=dict,
+        description="routing instances by name; what names none belongs to the gateway's own table",
+    )
     bgp: Bgp | None = Field(default=None, description="BGP speaker; without it no BGP")
     ha: HaPeer | None = Field(default=None, description="the other gateway of the pair; without it a single gateway")
+    fabric: Fabric | None = Field(default=None, description="the cloud's route tables; without it none are written")
     metrics: Metrics = Field(default=Metrics(), description="the HTTP listener")
     observe: Observe = Field(default=Observe(), description="keys and packets for an operator")

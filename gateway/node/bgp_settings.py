@@ -15,7 +15,7 @@ from gateway.bgp.route_policy import (
     RoutePolicy,
     Rule,
 )
-from gateway.bgp.settings import NeighborSettings, OverLimit, SpeakerSettings
+from gateway.bgp.settings import InstanceSettings, NeighborSettings, OverLimit, SpeakerSettings
 from gateway.config import derive
 from gateway.config.bgp_model import KINDS
 from gateway.config.model import Address, Bgp, Config, Neighbor, Policy, PolicyRule, Prefix
@@ -48,13 +48,23 @@ def speaker_settings(
         neighbors=tuple(_neighbors(config, bgp, passwords, sources)),
         max_paths=bgp.max_paths,
         listen_port=bgp.listen_port,
+        protected=_protected(config, ""),
+        instances=tuple(
+            InstanceSettings(name, instance.local, _protected(config, name))
+            for name, instance in config.instance.items()
+        ),
     )
+
+
+def route_policies(bgp: Bgp) -> dict[str, RoutePolicy]:
+    """Its policies by name, used or not."""
+    return {name: _policy(bgp, name, policy) for name, policy in bgp.policy.items()}
 
 
 def _neighbors(
     config: Config, bgp: Bgp, passwords: Mapping[str, bytes], sources: Mapping[str, Address]
 ) -> Iterator[NeighborSettings]:
-    policies = {name: _policy(bgp, name, policy) for name, policy in bgp.policy.items()}
+    policies = route_policies(bgp)
     for name, neighbor in bgp.neighbor.items():
         configured = neighbor.local_address is not None or neighbor.connection is not None
         local = (
@@ -78,6 +88,9 @@ def _neighbors(
             hold_time=neighbor.hold_time,
             passive=neighbor.passive,
             graceful_restart=neighbor.graceful_restart,
+            instance=derive.instance_of(config, neighbor),
+            outdo=neighbor.outdo,
+            standby=derive.is_backup(config, neighbor),
         )
         yield _with_routes(settings, neighbor, policies)
 
@@ -146,6 +159,13 @@ def _communities(texts: Iterable[str]) -> tuple[str, ...]:
 
 def _patterns(texts: Iterable[str]) -> tuple[CommunityPattern, ...]:
     return tuple(CommunityPattern(parse_community(text)) for text in texts)
+
+
+def _protected(config: Config, instance: str) -> tuple[Prefix, ...]:
+    """What the connections of one table never let out in clear."""
+    members = [one for one in config.connection.values() if (one.instance or "") == instance]
+    found = [prefix for one in members if one.protection == "always" for prefix in derive.protected_prefixes(one)]
+    return tuple(dict.fromkeys(found))
 
 
 def _never(config: Config) -> tuple[Prefix, ...]:

@@ -6,12 +6,14 @@ The data plane effects are carried out in order and at once; every one has its c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.bfd.probing import Arm
 from gateway.bgp.settings import SpeakerSettings
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaParameters
+from gateway.node.instances import InstanceSettings
 from gateway.routing.model import Prefix, Route
 
 
@@ -28,6 +30,16 @@ class OpenTunnel:
     mtu: int
     addresses: tuple[str, ...]
     local_destinations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetInstances:
+    """The routing instances there are, and to which of them each TUN belongs, by connection. `guarded`: what stood in another
+    table is closed where its packets are looked up now, so that the rules that led there may go."""
+
+    instances: tuple[InstanceSettings, ...]
+    members: Mapping[str, str]
+    guarded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,15 @@ class Grant:
     connection: int
     spi: int
     limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """So many sequence numbers of an outbound SA are never used."""
+
+    connection: int
+    spi: int
+    by: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +174,19 @@ class HeartbeatTransmit:
 
 
 @dataclass(frozen=True, slots=True)
-class SaveGuard:
-    """Write down what must be in the kernel whether or not we run: the guard, and of it the learned prefixes."""
+class TableGuard:
+    """The guard of one table, and of it the learned prefixes; without an `instance` that of the gateway's own."""
 
-    entries: tuple[Route, ...]
-    learned: tuple[Prefix, ...]
+    entries: tuple[Route, ...] = ()
+    learned: tuple[Prefix, ...] = ()
+    instance: InstanceSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveGuard:
+    """Write down what must be in the kernel whether or not we run."""
+
+    tables: tuple[TableGuard, ...]
 
 
 @dataclass(frozen=True, slots=True)

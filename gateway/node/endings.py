@@ -39,16 +39,23 @@ class Endings:
     def clear(self) -> None:
         self._ends.clear()
 
+    @property
+    def until(self) -> float:
+        """When the habit counts as left, if the peer does not do it again; 0 where there is none."""
+        if len(self._ends) < HABIT:
+            return 0.0
+        lives = [end.lived for end in self._ends]
+        return min(
+            self._ends[-1].at + max(30 * AT_ONCE, 2 * median(lives)),
+            self._ends[0].at + max(WITHIN, 2 * sum(lives)),
+        )
+
     def habit(self, now: float) -> dict[str, str]:
         """For explain.py; empty where there is none, or where it has been left."""
-        if len(self._ends) < HABIT:
+        if now >= self.until:
             return {}
         lives, quiets = [end.lived for end in self._ends], [end.quiet for end in self._ends]
         life, quiet = median(lives), median(quiets)
-        if now - self._ends[-1].at > max(30 * AT_ONCE, 2 * life) or now - self._ends[0].at > max(
-            WITHIN, 2 * sum(lives)
-        ):
-            return {}
         if life < AT_ONCE and quiet >= QUIET_SHARE * life:
             return {"reason": "AT_ONCE", "times": str(len(lives))}
         idle = quiet >= QUIET_SHARE * life or (quiet > AT_ONCE and max(quiets) < 1.5 * min(quiets))

@@ -48,5 +48,5 @@ OWN_INTENT = {
 }
 """Ends we wanted ourselves: no failures, and no reason to back off."""
 
-AT_ONCE = frozenset({"PEER_CRASHED"})
-"""Ends of an IKE_SA after which there is nothing to wait for: the other end is there, or somewhere else."""
+AT_ONCE = frozenset({"PEER_CRASHED", "CHILD_LIFETIME_EXPIRED", "CHILD_LIMIT_REACHED"})
+"""Ends of an IKE_SA or a CHILD_SA after which there is nothing to wait for: the other end is there, or somewhere else."""

@@ -11,7 +11,7 @@ clear-text guard, then TUNs, then IKE and BGP; nothing is tried before the guard
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from gateway.bgp import events as bgp
@@ -24,12 +24,13 @@ from gateway.ike import events as ike_events
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.services import WallClock, since_1970
-from gateway.node import effects, inputs, outcomes
+from gateway.node import effects, inputs, operator, outcomes
 from gateway.node.learned import Learned
 from gateway.node.liveness import Liveness
-from gateway.node.routes import journal_event, route_command
+from gateway.node.routes import fib_commands, journal_event, tell_next_hops
 from gateway.node.settings import GatewaySettings
 from gateway.node.supervisor import Supervisor
+from gateway.node.tables import OWN, Tables
 from gateway.node.tunnel import Tunnel
 from gateway.routing import model as routing
 from gateway.routing.fib import Fib
@@ -54,12 +55,12 @@ class Gateway:
         key_exchanges: KeyExchanges,
         wall: WallClock = since_1970,
         crash_secret: bytes = b"",
-        learned: tuple[routing.Prefix, ...] = (),
+        learned: Mapping[str, tuple[routing.Prefix, ...]] | None = None,
     ) -> None:
         self.settings = settings
         self.ike = IkeEndpoint(random, key_exchanges, wall, crash_secret)
-        self.fib = Fib()
-        self.learned = Learned(self.fib, learned)
+        self.tables = Tables()
+        self.learned = Learned(self.tables, learned or {})
         self.speaker = Speaker(settings.bgp) if settings.bgp is not None else None
         self.heartbeat = ha.Heartbeat(settings.heartbeat, random) if settings.heartbeat is not None else None
         self.tunnels: dict[str, Tunnel] = {}
@@ -70,8 +71,10 @@ class Gateway:
         self._settled_at = 0.0
         self.redraw: set[str] = set()
         """Connections whose picture may be another one than when somebody last took them out of here."""
+        self.fading: dict[str, float] = {}
+        """When their picture says something no longer, though nothing happens to them; told by who draws it."""
         self.drops: dict[tuple[int, str], int] = {}
-        self.started = self.guarded = self.stopping = False
+        self.started = self.guarded = self.stopping = self._guarding = False
         self._random = random
         self._effects: deque[object] = deque()
         self._sweep_at: float | None = None
@@ -87,10 +90,10 @@ class Gateway:
             if self.ike.has_news:
                 self._settle(now)
 
-    def receive_bgp(self, line: str, now: float) -> None:
-        """A line of ExaBGP's output."""
+    def receive_bgp(self, lines: str, now: float) -> None:
+        """Lines of ExaBGP's output."""
         if self.speaker is not None:
-            self.speaker.receive(line, now)
+            self.speaker.receive(lines, now)
             self._settle(now)
 
     def receive_heartbeat(self, data: bytes, remote: Endpoint, now: float) -> None:
@@ -127,19 +130,17 @@ class Gateway:
                 self.liveness.packet(number, octets, now)
             case inputs.ProbeExpired(number, generation):
                 self.liveness.expired(number, generation, now)
-            case inputs.Operate("drain", connection, _, to):
-                self._drain(connection, to, now)
-            case inputs.Operate(verb, connection, child):
-                self._operate(verb, connection, child, now)
+            case inputs.Operate():
+                self._operate(command, now)
             case bgp.ProcessUp() | bgp.ProcessDown():
                 if self.speaker is not None:
                     self.speaker.command(command, now)
-            case inputs.ForgetLearned(prefixes):
-                self._forget_learned(prefixes, now)
+            case inputs.ForgetLearned(prefixes, instance):
+                self._forget_learned(prefixes, instance, now)
             case routing.InterfaceGone(interface):
                 self._interface_gone(interface, now)
             case _:
-                self.fib.command(command, now)  # type: ignore[arg-type]
+                self.tables.command(command, now)
         self._settle(now)
 
     def computed(self, ticket: int, result: object, now: float) -> None:
@@ -151,6 +152,11 @@ class Gateway:
             yield self._effects.popleft()
 
     @property
+    def fib(self) -> Fib:
+        """That of the gateway's own table."""
+        return self.tables[OWN]
+
+    @property
     def now(self) -> float:
         """The moment of the last input."""
         return self._settled_at
@@ -158,7 +164,7 @@ class Gateway:
     def next_deadline(self) -> float | None:
         deadlines = [
             self.ike.next_deadline(),
-            self.fib.next_deadline(),
+            self.tables.next_deadline(),
             self.liveness.next_deadline(),
             self._sweep_at,
             self._reopen_at,
@@ -174,14 +180,14 @@ class Gateway:
 
     def handle_deadline(self, now: float) -> None:
         self.ike.handle_deadline(now)
-        self.fib.handle_deadline(now)
+        self.tables.handle_deadline(now)
         self.liveness.handle_deadline(now)
         for core in (self.speaker, self.heartbeat):
             if core is not None and (due := core.next_deadline()) is not None and now >= due:
                 core.handle_deadline(now)
         if self._sweep_at is not None and now >= self._sweep_at:
             self._sweep_at = None
-            self.fib.command(routing.Sweep(), now)
+            self.tables.command(routing.Sweep(), now)
         if self._reopen_at is not None and now >= self._reopen_at:
             self._reopen_at = None
             self._open_tunnels()
@@ -196,7 +202,8 @@ class Gateway:
     def _start(self, now: float) -> None:
         self.started = True
         self._sweep_at = now + (self.settings.bgp.stale_time if self.settings.bgp is not None else STALE_SWEEP)
-        self.learned.begin(now)
+        self._set_instances(guarded=False)
+        self.learned.start(self.settings.instances, now)
         self._adopt_tunnels(now)
         self._set_throws(now)
         self._set_protected(now)
@@ -205,31 +212,32 @@ class Gateway:
 
     def _stop(self, now: float) -> None:
         self.stopping = True
-        self.liveness.adopt((), now)
+        self.liveness.stop(now)
         if self.speaker is not None:
             self.speaker.command(bgp.Shutdown(), now)
         else:
             self._emit(effects.BgpDrained())
 
     def _reconfigure(self, settings: GatewaySettings, now: float) -> None:
+        before = self.settings
         if settings.heartbeat != self.settings.heartbeat:
             heartbeat = settings.heartbeat
             self.heartbeat = ha.Heartbeat(heartbeat, self._random) if heartbeat is not None else None
         self.settings = settings
+        if settings.instances or before.instances:
+            self._set_instances(guarded=False)
+        self.learned.adopt(settings.instances, now)
         now_wanted = {wanted.name: wanted for wanted in settings.tunnels}
         for name, tunnel in list(self.tunnels.items()):
             wanted = now_wanted.get(name)
             if wanted is tunnel.settings:
                 continue
-            for prefix in tunnel.settings.routes:
-                if wanted is None or prefix not in wanted.routes:
-                    self.fib.command(routing.RemoveRoute(prefix, "static"), now)
+            self.tables.leave(tunnel.settings, wanted, now)
             if wanted is None:
                 del self.tunnels[name]
                 del self._names[tunnel.settings.id]
                 self._look_after(name)
                 self.ike.command(ike.Terminate(name, reason="REMOVED_FROM_CONFIGURATION"), now)
-                self.fib.command(routing.ConnectionGone(name), now)
                 self._emit(effects.CloseTunnel(tunnel.settings.id, name))
         self._adopt_tunnels(now)
         self._set_throws(now)
@@ -238,7 +246,17 @@ class Gateway:
         if self.guarded:
             self._open_tunnels()
         self._reconfigure_bgp(now)
+        if (before.keeping, before.on_circuits) != (settings.keeping, settings.on_circuits):
+            for change in self.speaker.best() if self.speaker is not None else ():
+                self._route(change, now)
         self.liveness.adopt(settings.watches, now)
+
+    def _set_instances(self, *, guarded: bool = True) -> None:
+        """The rules that lead into new tables precede the guards in them: what is looked up in an empty one goes nowhere in
+        clear. Those that led into a table go once the guards stand (`guarded`): what is looked up elsewhere then is closed."""
+        self._guarding = not guarded
+        members = {one.name: one.instance for one in self.settings.tunnels}
+        self._emit(effects.SetInstances(self.settings.instances, members, guarded))
 
     def _reconfigure_bgp(self, now: float) -> None:
         """A `bgp` section that goes needs a restart of the daemon (config/diff.py); one that comes does not."""
@@ -272,14 +290,14 @@ class Gateway:
                 known.back_off.reset()
             if known.adopt(settings) and known.interface:
                 self._emit(known.link(settings.local_destinations))
+            self.tables.enter(settings, known.interface, now)
             self._connection_state(known, now)
-            for prefix in settings.routes:
-                self.fib.command(routing.SetRoute(prefix, routing.ViaConnection(settings.name), "static", 10), now)
 
     def _connection_state(self, tunnel: Tunnel, now: float) -> None:
         """A tunnel that starts with the first packet must get that packet: the data plane drops it and says `acquire`."""
         up = tunnel.usable or tunnel.settings.start_action == "trap"
-        self.fib.command(routing.ConnectionUp(tunnel.name) if up else routing.ConnectionDown(tunnel.name), now)
+        state = routing.ConnectionUp(tunnel.name) if up else routing.ConnectionDown(tunnel.name)
+        self._fib_of(tunnel).command(state, now)
         self.liveness.path(tunnel.name, now)
 
     def _configure_ike(self, now: float) -> None:
@@ -288,19 +306,17 @@ class Gateway:
         self.ike.command(ike.Configure(usable), now)
 
     def _set_protected(self, now: float) -> None:
-        protected = frozenset(prefix for tunnel in self.settings.tunnels for prefix in tunnel.protected)
-        self.fib.command(routing.SetProtected(protected), now)
+        self.tables.protect(self.settings.tunnels, now)
         self.learned.changed(now)
 
     def _set_throws(self, now: float) -> None:
         endpoints = frozenset(tunnel.remote for tunnel in self.settings.tunnels) | self.settings.beside
-        self.fib.command(routing.SetThrows(self._connected, endpoints), now)
+        self.tables.set_throws(self._connected, endpoints, now)
         self.learned.changed(now)
 
-    def _forget_learned(self, prefixes: tuple[routing.Prefix, ...], now: float) -> None:
-        self.learned.forget(prefixes, self.speaker, now)
-        named = ", ".join(map(str, prefixes[:10])) + (f" and {len(prefixes) - 10} more" if len(prefixes) > 10 else "")
-        self._event("warning", "guard-forgotten", "", f"no longer protected, by the operator's word: {named}")
+    def _forget_learned(self, prefixes: tuple[routing.Prefix, ...], instance: str, now: float) -> None:
+        self.learned.forget(prefixes, instance, self.speaker, now)
+        self._emit(outcomes.forgotten(prefixes))
 
     def _open_tunnels(self) -> None:
         for tunnel in self.tunnels.values():
@@ -317,7 +333,11 @@ class Gateway:
 
     def _check_guard(self, now: float) -> None:
         """Nothing is tried before every protected prefix has its blackhole in the kernel."""
-        if self.guarded or not self.started or not self.fib.guard_complete:
+        if not self.started or not self.tables.guard_complete:
+            return
+        if self._guarding:
+            self._set_instances()
+        if self.guarded:
             return
         self.guarded = True
         for name in self.tunnels:
@@ -334,7 +354,7 @@ class Gateway:
         tunnel = self.tunnels.get(name)
         if tunnel is not None:
             tunnel.interface = interface
-            self.fib.command(routing.ConnectionAdded(name, interface), now)
+            self._fib_of(tunnel).command(routing.ConnectionAdded(name, interface), now)
             self.liveness.path(name, now)
             if tunnel.device_fault:
                 tunnel.device_fault = ""
@@ -354,7 +374,7 @@ class Gateway:
 
     def _interface_gone(self, interface: int, now: float) -> None:
         """Somebody deleted a device. One of ours is made again; its SAs live on in the data plane."""
-        self.fib.command(routing.InterfaceGone(interface), now)
+        self.tables.command(routing.InterfaceGone(interface), now)
         for tunnel in self.tunnels.values():
             if tunnel.interface == interface:
                 tunnel.interface = 0
@@ -363,6 +383,9 @@ class Gateway:
                 text = "its TUN was removed or taken down by somebody else; restoring it"
                 self._event("warning", "tun-lost", tunnel.name, text)
                 self._open_tunnel(tunnel)
+
+    def _fib_of(self, tunnel: Tunnel) -> Fib:
+        return self.tables[tunnel.settings.instance]
 
     def _by_id(self, connection: int) -> Tunnel | None:
         return self.tunnels.get(self._names.get(connection, ""))
@@ -402,38 +425,12 @@ class Gateway:
             if tunnel is not None:
                 self.redraw.add(tunnel.name)
                 if heard := tunnel.read(counters):
-                    self.ike.command(ike.TrafficSeen(tunnel.name, heard), now)
+                    self.ike.command(ike.TrafficSeen(tunnel.name, frozenset(heard), max(heard.values())), now)
 
-    def _operate(self, verb: str, connection: str, child: str, now: float) -> None:
-        tunnel = self.tunnels.get(connection)
-        if tunnel is None:
-            return
-        self._look_after(connection)
-        match verb:
-            case "initiate":
-                tunnel.wanted = True
-                tunnel.failure = None
-                tunnel.back_off.reset()
-                tunnel.back_off_of(child).reset()
-                tunnel.held -= {child} if child else tunnel.held
-            case "terminate":
-                tunnel.wanted = tunnel.wanted and bool(child)
-                tunnel.held |= {child} - {""}
-                self.ike.command(ike.Terminate(connection, child), now)
-            case "rekey":
-                self.ike.command(ike.Rekey(connection, child), now)
-            case _:
-                return
-
-    def _drain(self, connection: str, to: str, now: float) -> None:
-        tunnel, sa = self.tunnels.get(connection), self.ike.primary(connection)
-        if tunnel is None:
-            return
-        self._look_after(connection)
-        if not to or (sa is not None and sa.redirectable):
-            # Who goes is not called back
-            tunnel.wanted = not to and tunnel.settings.start_action == "start"
-        self.ike.command(ike.Drain(connection, to), now)
+    def _operate(self, command: inputs.Operate, now: float) -> None:
+        if (tunnel := self.tunnels.get(command.connection)) is not None:
+            self._look_after(tunnel.name)
+            operator.obey(tunnel, self.ike, command, now)
 
     def _look_after(self, name: str) -> None:
         """Something about this connection changed."""
@@ -460,10 +457,11 @@ class Gateway:
             for effect in self.liveness.poll():
                 progress = True
                 self._liveness_event(effect, now)
-            for effect in self.fib.poll():
+            for effect in self.tables.poll():
                 progress = True
                 self._emit(effect)
             progress = self.learned.take_news(self.speaker, now) or progress
+            progress = tell_next_hops(self.tables, self.speaker, now) or progress
             self._check_guard(now)
             for name in self.ike.stirred():
                 self._look_after(name)
@@ -480,8 +478,7 @@ class Gateway:
             self._emit(event)
             return
         connection = getattr(event, "connection", "")
-        tunnel = self.tunnels.get(connection)
-        if tunnel is None:
+        if (tunnel := self.tunnels.get(connection)) is None:
             if isinstance(event, ike_events.Notice):
                 self._event(event.level, event.event, connection, event.text)
             return
@@ -497,14 +494,16 @@ class Gateway:
             case ike_events.ChildActivate():
                 self._emit_all(tunnel.activate(event))
                 self._connection_state(tunnel, now)
-                self._event(
-                    "info", "child-installed", tunnel.name, f"CHILD_SA {event.child} sends on {event.spi_out:08x}"
-                )
+                text = f"CHILD_SA {event.child} sends on {event.spi_out:08x}"
+                self._event("info", "child-installed", tunnel.name, text)
             case ike_events.ChildRemove():
                 self._emit_all(tunnel.remove(event))
                 self._connection_state(tunnel, now)
             case ike_events.ChildMoved(_, spi, remote):
                 self._emit(effects.MoveSa(tunnel.settings.id, spi, remote))
+                self.liveness.moved(tunnel.name, now)
+            case ike_events.ChildAdvance(_, spi, by):
+                self._emit(effects.Advance(tunnel.settings.id, spi, by))
             case ike_events.ExchangeFailed(_, child, reason, context):
                 self._tell(outcomes.exchange_failed(tunnel, child, reason, context, now))
             case ike_events.Notice(level, name, _, text):
@@ -517,8 +516,8 @@ class Gateway:
         match event:
             case bgp.SendLine(text):
                 self._emit(effects.BgpLine(text))
-            case bgp.BestChanged():
-                self.fib.command(route_command(event, self.settings.keeping), now)
+            case bgp.BestChanged() | bgp.FollowNextHop():
+                self._route(event, now)
             case bgp.SessionsChanged():
                 self._start_bgp()
             case bgp.PeerUp(name):
@@ -530,14 +529,23 @@ class Gateway:
         if (told := journal_event(event)) is not None:
             self._emit(told)
 
+    def _route(self, event: bgp.BestChanged | bgp.FollowNextHop, now: float) -> None:
+        fib = self.tables.get(event.instance)
+        for command in fib_commands(event, self.settings.keeping, self.settings.on_circuits):
+            if fib is not None:
+                fib.command(command, now)
+
     def _liveness_event(self, event: object, now: float) -> None:
         match event:
             case routing.Liveness():
-                self.fib.command(event, now)
+                self.tables.command(event, now)
             case bgp.Forwarding() if self.speaker is not None:
                 self.speaker.command(event, now)
             case ike.CheckLiveness():
                 self.ike.command(event, now)
+            case effects.Event(_, _, connection):
+                self.redraw.add(connection)
+                self._emit(event)
             case _:
                 self._emit(event)
 
@@ -545,10 +553,8 @@ class Gateway:
         match event:
             case Transmit(data, _, remote):
                 self._emit(effects.HeartbeatTransmit(data, remote))
-            case ha.PeerUp(name, _):
-                self._event("info", "ha-peer-up", "", f"heartbeat with {name} is up")
-            case ha.PeerDown(reason):
-                self._event("warning", "ha-peer-down", "", f"heartbeat of the other gateway is down: {reason.value}")
+            case _:
+                self._tell(outcomes.heartbeat(event))
 
     def _event(
         self, level: str, event: str, tunnel: str, text: str, failure: str = "", context: dict[str, str] | None = None

@@ -101,6 +101,7 @@ class ForgetLearned:
     """The operator's word: these prefixes, once learned in a tunnel, need no protection any more."""
 
     prefixes: tuple[Prefix, ...]
+    instance: str = ""
 
 
 @dataclass(frozen=True, slots=True)

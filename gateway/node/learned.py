@@ -1,11 +1,14 @@
-"""Prefixes learned in tunnels, between the FIB that keeps them closed, the speaker that must know, and the file that outlives us."""
+"""Prefixes learned in tunnels, between the FIBs that keep them closed, the speaker that must know, and the file that outlives us."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from gateway.bgp.events import Close
 from gateway.bgp.speaker import Speaker
-from gateway.node.effects import SaveGuard
-from gateway.routing.fib import Fib
+from gateway.node.effects import SaveGuard, TableGuard
+from gateway.node.instances import InstanceSettings
+from gateway.node.tables import OWN, Tables
 from gateway.routing.model import Forget, Keep, Prefix
 
 SAVE_DELAY = 1.0
@@ -13,16 +16,27 @@ SAVE_DELAY = 1.0
 
 
 class Learned:
-    """`earlier`: what an earlier process learned. `save_at`: when the guard is to be written down, None: it is."""
+    """`earlier`: what an earlier process learned, by instance. `save_at`: when the guard is to be written down, None: it is."""
 
-    def __init__(self, fib: Fib, earlier: tuple[Prefix, ...]) -> None:
+    def __init__(self, tables: Tables, earlier: Mapping[str, tuple[Prefix, ...]]) -> None:
         self.save_at: float | None = None
-        self._fib = fib
-        self._earlier = earlier
+        self._tables = tables
+        self._earlier = dict(earlier)
 
-    def begin(self, now: float) -> None:
-        """Before the first route."""
-        self._fib.command(Keep(self._earlier), now)
+    def adopt(self, instances: Iterable[InstanceSettings], now: float) -> None:
+        """The tables there shall be. An instance that comes back finds what it had learned before it went."""
+        self._earlier |= self._tables.kept()
+        for name in self._tables.adopt(instances, now):
+            self._begin(name, now)
+
+    def start(self, instances: Iterable[InstanceSettings], now: float) -> None:
+        """Before the first route of any table."""
+        self._begin(OWN, now)
+        for name in self._tables.adopt(instances, now):
+            self._begin(name, now)
+
+    def _begin(self, instance: str, now: float) -> None:
+        self._tables[instance].command(Keep(self._earlier.get(instance, ())), now)
 
     def changed(self, now: float, delay: float = SAVE_DELAY) -> None:
         """The guard is another one than was written down."""
@@ -31,23 +45,36 @@ class Learned:
 
     def take_news(self, speaker: Speaker | None, now: float) -> bool:
         """What led into a tunnel for the first time: no path in clear is to take its place."""
-        news = tuple(self._fib.kept.news())
-        if not news:
-            return False
-        if speaker is not None:
-            speaker.command(Close(news), now)
-        self.changed(now)
-        return True
+        taken = False
+        for instance in self._tables:
+            news = tuple(self._tables[instance].kept.news())
+            if news:
+                taken = True
+                if speaker is not None:
+                    speaker.command(Close(news, instance=instance), now)
+                self.changed(now)
+        return taken
 
-    def forget(self, prefixes: tuple[Prefix, ...], speaker: Speaker | None, now: float) -> None:
-        self._fib.command(Forget(prefixes), now)
+    def forget(self, prefixes: tuple[Prefix, ...], instance: str, speaker: Speaker | None, now: float) -> None:
+        fib = self._tables.get(instance)
+        if fib is None:
+            return
+        fib.command(Forget(prefixes), now)
         if speaker is not None:
-            speaker.command(Close(prefixes, closed=False), now)
+            speaker.command(Close(prefixes, closed=False, instance=instance), now)
         self.changed(now)
 
     def due(self, now: float) -> SaveGuard | None:
         """What is to be written down now."""
         if self.save_at is None or now < self.save_at:
             return None
+        if not self._tables.synchronised:
+            # A new instance's: before its table is read its guard is empty, and nobody would say when it is not
+            self.save_at = now + SAVE_DELAY
+            return None
         self.save_at = None
-        return SaveGuard(self._fib.guard_entries, tuple(self._fib.kept))
+        return SaveGuard(tuple(self._guard_of(name, instance) for name, instance in self._tables.settings.items()))
+
+    def _guard_of(self, name: str, instance: InstanceSettings | None) -> TableGuard:
+        fib = self._tables[name]
+        return TableGuard(fib.guard_entries, tuple(fib.kept), instance)

@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.bfd.echo import Echo, EchoSettings
-from gateway.bfd.probing import Arm, Changed, Disarm, Effect, LivenessStatus, Send, Verdict
+from gateway.bfd.full_size import Passage
+from gateway.bfd.probing import Arm, Changed, Disarm, Effect, LivenessStatus, Passed, Send, Verdict
 from gateway.bfd.session import Session, SessionSettings
 from gateway.bgp.events import Forwarding
 from gateway.contract import RandomSource
 from gateway.deadlines import Deadlines
 from gateway.ike.commands import CheckLiveness
 from gateway.node import effects
+from gateway.node.circuits import Circuits
 from gateway.node.tunnel import Tunnel
 from gateway.node.watches import Watch
 from gateway.routing.model import Liveness as Passes
@@ -74,6 +76,7 @@ class Liveness:
         self._deadlines: Deadlines[int] = Deadlines(self._deadline_of)
         self._next_id = 1
         self._effects: deque[object] = deque()
+        self.circuits = Circuits()
 
     def adopt(self, watches: Iterable[Watch], now: float) -> None:
         """What there shall be from now on. New ones wait for their path."""
@@ -81,6 +84,8 @@ class Liveness:
         for name, known in list(self._watched.items()):
             if name not in wanted or wanted[name].path != known.watch.path:
                 self._end(known, now)
+                self.circuits.forget(known.watch.circuit)
+        self.circuits.adopt({watch.circuit: watch.hold for watch in wanted.values() if watch.circuit})
         for name, watch in wanted.items():
             if name not in self._watched:
                 self._begin(watch)
@@ -91,10 +96,27 @@ class Liveness:
             if watched.session.verdict is Verdict.DOWN:
                 self._tell(watched, works=False)  # also to a speaker that is new, or has the neighbor anew
 
+    def stop(self, now: float) -> None:
+        """Nothing is watched any more. Circuits stay as they were found: what they carry need not stop with us."""
+        for known in list(self._watched.values()):
+            self._end(known, now)
+
     def path(self, connection: str, now: float) -> None:
         """Something about this tunnel changed: can it carry what watches it?"""
         for watched in self._by_target.get(ViaConnection(connection), ()):
             self._path(watched, now)
+
+    def moved(self, connection: str, now: float) -> None:
+        """The peer is at another address: what passes there is not known."""
+        for watched in self._by_target.get(ViaConnection(connection), ()):
+            if isinstance(watched.session, Echo):
+                watched.session.whole(self._tunnels[connection].mtu, now, moved=True)
+                self._drain(watched)
+
+    def black_hole(self, connection: str) -> LivenessStatus | None:
+        """What found that small packets pass the tunnel and long ones vanish."""
+        sessions = (one.session.status() for one in self._by_target.get(ViaConnection(connection), ()))
+        return next((one for one in sessions if one.passage == Passage.BLACK_HOLE.value), None)
 
     def packet(self, number: int, octets: bytes, now: float) -> None:
         """The probe met something that it did not expect."""
@@ -113,11 +135,14 @@ class Liveness:
     def poll(self) -> Iterator[object]:
         while self._effects:
             yield self._effects.popleft()
+        yield from self.circuits.poll()
 
     def next_deadline(self) -> float | None:
-        return self._deadlines.earliest()
+        due = (self._deadlines.earliest(), self.circuits.next_deadline())
+        return min((one for one in due if one is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
+        self.circuits.handle_deadline(now)
         for number in self._deadlines.due(now):
             self._do(number, lambda session: session.handle_deadline(now))
 
@@ -134,6 +159,8 @@ class Liveness:
             watched.session.path(False, now)
             watched.interface = interface
         watched.session.path(interface != 0 or not watched.watch.connection, now)
+        if isinstance(watched.session, Echo):
+            watched.session.whole(tunnel.mtu if tunnel is not None and interface else 0, now)
         self._drain(watched)
 
     def _begin(self, watch: Watch) -> None:
@@ -199,10 +226,17 @@ class Liveness:
             case Changed(verdict, before, _, reason) if verdict is not before:
                 self._tell(watched, verdict is not Verdict.DOWN)
                 self._effects.append(_event(watch, verdict, reason))
+            case Passed():
+                self._effects.append(_passage(watch, effect))
 
     def _tell(self, watched: _Watched, works: bool) -> None:
         """RFC 5882 4.2: other ways are used at once, and one message moves all routes; IKE finds out what there is to it."""
         watch = watched.watch
+        if watch.circuit:
+            verdict, at = watched.session.verdict, watched.session.status().changed_at or 0.0
+            if verdict is not Verdict.UNKNOWN:  # as when it ends
+                self.circuits.verdict(watch.circuit, verdict is Verdict.UP, at)
+            return
         verdicts = {one.session.verdict for one in self._by_target.get(watch.target, ())}
         passes = Verdict.DOWN not in verdicts or Verdict.UP in verdicts
         self._effects.append(Passes(watch.target, passes))
@@ -223,3 +257,10 @@ def _event(watch: Watch, verdict: Verdict, reason: str) -> effects.Event:
         return effects.Event("info", f"{kind}-up", watch.connection, f"{what} is up")
     level = "warning" if verdict is Verdict.DOWN else "info"
     return effects.Event(level, f"{kind}-down", watch.connection, f"{what} is down: {reason}")
+
+
+def _passage(watch: Watch, found: Passed) -> effects.Event:
+    if found.whole:
+        return effects.Event("info", "mtu-passes", watch.connection, f"packets of {found.full_size} octets pass now")
+    text = f"small packets pass, those of {found.full_size} octets vanish, the longest that pass have {found.largest}"
+    return effects.Event("warning", "mtu-black-hole", watch.connection, text)

@@ -1,11 +1,18 @@
-"""How what became of an IKE_SA or an exchange shows: in its connection's state, and as the event that people read."""
+"""How what became of an IKE_SA or an exchange shows: in its connection's state, and as the event that people read; and other
+events for people."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from gateway.ha import heartbeat as ha
 from gateway.ike import events as ike
 from gateway.node import failures
 from gateway.node.effects import Event
 from gateway.node.tunnel import Failure, Tunnel
+from gateway.routing.model import Prefix
+
+SHOWN = 10
 
 
 def ike_up(tunnel: Tunnel, event: ike.IkeUp, now: float) -> Event:
@@ -50,10 +57,29 @@ def exchange_failed(tunnel: Tunnel, child: str, reason: str, context: dict[str, 
             tunnel.note("CHILD_DELETED_BY_OPERATOR", full, now)
         return Event("info", "child-down", tunnel.name, f"CHILD_SA {child} is down: deleted by operator")
     back_off = tunnel.back_off_of(child)
-    if back_off.due(now):
+    if reason in failures.AT_ONCE:
+        back_off.reset()
+    elif back_off.due(now):
         back_off.failed(now)
     if name in failures.REKEYS:
         tunnel.refused[child] = Failure(name, full, now)
     if not tunnel.usable:
         tunnel.note(name, full, now)
     return Event("warning", "exchange-failed", tunnel.name, f"{child or 'IKE_SA'}: {name}", name, full)
+
+
+def heartbeat(event: object) -> Event | None:
+    """What the other gateway of the pair does."""
+    match event:
+        case ha.PeerUp(name, _):
+            return Event("info", "ha-peer-up", "", f"heartbeat with {name} is up")
+        case ha.PeerDown(reason):
+            return Event("warning", "ha-peer-down", "", f"heartbeat of the other gateway is down: {reason.value}")
+        case _:
+            return None
+
+
+def forgotten(prefixes: Sequence[Prefix]) -> Event:
+    """The operator ended the protection of what was learned."""
+    named = ", ".join(map(str, prefixes[:SHOWN])) + (f" and {len(prefixes) - SHOWN} more" if prefixes[SHOWN:] else "")
+    return Event("warning", "guard-forgotten", "", f"no longer protected, by the operator's word: {named}")

@@ -93,6 +93,7 @@ def parameters(
         integrity_key=event.integrity_key_out,
         local=local if event.encapsulate else Endpoint(local.host, 0),
         remote=remote if event.encapsulate else Endpoint(remote.host, 0),
+        worker=event.resource,
     )
     return inbound, outbound
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_interface
 
 from gateway.bgp.settings import SpeakerSettings
 from gateway.config import derive
@@ -20,7 +20,9 @@ from gateway.ike.registry import IdType, Protocol
 from gateway.ike.settings import ChildSettings, ConnectionSettings, Credentials, Identity, PostQuantumKey, Trust
 from gateway.ike.traffic_selector import from_range
 from gateway.node.bgp_settings import speaker_settings
+from gateway.node.instances import InstanceSettings, instances
 from gateway.node.watches import Watch, watches
+from gateway.routing.model import SetRoute, ViaCircuit, ViaConnection
 
 ID_TYPES = {
     "ipv4": IdType.IPV4_ADDR,
@@ -30,6 +32,8 @@ ID_TYPES = {
     "key_id": IdType.KEY_ID,
     "dn": IdType.DER_ASN1_DN,
 }
+CIRCUIT, STATIC = 5, 10
+"""Distances of routes, as routers have them."""
 HARD_SHARE = 1.1
 """A hard limit of octets or packets lies this factor above the soft one."""
 
@@ -67,6 +71,24 @@ class TunnelSettings:
     protect_learned: bool = True
     dscp: int | None = None
     clear_df: bool = False
+    instance: str = ""
+    backup: bool = False  # what it protects leaves in clear by a private circuit while that works
+    circuit: bool = False  # which is watched, and reached by the host's own routes
+
+    @property
+    def yielding(self) -> tuple[Prefix, ...]:
+        """Of `protected`: what may leave in clear by choice. Never the tunnel's own networks."""
+        own = {ip_interface(text).network for text in self.addresses}
+        return tuple(prefix for prefix in self.protected if prefix not in own) if self.backup else ()
+
+    @property
+    def candidates(self) -> tuple[SetRoute, ...]:
+        """The routes that its configuration alone asks for."""
+        into = [SetRoute(prefix, ViaConnection(self.name), "static", STATIC) for prefix in self.routes]
+        beside = [
+            SetRoute(prefix, ViaCircuit(self.name), "circuit", CIRCUIT) for prefix in self.yielding if self.circuit
+        ]
+        return (*into, *beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +100,19 @@ class GatewaySettings:
     beside: frozenset[Address] = frozenset()
     """Neighbors and the peer gateway that are reached outside of every tunnel."""
     watches: tuple[Watch, ...] = ()
+    instances: tuple[InstanceSettings, ...] = ()
 
-    @property
-    def keeping(self) -> frozenset[str]:
-        """The connections of which learned prefixes stay protected."""
-        return frozenset(tunnel.name for tunnel in self.tunnels if tunnel.protect_learned)
+    # Asked for with every route
+    on_circuits: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The connections whose prefixes follow the host's own routes while their circuit works."""
+    keeping: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The connections of which learned prefixes stay protected."""
+
+    def __post_init__(self) -> None:
+        circuits = frozenset(tunnel.name for tunnel in self.tunnels if tunnel.circuit)
+        keeping = frozenset(tunnel.name for tunnel in self.tunnels if tunnel.protect_learned and not tunnel.backup)
+        object.__setattr__(self, "on_circuits", circuits)
+        object.__setattr__(self, "keeping", keeping)
 
     def tunnel(self, name: str) -> TunnelSettings | None:
         return next((tunnel for tunnel in self.tunnels if tunnel.name == name), None)
@@ -108,6 +138,7 @@ def build(
         _heartbeat(config, secrets),
         frozenset(_beside(config)),
         tuple(watches(config, speaker, secrets.bfd_keys)),
+        tuple(instances(config)),
     )
 
 
@@ -143,6 +174,9 @@ def _tunnel(
         protect_learned=connection.protect_learned,
         dscp=None if connection.dscp == "copy" else connection.dscp,
         clear_df=connection.df == "clear",
+        instance=connection.instance or "",
+        backup=connection.protection == "backup",
+        circuit=connection.circuit is not None,
     )
 
 
@@ -183,7 +217,10 @@ def _ike(name: str, connection: Connection, secrets: Secrets) -> ConnectionSetti
         ppk=_ppk(connection, secrets.ppks.get(name)),
         offers=tuple(_offer(Protocol.IKE, spec) for spec in _ike_proposals(connection)),
         post_quantum=connection.post_quantum,
-        children=tuple(_child(child_name, child) for child_name, child in derive.children_of(connection).items()),
+        children=tuple(
+            _child(child_name, child, connection.resource_sas)
+            for child_name, child in derive.children_of(connection).items()
+        ),
         quick_crash_detection=connection.quick_crash_detection,
         mobike=connection.mobike,
         redirect=connection.redirect,
@@ -232,7 +269,7 @@ def _offer(protocol: Protocol, spec: ProposalSpec) -> Offer:
     return make_offer(protocol, spec.encryption, spec.integrity, spec.prf, spec.key_exchange, spec.esn, spec.additional)
 
 
-def _child(name: str, child: Child) -> ChildSettings:
+def _child(name: str, child: Child, resources: int) -> ChildSettings:
     return ChildSettings(
         name=name,
         offers=tuple(_offer(Protocol.ESP, parse_esp_proposal(text)) for text in child.esp_proposals),
@@ -240,6 +277,7 @@ def _child(name: str, child: Child) -> ChildSettings:
         remote_ts=tuple(from_range(prefix[0].packed, prefix[-1].packed) for prefix in child.remote_ts),
         rekey_time=child.rekey_time,
         life_time=derive.life_time_of(child),
+        resources=resources,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from gateway.contract import RandomSource
 from gateway.esp.dataplane import Direction, Limits, SaCounters
-from gateway.esp.mtu import inner_mtu, tcp_mss
+from gateway.esp.mtu import inner_mtu, outer_octets, tcp_mss
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove
 from gateway.ike.sa import IkeSa
 from gateway.node import effects, security_associations
@@ -188,7 +188,6 @@ class Tunnel:
 
     def _inner_mtu(self) -> int:
         """The inner MTU is the smallest any active suite allows (peers.md, "MTU and MSS by suite")."""
-        active = [child.event for child in self.installed.values() if child.event.spi_out in self.active]
         sizes = [
             inner_mtu(
                 security_associations.suite(event.choice),
@@ -196,26 +195,41 @@ class Tunnel:
                 ":" in event.local.host,
                 event.encapsulate,
             )
-            for event in active
+            for event in self._sending()
         ]
         return min(sizes, default=self.mtu)
 
+    def link_mtu_for(self, octets: int) -> int:
+        """The `link_mtu` under which nothing is longer on the link than a packet of so many octets inside."""
+        return min(
+            (
+                outer_octets(
+                    security_associations.suite(event.choice), octets, ":" in event.local.host, event.encapsulate
+                )
+                for event in self._sending()
+            ),
+            default=0,
+        )
+
+    def _sending(self) -> list[ChildInstall]:
+        return [child.event for child in self.installed.values() if child.event.spi_out in self.active]
+
     # --- counters -----------------------------------------------------------------------------------------------
 
-    def read(self, counters: dict[tuple[Direction, int], SaCounters]) -> frozenset[int]:
-        """Takes a reading; the inbound SPIs on which the peer was heard since the last one. It is the last one of those SAs
-        that were removed before."""
-        heard = set()
+    def read(self, counters: dict[tuple[Direction, int], SaCounters]) -> dict[int, float]:
+        """Takes a reading; the inbound SPIs on which the peer was heard since the last one, and when. It is the last one of
+        those SAs that were removed before."""
+        heard = {}
         for key, value in counters.items():
             before = self.counters.get(key, SaCounters())
             child = self._names.get(key, "")
             if value.packets > before.packets:
                 self.last_seen[child, key[0]] = value.last_used
                 if key[0] is Direction.INBOUND:
-                    heard.add(key[1])
+                    heard[key[1]] = value.last_used
         self.counters.update({key: value for key, value in counters.items() if key in self._names})
         self._bank(set(self._removed))
-        return frozenset(heard)
+        return heard
 
     def _bank(self, removed: set[tuple[Direction, int]]) -> None:
         """What they carried is kept, they are forgotten."""

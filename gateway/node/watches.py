@@ -9,8 +9,8 @@ from gateway.bfd.echo import EchoSettings
 from gateway.bfd.session import SessionSettings
 from gateway.bgp.settings import SpeakerSettings
 from gateway.config import derive
-from gateway.config.model import Address, Config
-from gateway.routing.model import ViaConnection, ViaNextHop
+from gateway.config.model import Address, Circuit, Config, Connection
+from gateway.routing.model import Single, ViaCircuit, ViaConnection, ViaNextHop
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Watch:
     local: Address
     remote: Address
     settings: SessionSettings | EchoSettings
+    circuit: str = ""  # the connection beside whose private circuit this asks
+    hold: float = 0.0  # how long that must work again before it is used
 
     @property
     def path(self) -> tuple[str, str, Address, Address]:
@@ -32,8 +34,10 @@ class Watch:
         return self.kind, self.connection, self.local, self.remote
 
     @property
-    def target(self) -> ViaConnection | ViaNextHop:
+    def target(self) -> Single:
         """Whose routes it speaks for."""
+        if self.circuit:
+            return ViaCircuit(self.circuit)
         return ViaConnection(self.connection) if self.connection else ViaNextHop(self.remote)
 
 
@@ -48,6 +52,8 @@ def watches(config: Config, speaker: SpeakerSettings | None, keys: Mapping[str, 
             name = f"bfd {known.name}"
             yield Watch(name, kind, known.name, known.connection, known.local_address, known.address, settings)
     for name, connection in config.connection.items():
+        if connection.circuit is not None:
+            yield _circuit(name, connection, connection.circuit)
         probe = connection.probe
         if probe is None:
             continue
@@ -56,3 +62,10 @@ def watches(config: Config, speaker: SpeakerSettings | None, keys: Mapping[str, 
         own = facing or next(one for one in connection.tunnel_address if one.version == version)
         echo = EchoSettings(version, probe.interval, probe.multiplier)
         yield Watch(f"probe {name}", f"echo{version}", "", name, own.ip, probe.address, echo)
+
+
+def _circuit(name: str, connection: Connection, circuit: Circuit) -> Watch:
+    version = circuit.address.version
+    local = circuit.local_address or connection.local_addrs
+    echo = EchoSettings(version, circuit.interval, circuit.multiplier)
+    return Watch(f"circuit {name}", f"echo{version}", "", "", local, circuit.address, echo, name, circuit.hold)

@@ -22,6 +22,7 @@ from gateway.ike.traffic_selector import describe
 from gateway.node.gateway import Gateway
 from gateway.node.security_associations import sequence_limit, suite_text
 from gateway.node.tunnel import ENDS, Tunnel
+from gateway.observe.bgp_explain import explain_peer
 from gateway.observe.explain import explain
 from gateway.observe.snapshot import (
     CertificateStatus,
@@ -66,8 +67,9 @@ def build(
 ) -> Snapshot:
     """One consistent picture, with those `routes` that somebody asked for. `drawn`: the connections as drawn the last time, to be kept for the next; of a thousand
     only those are drawn again to which something happened; none when they may be `stale`."""
-    fib = node.fib.status()
+    fib = node.tables.status()
     kept = {} if drawn is None else drawn
+    fade(node)
     draw_some(node, facts, kept, 0 if stale else len(node.redraw))
     return Snapshot(
         name=node.settings.name,
@@ -97,6 +99,7 @@ def build(
 
 def draw_some(node: Gateway, facts: ShellFacts, drawn: dict[str, TunnelStatus], limit: int) -> None:
     """At most so many of the connections to which something happened, so that `build` has few left to draw."""
+    fade(node)
     for _ in range(min(limit, len(node.redraw))):
         name = node.redraw.pop()
         drawn.pop(name, None)
@@ -106,8 +109,20 @@ def draw_some(node: Gateway, facts: ShellFacts, drawn: dict[str, TunnelStatus], 
 
 def draw(node: Gateway, facts: ShellFacts, drawn: dict[str, TunnelStatus], name: str) -> TunnelStatus:
     """One connection as it is now."""
-    status = drawn[name] = _tunnel(node, node.tunnels[name], facts)
+    tunnel = node.tunnels[name]
+    status = drawn[name] = _tunnel(node, tunnel, facts)
+    node.fading.pop(name, None)
+    for text, until in _passing(node, tunnel) if status.explanation else ():
+        if text == status.explanation:
+            node.fading[name] = until
     return status
+
+
+def fade(node: Gateway) -> None:
+    """Time alone takes something away from the picture of some: they are to be drawn again."""
+    for name in [name for name, until in node.fading.items() if until <= node.now]:
+        del node.fading[name]
+        node.redraw.add(name)
 
 
 def _post_quantum(sa: IkeSa | None) -> str:
@@ -153,6 +168,8 @@ def _tunnel(node: Gateway, tunnel: Tunnel, facts: ShellFacts) -> TunnelStatus:
         last_failure=tunnel.failure.reason if tunnel.failure is not None else "",
         explanation=_explanation(node, tunnel, up, shown, children),
         interface=(facts.interfaces or {}).get(tunnel.name, ""),
+        instance=tunnel.settings.instance,
+        circuit=node.liveness.circuits.state(tunnel.name),
         mtu=tunnel.mtu,
         protected=tuple(str(prefix) for prefix in settings.protected),
         children=children,
@@ -191,7 +208,7 @@ def _explanation(
     silence = _silence(tunnel, shown)
     if up:
         refused = next((explain(one.reason, one.context) for one in tunnel.refused.values()), "")
-        return silence or refused or _unverified(tunnel, children) or _habit(node, tunnel)
+        return silence or refused or _unverified(tunnel, children) or _black_hole(node, tunnel) or _habit(node, tunnel)
     known = tunnel.failure
     if silence and (known is None or known.reason in ENDS):
         return silence
@@ -226,6 +243,21 @@ def _unverified(tunnel: Tunnel, children: tuple[ChildStatus, ...]) -> str:
     return explain("ESP_UNVERIFIED", {**_ends(tunnel), "got": bad.integrity_failures, "ours": bad.suite})
 
 
+def _black_hole(node: Gateway, tunnel: Tunnel) -> str:
+    """Small packets pass, long ones vanish."""
+    found = node.liveness.black_hole(tunnel.name)
+    if found is None:
+        return ""
+    known = {"octets": found.full_size, "got": found.largest, "expected": tunnel.link_mtu_for(found.largest)}
+    return explain("MTU_BLACK_HOLE", {**_ends(tunnel), **known, "ours": tunnel.settings.link_mtu})
+
+
+def _passing(node: Gateway, tunnel: Tunnel) -> Iterator[tuple[str, float]]:
+    """What may be said of it for a while only, and until when."""
+    yield _habit(node, tunnel), tunnel.endings.until
+    yield _caller(node, tunnel), node.ike.strangers.until(tunnel.settings.ike.local.host)
+
+
 def _habit(node: Gateway, tunnel: Tunnel) -> str:
     habit = tunnel.endings.habit(node.now)
     return explain("TAKEN_DOWN_AGAIN", {**_ends(tunnel), **habit}) if habit else ""
@@ -233,9 +265,13 @@ def _habit(node: Gateway, tunnel: Tunnel) -> str:
 
 def _call(node: Gateway, tunnel: Tunnel, reason: str) -> str:
     """The peer is not heard, and somebody whom we do not know is: it may be the peer, under another address."""
-    caller = node.ike.strangers.caller(tunnel.settings.ike.local.host, node.now)
     unheard = reason in ("WAITING_FOR_PEER", "WAITING_FOR_TRAFFIC", "PEER_UNREACHABLE")
-    return explain("STRANGER_CALLS", {**_ends(tunnel), "got": caller}) if caller and unheard else ""
+    return _caller(node, tunnel) if unheard else ""
+
+
+def _caller(node: Gateway, tunnel: Tunnel) -> str:
+    caller = node.ike.strangers.caller(tunnel.settings.ike.local.host, node.now)
+    return explain("STRANGER_CALLS", {**_ends(tunnel), "got": caller}) if caller else ""
 
 
 def _children(node: Gateway, tunnel: Tunnel, sa: IkeSa | None) -> Iterator[ChildStatus]:
@@ -256,8 +292,14 @@ def _children(node: Gateway, tunnel: Tunnel, sa: IkeSa | None) -> Iterator[Child
             last_out=tunnel.last_seen.get((name, Direction.OUTBOUND)),
             rekeys_ok=counts.child_rekeys_ok[name],
             rekeys_failed=counts.child_rekeys_failed[name],
+            resource_sas=_resource_sas(sa, name),
             **current,
         )
+
+
+def _resource_sas(sa: IkeSa | None, name: str) -> int:
+    children = sa.children.values() if sa is not None else ()
+    return len({one.name for one in children if one.active and one.usable and one.settings.group == name} - {name})
 
 
 def _current(tunnel: Tunnel, child: ChildSa) -> dict[str, Any]:
@@ -282,6 +324,13 @@ def _limits(node: Gateway) -> Iterator[str]:
         held, refused = peer.prefixes.get("held_back", 0), peer.prefixes.get("discarded", 0)
         if held:
             yield f"BGP: {held} prefixes are held back from {peer.name}, which may be told {peer.limit_out}: announce less, or an aggregate"
+        if peer.carried:
+            count, which = peer.prefixes.get("carried", 0), ", ".join(peer.carried)
+            yield (
+                f"the fabric may carry {count} protected prefixes in clear past this gateway: {peer.name} teaches them "
+                f"({which}{', ...' if count > len(peer.carried) else ''}), and we announce nothing longer to it; set outdo = true "
+                f"in [bgp.neighbor.{peer.name}], or keep them from it"
+            )
         if peer.suspended_until is not None:
             yield f"BGP: the session with {peer.name} is torn down for a while: more than {peer.limit_in} prefixes (max_prefixes)"
         elif refused:
@@ -290,14 +339,16 @@ def _limits(node: Gateway) -> Iterator[str]:
 
 def _peers(node: Gateway) -> Iterator[PeerStatus]:
     for peer in node.speaker.peers_status() if node.speaker is not None else ():
-        yield PeerStatus(**{field.name: getattr(peer, field.name) for field in fields(PeerStatus)})
+        known = {item.name: getattr(peer, item.name) for item in fields(PeerStatus) if hasattr(peer, item.name)}
+        yield PeerStatus(**known, explanation=explain_peer(peer))
 
 
 def draw_routes(node: Gateway, limit: int | None = None) -> Iterator[RouteStatus]:
     """The BGP routes, of at most so many prefixes; to be taken in pieces, for there may be ten thousand."""
     for route in node.speaker.routes_status(limit) if node.speaker is not None else ():
         values = {field.name: getattr(route, field.name) for field in fields(RouteStatus)}
-        values["installed"] = route.best and node.fib.state(ip_network(route.prefix)).installed
+        fib = node.tables.get(route.instance)
+        values["installed"] = route.best and fib is not None and fib.state(ip_network(route.prefix)).installed
         yield RouteStatus(**values)
 
 

@@ -203,6 +203,13 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         ", agreed on was {ours}",
         "; its keys or its integrity value are others (as with HMAC-SHA2-256 cut to 96 bits): offer AES-GCM first in `esp_proposals` of connection {tunnel}",
     ),
+    "MTU_BLACK_HOLE": (
+        "the tunnel to {peer} passes small packets, but those as long as its MTU vanish without a word",
+        " ({octets} octets; the longest that are answered have {got})",
+        ": a link on the way is narrower than `link_mtu`",
+        " ({ours})",
+        " and its ICMP is lost; set `link_mtu = {expected}` in [connection.{tunnel}], or have the path take more",
+    ),
     "TAKEN_DOWN_AGAIN": (
         "{peer} deletes the IKE_SA again and again",
         " ({times} times)",

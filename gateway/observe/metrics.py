@@ -26,6 +26,8 @@ from gateway.bfd.packet import Refusal
 from gateway.ike.errors import Violation
 from gateway.ike.registry import NotifyType
 from gateway.ike.states import IkeState
+from gateway.observe.fabric import STATES as FABRIC_STATES
+from gateway.observe.fabric import FabricTableStatus, call_samples, route_samples
 from gateway.observe.snapshot import ChildStatus, LivenessStatus, Snapshot, WorkerStatus
 
 
@@ -176,6 +178,7 @@ def documentation() -> str:
         f"- `reason` of `gateway_esp_drops_total`, with `direction`: {_listed(f'{r} ({d})' for r, d in DROP_REASONS.items())}",
         f"- `reason` of `gateway_ike_rejected_total`: {_listed(v.value for v in Violation)}",
         f"- `reason` of `gateway_ha_rejected_total`: {_listed(HEARTBEAT_REJECTIONS)}",
+        f"- `state` of `gateway_fabric_routes`: {_listed(FABRIC_STATES)}",
         f"- `stage` of `gateway_worker_cycles_total`: {_listed(f'{stage} ({what})' for stage, what in STAGES.items())}",
         "- `le` of `gateway_worker_batch_size_bucket`: "
         f"{_listed(_BOUND_LABELS)}; `_sum` are packets, `_count` bursts, so their ratio is the mean size",
@@ -382,6 +385,10 @@ def _ha_rejected(snapshot: Snapshot) -> Iterator[Sample]:
             yield (reason,), snapshot.ha.rejected.get(reason, 0)
 
 
+def _by_table(value: Callable[[FabricTableStatus], float]) -> Callable[[Snapshot], Iterable[Sample]]:
+    return lambda s: [((table.name,), value(table)) for table in (s.fabric.tables if s.fabric else ())]
+
+
 def _ike_rejected(snapshot: Snapshot) -> Iterator[Sample]:
     for reason in dict.fromkeys((*(why.value for why in Violation), *snapshot.ike_rejected)):
         yield (reason,), snapshot.ike_rejected.get(reason, 0)
@@ -431,6 +438,10 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "gateway_tunnel_up", "gauge", "1: IKE_SA established and all configured CHILD_SAs installed", ("tunnel",),
         lambda s: [((t.name,), t.up) for t in s.tunnels],
+    ),
+    Family(
+        "gateway_circuit_up", "gauge", "1: the private circuit carries the tunnel's prefixes in clear (protection = backup)",
+        ("tunnel",), lambda s: [((t.name,), t.circuit == "up") for t in s.tunnels if t.circuit],
     ),
     Family("gateway_ike_sa_state", "gauge", "exactly one state of a tunnel is 1", ("tunnel", "state"), _ike_state),
     Family(
@@ -512,6 +523,14 @@ FAMILIES: tuple[Family, ...] = (
         "gateway_liveness_detection_seconds", "gauge", "silence after which it is down; 0: nothing heard yet", ("session", "kind"),
         _of_sessions(lambda one: one.detection),
     ),
+    Family(
+        "gateway_liveness_black_hole", "gauge", "1: small packets pass the tunnel, those of its MTU vanish (link_mtu is too large)",
+        ("session", "kind"), _of_sessions(lambda one: one.passage == "black-hole"),
+    ),
+    Family(
+        "gateway_liveness_largest_octets", "gauge", "the largest inner packet that a probe had answered when it last looked; 0: not measured",
+        ("session", "kind"), _of_sessions(lambda one: one.largest),
+    ),
     Family("gateway_liveness_packets_total", "counter", "packets sent and received", ("session", "kind", "direction"), _liveness_packets),
     Family("gateway_liveness_refused_total", "counter", "BFD packets and echo answers that were not believed", ("reason",), _liveness_refused),
     Family("gateway_ha_peer_up", "gauge", "1: heartbeats pass in both directions", (), lambda s: [((), s.ha.peer_up)] if s.ha else []),
@@ -525,6 +544,19 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("gateway_ha_heartbeats_total", "counter", "heartbeat datagrams sent and accepted", ("direction",), _ha_datagrams),
     Family("gateway_ha_rejected_total", "counter", "heartbeat datagrams refused", ("reason",), _ha_rejected),
+    Family(
+        "gateway_fabric_active", "gauge", "1: this gateway writes the cloud's route tables", (),
+        lambda s: [((), s.fabric.active and not s.fabric.outdone_by)] if s.fabric else [],
+    ),
+    Family("gateway_fabric_routes", "gauge", "wanted routes by what the table has for them", ("table", "state"), lambda s: route_samples(s.fabric)),
+    Family("gateway_fabric_foreign_routes", "gauge", "routes of a table that are not ours", ("table",), _by_table(lambda t: len(t.foreign))),
+    Family("gateway_fabric_troubled", "gauge", "1: something keeps the table from being right", ("table",), _by_table(lambda t: bool(t.trouble))),
+    Family("gateway_fabric_drift_total", "counter", "routes of ours that others changed", ("table",), _by_table(lambda t: t.drift)),
+    Family("gateway_fabric_calls_total", "counter", "calls of the cloud", ("table", "result"), lambda s: call_samples(s.fabric)),
+    Family(
+        "gateway_fabric_switch_seconds", "gauge", "how long the last switch to this gateway took; 0: none yet", ("table",),
+        _by_table(lambda t: t.switch_seconds or 0.0),
+    ),
     Family("gateway_worker_cpu_seconds_total", "counter", "CPU time of a data plane thread", ("worker",), _by_worker(lambda w: w.cpu_seconds)),
     Family("gateway_worker_ticks_total", "counter", "loop turns of a data plane thread", ("worker",), _by_worker(lambda w: w.ticks)),
     Family(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gateway.observe.fabric import FabricStatus
+
 SCHEMA = 1
 
 
@@ -36,6 +38,7 @@ class ChildStatus:
     integrity_failures: int = 0
     rekeys_ok: int = 0
     rekeys_failed: int = 0
+    resource_sas: int = 0  # per-resource CHILD_SAs beside it (RFC 9611)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class TunnelStatus:
         ""  # one sentence: what, whose setting, the fix; while up only if the peer stays silent or refuses a rekey
     )
     interface: str = ""
+    instance: str = ""  # routing instance, "" for the gateway's own table
+    circuit: str = ""  # private circuit it is the backup of: "up" carries its prefixes in clear, "down"; "" without
     mtu: int = 0
     protected: tuple[str, ...] = ()
     children: tuple[ChildStatus, ...] = ()
@@ -112,6 +117,11 @@ class PeerStatus:
     level_in: int = 0  # 0: fine, 1: from 80 % of the limit on, 2: some are refused (in) or held back (out)
     level_out: int = 0
     suspended_until: float | None = None  # torn down for too many prefixes
+    carried: tuple[
+        str, ...
+    ] = ()  # protected prefixes that its side would carry in clear (prefixes["carried"]); the first few
+    instance: str = ""
+    explanation: str = ""  # why the session is down, and the fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,69 @@ class RouteStatus:
     stale: bool = False
     multipath: bool = False  # used beside the best one
     backup: bool = False  # used when the best ones fail
+    instance: str = ""
+    accepted: bool = True  # by what always holds and by the import policy
+
+
+@dataclass(frozen=True, slots=True)
+class AdvertisedStatus:
+    """One announcement to one BGP neighbor."""
+
+    prefix: str
+    peer: str
+    next_hop: str
+    as_path: tuple[int, ...]  # complete, our AS included
+    origin: str  # igp egp incomplete
+    med: int | None
+    local_preference: int | None
+    communities: tuple[str, ...]
+    state: str  # sent, waiting (not said yet), withdrawing, held-back (no room), down (there is no session)
+    instance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WayStatus:
+    """Where a route leads: into a connection, or to a next hop in clear. Of a look-up also by which SA."""
+
+    connection: str
+    next_hop: str
+    used: bool  # packets take it now
+    circuit: bool = False  # in clear, by the private circuit beside the connection
+    peer: str = ""  # outer address and port of the connection's peer
+    child: str = ""
+    child_state: str = ""
+    spi_out: int = 0
+    selectors: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveStatus:
+    """One entry of our routing table."""
+
+    prefix: str
+    kind: str  # static bgp circuit circuit-bgp protected learned shadow throw earlier
+    state: str  # installed waiting failed refused stale
+    metric: int
+    ways: tuple[WayStatus, ...] = ()
+    why: str = ""
+    instance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LookupStatus:
+    """What becomes of a packet to `address`."""
+
+    address: str
+    source: str
+    instance: str
+    verdict: str  # encrypted, clear, dropped, main (the main table decides)
+    text: str  # the verdict as a sentence
+    route: EffectiveStatus | None = None  # the longest match in the kernel
+    over: tuple[EffectiveStatus, ...] = ()  # matches as long or longer that are wanted and not in the kernel
+    paths: tuple[RouteStatus, ...] = ()  # what BGP knows of this prefix, and of longer ones
+    guard: str = ""  # the prefix that keeps it from leaving in clear
+    guard_kind: str = ""  # protected, yielding (but to a private circuit), learned
+    guard_connections: tuple[str, ...] = ()  # that protect it
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +240,9 @@ class LivenessStatus:
     detection: float = 0.0  # seconds of silence until it is down, 0.0: nothing heard yet
     counts: ProbeCounts = ProbeCounts()
     refused: dict[str, int] = field(default_factory=dict)  # reason -> packets
+    full_size: int = 0  # of a probe: the tunnel's MTU
+    largest: int = 0  # octets of the largest inner packet that was answered, 0: not measured
+    passage: str = ""  # whole, black-hole (small packets pass, those of the MTU vanish), "": not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +308,7 @@ class Snapshot:
     kernel_routes: dict[str, int] = field(default_factory=dict)  # desired, installed, failed, guard
     exabgp: str = ""  # "", starting, running, down
     ha: HaStatus | None = None
+    fabric: FabricStatus | None = None
     liveness: tuple[LivenessStatus, ...] = ()
     probe_refused: dict[str, int] = field(default_factory=dict)  # reason -> packets that were of no session
     workers: tuple[WorkerStatus, ...] = ()

@@ -5,15 +5,20 @@
 
 It exists because ExaBGP's writes block: whoever reads them slowly stops BGP. So stdin is always read, into a bounded
 buffer; when that is full the link is dropped, and the daemon, on the next link, synchronises anew. Without a link,
-what ExaBGP says is read and forgotten. It understands line ends, and `done` and `error`, of which ExaBGP prints one for
+what ExaBGP says is read and forgotten. ExaBGP says each route by itself; what comes within a moment is
+carried together. It understands line ends, and `done` and `error`, of which ExaBGP prints one for
 every command: a new link is made only when the commands of the old one are answered, or its answers would be
-taken for those of the new one. It needs only the standard library, and imports nothing of the gateway.
+taken for those of the new one. Nobody listening for LONELY seconds, ExaBGP is without supervision, and perhaps
+without a data plane: it is told to withdraw everything, and to end. It needs only the standard library, and imports
+nothing of the gateway.
 
     bgp_relay.py SOCKET
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import select
 import socket
@@ -23,11 +28,15 @@ import time
 BUFFER_LIMIT = 64 * 1024 * 1024
 COMMAND_LIMIT = 1024 * 1024  # pending towards ExaBGP; the daemon's window keeps it far below
 CHUNK = 256 * 1024
+PIPE = 1024 * 1024  # what ExaBGP may write before it waits for us, if the kernel lets us
+GATHER = 0.005  # before what comes next is read, unless it was an answer: commands wait for these
 BACKOFF = (0.05, 1.0)
 ANSWERS = (b"done", b"error")
 ANSWERS_WAIT = 10.0  # for the old link's answers
 QUIET = 0.2  # a new relay does not know what was asked before it: so long nothing may come, or at most...
 QUIET_WAIT = 3.0
+LONELY = 20.0
+LAST_WORDS = ((0.0, b"clear adj-rib out\n"), (3.0, b"shutdown\n"))  # seconds later, what
 READ = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -43,8 +52,11 @@ class Relay:
         self.retry_at = time.monotonic() + QUIET
         self.quiet_until = time.monotonic() + QUIET_WAIT
         self.backoff = BACKOFF[0]
+        self.lonely_at = time.monotonic() + LONELY
+        self.last_words = list(LAST_WORDS)
         self.unanswered = 0
         self.drain_until = 0.0  # no new link while commands are unanswered, until then
+        self.gather = False  # what was just read can wait for more
         self.line = b""  # read from stdin, without its end yet
         self.skip_line = False  # the link began inside a line, whose rest is not for it
         self.to_daemon = bytearray()
@@ -52,6 +64,8 @@ class Relay:
         self.partial = bytearray()  # of a command, up to its line end
         for descriptor in (stdin, stdout):
             os.set_blocking(descriptor, False)
+        with contextlib.suppress(OSError):  # no pipe, or the user's pages for pipes are used up
+            fcntl.fcntl(stdin, fcntl.F_SETPIPE_SZ, PIPE)
 
     def run(self) -> None:
         """Until stdin or stdout ends, which they do when ExaBGP ends."""
@@ -60,7 +74,13 @@ class Relay:
 
     def turn(self) -> bool:
         """One round; False when ExaBGP is gone."""
+        if self.gather:
+            self.gather = False
+            time.sleep(GATHER)
         now = time.monotonic()
+        if self.link is None and self.last_words and now >= self.lonely_at + self.last_words[0][0]:
+            self.to_exabgp += self.last_words.pop(0)[1]
+            self.unanswered += 1
         if self.link is None and now >= self.retry_at:
             if self.unanswered and now < self.drain_until:
                 self.retry_at = now + BACKOFF[0]
@@ -98,7 +118,9 @@ class Relay:
         if not data:
             return False
         *lines, self.line = (self.line + data).split(b"\n")
-        self.unanswered = max(0, self.unanswered - sum(line in ANSWERS for line in lines))
+        answers = sum(line in ANSWERS for line in lines)
+        self.unanswered = max(0, self.unanswered - answers)
+        self.gather = not answers
         if self.link is None:
             if time.monotonic() < self.quiet_until:
                 self.retry_at = min(time.monotonic() + QUIET, self.quiet_until)
@@ -161,6 +183,7 @@ class Relay:
         self.quiet_until = 0.0
         self.unanswered = 0
         self.backoff = BACKOFF[0]
+        self.last_words = list(LAST_WORDS)
 
     def _drop(self) -> None:
         if self.link is not None:
@@ -169,6 +192,7 @@ class Relay:
         self.to_daemon.clear()
         self.partial.clear()
         self.drain_until = time.monotonic() + ANSWERS_WAIT
+        self.lonely_at = time.monotonic() + LONELY
         self._later()
 
     def _later(self) -> None:

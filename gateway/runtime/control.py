@@ -3,8 +3,9 @@
     GET  /v1/status       -> the snapshot as JSON; of BGP routes some, with ?routes=all all
     POST /v1/operations   {"verb": "rekey", "target": "azure-a/net", "wait": 30} -> {"ok": true, "text": "..."}
                           {"verb": "drain", "target": "azure-a" or none for all, "to": "192.0.2.1" or none to end it}
-                          {"verb": "forget", "target": "10.1.0.0/16", or none for all} of what was learned in tunnels
-    GET  /v1/guard        -> {"protected": [...], "learned": [...]}
+                          {"verb": "forget", "target": "10.1.0.0/16", or none for all} of what was learned in tunnels; "instance": "..."
+    GET  /v1/guard        -> {"protected": [...], "learned": [...], "instances": {"...": {"protected": [...], "learned": [...]}}}
+    what questions.py knows -> {"schema": 1, ...}; of a policy test with mistakes in its file: {"errors": ["FILE:LINE:COL ...", ...]}, 422
     POST /v1/disclosures  {"kind": "keylog", "target": "azure-a", "for": 300} -> JSON lines while it goes on, {"end": "..."} last
 
 Status of an operation: 200 done or refused (`ok` tells), 400 not understood, 404 no such connection or child,
@@ -19,7 +20,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -29,11 +30,12 @@ from typing import Protocol
 from aiohttp import web
 
 from gateway.observe.snapshot import Snapshot
+from gateway.runtime import memory, questions
 from gateway.runtime.disclosures import Piece, Refused, Wish
 from gateway.runtime.faults import DIRECTORY, explained
 
 VERBS_WITH_TARGET = ("initiate", "terminate", "rekey")
-VERBS = (*VERBS_WITH_TARGET, "drain", "forget", "reload")
+VERBS = (*VERBS_WITH_TARGET, "drain", "forget", "reload", "plan")
 LONGEST_WAIT = 600.0
 LONGEST_BODY = 4096
 LONGEST_DISCLOSURE = 3600.0
@@ -58,14 +60,18 @@ class Operations(Protocol):
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         """Does it and waits up to `wait` seconds for the outcome: (success, one sentence).
 
-        `target` is "connection" or "connection/child", and empty for the verb "reload". TimeoutError: still going on.
+        `target` is "connection" or "connection/child", and empty for the verbs "reload" and "plan" (what it would do). TimeoutError: still going on.
         """
 
-    def guard(self) -> dict[str, list[str]]:
-        """The prefixes that cannot leave in clear: "protected" by the configuration, "learned" in tunnels."""
+    def guard(self) -> dict[str, object]:
+        """The prefixes that cannot leave in clear: "protected" by the configuration, "learned" in tunnels; the same of
+        each of the "instances"."""
 
-    def forget(self, prefix: str) -> tuple[bool, str]:
-        """Ends the protection of a prefix learned in a tunnel, or of all of them."""
+    def forget(self, prefix: str, instance: str) -> tuple[bool, str]:
+        """Ends the protection of a prefix learned in a tunnel, or of all of them; of one routing instance or of none."""
+
+    async def look(self, question: questions.Question) -> bytes:
+        """A document of JSON. NotThere, Unusable."""
 
     def drain(self, connection: str, to: str) -> tuple[bool, str]:
         """Sends who initiates that connection, or any of them, to another address from now on; none: no longer."""
@@ -101,6 +107,9 @@ def application(operations: Operations) -> web.Application:
     app.router.add_get("/v1/status", _status(operations))
     app.router.add_get("/v1/trace/{connection}", _trace(operations))
     app.router.add_get("/v1/guard", _guard(operations))
+    for path, parse in _QUERIES.items():
+        app.router.add_get(path, _queries(operations, parse))
+    app.router.add_post("/v1/policy-tests", _policy_tests(operations))
     app.router.add_post("/v1/operations", _operations(operations))
     app.router.add_post("/v1/disclosures", _disclosures(operations))
     return app
@@ -135,8 +144,9 @@ async def _authorize(request: web.Request, handler: Handler) -> web.StreamRespon
 def _status(operations: Operations) -> Handler:
     async def status(request: web.Request) -> web.StreamResponse:
         # A thousand tunnels are megabytes of text: not on the loop
-        taken = await operations.snapshot(request.query.get("routes") == "all")
-        text = await asyncio.to_thread(lambda: json.dumps(taken.to_json()))
+        with memory.uncollected():
+            taken = await operations.snapshot(request.query.get("routes") == "all")
+            text = await asyncio.to_thread(lambda: json.dumps(taken.to_json()))
         return web.Response(text=text, content_type="application/json")
 
     return status
@@ -160,7 +170,7 @@ def _operations(operations: Operations) -> Handler:
         except (ValueError, RecursionError, web.HTTPRequestEntityTooLarge) as error:
             return _answer(False, f"request not understood: {error}", 400)
         if wanted.verb == "forget":
-            return _answer(*operations.forget(wanted.target), 200)
+            return _answer(*operations.forget(wanted.target, wanted.to), 200)
         missing = _missing(await operations.snapshot(), wanted) if wanted.target else ""
         if missing:
             return _answer(False, missing, 404)
@@ -186,6 +196,56 @@ def _guard(operations: Operations) -> Handler:
         return web.Response(text=text, content_type="application/json")
 
     return guard
+
+
+_QUERIES: dict[str, Callable[[Mapping[str, str]], questions.Question]] = {
+    "/v1/advertised": questions.advertised,
+    "/v1/table": questions.table,
+    "/v1/lookup": questions.lookup,
+}
+
+
+def _queries(operations: Operations, parse: Callable[[Mapping[str, str]], questions.Question]) -> Handler:
+    async def ask(request: web.Request) -> web.StreamResponse:
+        try:
+            question = parse(request.query)
+        except ValueError as error:
+            return _answer(False, f"request not understood: {error}", 400)
+        return await _answered(operations, question)
+
+    return ask
+
+
+def _policy_tests(operations: Operations) -> Handler:
+    async def test(request: web.Request) -> web.StreamResponse:
+        try:
+            body = await _long_body(request)
+            question = await asyncio.to_thread(questions.policy_test, body)
+        except (ValueError, RecursionError) as error:
+            return _answer(False, f"request not understood: {error}", 400)
+        return await _answered(operations, question)
+
+    return test
+
+
+async def _answered(operations: Operations, question: questions.Question) -> web.Response:
+    try:
+        document = await operations.look(question)
+    except questions.NotThere as error:
+        return _answer(False, str(error), 404)
+    except questions.Unusable as error:
+        return web.json_response({"ok": False, "errors": list(error.args)}, status=422)
+    return web.Response(body=document, content_type="application/json", charset="utf-8")
+
+
+async def _long_body(request: web.Request) -> bytes:
+    """A configuration is longer than any other request."""
+    pieces = bytearray()
+    async for piece in request.content.iter_any():
+        pieces += piece
+        if len(pieces) > questions.LONGEST_FILE:
+            raise ValueError(f"a configuration of more than {questions.LONGEST_FILE} octets")
+    return bytes(pieces)
 
 
 def _disclosures(operations: Operations) -> Handler:
@@ -276,10 +336,13 @@ def _parse_drain(document: dict[str, object]) -> _Request:
 
 def _parse_forget(document: dict[str, object]) -> _Request:
     target = document.get("target", "")
-    if not document.keys() <= {"verb", "target"} or not isinstance(target, str):
-        raise ValueError("expected an object with verb and target")
+    instance = document.get("instance", "")
+    if not document.keys() <= {"verb", "target", "instance"} or not isinstance(target, str):
+        raise ValueError("expected an object with verb, target and instance")
+    if not isinstance(instance, str) or len(instance) > 80:
+        raise ValueError("instance must be the name of a routing instance")
     try:
-        return _Request("forget", str(ip_network(target)) if target else "", 0.0)
+        return _Request("forget", str(ip_network(target)) if target else "", 0.0, instance)
     except ValueError:
         raise ValueError("target must be a prefix, and absent for all of them") from None
 

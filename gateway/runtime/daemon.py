@@ -2,7 +2,7 @@
 
 configuration -> settings -> node (gateway/node) <-> driver
                                |
-    UdpSockets   NativeDataPlane   KernelRoutes   ExabgpProcess   HaLink   ControlServer   HttpServer   Notifier
+    UdpSockets   NativeDataPlane   KernelRoutes   BgpService   HaLink   ControlServer   HttpServer   Notifier
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +23,14 @@ from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
 from gateway.node.settings import GatewaySettings
-from gateway.observe.build import ShellFacts, build, draw, draw_routes, draw_some
+from gateway.observe.build import ShellFacts, build, draw, draw_routes, draw_some, fade
 from gateway.observe.explain import explain
 from gateway.observe.journal import Journal
 from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
 from gateway.routing import model as routing
 from gateway.routing.model import Prefix
 from gateway.runtime import logs, saved_guard, systemd
-from gateway.runtime.bgp_service import BgpService
+from gateway.runtime.bgp_service import BgpService, terms
 from gateway.runtime.certificate_files import expiring
 from gateway.runtime.control import ControlServer
 from gateway.runtime.crash_secret import crash_secret
@@ -92,8 +92,8 @@ class Daemon:
         self.disclosures = Disclosures(self.node, lambda: self.loaded.config.observe, self._audit)
         self.routes: KernelRoutes | None = None
         self.bgp = BgpService(
-            Path(config.gateway.run_directory), self._received_bgp, self.driver.command,
-            lambda problem: self.tell("error", "exabgp-failed", problem),
+            Path(config.gateway.run_directory), self._received_bgp, self.driver.command, self.tell,
+            lambda: terms(self.loaded.config.bgp),
         )  # fmt: skip
         self.listeners = Listeners(self.picture, self._received_heartbeat, self.snapshot)
         self._drawn: dict[str, TunnelStatus] = {}
@@ -123,7 +123,7 @@ class Daemon:
             stack.push_async_callback(control.stop)
             self.routes = KernelRoutes(self.netlink, self.driver.command, self)
             stack.push_async_callback(self.routes.close)
-            await self.routes.prepare()
+            await self.routes.prepare(self.node.settings.instances)
             self.bgp.start(self.routes.idle)
             self.driver.command(inputs.Start())
             self._spawn(self._read_counters(), "counters")
@@ -142,7 +142,7 @@ class Daemon:
             self.tell("warning", "crash-secret-failed", str(error.strerror))
             return b""
 
-    def _learned_earlier(self) -> tuple[Prefix, ...]:
+    def _learned_earlier(self) -> Mapping[str, tuple[Prefix, ...]]:
         saved = saved_guard.read(Path(self.loaded.config.gateway.state_directory))
         if saved.problem:
             self.tell("error", "saved-guard-unreadable", saved.problem)
@@ -166,8 +166,8 @@ class Daemon:
     def _received_heartbeat(self, data: bytes, remote: Endpoint) -> None:
         self.driver.feed(lambda node, now: node.receive_heartbeat(data, remote, now))
 
-    def _received_bgp(self, line: str) -> None:
-        self.driver.feed(lambda node, now: node.receive_bgp(line, now))
+    def _received_bgp(self, lines: str) -> None:
+        self.driver.feed(lambda node, now: node.receive_bgp(lines, now))
 
     async def _read_counters(self) -> None:
         while True:
@@ -185,6 +185,7 @@ class Daemon:
 
     async def _draw(self) -> None:
         """Those to which something happened until now; more may happen meanwhile."""
+        fade(self.node)
         if not self.node.redraw:
             return
         facts = self._facts()
@@ -205,7 +206,6 @@ class Daemon:
     async def _check_host(self) -> None:
         while True:
             await self._look_at_host()
-            self.bgp.trim_log()
             self.driver.command(inputs.RetryTunnels())
             await asyncio.sleep(HOST_CHECK_INTERVAL)
 
@@ -226,7 +226,10 @@ class Daemon:
         await self._look_at_certificates()
 
     async def _look_at_certificates(self) -> None:
-        found = await asyncio.to_thread(expiring, self.node.settings, datetime.now(UTC))
+        settings = self.node.settings
+        found = await asyncio.to_thread(expiring, settings, datetime.now(UTC))
+        if settings is not self.node.settings:
+            return  # reloaded meanwhile, which looks at the new ones itself
         for problem in found:
             if problem not in self.certificate_problems:
                 self.tell("warning", "certificate-expires", problem)
@@ -252,6 +255,10 @@ class Daemon:
                 self.dataplane.replace_policies(connection, spis)
             case effects.Grant(connection, spi, limit):
                 self.dataplane.grant(connection, spi, limit)
+            case effects.Advance(connection, spi, by):
+                self.dataplane.advance(connection, spi, by)
+            case effects.SetInstances():
+                self.routes.set_instances(effect)
             case effects.OpenTunnel(connection):
                 self.dataplane.expect(connection)
                 self.routes.open_tunnel(effect)
@@ -273,7 +280,7 @@ class Daemon:
             case effects.BgpUnresponsive(times):
                 self.bgp.unresponsive(times)
             case effects.BgpDrained():
-                self.bgp.drained()
+                pass  # the service that ends ExaBGP withdraws, also when there is no speaker
             case effects.ProbeArm() | effects.ProbeSend() | effects.ProbeOpen() | effects.ProbeClose():
                 self.probes.perform(effect)
             case effects.SaveGuard():
@@ -383,6 +390,8 @@ class Daemon:
         logs.set_level(loaded.config.gateway.log_level)
         self.loaded = loaded
         self.driver.command(inputs.Reconfigured(loaded.settings))
+        # What the reload says of certificates the status says, too, from its answer on
+        await self._look_at_certificates()
         self._spawn(self._look_at_host(), "host-check")
 
     def _open_sockets(self, settings: GatewaySettings) -> None:
@@ -414,12 +423,17 @@ class Daemon:
         await self.operations.operate("reload", "", 0.0)
 
     async def _stop(self) -> None:
-        """Withdraw, say goodbye to the peers, then let go; the guard stays in the kernel."""
+        """Withdraw, say goodbye to the peers, then let go; the guard stays in the kernel. Before a mere restart nothing is
+        withdrawn: BGP sessions wait for the next daemon."""
         log.info("stopping", extra={"event": "stopping"})
         self.notifier.stopping()
         self.disclosures.close()
+        if self.bgp.outlives and await systemd.restarting():
+            log.info("restarting: BGP sessions and announced routes stay", extra={"event": "bgp-left"})
+            await self.bgp.leave()
+        else:
+            await self.bgp.stop()
         self.driver.command(inputs.Stop())
-        await self.bgp.stop(STOP_PATIENCE)
         self.driver.command(inputs.CloseTunnels())
         deadline = time.monotonic() + STOP_PATIENCE
         while time.monotonic() < deadline and any(

@@ -129,7 +129,7 @@ class NativeDataPlane:
             soft_packets=sa.limits.soft_packets,
             hard_packets=sa.limits.hard_packets,
             socket_fd=self.sockets.esp_fd(sa.local, sa.encapsulate) if outbound and self.sockets is not None else -1,
-            worker=-1 if sa.worker is None else sa.worker,
+            worker=-1 if sa.worker is None else sa.worker % self._workers,
         )  # fmt: skip
         if outbound and self.packets is not None:
             if sa.encapsulate:
@@ -158,6 +158,9 @@ class NativeDataPlane:
 
     def grant(self, connection: int, spi: int, limit: int) -> None:
         self._when_made(connection, lambda: self._native.grant(connection, spi, limit))
+
+    def advance(self, connection: int, spi: int, by: int) -> None:
+        self._when_made(connection, lambda: self._native.advance(connection, spi, by))
 
     def changed_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
         """Of those SAs that did something since this was last asked, and the last ones of those that were removed."""

@@ -1,63 +1,42 @@
-"""The supervised ExaBGP process: configuration, start, adoption, restart, and the socket its relay connects to.
+"""The ExaBGP process: configuration, start, adoption, restart, and the socket its relay connects to.
 
-ExaBGP runs in a session of its own and is not ended with the daemon: a daemon that starts again finds it by its
-pidfile, and when the configuration is still the same takes it over with all its BGP sessions; the relay simply
-reconnects. What the lines mean is `gateway.bgp`'s affair.
+ExaBGP runs in a session of its own: who supervises it may be another after a while, and finds it by its pidfile with all
+its BGP sessions; the relay simply reconnects. What the lines mean is `gateway.bgp`'s affair; who wants ExaBGP, and for how
+long, is `bgp_unit`'s.
 
-    run directory:  exabgp.conf (0600)   exabgp.json (pid, start time, hash)   exabgp.log   bgp.sock (0600)
+    run directory:  exabgp.conf (0600)   exabgp.json (pid, start time)   exabgp.log   bgp.sock (0600)
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import os
 import pwd
-import select
 import signal
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
-from gateway.bgp.exabgp_config import render
-from gateway.bgp.settings import SpeakerSettings
+from gateway.bgp.exabgp_config import RELAY_PLACE, process_section
+from gateway.runtime.left_running import Process, end_stale, recall, remember, start_time, write_private
+from gateway.runtime.line_link import LineLink, listen
 
 RELAY = Path(__file__).with_name("bgp_relay.py")
 BACKOFF = (0.2, 30.0)
 STABLE_AFTER = 60.0  # seconds of life after which the back-off begins anew
 VALIDATE_TIMEOUT = 30.0
-STOP_TIMEOUT = 5.0
 # Interop: ExaBGP 5.0.15 forgets a SIGUSR1 that arrives while routes wait to be sent; a reload of the same file is harmless
 RELOAD_SIGNALS_AFTER = (0.0, 1.0, 3.0)
 LOG_LIMIT = 4 * 1024 * 1024
-LINE_LIMIT = 16 * 1024 * 1024
-LINES_AT_ONCE = 32
-WRITE_HIGH = 1024 * 1024
 
 log = logging.getLogger(__name__)
 
 
 class ExabgpConfigError(Exception):
     """ExaBGP does not take the configuration; the text is its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process that is certainly the one we mean: numbers are used again, start times are not."""
-
-    pid: int
-    start_time: int
-    config_hash: str
-
-    @property
-    def alive(self) -> bool:
-        return _start_time(self.pid) == self.start_time and _is_exabgp(self.pid)
 
 
 class ExabgpProcess:
@@ -67,99 +46,122 @@ class ExabgpProcess:
         self,
         run_directory: Path,
         *,
-        on_line: Callable[[str], None],
+        on_lines: Callable[[list[bytes]], None],
         on_up: Callable[[int], None],
         on_down: Callable[[], None],
+        on_state: Callable[[], None] = lambda: None,
         command_prefix: Iterable[str] = (),
     ) -> None:
         self.run_directory = run_directory
-        self.drained = asyncio.Event()  # set it when the speaker says Drained; `stop` waits for it
         self.state = ""  # "", starting, running, down: for status
-        self._on_line = on_line
+        self._on_lines = on_lines
         self._on_up = on_up
         self._on_down = on_down
+        self._on_state = on_state
         self._command_prefix = tuple(command_prefix)
         self._process: Process | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._config_hash = ""
         self._server: asyncio.AbstractServer | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._reloads: set[asyncio.TimerHandle] = set()
-        self._link: _Link | None = None
+        self._link: LineLink | None = None
+        self._held = False
         self._generation = 0
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    async def start(self, settings: SpeakerSettings) -> None:
-        """Write and check the configuration, listen for the relay, adopt or start ExaBGP."""
-        self.run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._config_hash = await self._write_config(settings)
+    @property
+    def supervised(self) -> bool:
+        """There is one, or there will be."""
+        return self._supervisor is not None
+
+    @property
+    def link_generation(self) -> int:
+        """Of the link there is; 0: none."""
+        return self._generation if self._link is not None else 0
+
+    async def adopt(self) -> bool:
+        """Take over the ExaBGP that was left running, whatever its configuration; False: there is none."""
+        found = recall(self.run_directory)
+        if found is None:
+            return False
+        log.info("adopting ExaBGP, pid %d", found.pid)
+        self._process = found
         await self._listen()
-        self.state = "starting"
-        found = _read_pidfile(self.run_directory)
-        if found is not None and found.alive and found.config_hash == self._config_hash:
-            log.info("adopting ExaBGP, pid %d", found.pid)
-            self._process = found
-            self.state = "running"
-        else:
-            await asyncio.to_thread(end_stale, self.run_directory)
-        self._supervisor = asyncio.create_task(self._supervise(), name="exabgp")
+        self._supervise_from_now_on()
+        return True
 
-    async def reload(self, settings: SpeakerSettings) -> None:
-        """Give ExaBGP new neighbors; unchanged ones keep their sessions. The old file stays if the new one is bad."""
-        config_hash = await self._write_config(settings)
-        if config_hash == self._config_hash:
+    async def run(self, text: str) -> None:
+        """Have ExaBGP run with this configuration: start it, or let it reload, or leave it as it is. Unchanged neighbors keep
+        their sessions. ExabgpConfigError: the old file and what runs stay as they are."""
+        relay = f"{sys.executable} -I {RELAY} {self.run_directory / 'bgp.sock'}"
+        content = text.replace(RELAY_PLACE, relay).encode()
+        self.run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = self._config_path.read_bytes() if self._config_path.exists() else b""
+        alive = self._process is not None and self._process.alive
+        if content == before and alive:
             return
-        self._config_hash = config_hash
-        if self._process is None or not self._process.alive:
-            return  # the next start reads the new file
-        self._remember(Process(self._process.pid, self._process.start_time, config_hash))
-        loop = asyncio.get_running_loop()
-        for delay in RELOAD_SIGNALS_AFTER:
-            self._reloads.add(loop.call_later(delay, self._signal, signal.SIGUSR1))
+        await self._write_config(content)
+        if not self.supervised:
+            await asyncio.to_thread(end_stale, self.run_directory)
+            await self._listen()
+            self._supervise_from_now_on()
+        elif alive and process_section(before.decode()) != process_section(content.decode()):
+            # Interop: ExaBGP 5.0.15 does not take another helper in a reload
+            log.warning("ExaBGP is to run another relay, and starts anew: every session restarts")
+            self.end()
+        elif alive:
+            loop = asyncio.get_running_loop()
+            for delay in RELOAD_SIGNALS_AFTER:
+                self._reloads.add(loop.call_later(delay, self._signal, signal.SIGUSR1))
 
-    def send(self, text: str) -> bool:
+    def send(self, line: bytes) -> bool:
         """One command line. False: no link, or one that does not drain; the line is lost and a new link follows."""
-        return self._link is not None and self._link.send(text)
+        return self._link is not None and self._link.send_bounded(line)
 
-    def unresponsive(self, times: int) -> None:
-        """ExaBGP does not answer (the speaker's `AnswersMissing`): a new link, and the next time a new ExaBGP."""
-        if times > 1:
-            log.error("ExaBGP does not answer and is ended")
-            self._signal(signal.SIGKILL)
-        elif self._link is not None:
-            log.warning("ExaBGP does not answer; dropping the link")
+    def hold(self, held: bool) -> None:
+        """Take no lines for a while; the relay keeps them."""
+        self._held = held
+        if self._link is not None:
+            self._link.hold(held)
+
+    def relink(self) -> None:
+        """A new link, which begins when every command of this one is answered."""
+        if self._link is not None:
             self._link.abort()
+
+    def end(self) -> None:
+        """At once, without a word to the peers; another follows."""
+        self._signal(signal.SIGKILL)
 
     def trim_log(self) -> None:
         """Moves a long exabgp.log into exabgp.log.1. ExaBGP holds the file open for appending, so it is emptied, not renamed."""
         log_file = self.run_directory / "exabgp.log"
         try:
             if log_file.stat().st_size > LOG_LIMIT:
-                _write_private(log_file.with_name("exabgp.log.1"), log_file.read_bytes()[-LOG_LIMIT:])
+                write_private(log_file.with_name("exabgp.log.1"), log_file.read_bytes()[-LOG_LIMIT:])
                 os.truncate(log_file, 0)
+        except FileNotFoundError:
+            return
         except OSError as error:
             log.error("%s cannot be cut: %s", log_file, error)
 
-    async def stop(self, withdraw_wait: float) -> None:
-        """End ExaBGP for good, waiting up to `withdraw_wait` for `drained` first."""
-        try:
-            await asyncio.wait_for(self.drained.wait(), withdraw_wait)
-        except TimeoutError:
-            log.warning("ExaBGP is stopped before every route was withdrawn")
+    async def stop(self) -> None:
+        """End ExaBGP for good."""
         await self.detach()
         await asyncio.to_thread(end_stale, self.run_directory)
         if self._child is not None:
             await asyncio.to_thread(self._child.wait)
         self._process = self._child = None
-        self.state = ""
+        self._enter("")
 
     async def detach(self) -> None:
-        """Stop supervising and listening, but leave ExaBGP and its sessions running for the next daemon."""
+        """Stop supervising and listening, but leave ExaBGP and its sessions running for whoever comes next."""
         for handle in self._reloads:
             handle.cancel()
+        self._reloads.clear()
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
@@ -173,6 +175,9 @@ class ExabgpProcess:
 
     # ---- the process ----
 
+    def _supervise_from_now_on(self) -> None:
+        self._supervisor = asyncio.create_task(self._supervise(), name="exabgp")
+
     async def _supervise(self) -> None:
         backoff = BACKOFF[0]
         loop = asyncio.get_running_loop()
@@ -180,14 +185,14 @@ class ExabgpProcess:
             began = loop.time()
             try:
                 if self._process is None:
-                    self.state = "starting"
+                    self._enter("starting")
                     self._spawn()
-                self.state = "running"
+                self._enter("running")
                 await self._ended()
             except OSError as error:
                 log.error("ExaBGP does not start: %s", error)
             self._process = None
-            self.state = "down"
+            self._enter("down")
             if loop.time() - began > STABLE_AFTER:
                 backoff = BACKOFF[0]
             log.error("ExaBGP ended; starting it again in %.1f s; see %s", backoff, self.run_directory / "exabgp.log")
@@ -199,13 +204,13 @@ class ExabgpProcess:
         output = os.open(self.run_directory / "exabgp.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
             self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(),
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(),
                 cwd="/", start_new_session=True,
             )  # fmt: skip
         finally:
             os.close(output)
-        start_time = _start_time(self._child.pid)
-        self._remember(Process(self._child.pid, start_time or 0, self._config_hash))
+        self._process = Process(self._child.pid, start_time(self._child.pid) or 0)
+        remember(self.run_directory, self._process)
         log.info("started ExaBGP, pid %d", self._child.pid)
 
     async def _ended(self) -> None:
@@ -228,15 +233,18 @@ class ExabgpProcess:
         if self._child is not None:
             self._child.poll()
             self._child = None
-
-    def _remember(self, process: Process) -> None:
-        self._process = process
-        content = {"pid": process.pid, "start_time": process.start_time, "config_hash": process.config_hash}
-        _write_private(self.run_directory / "exabgp.json", json.dumps(content).encode())
+            return
+        with suppress(ChildProcessError):  # ours all the same, when this process was another program before (bgp_unit)
+            os.waitpid(self._process.pid, os.WNOHANG)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.alive:
-            os.kill(self._process.pid, number)
+        if self._process is not None:
+            self._process.signal(number)
+
+    def _enter(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self._on_state()
 
     # ---- the configuration ----
 
@@ -244,22 +252,19 @@ class ExabgpProcess:
     def _config_path(self) -> Path:
         return self.run_directory / "exabgp.conf"
 
-    async def _write_config(self, settings: SpeakerSettings) -> str:
-        relay = f"{sys.executable} -I {RELAY} {self.run_directory / 'bgp.sock'}"
-        text = render(settings, relay).encode()
+    async def _write_config(self, content: bytes) -> None:
         candidate = self.run_directory / "exabgp.conf.new"
-        _write_private(candidate, text)
+        write_private(candidate, content)
         try:
             await self._validate(candidate)
             candidate.replace(self._config_path)
         finally:
             candidate.unlink(missing_ok=True)
-        return hashlib.sha256(text).hexdigest()
 
     async def _validate(self, candidate: Path) -> None:
         check = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "exabgp", "validate", str(candidate),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_environment(), cwd="/",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), cwd="/",
         )  # fmt: skip
         try:
             output, _ = await asyncio.wait_for(check.communicate(), VALIDATE_TIMEOUT)
@@ -275,14 +280,9 @@ class ExabgpProcess:
     async def _listen(self) -> None:
         path = self.run_directory / "bgp.sock"
         path.unlink(missing_ok=True)
-        mask = os.umask(0o177)
-        try:
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_unix_server(lambda: _Link(self), str(path))
-        finally:
-            os.umask(mask)
+        self._server = await listen(self, str(path))
 
-    def link_made(self, link: _Link) -> None:
+    def link_made(self, link: LineLink) -> None:
         """The newest connection is the only one."""
         if self._link is not None:
             old, self._link = self._link, None
@@ -290,110 +290,23 @@ class ExabgpProcess:
             self._on_down()
         self._link = link
         self._generation += 1
+        link.hold(self._held)
         self._on_up(self._generation)
 
-    def link_line(self, link: _Link, line: str) -> None:
+    def link_lines(self, link: LineLink, lines: list[bytes]) -> None:
         if link is self._link:
-            self._on_line(line)
+            self._on_lines(lines)
 
-    def link_lost(self, link: _Link) -> None:
+    def link_lost(self, link: LineLink) -> None:
         if link is self._link:
             self._link = None
             self._on_down()
 
-
-class _Link(asyncio.Protocol):
-    """One connection of the relay: bytes to lines, and the limits of both directions."""
-
-    def __init__(self, owner: ExabgpProcess) -> None:
-        self._owner = owner
-        self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-        self._lines: deque[bytes] = deque()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from asyncio's
-        self._owner.link_made(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._owner.link_lost(self)
-
-    def data_received(self, data: bytes) -> None:
-        *lines, rest = (bytes(self._buffer) + data).split(b"\n") if self._buffer else data.split(b"\n")
-        self._buffer[:] = rest
-        if len(self._buffer) > LINE_LIMIT:
-            self.abort()
-        waiting = bool(self._lines)
-        self._lines.extend(lines)
-        if not waiting:
-            self._take_some()
-
-    def _take_some(self) -> None:
-        """Timers and datagrams come between; meanwhile the relay keeps what ExaBGP says."""
-        for _ in range(min(LINES_AT_ONCE, len(self._lines))):
-            self._owner.link_line(self, self._lines.popleft().decode("utf-8", "replace"))
-        if self._transport is None or self._transport.is_closing():
-            self._lines.clear()
-        elif self._lines:
-            self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._take_some)
-        else:
-            self._transport.resume_reading()
-
-    def send(self, text: str) -> bool:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return False
-        if transport.get_write_buffer_size() > WRITE_HIGH:
-            self.abort()
-            return False
-        # Interop: one octet that is not ASCII makes ExaBGP 5.0.15 restart its helper
-        transport.write(text.encode("ascii", "replace") + b"\n")
-        return True
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+    def link_full(self, link: LineLink, full: bool) -> None:
+        """Commands wait: `send_bounded` ends it when they are too many."""
 
 
-def end_stale(run_directory: Path) -> bool:
-    """End the ExaBGP a former daemon left in `run_directory`; True if there was one. Blocks for some seconds at most."""
-    found = _read_pidfile(run_directory)
-    ended = False
-    if found is not None and found.alive:
-        ended = True
-        _end(found)
-    for name in ("exabgp.json", "exabgp.conf.new"):
-        (run_directory / name).unlink(missing_ok=True)
-    return ended
-
-
-def _end(process: Process) -> None:
-    """SIGTERM, and SIGKILL for one that does not listen. The pidfd keeps the number from meaning another process."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    try:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if not process.alive:
-                return
-            signal.pidfd_send_signal(descriptor, number)
-            if _gone_within(descriptor, STOP_TIMEOUT):
-                return
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(descriptor)
-
-
-def _gone_within(descriptor: int, seconds: float) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(seconds * 1000))
-
-
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """ExaBGP's settings; names with dots, which only `env=` can set."""
     return {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -408,38 +321,3 @@ def _environment() -> dict[str, str]:
         "exabgp.log.level": "WARNING",
         "exabgp.log.short": "false",
     }
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Replace `path` as a whole, mode 0600 from its first moment."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    temporary.replace(path)
-
-
-def _read_pidfile(run_directory: Path) -> Process | None:
-    try:
-        value = json.loads((run_directory / "exabgp.json").read_bytes())
-        return Process(int(value["pid"]), int(value["start_time"]), str(value["config_hash"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _start_time(pid: int) -> int | None:
-    """proc(5): field 22 of stat; the name in field 2 may hold anything, so count from its end."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def _is_exabgp(pid: int) -> bool:
-    try:
-        return b"exabgp" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False

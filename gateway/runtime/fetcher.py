@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from gateway.contract import Fetch
+from gateway.runtime.marking import mark_option
 
 log = logging.getLogger(__name__)
 SECONDS = 5.0
@@ -81,7 +82,7 @@ class Fetcher:
     def _is_ours(self, family: int, place: Any) -> bool:
         """To an address of this host the kernel goes from that address."""
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+            probe.setsockopt(*mark_option(self._mark))
             probe.connect(place)
             return bool(probe.getsockname()[0] == place[0])
 
@@ -101,5 +102,5 @@ class Fetcher:
             raise OSError(errno.EACCES, f"{host} is nobody's CA")
         made = socket.socket(family, kind, protocol)
         made.setblocking(False)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+        made.setsockopt(*mark_option(self._mark))
         return made

@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.contract import Endpoint
 from gateway.runtime.faults import explained, listening
+from gateway.runtime.marking import mark_option
 
 
 class HaLink:
@@ -58,7 +59,7 @@ def _bound(local: Endpoint, mark: int | None) -> socket.socket:
     try:
         bound.setblocking(False)
         if mark is not None:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            bound.setsockopt(*mark_option(mark))
         bound.bind((local.host, local.port))
     except OSError:
         bound.close()

@@ -20,8 +20,10 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
 
 from gateway.config.model import Gateway
-from gateway.routing.model import Address, Dump, Op, OpError, Prefix, Resolution, RouteKind
+from gateway.node.instances import InstanceSettings
+from gateway.routing.model import OWN_TABLE, Address, Dump, Op, OpError, Prefix, Resolution, RouteKind
 from gateway.runtime import rtlinks, tun
+from gateway.runtime.instance_rules import instance_rules
 from gateway.runtime.rtlinks import IPV6_MINIMUM_MTU, RTM_GETADDR, Interface
 from gateway.runtime.rtnetlink import RT_TABLE_MAIN, KernelRoute, NetlinkError, Request, RouteSocket, our_entries
 from gateway.runtime.rules import (
@@ -82,21 +84,26 @@ class Kernel:
         if not self._loop.is_closed():
             self._loop.close()
 
-    def apply(self, ops: Sequence[Op]) -> dict[int, OpError]:
+    def apply(self, ops: Sequence[Op], table: int = OWN_TABLE) -> dict[int, OpError]:
         """All operations in order; errors by position."""
-        return self._routes.apply(ops, self._settings.route_table, self._settings.route_protocol)
+        return self._routes.apply(ops, table or self._settings.route_table, self._settings.route_protocol)
 
-    def dump(self) -> Dump:
-        """Our routes and nexthops, and every nexthop id in use."""
+    def dump(self, table: int = OWN_TABLE) -> Dump:
+        """Our routes of one table and nexthops, and every nexthop id in use."""
         nexthops = self._routes.nexthops()
         protocol = self._settings.route_protocol
-        routes = self._routes.routes(self._settings.route_table, protocol)
+        routes = self._routes.routes(table or self._settings.route_table, protocol)
         return Dump(tuple(our_entries(routes, nexthops, protocol)), frozenset(nexthop.id for nexthop in nexthops))
 
-    def ensure_rules(self, entries: Entries, remove: bool = True) -> list[str]:
+    def ensure_rules(
+        self, entries: Entries, remove: bool = True, instances: Sequence[InstanceSettings] = ()
+    ) -> list[str]:
         """Adds what is missing, then (`remove`) takes away rules of ours that are no longer wanted; says what it did."""
         links = [name for _, name in socket.if_nameindex() if not name.startswith(tun.PREFIX) and name != "lo"]
         wanted, done = wanted_rules(self._settings, self.ipv6, entries, links), []
+        for family in (socket.AF_INET, socket.AF_INET6) if self.ipv6 else (socket.AF_INET,):
+            # Before our own table is looked up
+            wanted = instance_rules(family, self._settings.rule_priority, instances, entries) + wanted
         missing, surplus = difference(wanted, self.rules())
         protocol = self._settings.route_protocol
         # What a goto leads to is complete before it leads there
@@ -214,7 +221,9 @@ class Kernel:
         return sorted(found, key=lambda prefix: (prefix.version, prefix))
 
     def interface_for(self, next_hop: Address) -> Resolution | None:
-        """How the main table reaches `next_hop` (asked with our mark, so never through our own table)."""
+        """How the main table reaches `next_hop`. It is asked with our mark, which our own table is closed to: a route would
+        resolve its own next hop. While a rule of an older version stands that is not so, and what our table says does not
+        count."""
         try:
             route = self._routes.route_to(next_hop, self._settings.mark)
         except NetlinkError as error:
@@ -222,6 +231,9 @@ class Kernel:
                 return None
             raise
         if route.kind != RouteKind.UNICAST or not route.interface or route.multipath:
+            return None
+        # RFC 4271 9.1.2.1
+        if route.table == self._settings.route_table:
             return None
         return Resolution(route.gateway or next_hop, route.interface)
 

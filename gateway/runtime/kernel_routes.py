@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface, ip_network
 from typing import Any, Protocol
 
-from gateway.node.effects import CloseTunnel, OpenTunnel, SetTunnelMtu
+from gateway.node.effects import CloseTunnel, OpenTunnel, SetInstances, SetTunnelMtu
 from gateway.node.inputs import TunnelFailed, TunnelReady, Underlay
+from gateway.node.instances import InstanceSettings
 from gateway.routing import model as routing
 from gateway.runtime.kernel import LinkSettings
 from gateway.runtime.netlink import AddressGone, Change, LinkGone, LinkUp, Netlink, OursRemoved, UnderlayChanged
@@ -60,14 +61,19 @@ class KernelRoutes:
         self._entries: dict[str, Entry] = {}
         self._ensured: dict[str, Entry] | None = None
         self._configured: dict[str, LinkSettings] = {}  # by interface
+        self._instances: tuple[InstanceSettings, ...] = ()
+        self._members: dict[str, str] = {}  # instances by interface
+        self._removing = False  # whether rules that nobody wants may go: not before the guard stands
 
-    async def prepare(self) -> None:
+    async def prepare(self, instances: tuple[InstanceSettings, ...] = ()) -> None:
         """Rules and underlay, before the node starts.
 
         Nothing is removed yet: where the configuration names another table now, the old one holds the only guard until
-        ours is in. The first TUN is opened after that, and with it rules nobody wants any more go.
+        ours is in. As soon as it is, and before the first TUN is opened, rules nobody wants any more go: `set_instances`.
         """
-        _log_changes(await self._netlink.ensure_rules(remove=False), logging.INFO, "ip-rule")
+        self._instances = instances
+        changes = await self._netlink.ensure_rules(remove=False, instances=instances)
+        _log_changes(changes, logging.INFO, "ip-rule")
         await self._report_underlay()
         self._netlink.monitor(self._changed)
 
@@ -85,12 +91,12 @@ class KernelRoutes:
     def apply(self, ops: routing.RouteOps) -> None:
         async def job() -> None:
             try:
-                errors = await self._netlink.apply(ops.ops)
+                errors = await self._netlink.apply(ops.ops, ops.table)
             except (NetlinkError, OSError) as error:
                 # The FIB waits for an answer: all failed, to be tried again from a fresh dump
                 failure = routing.OpError(error.errno or errno.EIO, str(error))
                 errors = dict.fromkeys(range(len(ops.ops)), failure)
-            self._command(routing.Applied(ops.ticket, errors))
+            self._command(routing.Applied(ops.ticket, errors, ops.table))
 
         self._put(job)
 
@@ -98,12 +104,12 @@ class KernelRoutes:
         async def job() -> None:
             while True:
                 try:
-                    held = await self._netlink.dump()
+                    held = await self._netlink.dump(request.table)
                     break
                 except (NetlinkError, OSError) as error:
                     log.error("reading our routes failed: %s", error, extra={"event": "netlink-failed"})
                     await asyncio.sleep(DUMP_RETRY)
-            self._command(routing.Reconcile(request.ticket, held))
+            self._command(routing.Reconcile(request.ticket, held, request.table))
 
         self._put(job)
 
@@ -119,10 +125,25 @@ class KernelRoutes:
 
         self._put(job)
 
+    def set_instances(self, effect: SetInstances) -> None:
+        """What belongs to which table."""
+        self._members = {interface_name(name): instance for name, instance in effect.members.items()}
+        # A TUN of nobody is about to be closed: until then it belongs where it did
+        entries = {
+            name: replace(one, instance=self._members.get(name, one.instance)) for name, one in self._entries.items()
+        }
+        if (self._instances, self._entries, self._removing) != (effect.instances, entries, effect.guarded):
+            self._instances, self._entries, self._removing = effect.instances, entries, effect.guarded
+            self._ensured = None
+            self._put(self._follow_entries)
+
+    def _instance(self, interface: str) -> str:
+        return self._members.get(interface, "")
+
     def open_tunnel(self, effect: OpenTunnel) -> None:
         """The device, unless somebody made it already; rules, addresses, MTU, up, and the node learns its index."""
         interface = interface_name(effect.name)
-        self._entries[interface] = _entry(effect.local_destinations, effect.addresses)
+        self._entries[interface] = self._entry(interface, effect.local_destinations, effect.addresses)
         # The device has a new index; news of its predecessor's end may still be on the way.
         self._links.pop(self._indexes.pop(effect.name, 0), None)
         self._collect(self._open, interface, effect)
@@ -132,9 +153,10 @@ class KernelRoutes:
         known = self._entries.get(interface)
         destinations = effect.local_destinations
         if destinations is not None:
-            self._entries[interface] = _entry(destinations, addresses)
+            self._entries[interface] = self._entry(interface, destinations, addresses)
         elif known is not None:
-            self._entries[interface] = Entry(known.destinations, _entry((), addresses).addresses)
+            addressed = self._entry(interface, (), addresses)
+            self._entries[interface] = replace(known, addresses=addressed.addresses)
         mtu = TUN_MTU_MAX if effect.clear_df else effect.mtu
         opening = self._tail.wanted.get(interface) if self._tail is not None else None
         if self._tail is not None and isinstance(opening, OpenTunnel):
@@ -194,7 +216,8 @@ class KernelRoutes:
 
     async def _ensure_rules(self, level: int, event: str) -> None:
         wanted, self._ensured = dict(self._entries), None
-        _log_changes(await self._netlink.ensure_rules(wanted), level, event)
+        changes = await self._netlink.ensure_rules(wanted, self._removing, self._instances)
+        _log_changes(changes, level, event)
         self._ensured = wanted
 
     # --- the kernel's news --------------------------------------------------------------------------------------
@@ -221,7 +244,9 @@ class KernelRoutes:
                     self._underlay_due = True
                     self._put(self._report_underlay)
                 self._command(routing.InterfaceChanged())
-            case OursRemoved():
+            case OursRemoved(lost_messages=lost):
+                if lost:
+                    self._put(self._look_at_links)
                 self._put(self._restore_rules)
                 self._command(routing.Resync())
 
@@ -239,12 +264,30 @@ class KernelRoutes:
 
         self._put(job)
 
+    async def _look_at_links(self) -> None:
+        """What became of our TUNs nobody said: one that went is news now, and the others are made as they shall be."""
+        standing = []
+        for index, name in list(self._links.items()):
+            if await self._netlink.link_index(interface_name(name)) == index:
+                standing.append(self._configured[interface_name(name)])
+            elif index in self._links:
+                self._changed(LinkGone(index, interface_name(name), deleted=True))
+        for outcome in await self._netlink.configure_links(standing):
+            if isinstance(outcome, NetlinkError):
+                _log_failure(outcome)
+            elif outcome in self._links:
+                self._command(routing.ConnectionAdded(self._links[outcome], outcome))
+
     async def _report_underlay(self) -> None:
         self._underlay_due = False
         self._command(Underlay(frozenset(await self._netlink.connected_prefixes())))
 
     async def _restore_rules(self) -> None:
         await self._ensure_rules(logging.WARNING, "ip-rule-restored")
+
+    def _entry(self, interface: str, destinations: tuple[str, ...], addresses: tuple[str, ...]) -> Entry:
+        own = tuple(one.ip for one in _interfaces(addresses))
+        return Entry(tuple(ip_network(text) for text in destinations), own, self._instance(interface))
 
     def _put(self, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tail = None
@@ -276,10 +319,6 @@ class KernelRoutes:
                 _log_failure(error)
             finally:
                 self._jobs.task_done()
-
-
-def _entry(destinations: tuple[str, ...], addresses: tuple[str, ...]) -> Entry:
-    return Entry(tuple(ip_network(text) for text in destinations), tuple(own.ip for own in _interfaces(addresses)))
 
 
 def _interfaces(texts: tuple[str, ...]) -> tuple[Interface, ...]:

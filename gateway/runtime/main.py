@@ -20,12 +20,11 @@ from gateway.config.check import check_file
 from gateway.config.derive import workers_of
 from gateway.config.diagnostics import render
 from gateway.config.load import load
-from gateway.config.model import Gateway
-from gateway.runtime import logs, memory, saved_guard
+from gateway.config.model import Config, Gateway
+from gateway.runtime import bgp_unit, logs, memory, saved_guard
 from gateway.runtime.cleanup import cleanup
 from gateway.runtime.control import AlreadyRunning
 from gateway.runtime.daemon import Daemon
-from gateway.runtime.exabgp import end_stale
 from gateway.runtime.loading import Loaded, LoadError, check_secrets, load_all, refuse_foreign_cpus
 from gateway.runtime.rights import missing_rights
 from gateway.runtime.rtnetlink import NetlinkError
@@ -45,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _cleanup(path, options.all)
     if options.guard:
         return _guard(path)
+    if options.bgp:
+        return _bgp(path, options.log_format)
     # A crash must not write keys to disk
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--guard", action="store_true", help="install the clear-text guard and exit: at boot, before there is a network"
     )
+    parser.add_argument(
+        "--bgp", action="store_true", help="run ExaBGP for gatewayd, and outlive it: gatewayd-bgp.service"
+    )
     parser.add_argument("--log-format", choices=("auto", "human", "json"), default="auto")
     parser.add_argument("--version", action="version", version=f"gatewayd {__version__}")
     return parser
@@ -93,7 +97,7 @@ def _run(loaded: Loaded) -> int:
     except (OSError, NetlinkError, AlreadyRunning) as error:
         log.error("cannot start: %s", error, extra={"event": "start-failed"})
         return 1
-    for line in cleanup(loaded.config.gateway):
+    for line in cleanup(loaded.config):
         log.info("%s", line, extra={"event": "cleanup"})
     return 0
 
@@ -105,13 +109,21 @@ async def _serve(loaded: Loaded, workers: int) -> None:
 def _cleanup(path: Path, everything: bool) -> int:
     """Works without a readable configuration too: then by the defaults."""
     try:
-        settings = load_all(path)[0].config.gateway
+        config = load_all(path)[0].config
     except LoadError:
-        settings = Gateway()
-    end_stale(Path(settings.run_directory))
-    for line in cleanup(settings, everything):
+        config = Config()
+    bgp_unit.end_forsaken(Path(config.gateway.run_directory))
+    for line in cleanup(config, everything):
         print(line)
     return 0
+
+
+def _bgp(path: Path, log_format: logs.Format) -> int:
+    """Works without a readable configuration too: ExaBGP's comes from the daemon."""
+    found = load(path).config
+    settings = found.gateway if found is not None else Gateway()
+    logs.setup(settings.log_level, log_format)
+    return bgp_unit.main(Path(settings.run_directory), stays=True)
 
 
 def _guard(path: Path) -> int:

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 
 LONG = 0.01
 """Seconds from which on a full collection is too long to be made over the same objects again."""
-STORM, STORM_COLLECTIONS = 4.0, 8
-"""Seconds in which so many collections of the middle generation mean that very much is being made that stays: some fifty
+STORM, STORM_COLLECTIONS = 4.0, 4
+"""Seconds in which so many collections of the middle generation mean that very much is being made that stays: some thirty
 thousand objects, which the next full collection would take 10 ms for."""
 _MIDDLE, _FULL = 1, 2
 _SWITCH = 0.0005
@@ -41,6 +41,16 @@ def undisturbed() -> Iterator[None]:
     try:
         yield
         gc.freeze()
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """While very much is made that goes at once: to look at it in between takes long and finds nothing."""
+    gc.disable()
+    try:
+        yield
     finally:
         gc.enable()
 

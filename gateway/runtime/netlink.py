@@ -22,10 +22,11 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import TypeVar
 
 from gateway.config.model import Gateway
-from gateway.routing.model import Address, Dump, Op, OpError, Prefix, Resolution
+from gateway.node.instances import InstanceSettings
+from gateway.routing.model import OWN_TABLE, Address, Dump, Op, OpError, Prefix, Resolution
 from gateway.runtime import rtnetlink
 from gateway.runtime.kernel import Kernel, LinkSettings
-from gateway.runtime.news import waiting
+from gateway.runtime.news import spare, waiting
 from gateway.runtime.rules import Entries
 from gateway.runtime.tun import PREFIX
 
@@ -95,6 +96,7 @@ class Netlink:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._kernel: Kernel | None = None
         self._monitor: socket.socket | None = None
+        self._tables = {settings.route_table}  # ours, and those of instances
         self._tuns: set[int] = set()  # indexes of ours, as far as the monitor has heard
 
     async def __aenter__(self) -> Netlink:
@@ -117,18 +119,21 @@ class Netlink:
             self._kernel = None
         self._thread.shutdown()
 
-    async def apply(self, ops: Sequence[Op]) -> dict[int, OpError]:
+    async def apply(self, ops: Sequence[Op], table: int = OWN_TABLE) -> dict[int, OpError]:
         """All operations in order, whatever fails; errors by position, for `Applied`."""
-        return await self._call(lambda kernel: kernel.apply(ops))
+        return await self._call(lambda kernel: kernel.apply(ops, table))
 
-    async def dump(self) -> Dump:
-        """Our routes and nexthops, for `Reconcile`."""
-        return await self._call(Kernel.dump)
+    async def dump(self, table: int = OWN_TABLE) -> Dump:
+        """Our routes of one table and nexthops, for `Reconcile`."""
+        return await self._call(lambda kernel: kernel.dump(table))
 
-    async def ensure_rules(self, entries: Entries | None = None, remove: bool = True) -> list[str]:
-        """Our ip rules, both families, and the entry guard of these TUNs; idempotent. Says what it changed. Other rules
-        of ours go, unless `remove` is false."""
-        return await self._call(lambda kernel: kernel.ensure_rules(entries or {}, remove))
+    async def ensure_rules(
+        self, entries: Entries | None = None, remove: bool = True, instances: Sequence[InstanceSettings] = ()
+    ) -> list[str]:
+        """Our ip rules, both families, those of instances, and the entry guard of these TUNs; idempotent. Says what it
+        changed. Other rules of ours go, unless `remove` is false."""
+        self._tables = {one.table for one in instances} | {self._settings.route_table}
+        return await self._call(lambda kernel: kernel.ensure_rules(entries or {}, remove, instances))
 
     async def configure_link(
         self, name: str, mtu: int, addresses: Sequence[IPv4Interface | IPv6Interface], up: bool = True
@@ -167,6 +172,8 @@ class Netlink:
         )
         rtnetlink.grow_receive_buffer(watch, _RECEIVE_BUFFER)
         watch.bind((0, 0))
+        if self._kernel is not None:
+            spare(watch, self._kernel.port, (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE))
         for group in _GROUPS:
             watch.setsockopt(rtnetlink.SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         self._monitor = watch
@@ -233,7 +240,7 @@ class Netlink:
         route = rtnetlink.decode_route(message.body)
         if route.table == rtnetlink.RT_TABLE_MAIN:
             return None if route.interface in self._tuns else UnderlayChanged()
-        ours = route.table == self._settings.route_table and route.protocol == self._settings.route_protocol
+        ours = route.table in self._tables and route.protocol == self._settings.route_protocol
         by_others = self._kernel is not None and message.sender != self._kernel.port
         return OursRemoved() if ours and by_others and message.type == rtnetlink.RTM_DELROUTE else None
 

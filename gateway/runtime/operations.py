@@ -8,17 +8,20 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from gateway.bgp.exabgp_config import restarted
 from gateway.config.diff import Change, Impact, diff
 from gateway.node.inputs import ForgetLearned, Operate
 from gateway.observe.snapshot import ChildStatus, Snapshot, TunnelStatus
-from gateway.runtime import memory
+from gateway.runtime import answers, memory
 from gateway.runtime.disclosures import Piece, Wish
 from gateway.runtime.loading import Loaded, LoadError, load_all
+from gateway.runtime.questions import Question
 
 if TYPE_CHECKING:
     from gateway.runtime.daemon import Daemon
 
 POLL = 0.02
+AT_RESTART = "takes effect only at a restart (systemctl restart gatewayd)"
 
 
 class DaemonOperations:
@@ -41,6 +44,9 @@ class DaemonOperations:
     def disclose(self, wish: Wish) -> AsyncGenerator[Piece | None, None]:
         return self._daemon.disclosures.disclose(wish)
 
+    async def look(self, question: Question) -> bytes:
+        return await answers.answer(self._daemon, question)
+
     def drain(self, connection: str, to: str) -> tuple[bool, str]:
         node = self._daemon.node
         chosen = [tunnel for tunnel in node.settings.tunnels if connection in ("", tunnel.name)]
@@ -53,24 +59,34 @@ class DaemonOperations:
         who = "peers that initiate and follow redirects (RFC 5685)"
         return True, f"{names}: {who} are {f'sent to {to} until `drain --end`' if to else 'no longer sent away'}"
 
-    def guard(self) -> dict[str, list[str]]:
-        node = self._daemon.node
-        protected = {str(prefix) for tunnel in node.settings.tunnels for prefix in tunnel.protected}
-        return {"protected": sorted(protected), "learned": [str(prefix) for prefix in node.fib.kept]}
+    def guard(self) -> dict[str, object]:
+        found = {name: self._guard_of(name) for name in self._daemon.node.tables}
+        return {**found.pop(""), "instances": found}
 
-    def forget(self, prefix: str) -> tuple[bool, str]:
-        kept = tuple(self._daemon.node.fib.kept)
+    def _guard_of(self, instance: str) -> dict[str, list[str]]:
+        node = self._daemon.node
+        members = [tunnel for tunnel in node.settings.tunnels if tunnel.instance == instance]
+        protected = {str(prefix) for tunnel in members for prefix in tunnel.protected}
+        return {"protected": sorted(protected), "learned": [str(prefix) for prefix in node.tables[instance].kept]}
+
+    def forget(self, prefix: str, instance: str) -> tuple[bool, str]:
+        fib = self._daemon.node.tables.get(instance)
+        if fib is None:
+            return False, f"there is no instance {instance}"
+        kept = tuple(fib.kept)
         chosen = tuple(one for one in kept if prefix in ("", str(one)))
         if prefix and not chosen:
             return False, f"{prefix} is not among the {len(kept)} learned prefixes (gatewayctl guard)"
-        self._daemon.driver.command(ForgetLearned(chosen))
-        again = [str(one) for one in chosen if one in self._daemon.node.fib.kept]
+        self._daemon.driver.command(ForgetLearned(chosen, instance))
+        again = [str(one) for one in chosen if one in fib.kept]
         still = f"; {', '.join(again[:10])} still lead into a tunnel and stay protected" if again else ""
         return True, f"{len(chosen) - len(again)} prefixes are protected no longer{still}"
 
     async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
         if verb == "reload":
             return await self._reload()
+        if verb == "plan":
+            return await self._plan()
         name, _, child = target.partition("/")
         before = self._tunnel(name)
         self._daemon.driver.command(Operate(verb, name, child))
@@ -96,6 +112,19 @@ class DaemonOperations:
         self._daemon.tell("info" if ok else "error", "reload", "; ".join(lines))
         return ok, "\n".join(lines)
 
+    async def _plan(self) -> tuple[bool, str]:
+        """What a reload would do; nothing is changed."""
+        before = self._daemon.loaded
+        try:
+            loaded, warnings, changes = await asyncio.to_thread(_load, before)
+        except LoadError as error:
+            return False, "\n".join(f"would be refused: {line}" for line in str(error).splitlines())
+        refused = [change.path for change in changes if change.impact is Impact.RESTART_DAEMON]
+        if refused:
+            return False, f"would be refused: {', '.join(refused)} {AT_RESTART}"
+        told = [f"would change: {change}" for change in changes] or ["would change nothing"]
+        return True, "\n".join([*told, *_sessions(before, loaded), *warnings])
+
     async def _reloaded(self) -> tuple[bool, list[str]]:
         """Whether the file was applied, and what to say of it, line by line."""
         before = self._daemon.loaded
@@ -103,14 +132,14 @@ class DaemonOperations:
             loaded, warnings, changes = await asyncio.to_thread(_load, before)
             refused = [change.path for change in changes if change.impact is Impact.RESTART_DAEMON]
             if refused:
-                fix = "takes effect only at a restart (systemctl restart gatewayd)"
-                return False, [f"configuration unchanged: {', '.join(refused)} {fix}"]
+                return False, [f"configuration unchanged: {', '.join(refused)} {AT_RESTART}"]
             await self._daemon.reconfigure(loaded)
         except (LoadError, OSError) as error:
             return False, [f"configuration unchanged: {line}" for line in str(error).splitlines()]
         told = [str(change) for change in changes]
         if not told:
             told = ["nothing changed" if loaded.settings == before.settings else "secrets changed"]
+        told += _sessions(before, loaded)
         return True, [f"configuration reloaded: {told[0]}", *told[1:], *warnings]
 
 
@@ -119,6 +148,20 @@ def _load(before: Loaded) -> tuple[Loaded, list[str], tuple[Change, ...]]:
     with memory.undisturbed():
         loaded, warnings = load_all(before.path, before.settings)
         return loaded, warnings, diff(before.config, loaded.config)
+
+
+def _sessions(before: Loaded, after: Loaded) -> list[str]:
+    """What becomes of the BGP sessions there were."""
+    old, new = before.settings.bgp, after.settings.bgp
+    if old is None or new is None:
+        return []
+    kept = {neighbor.name for neighbor in new.neighbors}
+    ended = ", ".join(neighbor.name for neighbor in old.neighbors if neighbor.name not in kept)
+    anew = ", ".join(restarted(old, new))
+    return [
+        *([f"BGP sessions that end: {ended}"] if ended else []),
+        *([f"BGP sessions that begin anew: {anew}"] if anew else []),
+    ]
 
 
 Outcome = tuple[bool, str] | None

@@ -3,7 +3,8 @@
     one sending socket for each probe        one receiving socket for each (address, port) of BFD, shared
 
 Inside a tunnel a packet must leave by its TUN or not at all, also while the FIB has turned every route of the tunnel
-away: the socket is bound to the device, and marked, so that our rules and table are passed by.
+away: the socket is bound to the device, and marked, so that our rules and table are passed by. Outside it must not enter a
+tunnel: there the mark is the one that our table is closed to.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from gateway import _native
 from gateway.contract import RandomSource
 from gateway.node import effects, inputs
 from gateway.observe.snapshot import ProbeCounts
+from gateway.runtime.marking import mark_option
+from gateway.runtime.rules import inside
 
 log = logging.getLogger("gateway")
 
@@ -29,6 +32,9 @@ LEAST_HOPS = {"bfd": TTL}
 TRAFFIC_CLASS = 0xC0  # CS6: RFC 4594 3.1, network control
 _TRIES = 64  # for a source port that nobody has
 _NANOSECONDS = 1e9
+_THREAD_OCTETS = 128  # the longest that the thread sends (native/probe.h)
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
+_IPV6_MTU_DISCOVER = 23
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _ICMP_FILTER, _ICMPV6_FILTER = 1, 1
 _SOL_RAW = 255
@@ -46,6 +52,7 @@ class _Shared:
 @dataclass(slots=True)
 class _Open:
     sender: socket.socket
+    remote: str
     shared: tuple[str, str] | None = None  # (address, kind) of the receiving socket; None: the sender receives
 
 
@@ -87,6 +94,8 @@ class NativeProbes:
                     arm.generation,
                     arm.at_once,
                 )
+            case effects.ProbeSend(number, octets) if number in self._open and len(octets) > _THREAD_OCTETS:
+                self._send_long(number, octets)
             case effects.ProbeSend(number, octets) if number in self._open:
                 self._native.send(number, octets)
             case effects.ProbeClose(number):
@@ -115,16 +124,25 @@ class NativeProbes:
             else:
                 self._command(inputs.ProbePacket(number, octets))
 
+    def _send_long(self, number: int, octets: bytes) -> None:
+        """A few in a minute, and nothing hangs on the moment; their answers the thread hears, and tells their beginning."""
+        opened = self._open[number]
+        try:
+            opened.sender.sendto(octets, (opened.remote, 0))
+        except OSError as error:
+            log.debug("probe %d: %d octets cannot be sent: %s", number, len(octets), error.strerror)
+
     # --- sockets ------------------------------------------------------------------------------------------------
 
     def _begin(self, probe: effects.ProbeOpen) -> None:
         port = PORTS.get(probe.kind)
         sender = self._udp_sender(probe) if port is not None else _echo_socket(probe.kind)
-        opened = self._open[probe.id] = _Open(sender)
+        opened = self._open[probe.id] = _Open(sender, probe.remote)
         if probe.interface:
             device = socket.if_indextoname(probe.interface).encode()
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+        mark = inside(self._mark) if probe.interface else self._mark
+        sender.setsockopt(*mark_option(mark))
         if port is None:
             sender.bind((probe.local, 0))
             self._native.listen(sender.fileno(), probe.kind)
@@ -210,8 +228,11 @@ def _echo_socket(kind: str) -> socket.socket:
         bits = int.from_bytes(blocked[word : word + 4], "little") & ~(1 << _ECHO_REPLY6 % 32)
         blocked[word : word + 4] = bits.to_bytes(4, "little")
         made.setsockopt(socket.IPPROTO_ICMPV6, _ICMPV6_FILTER, bytes(blocked))
+        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
     else:
         made = socket.socket(socket.AF_INET, kinds, socket.IPPROTO_ICMP)
         made.setsockopt(_SOL_RAW, _ICMP_FILTER, (0xFFFFFFFF & ~(1 << _ECHO_REPLY)).to_bytes(4, "little"))
+        # ip(7): what is tried is sent as it is, and never in fragments, which prove nothing
+        made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
     made.setblocking(False)
     return made

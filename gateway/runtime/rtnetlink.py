@@ -1,8 +1,9 @@
 """rtnetlink in octets: our operations as messages, the kernel's answers as values, and a socket that carries batches.
 
 pyroute2 has no nexthop objects and spends a quarter of a millisecond per route; here a batch of messages goes out in
-one system call and each is acknowledged by itself, so that every error finds its prefix. Here what the FIB needs:
-routes, nexthops, groups, route lookups; rtlinks.py has links, addresses and rules.
+one system call. The kernel takes them in order and answers each that it refuses, so every error finds its prefix; only the
+last is acknowledged, which says that all are done. Here what the FIB needs: routes, nexthops, groups, route lookups;
+rtlinks.py has links, addresses and rules.
 
 Layouts: linux/netlink.h, linux/rtnetlink.h, linux/nexthop.h; host byte order except addresses.
 """
@@ -47,14 +48,21 @@ NLA_TYPE_MASK = 0x3FFF
 
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_RTM_F_LOOKUP_TABLE = 0x1000  # say in which table it was found
 _NHMSG = struct.Struct("=BBBBI")  # family, scope, protocol, reserved, flags
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _GROUP_MEMBER = struct.Struct("=IBBH")  # id, weight - 1, reserved
+_U32_ATTRIBUTE = struct.Struct("=HHI")  # an attribute that is a number
 _U32 = struct.Struct("=I")
 _ERROR = struct.Struct("=i")
 
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _VERSION = {socket.AF_INET: 4, socket.AF_INET6: 6}
+# By version: family, rtmsg with destination, table and priority, octets of an address. Thousands are made at a time.
+_ROUTE = {
+    version: (family, struct.Struct(f"=BBBBBBBBI HH{size}s HHI HHI"), size)
+    for version, family, size in ((4, socket.AF_INET, 4), (6, socket.AF_INET6, 16))
+}
 _NETWORK: dict[int, type[IPv4Network] | type[IPv6Network]] = {4: IPv4Network, 6: IPv6Network}
 _FLAGS = {Verb.ADD: NLM_F_CREATE | NLM_F_EXCL, Verb.REPLACE: NLM_F_CREATE | NLM_F_REPLACE, Verb.DELETE: 0}
 _CHUNK = 200  # messages per system call: 1 to 3 ms of kernel time
@@ -103,14 +111,15 @@ class KernelNexthop:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A message to the kernel that asks for an acknowledgement, its sequence number apart."""
+    """A message to the kernel, its sequence number apart. `acknowledged`: answered too when there is no error."""
 
     type: int
     flags: int
     body: bytes
 
-    def message(self, sequence: int) -> bytes:
-        return _message(self.type, NLM_F_REQUEST | NLM_F_ACK | self.flags, sequence, self.body)
+    def message(self, sequence: int, *, acknowledged: bool = True) -> bytes:
+        flags = NLM_F_REQUEST | NLM_F_ACK if acknowledged else NLM_F_REQUEST
+        return _message(self.type, flags | self.flags, sequence, self.body)
 
 
 class RouteSocket:
@@ -140,8 +149,9 @@ class RouteSocket:
             first = self._sequence + 1
             chunk = requests[start : start + _CHUNK]
             self._sequence += len(chunk)
-            self._socket.send(b"".join(request.message(first + offset) for offset, request in enumerate(chunk)))
-            for sequence, error in self._acknowledgements(first, len(chunk)):
+            messages = [one.message(first + offset, acknowledged=False) for offset, one in enumerate(chunk[:-1])]
+            self._socket.send(b"".join((*messages, chunk[-1].message(self._sequence))))
+            for sequence, error in self._refusals(first, self._sequence):
                 errors[start + sequence - first] = error
         return errors
 
@@ -166,7 +176,8 @@ class RouteSocket:
 
     def route_to(self, address: Address, mark: int) -> KernelRoute:
         """The route a packet with this mark would take; NetlinkError if there is none."""
-        header = _RTMSG.pack(_FAMILY[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+        flags = _RTM_F_LOOKUP_TABLE if address.version == 4 else 0  # IPv6 always says it, and refuses to be asked to
+        header = _RTMSG.pack(_FAMILY[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, flags)
         body = header + attribute(RTA_DST, address.packed) + attribute(RTA_MARK, _U32.pack(mark))
         return decode_route(self.ask(RTM_GETROUTE, body, f"no route to {address}").body)
 
@@ -211,19 +222,20 @@ class RouteSocket:
                     return found, interrupted, OpError(number, os.strerror(number)) if number else None
                 found.append(message)
 
-    def _acknowledgements(self, first: int, count: int) -> Iterator[tuple[int, OpError]]:
-        """(sequence, error) of what failed or was never answered."""
-        waiting = set(range(first, first + count))
-        while waiting:
+    def _refusals(self, first: int, last: int) -> Iterator[tuple[int, OpError]]:
+        """(sequence, error) of what failed, until the last is answered; of all without an answer where answers are lost."""
+        answered: set[int] = set()
+        while last not in answered:
             try:
                 messages = self._receive()
             except OSError as error:
                 # Answers are lost (ENOBUFS) or late: to the FIB these failed, and a dump tells it the truth.
-                yield from ((n, OpError(error.errno or errno.EIO, f"acknowledgement lost: {error}")) for n in waiting)
+                lost = OpError(error.errno or errno.EIO, f"acknowledgement lost: {error}")
+                yield from ((n, lost) for n in range(first, last + 1) if n not in answered)
                 return
             for message in messages:
-                if message.type == NLMSG_ERROR and message.sequence in waiting:
-                    waiting.discard(message.sequence)
+                if message.type == NLMSG_ERROR and first <= message.sequence <= last:
+                    answered.add(message.sequence)
                     failure = decode_error(message)
                     if failure is not None:
                         yield message.sequence, failure
@@ -343,15 +355,13 @@ def attributes(body: bytes, offset: int) -> dict[int, bytes]:
 
 def _route(route: Route, table: int, protocol: int, deleting: bool) -> bytes:
     prefix = route.prefix
-    scope = RT_SCOPE_NOWHERE if deleting else RT_SCOPE_UNIVERSE
-    low = table if table < 256 else 0
-    kind = 0 if deleting else int(route.kind)
-    body = _RTMSG.pack(_FAMILY[prefix.version], prefix.prefixlen, 0, 0, low, protocol, scope, kind, 0)
-    body += attribute(RTA_DST, prefix.network_address.packed) + attribute(RTA_TABLE, _U32.pack(table))
-    body += attribute(RTA_PRIORITY, _U32.pack(route.metric))
-    if route.group and not deleting:
-        body += attribute(RTA_NH_ID, _U32.pack(route.group))
-    return body
+    family, layout, size = _ROUTE[prefix.version]
+    scope, kind = (RT_SCOPE_NOWHERE, 0) if deleting else (RT_SCOPE_UNIVERSE, int(route.kind))
+    body = layout.pack(
+        family, prefix.prefixlen, 0, 0, table if table < 256 else 0, protocol, scope, kind, 0,
+        _ATTRIBUTE.size + size, RTA_DST, prefix.network_address.packed, 8, RTA_TABLE, table, 8, RTA_PRIORITY, route.metric,
+    )  # fmt: skip
+    return body + _U32_ATTRIBUTE.pack(8, RTA_NH_ID, route.group) if route.group and not deleting else body
 
 
 def _nexthop(nexthop: Nexthop, protocol: int) -> bytes:

@@ -2,13 +2,14 @@
 
 In the order of their priorities, for each family; the first rule whose lookup finds a route decides:
 
-    +0      our own marked traffic            lookup main
+    +0      our own marked traffic            lookup main        two marks: outside of all tunnels, and inside
     +1, +2  our own to the platform           lookup main        IPv4 only
-    +3      everything                        lookup our table
-    +4      what came by another link         goto +7            past the TUNs: a short cut, no more
-    +5      what a TUN let in                 goto its block
-    +6      what a TUN let in                 blackhole          if there is no such block
-    +7      everything                        nothing
+    +3, +4  what belongs to an instance       see instance_rules.py
+    +5      all but our own outside           lookup our table
+    +6      what came by another link         goto +9            past the TUNs: a short cut, no more
+    +7      what a TUN let in                 goto its block
+    +8      what a TUN let in                 blackhole          if there is no such block
+    +9      everything                        nothing
     32766   everything else                   lookup main        not ours
     far behind, nobody comes here but by goto:
             what main has no route for        unreachable        as it is without any rule
@@ -19,10 +20,13 @@ In the order of their priorities, for each family; the first rule whose lookup f
 
 A block is shared by all TUNs whose connections name the same prefixes, so a packet that a TUN let in and our table says
 nothing about meets one short rule per TUN; all others meet none, or two where the link is younger than the rules, or where
-the packet is this host's own and TUNs have addresses. +5 and +6 are there also for each
-of our addresses inside the tunnel, whose answers have no other way either. Together they are the entry guard. Without it
-a packet from a tunnel whose destination nobody has taught us yet would take main's default route and leave in clear on
-the link it came in by, encrypted. A goto whose target is gone goes on to the next rule: that is what +6 is for.
+the packet is this host's own and TUNs have addresses. +7 and +8 are there also for each
+of our addresses inside the tunnel, whose answers have no other way either. Together they are the entry guard. Without
+it a packet from a tunnel whose destination nobody has taught us yet would take main's default route and leave in clear on
+the link it came in by, encrypted. A goto whose target is gone goes on to the next rule: that is what +8 is for.
+
+What is ours and belongs outside of all tunnels, as IKE, ESP and the probe of a private circuit, goes nowhere where main has no
+way: inside one it would go in a circle, or find out that the tunnel works and take that for the circuit.
 """
 
 from __future__ import annotations
@@ -43,10 +47,12 @@ from gateway.runtime.rtnetlink import NLM_F_CREATE, RT_TABLE_MAIN, Request, attr
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One TUN: the prefixes beyond main's default route that what it lets in may reach, and our addresses on it."""
+    """One TUN: the prefixes beyond main's default route that what it lets in may reach, our addresses on it, and the name of
+    its instance."""
 
     destinations: tuple[Prefix, ...] = ()
     addresses: tuple[Address, ...] = ()
+    instance: str = ""
 
 
 Entries = Mapping[str, Entry]
@@ -55,12 +61,12 @@ Entries = Mapping[str, Entry]
 # FR_ACT_*
 LOOKUP, GOTO, NOTHING, BLACKHOLE, UNREACHABLE = 1, 2, 3, 6, 7
 ANY_LENGTH = -1
-PAST, ENTRY, CLOSED, END = 4, 5, 6, 7
-"""Priorities of the entry guard above the first."""
+APART, APART_CLOSED, TABLE, PAST, ENTRY, CLOSED, END = 3, 4, 5, 6, 7, 8, 9
+"""Priorities above the first."""
 LINKS = 8
 """Links with a short cut, at most: a host may have hundreds, of containers."""
 # The kernel's name for the device that locally generated packets come from.
-_OURSELVES = "lo"
+OURSELVES = "lo"
 # Up to these lengths a route of main's is a default route or a piece of one: 0.0.0.0/1 and 128.0.0.0/1, 2000::/3.
 _DEFAULT: dict[int, int] = {socket.AF_INET: 7, socket.AF_INET6: 6}
 _ABSENT = 0xFFFFFFFF
@@ -71,13 +77,16 @@ RTM_GETRULE = 34
 _HEADER = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, reserved, reserved, action, flags
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 3, 4, 6, 10
 _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL = 14, 15, 21
+_INVERT = 0x2  # FIB_RULE_INVERT
+_BESIDE = 0x40000000  # the bit by which our two marks differ
 _U32 = struct.Struct("=I")
 _DOES = {NOTHING: "nop", BLACKHOLE: "blackhole", UNREACHABLE: "unreachable"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rule:
-    """One ip rule of ours: `fwmark`, `destination`, `interface` and `source` select, unset means all."""
+    """One ip rule of ours: `fwmark`, `destination`, `interface` and `source` select, unset means all; with `inverted` what
+    they do not."""
 
     family: int  # AF_INET or AF_INET6
     priority: int
@@ -89,6 +98,7 @@ class Rule:
     action: int = LOOKUP
     source: str = ""  # a prefix
     target: int = 0  # the priority to go to
+    inverted: bool = False
 
     def __str__(self) -> str:
         selectors = [f"fwmark {self.fwmark:#x}"] if self.fwmark else []
@@ -98,7 +108,8 @@ class Rule:
         does = f"goto {self.target}" if self.action == GOTO else _DOES.get(self.action, f"lookup {self.table}")
         suppressed = f" suppress_prefixlength {self.suppress}" if self.suppress != ANY_LENGTH else ""
         version = 4 if self.family == socket.AF_INET else 6
-        return f"IPv{version} rule {self.priority}: {' '.join(selectors) or 'from all'} {does}{suppressed}"
+        selected = f"{'not ' * self.inverted}{' '.join(selectors) or 'from all'}"
+        return f"IPv{version} rule {self.priority}: {selected} {does}{suppressed}"
 
     def add(self, protocol: int) -> Request:
         """Not exclusive: to the kernel a goto elsewhere, or the same for fewer packets, is the same rule."""
@@ -112,7 +123,8 @@ class Rule:
         ends = [ip_network(text) if text else None for text in (self.destination, self.source)]
         lengths = [end.prefixlen if end else 0 for end in ends]
         low = self.table if self.table < 256 else 0
-        body = _HEADER.pack(self.family, *lengths, 0, low, 0, 0, self.action, 0)
+        flags = _INVERT if self.inverted else 0
+        body = _HEADER.pack(self.family, *lengths, 0, low, 0, 0, self.action, flags)
         for kind, end in zip((_FRA_DST, _FRA_SRC), ends, strict=True):
             body += attribute(kind, end.network_address.packed) if end else b""
         body += attribute(_FRA_IIFNAME, self.interface.encode() + b"\0") if self.interface else b""
@@ -136,7 +148,7 @@ def rule_dump(family: int) -> bytes:
 
 def decode_rule(body: bytes) -> tuple[int, Rule]:
     """(its protocol, the rule) in a message of the kernel's."""
-    family, destination_length, source_length, _, low, _, _, action, _ = _HEADER.unpack_from(body)
+    family, destination_length, source_length, _, low, _, _, action, flags = _HEADER.unpack_from(body)
     found = attributes(body, _HEADER.size)
 
     def number(kind: int, default: int = 0) -> int:
@@ -154,6 +166,7 @@ def decode_rule(body: bytes) -> tuple[int, Rule]:
         action=action,
         source=_prefix(found.get(_FRA_SRC), source_length),
         target=number(_FRA_GOTO),
+        inverted=bool(flags & _INVERT),
     )
     return found.get(_FRA_PROTOCOL, b"\0")[0], rule
 
@@ -161,32 +174,40 @@ def decode_rule(body: bytes) -> tuple[int, Rule]:
 def wanted_rules(
     settings: Gateway, ipv6: bool, entries: Entries | None = None, links: Sequence[str] = ()
 ) -> list[Rule]:
-    """All there should be, in the order they are to be made: every TUN's way out is closed before it is opened.
-    `links`: those of this host that are no TUNs of ours."""
+    """All there should be, those of instances apart (instance_rules.py), in the order they are to be made: every TUN's way
+    out is closed before it is opened. `links`: those of this host that are no TUNs of ours."""
+    ours = {interface: entry for interface, entry in (entries or {}).items() if not entry.instance}
     first = settings.rule_priority
     rules = []
     for family in (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,):
-        rules.append(Rule(family, first, RT_TABLE_MAIN, fwmark=settings.mark))
+        marks = (settings.mark, inside(settings.mark))
+        rules += [Rule(family, first, RT_TABLE_MAIN, fwmark=mark) for mark in marks]
         if family == socket.AF_INET:
             # Ours only: what a tunnel lets in has no business with the platform's addresses.
             rules += [
-                Rule(family, at, RT_TABLE_MAIN, destination=str(prefix), interface=_OURSELVES)
+                Rule(family, at, RT_TABLE_MAIN, destination=str(prefix), interface=OURSELVES)
                 for at, prefix in enumerate(PLATFORM, first + 1)
             ]
-        rules.append(Rule(family, first + 3, settings.route_table))
-        if entries:
-            guard = _entry_guard(family, first, entries)
+        rules.append(Rule(family, first + TABLE, settings.route_table, fwmark=settings.mark, inverted=True))
+        if ours:
+            guard = _entry_guard(family, first, ours)
             rules += [*guard, Rule(family, first + END, 0, action=NOTHING)]
             # Answers of our addresses inside a tunnel must not get past their guard
-            addressed = any(rule.interface == _OURSELVES for rule in guard)
-            past = sorted(links)[:LINKS] + ([] if addressed else [_OURSELVES])
+            addressed = any(rule.interface == OURSELVES for rule in guard)
+            past = sorted(links)[:LINKS] + ([] if addressed else [OURSELVES])
             rules += [Rule(family, first + PAST, 0, interface=o, action=GOTO, target=first + END) for o in past]
     return rules
 
 
+def inside(mark: int) -> int:
+    """The mark of what is ours and bound to a TUN: of IPv6 the kernel sends nothing by a device that no route leads to, so
+    unlike the rest of ours it finds what our table says about that device."""
+    return mark ^ (_BESIDE if mark != _BESIDE else _BESIDE >> 1)
+
+
 def is_entry_guard(rule: Rule, settings: Gateway) -> bool:
     """Whether it closes the way of what TUNs let in, rather than leading into our table."""
-    return rule.priority > settings.rule_priority + 3
+    return rule.priority > settings.rule_priority + TABLE
 
 
 def _entry_guard(family: int, first: int, entries: Entries) -> list[Rule]:
@@ -202,7 +223,7 @@ def _entry_guard(family: int, first: int, entries: Entries) -> list[Rule]:
     gotos = []
     for interface, entry in entries.items():
         ours = (str(ip_network(address)) for address in entry.addresses if address.version == version)
-        for came, source in ((interface, ""), *((_OURSELVES, address) for address in ours)):
+        for came, source in ((interface, ""), *((OURSELVES, address) for address in ours)):
             rules.append(Rule(family, first + CLOSED, 0, interface=came, source=source, action=BLACKHOLE))
             target = blocks[named[interface]] + (version == 6)  # there is no rule at the very start of an IPv6 block
             gotos.append(Rule(family, first + ENTRY, 0, interface=came, source=source, action=GOTO, target=target))

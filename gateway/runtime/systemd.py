@@ -9,12 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 
 from gateway.observe.liveness import Liveness
 from gateway.observe.snapshot import Snapshot
 from gateway.observe.text import printable
+
+UNIT = "GATEWAYD_UNIT"
+"""Set by gatewayd.service to its own name: there gatewayd-bgp.service is at its side."""
+JOB_TIMEOUT = 2.0
 
 
 class Notifier:
@@ -84,6 +89,30 @@ async def attend(notifier: Notifier, snapshot: Callable[[], Snapshot], period: f
             notifier.watchdog()
             fed = now
         await asyncio.sleep(period)
+
+
+async def restarting(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether we are told to stop only to be started again, as far as the manager tells: its job for our unit is a restart.
+
+    False when in doubt: then everything is withdrawn, which costs some moments, but no packet goes into nothing.
+    """
+    environment = os.environ if environment is None else environment
+    unit = environment.get(UNIT, "")
+    if not unit:
+        return False
+    command = ("systemctl", "list-jobs", "--plain", "--no-legend", "--no-pager", unit)
+    try:
+        asked = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:
+        return False
+    try:
+        output, _ = await asyncio.wait_for(asked.communicate(), JOB_TIMEOUT)
+    except TimeoutError:
+        asked.kill()
+        await asked.wait()
+        return False
+    # "8842 gatewayd.service restart running"
+    return any(line.split()[1:3] == [unit, "restart"] for line in output.decode().splitlines())
 
 
 def status_line(snapshot: Snapshot) -> str:

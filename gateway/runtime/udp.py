@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from gateway.contract import Endpoint, Transmit
 from gateway.ike.settings import NATT_PORT
 from gateway.runtime import flood_filter
+from gateway.runtime.marking import mark_option
 
 RECEIVE_BUFFER = SEND_BUFFER = 8 << 20
 LARGEST = 65535
@@ -196,7 +197,7 @@ class UdpSockets:
         made = _socket(endpoint, raw)
         try:
             made.setblocking(False)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+            made.setsockopt(*mark_option(self._mark))
             made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             if reuse:

@@ -28,7 +28,8 @@ from gateway.bgp.events import (
     Shutdown,
 )
 from gateway.bgp.settings import SpeakerSettings
-from gateway.runtime.exabgp import ExabgpConfigError, end_stale
+from gateway.runtime.exabgp import ExabgpConfigError
+from gateway.runtime.left_running import end_stale
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
@@ -102,10 +103,10 @@ def test_routes_pass_both_ways_over_ipv4_with_md5_and_over_ipv6(tmp_path: Path, 
 
             edge.reconfigure(edge_config("172.18.0.0/16", str(SITE6)))
             await eventually("withdrawn everywhere", lambda: SITE not in daemon.best and not fabric.has(str(SITE)))
-            assert ip_network("172.18.0.0/16") in daemon.best
+            await eventually("another in its place", lambda: ip_network("172.18.0.0/16") in daemon.best)
 
             daemon.command(Shutdown())
-            await eventually("drained", daemon.process.drained.is_set)
+            await eventually("drained", lambda: daemon.process.drained)
             await eventually("nothing left at the peers", lambda: not fabric.has(str(OWN)) and not edge.has(str(OWN)))
             assert daemon.speaker.counters["malformed"] == 0
             assert daemon.speaker.counters["errors"] == 0
@@ -218,7 +219,7 @@ def test_a_lost_socket_is_reconnected_with_a_new_generation(tmp_path: Path, lab:
     async def main() -> None:
         async with running(tmp_path / "run", lab, SETTINGS) as daemon:
             await converged(daemon, edge, fabric)
-            daemon.process.unresponsive(1)
+            daemon.process.relink()
             await eventually("resynchronised", lambda: daemon.count(Resynchronized) == 2)
             assert [e.generation for e in daemon.effects if isinstance(e, Resynchronized)] == [1, 2]
             await eventually("nothing stale", lambda: not daemon.stale(), 70)

@@ -23,7 +23,7 @@ from support.traffic import Stream, Streams
 from support.tunnel_mouth import LAN_HOST, SITE, Mouth, MouthLab, echo, fragments, icmp_error, udp
 
 from gateway.config.load import load_text
-from gateway.config.model import Gateway
+from gateway.config.model import Config, Gateway
 from gateway.routing.guard import THROW_METRIC
 from gateway.routing.model import ConnectionDown, ConnectionUp, RemoveRoute, SetRoute, ViaConnection, ViaNextHop
 from gateway.runtime.cleanup import cleanup
@@ -106,7 +106,7 @@ def test_what_a_tunnel_lets_in_goes_into_a_tunnel_or_to_the_vnet_and_nowhere_els
             await mouth.tell(ConnectionDown("b"))
             assert await mouth.passed("a", udp(SITE, "172.20.0.9")) == CLOSED
             # Control: without the entry guard the packet leaves by main's default route.
-            wires.batch(wires.gw, "rule add priority 22104 iif gw-a lookup main")
+            wires.batch(wires.gw, "rule add priority 22106 iif gw-a lookup main")
             assert (await mouth.passed("a", udp(SITE, STRANGER)))[0] == {f"{STRANGER}/udp": 1}
 
     wires.run(main)
@@ -136,7 +136,7 @@ def test_a_tunnel_whose_rules_have_lost_their_block_is_closed(wires: MouthLab) -
                     delete(family, "priority", priority)
                 assert await mouth.passed("a", *packets) == CLOSED
                 # Control: what closes it now is the rule behind the goto.
-                delete(family, "priority", "22106", "iif", "gw-a")
+                delete(family, "priority", "22108", "iif", "gw-a")
                 assert sum((await mouth.passed("a", packets[0]))[0].values()) == 1
             assert await mouth.passed("b", udp("172.20.0.1", STRANGER)) == CLOSED
 
@@ -323,9 +323,9 @@ def test_a_learned_prefix_is_dropped_not_sent_in_clear_when_its_device_or_the_da
 
     wires.run(main)
     assert (wires.way(learned), wires.way("172.16.1.1")) == ("", "")
-    wires.sync(lambda: cleanup(_gateway(TWO)))
+    wires.sync(lambda: cleanup(Config(gateway=_gateway(TWO))))
     assert (wires.way(learned), wires.way("172.16.1.1")) == ("", "")
-    wires.sync(lambda: cleanup(_gateway(TWO), all=True))
+    wires.sync(lambda: cleanup(Config(gateway=_gateway(TWO)), all=True))
     assert (wires.way(learned), wires.way("172.16.1.1")) == ("va", "va")
 
 
@@ -386,7 +386,7 @@ def test_a_restart_with_another_table_keeps_the_old_guard_until_the_new_one_is_i
         async with Mouth(wires, TWO + "\n[gateway]\nroute_table = 300\n") as mouth:
             await learn(mouth)
             assert wires.way("172.16.1.1") == "gw-a"
-            tables = {rule["table"] for rule in wires.ip("rule") if rule["priority"] == 22103}
+            tables = {rule["table"] for rule in wires.ip("rule") if rule["priority"] == 22105}
             assert tables == {"300"}
 
     wires.run(main)
@@ -410,7 +410,7 @@ FOREIGN_HAND = {
         f"route del 172.16.0.0/16 table {TABLE} metric 20",
         f"route del blackhole 172.16.0.0/16 table {TABLE} metric 4294967295",
     ),
-    "our rule is deleted": ("rule del priority 22103",),
+    "our rule is deleted": ("rule del priority 22105",),
 }
 
 

@@ -16,6 +16,7 @@ from ipaddress import IPv4Interface, ip_address, ip_network
 import pytest
 from support.route_lab import ONPREM, SETTINGS, SIX, Driver, RouteLab, Tunnel
 
+from gateway.config.model import Config
 from gateway.routing.guard import GUARD_METRIC, THROW_METRIC
 from gateway.routing.model import (
     ConnectionAdded,
@@ -80,19 +81,30 @@ def test_rules_are_in_order_complete_and_not_doubled(lab: RouteLab) -> None:
             return await netlink.ensure_rules(), await netlink.ensure_rules()
 
     first, second = lab.run(main)
-    assert (len(first), second) == (6, [])
+    assert (len(first), second) == (8, [])
     ours = [
-        (r["priority"], r.get("fwmark"), r.get("dst"), r["table"]) for r in lab.ip("rule") if r.get("protocol") == "221"
+        (r["priority"], "not" in r, r.get("fwmark"), r.get("dst"), r["table"])
+        for r in lab.ip("rule")
+        if r.get("protocol") == "221"
     ]
     assert ours == [
-        (22100, "0x67770001", None, "main"),
-        (22101, None, "169.254.169.254", "main"),
-        (22102, None, "168.63.129.16", "main"),
-        (22103, None, None, "221"),
+        (22100, False, "0x67770001", None, "main"),
+        (22100, False, "0x27770001", None, "main"),
+        (22101, False, None, "169.254.169.254", "main"),
+        (22102, False, None, "168.63.129.16", "main"),
+        (22105, True, "0x67770001", None, "221"),
     ]
-    six = [(r["priority"], r.get("fwmark"), r["table"]) for r in lab.ip("-6", "rule") if r.get("protocol") == "221"]
-    assert six == [(22100, "0x67770001", "main"), (22103, None, "221")]
-    lab.sync(lambda: cleanup(SETTINGS, all=True))
+    six = [
+        (r["priority"], "not" in r, r.get("fwmark"), r["table"])
+        for r in lab.ip("-6", "rule")
+        if r.get("protocol") == "221"
+    ]
+    assert six == [
+        (22100, False, "0x67770001", "main"),
+        (22100, False, "0x27770001", "main"),
+        (22105, True, "0x67770001", "221"),
+    ]
+    lab.sync(lambda: cleanup(Config(gateway=SETTINGS), all=True))
     assert lab.state() == before
 
 
@@ -104,7 +116,24 @@ def test_rules_of_an_older_configuration_are_replaced(lab: RouteLab) -> None:
             return await netlink.ensure_rules()
 
     assert "removed IPv4 rule 22100: fwmark 0x67770001 lookup 254" in lab.run(main)
-    assert [r["priority"] for r in lab.ip("rule") if r.get("protocol") == "221"] == [500, 501, 502, 503]
+    assert [r["priority"] for r in lab.ip("rule") if r.get("protocol") == "221"] == [500, 500, 501, 502, 505]
+
+
+def test_our_table_s_rule_of_an_older_version_is_closed_to_our_mark(lab: RouteLab) -> None:
+    """To the kernel the two differ in nothing that names a rule which is to go."""
+
+    async def main() -> list[str]:
+        async with Netlink(SETTINGS) as netlink:
+            return [*await netlink.ensure_rules(), *await netlink.ensure_rules()]
+
+    for family in ("-4", "-6"):
+        lab.ip(family, "rule", "add", "priority", "22105", "lookup", "221", "protocol", "221")
+    assert sorted(line for line in lab.run(main) if line.startswith("removed")) == [
+        f"removed IPv{v} rule 22105: from all lookup 221" for v in (4, 6)
+    ]
+    for family in ("-4", "-6"):
+        (left,) = [rule for rule in lab.ip(family, "rule") if rule["priority"] == 22105]
+        assert ("not" in left, left["fwmark"]) == (True, "0x67770001")
 
 
 def test_both_families_go_into_the_tunnel_and_fail_closed_when_it_is_down(lab: RouteLab) -> None:
@@ -213,7 +242,7 @@ def test_a_protected_default_route_spares_our_own_traffic_the_link_and_the_platf
 
 
 def test_an_underlay_next_hop_is_resolved_through_the_main_table_to_the_router_on_the_link(lab: RouteLab) -> None:
-    vnet, hop = ip_network("10.9.0.0/16"), ip_address("10.0.77.4")
+    vnet, vnet6, hop = ip_network("10.9.0.0/16"), ip_network("2001:db8:77::/48"), ip_address("10.0.77.4")
 
     async def main() -> None:
         async with Netlink(SETTINGS) as netlink:
@@ -225,6 +254,16 @@ def test_an_underlay_next_hop_is_resolved_through_the_main_table_to_the_router_o
             assert await netlink.interface_for(ip_address("10.0.1.4")) is None  # ourselves
             await driver.tell(SetRoute(vnet, ViaNextHop(hop)))
             assert lab.way("10.9.1.1") == "va"
+            # RFC 4271 9.1.2.1: a route is no way to its own next hop, also where main knows none and the kernel goes on
+            lab.batch(lab.gw, "route delete default", "route delete ::/0")
+            await driver.tell(
+                SetRoute(vnet, ViaNextHop(ip_address("10.0.1.1"))), SetRoute(vnet6, ViaNextHop(ip_address("fd01::1")))
+            )
+            assert (lab.way("10.9.1.9"), lab.way("2001:db8:77::9")) == ("va", "va")
+            assert await netlink.interface_for(ip_address("10.9.1.9")) is None
+            assert await netlink.interface_for(ip_address("2001:db8:77::9")) is None
+            lab.batch(lab.gw, "route add default via 10.0.1.1", "route add ::/0 via fd01::1")
+            assert await netlink.interface_for(ip_address("fd01::1")) == Resolution(ip_address("fd01::1"), va)
             assert lab.way("8.8.8.8") == "gw-edge"
             await driver.tell(RemoveRoute(vnet))
             assert lab.way("10.9.1.1") == "gw-edge"
@@ -244,7 +283,7 @@ def test_what_somebody_else_removed_is_noticed_and_restored(lab: RouteLab) -> No
                 "route del 172.16.9.0/24 table 221",
                 "route del blackhole 172.16.0.0/12 metric 4294967295 table 221",
                 "nexthop flush protocol 221",
-                "rule del priority 22103",
+                "rule del priority 22105",
             )
             for removal in removals:
                 lab.batch(lab.gw, removal)
@@ -341,6 +380,43 @@ def test_errors_name_what_the_kernel_said(lab: RouteLab) -> None:
     lab.run(main)
 
 
+def test_of_many_operations_each_refusal_finds_its_own(lab: RouteLab) -> None:
+    """The kernel is asked to confirm the last of a chunk only, and here also the last of one is refused."""
+    routes = [Route(ip_network(f"20.{n >> 8}.{n & 255}.0/24"), 20, RouteKind.BLACKHOLE) for n in range(1000)]
+    doubled = {0, 7, 199, 200, 642, 999}
+
+    async def main() -> None:
+        async with Netlink(SETTINGS) as netlink:
+            assert await netlink.apply([Op(Verb.ADD, routes[n]) for n in sorted(doubled)]) == {}
+            errors = await netlink.apply([Op(Verb.ADD, route) for route in routes])
+            assert {position: error.number for position, error in errors.items()} == dict.fromkeys(
+                doubled, errno.EEXIST
+            )
+            assert set(routes) <= set((await netlink.dump()).entries)
+
+    lab.run(main)
+
+
+def test_of_our_own_routes_the_kernel_tells_us_nothing(lab: RouteLab) -> None:
+    """Others hear of them, and we of theirs."""
+    ours = [Route(ip_network(f"20.0.{n}.0/24"), 20, RouteKind.BLACKHOLE) for n in range(200)]
+
+    async def main() -> None:
+        async with Netlink(SETTINGS) as netlink:
+            changes: list[Change] = []
+            netlink.monitor(changes.append)
+            watch = netlink._monitor
+            assert watch is not None
+            asyncio.get_running_loop().remove_reader(watch)  # what comes stays in the socket
+            await netlink.apply([Op(Verb.ADD, route) for route in ours])
+            with pytest.raises(BlockingIOError):
+                watch.recv(1 << 16)
+            lab.batch(lab.gw, f"route del blackhole {ours[0].prefix} metric 20 table 221")
+            assert ours[0].prefix.network_address.packed in watch.recv(1 << 16)
+
+    lab.run(main)
+
+
 def test_foreign_routes_in_our_table_and_foreign_nexthops_stay(lab: RouteLab) -> None:
     lab.batch(lab.gw, "nexthop add id 1735852032 via 10.0.1.1 dev va protocol 99")
     lab.batch(lab.gw, "route add 10.9.0.0/16 via 10.0.1.1 table 221 protocol 99 metric 20")
@@ -354,7 +430,7 @@ def test_foreign_routes_in_our_table_and_foreign_nexthops_stay(lab: RouteLab) ->
             tunnel.close()
 
     lab.run(main)
-    lab.sync(lambda: cleanup(SETTINGS, all=True))
+    lab.sync(lambda: cleanup(Config(gateway=SETTINGS), all=True))
     assert lab.state() == foreign
 
 
@@ -419,11 +495,12 @@ def kill_a_gateway(lab: RouteLab) -> None:
 
 
 def test_cleanup_after_a_kill_keeps_the_guard_and_all_removes_everything(lab: RouteLab) -> None:
+    lab.wait_settled()
     before = lab.state()
     kill_a_gateway(lab)
     lab.batch(lab.gw, "tuntap add gw-left mode tun")
     assert not lab.pings("172.16.0.1")
-    said = lab.sync(lambda: cleanup(SETTINGS))
+    said = lab.sync(lambda: cleanup(Config(gateway=SETTINGS)))
     assert "removed interface gw-left" in said
     assert "kept the guard: 172.16.0.0/12, 2001:db8:5::/48 cannot leave in clear (cleanup --all removes it)" in said
     assert not lab.pings("172.16.0.1")
@@ -431,16 +508,16 @@ def test_cleanup_after_a_kill_keeps_the_guard_and_all_removes_everything(lab: Ro
     left = {name: set(now) - set(before[name]) for name, now in lab.state().items()}
     assert (left["nexthops"], left["links"]) == (set(), set())
     assert [r["priority"] for r in (*lab.ip("rule"), *lab.ip("-6", "rule")) if r.get("protocol") == "221"] == [
-        22103,
-        22103,
+        22105,
+        22105,
     ]
     assert {kind for kind, _, _ in (*lab.table("-4"), *lab.table("-6"))} == {"blackhole", "throw"}
     again = lab.state()
-    lab.sync(lambda: cleanup(SETTINGS))
+    lab.sync(lambda: cleanup(Config(gateway=SETTINGS)))
     assert lab.state() == again
-    lab.sync(lambda: cleanup(SETTINGS, all=True))
+    lab.sync(lambda: cleanup(Config(gateway=SETTINGS), all=True))
     assert lab.state() == before
-    assert lab.sync(lambda: cleanup(SETTINGS, all=True)) == []
+    assert lab.sync(lambda: cleanup(Config(gateway=SETTINGS), all=True)) == []
     assert lab.pings("172.16.0.1")
 
 
@@ -463,7 +540,7 @@ def test_a_tun_held_by_a_process_is_not_cleaned_away(lab: RouteLab) -> None:
         async with Netlink(SETTINGS) as netlink:
             tunnel = Tunnel(netlink)
             await tunnel.open()
-            said = await asyncio.to_thread(cleanup, SETTINGS)
+            said = await asyncio.to_thread(cleanup, Config(gateway=SETTINGS))
             tunnel.close()
             return said
 
@@ -483,7 +560,7 @@ def test_our_table_may_have_a_large_number(lab: RouteLab) -> None:
             assert lab.way("172.16.0.1") == ""
 
     lab.run(main)
-    lab.sync(lambda: cleanup(settings, all=True))
+    lab.sync(lambda: cleanup(Config(gateway=settings), all=True))
     assert lab.way("172.16.0.1") == "va"
 
 

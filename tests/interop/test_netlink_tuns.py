@@ -11,6 +11,7 @@ from ipaddress import ip_interface, ip_network
 import pytest
 from support.route_lab import INSIDE, ONPREM, SETTINGS, RouteLab, Tunnel
 
+from gateway.config.model import Config
 from gateway.routing.model import (
     OpError,
 )
@@ -111,7 +112,7 @@ def test_a_tun_whose_destinations_change_is_never_without_a_way_that_is_closed(l
             for entry in (one, other, one, Entry(), one):
                 await netlink.ensure_rules({"gw-a": entry})
                 assert await netlink.ensure_rules({"gw-a": entry}) == []
-                gotos = [rule for rule in lab.ip("rule") if rule["priority"] == 22105]
+                gotos = [rule for rule in lab.ip("rule") if rule["priority"] == 22107]
                 assert len(gotos) == 1
             os.close(fd)
 
@@ -119,7 +120,7 @@ def test_a_tun_whose_destinations_change_is_never_without_a_way_that_is_closed(l
     assert len(stages) > 50
     led = False
     for rules in stages:
-        led = led or any(rule["priority"] == 22105 for rule in rules)
+        led = led or any(rule["priority"] == 22107 for rule in rules)
         assert not led or _ends_closed(rules), rules
 
 
@@ -147,7 +148,7 @@ def test_rules_of_tuns_that_live_are_kept_with_their_block_and_those_of_the_dead
             tunnel = Tunnel(netlink)
             await tunnel.open()
             await netlink.ensure_rules({"gw-edge": Entry((ONPREM,), (INSIDE[0].ip,)), "gw-dead": Entry((ONPREM,))})
-            said = await asyncio.to_thread(cleanup, SETTINGS)
+            said = await asyncio.to_thread(cleanup, Config(gateway=SETTINGS))
             kept = [rule for rule in lab.ip("rule") if rule.get("protocol") == "221"]
             assert {rule["iif"] for rule in kept if "iif" in rule} == {"gw-edge", "lo", "va"}
             assert _ends_closed([{**rule, "iif": "gw-a"} if rule.get("iif") == "gw-edge" else rule for rule in kept])
@@ -155,4 +156,4 @@ def test_rules_of_tuns_that_live_are_kept_with_their_block_and_those_of_the_dead
             return said
 
     said = lab.run(main)
-    assert "removed IPv4 rule 22105: iif gw-dead goto" in " ".join(said)
+    assert "removed IPv4 rule 22107: iif gw-dead goto" in " ".join(said)

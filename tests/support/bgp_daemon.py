@@ -14,7 +14,19 @@ from pathlib import Path
 import uvloop
 from support.birds import Lab
 
-from gateway.bgp.events import BestChanged, Command, Drained, Effect, ProcessDown, ProcessUp, SendLine, SessionsChanged
+from gateway.bgp.events import (
+    BestChanged,
+    Command,
+    Drained,
+    Effect,
+    FollowNextHop,
+    NextHop,
+    ProcessDown,
+    ProcessUp,
+    SendLine,
+    SessionsChanged,
+)
+from gateway.bgp.exabgp_config import render
 from gateway.bgp.path import Path as BgpPath
 from gateway.bgp.settings import NeighborSettings, Prefix, SpeakerSettings
 from gateway.bgp.speaker import Speaker
@@ -50,6 +62,19 @@ def neighbor(name: str, number: int, version: int, remote_as: int, **more: objec
     )
 
 
+class Supervised(ExabgpProcess):
+    """ExaBGP without the service that stands between it and the daemon (gateway/runtime/bgp_unit.py)."""
+
+    drained = False
+
+    async def start(self, settings: SpeakerSettings) -> None:
+        await self.adopt()
+        await self.run(render(settings))
+
+    async def reload(self, settings: SpeakerSettings) -> None:
+        await self.run(render(settings))
+
+
 class Daemon:
     """The part of the daemon this needs: one core, one process, one timer."""
 
@@ -59,9 +84,9 @@ class Daemon:
         self.effects: list[Effect] = []
         self.best: dict[Prefix, BgpPath] = {}
         self.withdrawn: list[Prefix] = []
-        self.process = ExabgpProcess(
+        self.process = Supervised(
             directory,
-            on_line=lambda line: self.do(lambda now: self.speaker.receive(line, now)),
+            on_lines=lambda lines: self.do(lambda now: self.speaker.receive(b"\n".join(lines).decode(), now)),
             on_up=lambda generation: self.command(ProcessUp(generation)),
             on_down=lambda: self.command(ProcessDown()),
             command_prefix=("ip", "netns", "exec", namespace),
@@ -78,14 +103,17 @@ class Daemon:
         for effect in self.speaker.poll():
             self.effects.append(effect)
             if isinstance(effect, SendLine):
-                self.process.send(effect.text)
+                self.process.send(effect.text.encode())
             elif isinstance(effect, Drained):
-                self.process.drained.set()
+                self.process.drained = True
             elif isinstance(effect, BestChanged) and effect.path is not None:
                 self.best[effect.prefix] = effect.path
             elif isinstance(effect, BestChanged):
                 self.withdrawn.append(effect.prefix)
                 del self.best[effect.prefix]
+            elif isinstance(effect, FollowNextHop) and effect.wanted:
+                # There is no FIB here: everything is reached
+                loop.call_soon(self.command, NextHop(effect.address, True, effect.instance))
             elif isinstance(effect, SessionsChanged):
                 self.reload = asyncio.ensure_future(self.process.reload(self.speaker.session_settings))
         if self.timer is not None:
@@ -109,7 +137,7 @@ class Daemon:
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        await self.process.stop(0.0)
+        await self.process.stop()
         self.cancel()
 
     def cancel(self) -> None:

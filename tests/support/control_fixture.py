@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import uvloop
 from gateway.observe.snapshot import Snapshot
 from gateway.runtime.control import ControlServer
 from gateway.runtime.disclosures import Piece, Refused, Wish
+from gateway.runtime.questions import Question
 
 Run = Callable[..., tuple[int, str, str]]
 """gatewayctl with these words: its exit code, what it printed, what it complained of."""
@@ -31,6 +33,9 @@ class SampleOperations:
         self.refusal = ""
         self.breaks_off = False
         self.wishes: list[Wish] = []
+        self.questions: list[Question] = []
+        self.document: dict[str, object] = {}
+        self.problem: Exception | None = None
         self.over = threading.Event()
         """A disclosure ended."""
 
@@ -60,11 +65,18 @@ class SampleOperations:
             raise TimeoutError
         return self.answer
 
-    def guard(self) -> dict[str, list[str]]:
-        return {"protected": ["172.16.0.0/16"], "learned": ["10.9.0.0/16"]}
+    def guard(self) -> dict[str, object]:
+        blue = {"protected": ["172.16.0.0/16"], "learned": []}
+        return {"protected": ["172.16.0.0/16"], "learned": ["10.9.0.0/16"], "instances": {"blue": blue}}
 
-    def forget(self, prefix: str) -> tuple[bool, str]:
-        self.asked.append(("forget", prefix, 0.0))
+    async def look(self, question: Question) -> bytes:
+        self.questions.append(question)
+        if self.problem is not None:
+            raise self.problem
+        return json.dumps({"schema": 1, "now": 0.0, "taken_at": "2026-11-21T12:00:00+00:00", **self.document}).encode()
+
+    def forget(self, prefix: str, instance: str) -> tuple[bool, str]:
+        self.asked.append(("forget", f"{instance}>{prefix}" if instance else prefix, 0.0))
         return self.answer
 
     def drain(self, connection: str, to: str) -> tuple[bool, str]:

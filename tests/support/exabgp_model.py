@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any
 
-from gateway.bgp.events import Effect, SendLine
-from gateway.bgp.settings import Prefix, SpeakerSettings
+from gateway.bgp.events import Effect, FollowNextHop, NextHop, SendLine
+from gateway.bgp.settings import Address, Prefix, SpeakerSettings
 from gateway.bgp.speaker import Speaker
 
 ROUTE = re.compile(r"neighbor (\S+) (announce|withdraw) route (\S+)(.*)")
@@ -44,8 +44,9 @@ def update(
 ) -> str:
     """`announce`: next hop -> prefixes."""
     body: dict[str, Any] = {}
-    if announce:
+    if announce or attributes:
         body["attribute"] = dict(attributes or attribute([65010]))
+    if announce:
         family = _family(next(iter(next(iter(announce.values())))))
         body["announce"] = {family: {hop: [{"nlri": one} for one in prefixes] for hop, prefixes in announce.items()}}
     if gone := list(withdraw):
@@ -103,6 +104,9 @@ class ExabgpModel:
         self.effects: list[Effect] = []
         self.most_unanswered = 0
         self.now = 0.0
+        self.nowhere: set[Address] = set()  # next hops that are not reached
+        self.unknown: set[Address] = set()  # of which nobody knows yet
+        self.followed: set[tuple[Address, str]] = set()  # with the instance
 
     def say(self, line: str) -> None:
         self.speaker.receive(line, self.now)
@@ -118,7 +122,25 @@ class ExabgpModel:
             if isinstance(effect, SendLine):
                 self.sent.append(effect.text)
                 self.unanswered.append(effect.text)
+            elif isinstance(effect, FollowNextHop):
+                self.follow(effect)
         self.most_unanswered = max(self.most_unanswered, len(self.unanswered))
+
+    def follow(self, effect: FollowNextHop) -> None:
+        if not effect.wanted:
+            self.followed.remove((effect.address, effect.instance))
+            return
+        self.followed.add((effect.address, effect.instance))
+        if effect.address not in self.unknown:
+            self.command(NextHop(effect.address, effect.address not in self.nowhere, effect.instance))
+
+    def reach(self, address: Address, reached: bool) -> None:
+        """The underlay changes."""
+        self.unknown.discard(address)
+        (self.nowhere.discard if reached else self.nowhere.add)(address)
+        for followed, instance in sorted(self.followed):
+            if followed == address:
+                self.command(NextHop(address, reached, instance))
 
     def answer(self, count: int = 10**9) -> None:
         """Deliver up to `count` answers, and those to what is sent meanwhile."""

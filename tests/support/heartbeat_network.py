@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from gateway.contract import Endpoint, Transmit
-from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerUp, Settings
+from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp, Settings
 
 SECRET = b"a secret of the pair, long enough"
 ADDRESSES = {"a": Endpoint("10.0.0.4", 4780), "b": Endpoint("10.0.0.5", 4780)}
@@ -41,6 +41,7 @@ class Network:
         self.loss, self.duplicate, self.delay = loss, duplicate, delay
         self.nodes: dict[str, Heartbeat] = {}
         self.events: list[tuple[float, str, PeerUp | PeerDown]] = []
+        self.heard: list[tuple[float, str, PeerSaid]] = []
         self.sent: list[tuple[str, bytes]] = []
         self.passes: Callable[[str, bytes], bool] = lambda sender, data: True
         self.frozen: set[str] = set()
@@ -85,6 +86,9 @@ class Network:
 
     def _drain(self, name: str) -> None:
         for effect in self.nodes[name].poll():
+            if isinstance(effect, PeerSaid):
+                self.heard.append((self.now, name, effect))
+                continue
             if not isinstance(effect, Transmit):
                 self.events.append((self.now, name, effect))
                 continue

@@ -28,6 +28,7 @@ class Probe:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.late = self.busy = 0.0
+        self.lates: list[float] = []
         self.over = 0
         self.collecting = self.collected = 0.0
         gc.callbacks.append(self._collects)
@@ -40,17 +41,20 @@ class Probe:
             await asyncio.sleep(INTERVAL)
             late, busy = time.monotonic() - clock - INTERVAL, time.thread_time() - thread
             self.late, self.busy = max(self.late, late), max(self.busy, busy)
+            self.lates.append(late)
             self.over += busy > 0.02
 
     def write(self) -> None:
         found = {
             "late, ms": round(self.late * 1000, 1),
+            "late p99, ms": round(sorted(self.lates)[len(self.lates) * 99 // 100] * 1000, 1) if self.lates else 0.0,
             "busy, ms": round(self.busy * 1000, 1),
             "times over 20 ms": self.over,
             "longest garbage collection, ms": round(self.collected * 1000, 1),
         }
         self.collected = 0.0
         self.late = self.busy = 0.0
+        self.lates.clear()
         self.over = 0
         self.write_profile()
         fresh = self.output.with_suffix(".new")

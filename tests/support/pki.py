@@ -155,6 +155,7 @@ def crl_of(
     issuer: x509.Name | None = None,
     extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
     digest: Any = None,
+    reason: x509.ReasonFlags = x509.ReasonFlags.key_compromise,
 ) -> x509.CertificateRevocationList:
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -164,13 +165,31 @@ def crl_of(
     )
     for one in revoked:
         entry = x509.RevokedCertificateBuilder().serial_number(one.serial_number).revocation_date(at - DAY)
-        entry = entry.add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), False)
+        entry = entry.add_extension(x509.CRLReason(reason), False)
         builder = builder.add_revoked_certificate(entry.build())
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
     key = key or authority.key
     eddsa = isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
     return builder.sign(key, None if eddsa else digest or hashes.SHA256())
+
+
+def der(crl: x509.CertificateRevocationList) -> bytes:
+    return crl.public_bytes(serialization.Encoding.DER)
+
+
+def scope(**changes: Any) -> x509.IssuingDistributionPoint:
+    given: dict[str, Any] = {
+        "full_name": None, "relative_name": None, "only_contains_user_certs": False, "only_contains_ca_certs": False,
+        "only_some_reasons": None, "indirect_crl": False, "only_contains_attribute_certs": False,
+    }  # fmt: skip
+    return x509.IssuingDistributionPoint(**(given | changes))
+
+
+def freshest(url: str) -> tuple[x509.ExtensionType, bool]:
+    """Where deltas are (RFC 5280 5.2.6), in a CRL or a certificate."""
+    point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+    return x509.FreshestCRL([point]), False
 
 
 def ocsp_of(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
-from support.process import run
+from support.process import run, wait_until
 
 from gateway.config.model import Gateway
 from gateway.routing.fib import Fib
@@ -100,6 +100,16 @@ class RouteLab:
             "links": ("link",),
         }
         return {name: sorted(_stable(entry) for entry in self.ip(*view)) for name, view in views.items()}
+
+    def wait_settled(self) -> None:
+        """Until the kernel has noticed that the link is up, both families: on a busy machine that takes it a while."""
+
+        def settled() -> bool:
+            routes = (*self.ip("route", "show", "table", "all"), *self.ip("-6", "route", "show", "table", "all"))
+            own = [row for row in routes if row["dst"].startswith("fe80:") and row.get("type") == "local"]
+            return bool(own) and not any("linkdown" in row.get("flags", ()) for row in routes)
+
+        wait_until(settled, 10, "the link is up")
 
     def table(self, family: str = "-4") -> list[tuple[str, str, int]]:
         """(type, prefix, metric) of our table, sorted."""

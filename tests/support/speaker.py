@@ -55,3 +55,12 @@ def connected(changed: SpeakerSettings = SETTINGS, *, up: bool = True) -> Exabgp
 
 def of(model: ExabgpModel, kind: type[Any]) -> list[Any]:
     return [effect for effect in model.effects if isinstance(effect, kind)]
+
+
+def best(model: ExabgpModel) -> dict[str, str]:
+    """Whose path is the best one, by prefix."""
+    return {str(prefix): one.path.neighbor for prefix, one in model.speaker.loc_rib.best.items()}
+
+
+def stale(model: ExabgpModel) -> set[str]:
+    return {f"{route.peer} {route.prefix}" for route in model.speaker.routes_status() if route.stale}

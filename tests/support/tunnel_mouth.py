@@ -251,6 +251,8 @@ class Mouth:
                 else:
                     tun.reattach_tun(tun.interface_name(name), [self.fds[name]])
                 self.routes.open_tunnel(effect)
+            case effects.SetInstances():
+                self.routes.set_instances(effect)
             case effects.SetTunnelMtu(name=name):
                 settings = self.node.settings.tunnel(name)
                 assert settings is not None

@@ -15,6 +15,12 @@ from support.scene import EDGE_CONNECTION, PSK, SESSION_GATEWAY, Scene
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(180)]
 
 ROUTES = 10_000
+ASKED = (
+    ("bgp", "learned"),
+    ("bgp", "advertised"),
+    ("routes",),
+    ("policy", "test", "--policy", "none", "--in", "--peer", "edge"),
+)
 
 
 def many(count: int) -> str:
@@ -51,6 +57,7 @@ def test_ten_thousand_routes_come_and_go_and_hold_nobody_up(scene: Scene, capsys
     text = configuration(EDGE_CONNECTION, bgp=True).replace(
         'connection = "site"', 'connection = "site"\nmax_prefixes = 20000'
     )
+    text += '[bgp.policy.none]\ndefault = "reject"\n'
     daemon = GatewayDaemon(scene.gateway, text, {"site.psk": PSK})
     daemon.start(wait=False, wrapper=(sys.executable, str(PROBE), str(probe_file(daemon))))
     daemon.wait_up(30)
@@ -62,6 +69,10 @@ def test_ten_thousand_routes_come_and_go_and_hold_nobody_up(scene: Scene, capsys
         # Learned prefixes stay closed, so what is withdrawn leaves blackholes: count the routes into the tunnel
         wait_until(_count(scene, count), 60, f"{count} routes")
         figures[what] = (time.monotonic() - begun, held_up(daemon))
+        for words in ASKED if count else ():
+            begun = time.monotonic()
+            assert len(daemon.ctl(*words, "-o", "csv", "--no-header").stdout.splitlines()) >= count, words
+            figures[f"shown by {' '.join(words)}"] = (time.monotonic() - begun, held_up(daemon))
     with capsys.disabled():
         for what, (seconds, lag) in figures.items():
             print(f" [{ROUTES} routes {what} in {seconds:.2f} s; loop: {lag}] ", end="")

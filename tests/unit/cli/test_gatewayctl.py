@@ -177,11 +177,14 @@ def test_the_guard_is_shown_and_what_was_learned_forgotten(daemon: SampleOperati
     assert [line.split() for line in shown.splitlines()][1:] == [
         ["172.16.0.0/16", "protected"],
         ["10.9.0.0/16", "learned"],
+        ["172.16.0.0/16", "protected", "blue"],
     ]
     assert json.loads(ctl("guard", "show", "-ojson")[1])["learned"] == ["10.9.0.0/16"]
     daemon.answer = (True, "1 prefixes are protected no longer")
     assert ctl("guard", "forget", "10.9.0.0/16")[0] == ctl("guard", "forget", "--all")[0] == 0
     assert daemon.asked == [("forget", "10.9.0.0/16", 0.0), ("forget", "", 0.0)]
+    assert ctl("guard", "forget", "10.9.0.0/16", "--instance", "blue")[0] == 0
+    assert daemon.asked[-1] == ("forget", "blue>10.9.0.0/16", 0.0)
     assert ctl("guard", "forget")[0] == ctl("guard", "forget", "10.9.0.0/16", "--all")[0] == 2
     assert ctl("guard", "forget", "10.9.0.1/16")[0] != 0
     daemon.answer = (False, "not among them")

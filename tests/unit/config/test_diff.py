@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -13,11 +14,15 @@ from gateway.config.model import (
     Bfd,
     Bgp,
     Child,
+    Circuit,
     Config,
     Connection,
     DataPlane,
+    Fabric,
+    FabricTable,
     Gateway,
     HaPeer,
+    Instance,
     Metrics,
     Neighbor,
     Observe,
@@ -93,6 +98,23 @@ def test_one_changed_key_is_one_change_with_its_impact(old: str, new: str, expec
     assert [str(change) for change in changed((old, new))] == [expected]
 
 
+def test_of_a_long_list_the_first_are_told_and_how_many_more_there_are() -> None:
+    many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(10_000)]
+
+    def advertising(prefixes: list[str]) -> Config:
+        return config(BASE.replace("[bgp]\n", f"[bgp]\nadvertise = {json.dumps(prefixes)}\n"))
+
+    (new,) = diff(advertising([]), advertising(many))
+    assert new.new is not None
+    assert new.new.startswith('["10.0.0.0/24", "10.0.1.0/24", ')
+    assert new.new.endswith(' "10.0.19.0/24" and 9980 more]')
+    # What differs comes first
+    (other,) = diff(advertising(many), advertising([*many[:5000], "192.0.2.0/24", *many[5001:]]))
+    assert str(other).startswith('~ bgp.advertise ["10.19.136.0/24", "10.0.0.0/24", ')
+    assert ' -> ["192.0.2.0/24", "10.0.0.0/24", ' in str(other)
+    assert len(str(other)) < 1000
+
+
 def test_whole_tables_appear_and_disappear_as_one_change() -> None:
     one = config()
     two = config(BASE[: BASE.index("[bgp]")])
@@ -123,13 +145,17 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "connection.*": Connection,
     "connection.*.child.*": Child,
     "connection.*.probe": Probe,
+    "connection.*.circuit": Circuit,
     "bgp": Bgp,
+    "instance.*": Instance,
     "bgp.neighbor.*": Neighbor,
     "bgp.prefix_list.*": PrefixList,
     "bgp.policy.*": Policy,
     "bgp.policy.*.rule.*": PolicyRule,
     "bgp.neighbor.*.bfd": Bfd,
     "ha": HaPeer,
+    "fabric": Fabric,
+    "fabric.table.*": FabricTable,
     "metrics": Metrics,
     "observe": Observe,
 }
@@ -138,8 +164,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
 def test_every_key_of_the_model_has_an_impact_and_no_other() -> None:
     shorthands = {f"connection.*.{name}" for name in ("local_ts", "remote_ts", "esp_proposals")}
     keys = {f"{path}.{name}" for path, model in SECTIONS.items() for name in model.model_fields}
-    tables = {"connection.*.child", "connection.*.probe", "bgp.neighbor", "bgp.neighbor.*.bfd"}
-    tables |= {"bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule"}
+    tables = {"connection.*.child", "connection.*.probe", "connection.*.circuit", "bgp.neighbor", "bgp.neighbor.*.bfd"}
+    tables |= {"bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule", "fabric.table"}
     assert set(IMPACTS) == keys - shorthands - tables
     assert impact_of(("connection", "child", "child", "neighbor", "remote_ts")) is Impact.REKEY
 

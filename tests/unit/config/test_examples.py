@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config.checks_fabric import NOT_YET
 from gateway.config.load import load
 from gateway.config.model import SecretSource
 from gateway.config.secrets import HA_SECRET, PSK, read_secret
@@ -21,7 +22,8 @@ def test_the_examples_are_there() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_load_without_a_single_finding(path: Path) -> None:
     loaded = load(path)
-    assert loaded.diagnostics == ()
+    # What a version does not do yet is said wherever it is asked for
+    assert [one.message for one in loaded.diagnostics if one.message != NOT_YET] == []
     assert loaded.config is not None
     assert loaded.config.connection
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.esp_material import ALL_SUITES, SeededRandom, keys_for
 
 from gateway.esp.dataplane import Encryption, Integrity, Suite
-from gateway.esp.mtu import inner_mtu, tcp_mss
+from gateway.esp.mtu import inner_mtu, outer_octets, tcp_mss
 from gateway.esp.packet import seal
 
 GCM = Suite(Encryption.AES_GCM_16, 32)
@@ -55,3 +55,14 @@ def test_a_packet_of_the_inner_mtu_just_fits_the_link(
 def test_a_link_without_room_carries_nothing(link: int) -> None:
     assert inner_mtu(GCM, link, outer_ipv6=True, encapsulate=True) <= 2
     assert tcp_mss(inner_mtu(GCM, link, outer_ipv6=True, encapsulate=True), ipv6=False) == 0
+
+
+@given(st.sampled_from(ALL_SUITES), st.integers(508, 9200), st.booleans(), st.booleans())
+def test_what_a_packet_is_on_the_link_is_what_sealing_makes_of_it(
+    suite: Suite, inner: int, outer_ipv6: bool, encapsulate: bool
+) -> None:
+    outer = outer_octets(suite, inner, outer_ipv6, encapsulate)
+    overhead = (40 if outer_ipv6 else 20) + (8 if encapsulate else 0)
+    assert len(seal(keys_for(suite), 256, 1, bytes(inner), 4, SeededRandom())) + overhead == outer
+    # So a path that took this one takes every packet under a link_mtu of its length
+    assert inner <= inner_mtu(suite, outer, outer_ipv6, encapsulate) < inner + 16

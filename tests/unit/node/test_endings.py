@@ -49,3 +49,12 @@ def test_an_end_of_our_own_clears_them() -> None:
     endings, now = _ended(HABIT, 10.0, 10.0)
     endings.clear()
     assert endings.habit(now) == {}
+
+
+@pytest.mark.parametrize("life", [0.1, 10.0, 600.0])
+def test_it_says_until_when_it_is_one(life: float) -> None:
+    endings, now = _ended(HABIT, life, life)
+    assert Endings().until == 0.0
+    assert endings.until > now
+    assert endings.habit(endings.until - 0.001)
+    assert endings.habit(endings.until) == {}

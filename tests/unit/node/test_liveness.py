@@ -30,6 +30,7 @@ PROBE = Watch("probe site", "echo4", "", "site", LOCAL, REMOTE, EchoSettings(4))
 class Tunnel:
     interface: int = 0
     usable: bool = False
+    mtu: int = 1438
 
 
 class Bench:

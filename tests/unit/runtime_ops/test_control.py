@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from support.control_fixture import SampleOperations, served
 from support.snapshots import HEALTHY, TROUBLED
 
 from gateway.runtime.control import AlreadyRunning, ControlServer
+from gateway.runtime.questions import Advertised, Lookup, NotThere, PolicyTest, Table, Unusable
 
 
 def ask(path: Path, method: str, url: str, body: object = None) -> tuple[int, dict[str, object]]:
@@ -58,6 +60,34 @@ def test_operations_reach_the_daemon(path: Path):
         assert answer == (200, {"ok": False, "text": "the peer refused"})
         assert ask(path, "POST", "/v1/operations", {"verb": "reload"})[0] == 200
         assert operations.asked == [("rekey", "azure-a/net", 12.0), ("reload", "", 0.0)]
+
+
+def test_questions_about_routes_reach_the_daemon(path: Path):
+    with served(SampleOperations(TROUBLED), path) as operations:
+        operations.document = {"table": []}
+        assert ask(path, "GET", "/v1/table")[1]["table"] == []
+        assert ask(path, "GET", "/v1/advertised?peer=edge")[0] == 200
+        assert ask(path, "GET", "/v1/lookup?address=10.1.0.1&from=10.2.0.1&instance=blue")[0] == 200
+        large = {"peer": "edge", "text": "x" * 1_000_000}
+        assert ask(path, "POST", "/v1/policy-tests", large)[0] == 200, "a configuration is longer than other requests"
+        here, there = ip_address("10.2.0.1"), ip_address("10.1.0.1")
+        test = PolicyTest("edge", "both", "", large["text"])
+        assert operations.questions == [Table(), Advertised("edge"), Lookup(there, here, "blue"), test]
+        operations.problem = NotThere("no such thing")
+        assert ask(path, "GET", "/v1/table") == (404, {"ok": False, "text": "no such thing"})
+        operations.problem = Unusable("f:1:1: a", "f:2:1: b")
+        wrong = (422, {"ok": False, "errors": ["f:1:1: a", "f:2:1: b"]})
+        assert ask(path, "POST", "/v1/policy-tests", large) == wrong
+
+
+def test_questions_not_understood_are_refused(path: Path):
+    with served(SampleOperations(TROUBLED), path) as operations:
+        for url in ("table?x=1", "advertised?pear=edge", "lookup", "lookup?address=x", f"advertised?peer={'a' * 81}"):
+            assert ask(path, "GET", f"/v1/{url}")[0] == 400, url
+        for body in ("[]", b"\xff", "[" * 4000, "x" * ((4 << 20) + 1)):
+            assert ask(path, "POST", "/v1/policy-tests", body)[0] == 400
+        assert operations.questions == []
+        assert ask(path, "GET", "/v1/status")[0] == 200
 
 
 def test_a_trace_is_of_one_connection(path: Path):

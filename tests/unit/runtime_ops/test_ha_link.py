@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from gateway.contract import Endpoint, Transmit
-from gateway.ha.heartbeat import DownReason, Heartbeat, PeerDown, PeerUp, Settings
+from gateway.ha.heartbeat import DownReason, Heartbeat, PeerDown, PeerSaid, PeerUp, Settings
 from gateway.ha.message import Advertised, Role
 from gateway.runtime.ha_link import HaLink
 
@@ -72,7 +72,7 @@ class Side:
         for effect in self.core.poll():
             if isinstance(effect, Transmit):
                 self.link.send(effect.data, effect.remote)
-            else:
+            elif not isinstance(effect, PeerSaid):
                 self.events.put_nowait(effect)
 
 

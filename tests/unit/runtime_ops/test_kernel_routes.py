@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from gateway.node.effects import CloseTunnel, OpenTunnel, SetTunnelMtu
+from gateway.node.effects import CloseTunnel, OpenTunnel, SetInstances, SetTunnelMtu
 from gateway.node.inputs import TunnelFailed, TunnelReady
-from gateway.routing.model import Prefix
+from gateway.node.instances import InstanceSettings
+from gateway.routing.model import ConnectionAdded, InterfaceGone, Prefix, Resync
 from gateway.runtime.kernel import LinkSettings
 from gateway.runtime.kernel_routes import BATCH, KernelRoutes
 from gateway.runtime.netlink import Change, LinkGone, LinkUp, OursRemoved
@@ -29,13 +30,18 @@ class FakeNetlink:
         self.mtus: dict[str, int] = {}  # by interface, as last configured
         self.said: list[tuple[str, Any]] = []
         self.rules_fail = False
+        self.belonging: dict[str, str] = {}  # instances by interface
         self.index = 6
+        self.gone: set[str] = set()  # interfaces that somebody deleted
         self.notify: Callable[[Change], None] = lambda _: None
 
-    async def ensure_rules(self, entries: dict[str, Entry] | None = None, remove: bool = True) -> list[str]:
+    async def ensure_rules(
+        self, entries: dict[str, Entry] | None = None, remove: bool = True, instances: Sequence[InstanceSettings] = ()
+    ) -> list[str]:
         if self.rules_fail:
             raise NetlinkError(errno.ENOMEM, "no room for a rule")
         named = {interface: entry.destinations for interface, entry in (entries or {}).items()}
+        self.belonging = {interface: entry.instance for interface, entry in (entries or {}).items()}
         self.said.append(("rules" if remove else "rules added", named))
         return []
 
@@ -46,6 +52,9 @@ class FakeNetlink:
 
     async def delete_links(self, names: list[str]) -> None:
         self.said.append(("deleted", names))
+
+    async def link_index(self, name: str) -> int | None:
+        return None if name in self.gone else self.index
 
     async def connected_prefixes(self) -> list[Prefix]:
         return []
@@ -78,7 +87,10 @@ def play(scenario: Callable[[Stage], Awaitable[None]]) -> None:
         stage = Stage()
         await stage.routes.prepare()
         # Another table's rule may hold the only guard until ours is in
+        stage.routes.set_instances(SetInstances((), {}, guarded=False))
         assert await stage.said() == [("rules added", {})]
+        stage.routes.set_instances(SetInstances((), {}))
+        assert await stage.said() == [("rules", {})], "what nobody wants goes then, though there be no TUN"
         await scenario(stage)
         await stage.routes.close()
 
@@ -92,6 +104,21 @@ def test_the_rules_of_all_tuns_are_there_before_the_first_is_up() -> None:
         assert await stage.said() == [("rules", {"gw-a": (VNET,), "gw-b": ()}), ("up", "gw-a"), ("up", "gw-b")]
 
     play(scenario)
+
+
+def test_at_a_start_one_call_is_for_what_goes_and_for_all_tuns() -> None:
+    async def main() -> None:
+        stage = Stage()
+        await stage.routes.prepare()
+        stage.routes.set_instances(SetInstances((), {}, guarded=False))
+        await stage.said()
+        stage.routes.set_instances(SetInstances((), {}))
+        stage.open("a", VNET)
+        stage.open("b")
+        assert await stage.said() == [("rules", {"gw-a": (VNET,), "gw-b": ()}), ("up", "gw-a"), ("up", "gw-b")]
+        await stage.routes.close()
+
+    asyncio.run(main())
 
 
 def test_a_tun_without_rules_stays_down_until_there_are_rules() -> None:
@@ -227,5 +254,59 @@ def test_one_link_that_is_refused_does_not_stop_the_others() -> None:
         await stage.said()
         told = [c for c in stage.commands if isinstance(c, TunnelReady | TunnelFailed)]
         assert told == [TunnelReady("a", 9), TunnelFailed("b"), TunnelReady("c", 9)]
+
+    play(scenario)
+
+
+def test_the_rules_of_a_tun_follow_its_connection_into_another_instance() -> None:
+    known = (InstanceSettings("blue", 301), InstanceSettings("red", 302))
+
+    async def scenario(stage: Stage) -> None:
+        stage.routes.set_instances(SetInstances(known, {"a": "blue"}))
+        stage.open("a", VNET)
+        await stage.said()
+        assert stage.netlink.belonging == {"gw-a": "blue"}
+        # the instances are the same, and nothing else of the TUN changes
+        stage.routes.set_instances(SetInstances(known, {"a": "red"}))
+        assert [kind for kind, _ in await stage.said()] == ["rules"]
+        assert stage.netlink.belonging == {"gw-a": "red"}
+        stage.routes.set_instances(SetInstances(known, {"a": "red"}))
+        assert await stage.said() == []
+
+    play(scenario)
+
+
+def test_rules_that_led_into_an_instance_stay_until_the_guard_stands_elsewhere() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.routes.set_instances(SetInstances((InstanceSettings("blue", 301),), {"a": "blue"}))
+        stage.open("a", VNET)
+        await stage.said()
+        stage.routes.set_instances(SetInstances((), {"a": ""}, guarded=False))
+        assert [kind for kind, _ in await stage.said()] == ["rules added"]
+        stage.routes.set_instances(SetInstances((), {"a": ""}))
+        assert [kind for kind, _ in await stage.said()] == ["rules"]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_when_news_were_lost_a_tun_is_looked_for_and_made_as_it_shall_be(gone: bool) -> None:
+    """Somebody may have deleted it, or taken it down, or its address away, and nobody heard of it."""
+
+    async def scenario(stage: Stage) -> None:
+        stage.open("a", VNET)
+        await stage.said()
+        stage.commands.clear()
+        stage.netlink.gone = {"gw-a"} if gone else set()
+        stage.netlink.notify(OursRemoved(lost_messages=True))
+        said = await stage.said()
+        assert Resync() in stage.commands
+        assert (InterfaceGone(6) in stage.commands) is gone
+        assert (ConnectionAdded("a", 6) in stage.commands) is not gone
+        assert (("up", "gw-a") in said) is not gone
+        assert ("rules", {} if gone else {"gw-a": (VNET,)}) in said
+        stage.commands.clear()
+        stage.netlink.notify(OursRemoved())
+        assert await stage.said() and stage.commands == [Resync()], "with nothing lost the TUNs are not looked at"
 
     play(scenario)

@@ -17,11 +17,13 @@ from gateway.runtime.rules import (
     LOOKUP,
     NOTHING,
     PAST,
+    TABLE,
     UNREACHABLE,
     Entry,
     Rule,
     decode_rule,
     difference,
+    inside,
     wanted_rules,
 )
 
@@ -36,9 +38,10 @@ def test_a_tun_has_its_guard_behind_our_table_in_both_families() -> None:
     rules = wanted_rules(SETTINGS, True, {"gw-a": Entry((FOUR, SIX), INSIDE), "gw-b": Entry()}, ["eth0"])
     assert [str(rule) for rule in rules] == [
         "IPv4 rule 22100: fwmark 0x67770001 lookup 254",
+        "IPv4 rule 22100: fwmark 0x27770001 lookup 254",
         "IPv4 rule 22101: to 169.254.169.254/32 iif lo lookup 254",
         "IPv4 rule 22102: to 168.63.129.16/32 iif lo lookup 254",
-        "IPv4 rule 22103: from all lookup 221",
+        "IPv4 rule 22105: not fwmark 0x67770001 lookup 221",
         "IPv4 rule 3210000000: from all unreachable",
         "IPv4 rule 3210000013: from all blackhole",
         "IPv4 rule 3210000010: to 169.254.169.254/32 blackhole",
@@ -49,30 +52,31 @@ def test_a_tun_has_its_guard_behind_our_table_in_both_families() -> None:
         "IPv4 rule 3210044120: to 168.63.129.16/32 blackhole",
         "IPv4 rule 3210044121: from all lookup 254 suppress_prefixlength 7",
         "IPv4 rule 3210044122: to 10.1.0.0/16 lookup 254",
-        "IPv4 rule 22106: iif gw-a blackhole",
-        "IPv4 rule 22106: from 169.254.21.1/32 iif lo blackhole",
-        "IPv4 rule 22106: iif gw-b blackhole",
-        "IPv4 rule 22105: iif gw-a goto 3210044120",
-        "IPv4 rule 22105: from 169.254.21.1/32 iif lo goto 3210044120",
-        "IPv4 rule 22105: iif gw-b goto 3210000010",
-        "IPv4 rule 22107: from all nop",
-        "IPv4 rule 22104: iif eth0 goto 22107",
+        "IPv4 rule 22108: iif gw-a blackhole",
+        "IPv4 rule 22108: from 169.254.21.1/32 iif lo blackhole",
+        "IPv4 rule 22108: iif gw-b blackhole",
+        "IPv4 rule 22107: iif gw-a goto 3210044120",
+        "IPv4 rule 22107: from 169.254.21.1/32 iif lo goto 3210044120",
+        "IPv4 rule 22107: iif gw-b goto 3210000010",
+        "IPv4 rule 22109: from all nop",
+        "IPv4 rule 22106: iif eth0 goto 22109",
         "IPv6 rule 22100: fwmark 0x67770001 lookup 254",
-        "IPv6 rule 22103: from all lookup 221",
+        "IPv6 rule 22100: fwmark 0x27770001 lookup 254",
+        "IPv6 rule 22105: not fwmark 0x67770001 lookup 221",
         "IPv6 rule 3210000000: from all unreachable",
         "IPv6 rule 3210000013: from all blackhole",
         "IPv6 rule 3210000011: from all lookup 254 suppress_prefixlength 6",
         "IPv6 rule 3210076783: from all blackhole",
         "IPv6 rule 3210076781: from all lookup 254 suppress_prefixlength 6",
         "IPv6 rule 3210076782: to 2001:db8:1::/48 lookup 254",
-        "IPv6 rule 22106: iif gw-a blackhole",
-        "IPv6 rule 22106: from fd00::1/128 iif lo blackhole",
-        "IPv6 rule 22106: iif gw-b blackhole",
-        "IPv6 rule 22105: iif gw-a goto 3210076781",
-        "IPv6 rule 22105: from fd00::1/128 iif lo goto 3210076781",
-        "IPv6 rule 22105: iif gw-b goto 3210000011",
-        "IPv6 rule 22107: from all nop",
-        "IPv6 rule 22104: iif eth0 goto 22107",
+        "IPv6 rule 22108: iif gw-a blackhole",
+        "IPv6 rule 22108: from fd00::1/128 iif lo blackhole",
+        "IPv6 rule 22108: iif gw-b blackhole",
+        "IPv6 rule 22107: iif gw-a goto 3210076781",
+        "IPv6 rule 22107: from fd00::1/128 iif lo goto 3210076781",
+        "IPv6 rule 22107: iif gw-b goto 3210000011",
+        "IPv6 rule 22109: from all nop",
+        "IPv6 rule 22106: iif eth0 goto 22109",
     ]
 
 
@@ -128,7 +132,7 @@ def test_nobody_enters_a_block_but_by_goto() -> None:
         behind = sorted((rule for rule in rules if rule.priority > OTHER_MAIN), key=lambda rule: rule.priority)
         assert behind[0] == Rule(family, behind[0].priority, 0, action=UNREACHABLE)
         assert behind[1].priority > behind[0].priority
-        before = [rule for rule in rules if rule.priority < MAIN and rule.priority > SETTINGS.rule_priority + 3]
+        before = [rule for rule in rules if rule.priority < MAIN and rule.priority > SETTINGS.rule_priority + TABLE]
         assert all(rule.interface or rule.action == NOTHING for rule in before)
 
 
@@ -148,7 +152,7 @@ def test_a_thousand_tuns_with_the_same_destinations_share_one_block() -> None:
     many = {f"gw-{number}": Entry((FOUR,)) for number in range(1000)}
     rules = wanted_rules(SETTINGS, False, many)
     assert len([rule for rule in rules if rule.priority > OTHER_MAIN]) == 6
-    assert len(rules) == 4 + 6 + 2 * 1000 + 2
+    assert len(rules) == 5 + 6 + 2 * 1000 + 2
 
 
 def test_what_came_by_another_link_goes_past_the_tuns_and_meets_nothing_of_theirs() -> None:
@@ -197,6 +201,14 @@ def test_two_gateways_on_one_host_have_blocks_of_their_own() -> None:
         for settings in (SETTINGS, last)
     )
     assert not ours & theirs and max(ours | theirs) < 2**32
+
+
+@pytest.mark.parametrize("mark", [1, 0x67770001, 0x40000000, 0x80000000, 0x80000001, 0xFFFFFFFF])
+def test_the_mark_of_what_is_inside_is_one_of_its_own_and_never_none(mark: int) -> None:
+    """No mark at all has whatever is not ours, and all of that would pass our table by."""
+    assert inside(mark) not in (0, mark)
+    marks = [rule.fwmark for rule in wanted_rules(Gateway(mark=mark), False) if rule.table == 254 and rule.fwmark]
+    assert marks == [mark, inside(mark)]
 
 
 def test_without_ipv6_there_are_no_ipv6_rules() -> None:

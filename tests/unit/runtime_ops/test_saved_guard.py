@@ -8,22 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from gateway.node.effects import SaveGuard
+from gateway.node.effects import SaveGuard, TableGuard
+from gateway.node.instances import InstanceSettings
 from gateway.routing.guard import guard
 from gateway.runtime.saved_guard import NAME, read, write
 
 LEARNED = (ip_network("10.9.0.0/16"), ip_network("2001:db8::/32"))
-SAVE = SaveGuard(guard(LEARNED, [ip_network("10.9.1.0/24")]).routes, LEARNED)
+GUARD = guard(LEARNED, [ip_network("10.9.1.0/24")]).routes
+BLUE = InstanceSettings("blue", 301, ("eth1",), (ip_network("10.1.0.0/16"),), (ip_network("10.1.0.0/16"),))
+SAVE = SaveGuard((TableGuard(GUARD, LEARNED), TableGuard(GUARD[:2], LEARNED[:1], BLUE)))
+EMPTY = SaveGuard((TableGuard(),))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     directory = tmp_path / "state"
     write(directory, SAVE)
     saved = read(directory)
-    assert (set(saved.entries), saved.learned, saved.problem) == (set(SAVE.entries), LEARNED, "")
+    assert (saved.tables, saved.problem) == (SAVE.tables, "")
+    assert saved.learned == {"": LEARNED, "blue": LEARNED[:1]}
     assert stat.S_IMODE((directory / NAME).stat().st_mode) == 0o600
-    write(directory, SaveGuard((), ()))
-    assert read(directory).entries == ()
+    write(directory, EMPTY)
+    assert read(directory).tables == EMPTY.tables
     assert [path.name for path in directory.iterdir()] == [NAME]
 
 
@@ -45,5 +50,5 @@ def test_a_disk_that_is_full_leaves_the_old_file(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write(tmp_path, SaveGuard((), ()))
-    assert read(tmp_path).learned == LEARNED
+        write(tmp_path, EMPTY)
+    assert read(tmp_path).learned[""] == LEARNED

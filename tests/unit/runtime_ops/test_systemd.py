@@ -15,6 +15,7 @@ import uvloop
 from support.snapshots import FRESH, HEALTHY, TROUBLED
 
 from gateway.observe.snapshot import WorkerStatus
+from gateway.runtime import systemd
 from gateway.runtime.systemd import Notifier, attend, status_line
 
 
@@ -99,3 +100,32 @@ def test_the_watchdog_starves_when_a_worker_is_stuck(tmp_path: Path):
 def test_the_status_line_says_what_matters():
     assert status_line(TROUBLED) == "1/2 tunnels up (down: onprem-b), 1/1 BGP peers, pair up, 1 host problem(s)"
     assert status_line(FRESH) == "0/1 tunnels up (down: onprem-b)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("echo '8842 gatewayd.service restart running'", True),
+        ("echo '12 other.service restart waiting'; echo '8842 gatewayd.service restart running'", True),
+        ("echo '8842 gatewayd.service stop running'", False),
+        ("echo '8842 other.service restart running'", False),
+        ("echo 'No jobs running.'", False),
+        ("exit 1", False),
+        ("exec sleep 60", False),
+    ],
+)
+def test_a_restart_is_told_from_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, expected: bool
+) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(f"#!/bin/sh\n{answer}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(systemd, "JOB_TIMEOUT", 0.5)
+    assert uvloop.run(systemd.restarting({"GATEWAYD_UNIT": "gatewayd.service"})) is expected
+    assert uvloop.run(systemd.restarting({})) is False
+
+
+def test_where_there_is_no_systemctl_it_is_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert uvloop.run(systemd.restarting({"GATEWAYD_UNIT": "gatewayd.service"})) is False

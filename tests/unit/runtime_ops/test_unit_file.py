@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.runtime import systemd
+
 ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "systemd" / "gatewayd.service"
 ANALYZE = shutil.which("systemd-analyze")
@@ -23,7 +25,8 @@ def root(tmp_path: Path) -> Path:
     units = tmp_path / "etc" / "systemd" / "system"
     units.mkdir(parents=True)
     shutil.copy(UNIT, units)
-    shutil.copy(UNIT.with_name("gatewayd-guard.service"), units)
+    for other in ("gatewayd-guard.service", "gatewayd-bgp.service"):
+        shutil.copy(UNIT.with_name(other), units)
     (tmp_path / "usr" / "bin").mkdir(parents=True)
     for program in ("gatewayd", "gatewayctl"):
         (tmp_path / "usr" / "bin" / program).write_text("#!/bin/sh\n")
@@ -68,6 +71,38 @@ def test_the_guard_of_the_boot_verifies_too_and_comes_before_the_network(root: P
     assert "network-pre.target" in parser["Unit"]["Before"].split()
     assert parser["Unit"]["Wants"] == "network-pre.target"
     assert parser["Service"]["ExecStart"].endswith("--guard")
+
+
+@needs_systemd
+def test_the_unit_of_exabgp_verifies_too_and_scores(root: Path, capsys: pytest.CaptureFixture[str]):
+    done = analyze("verify", "--man=no", f"--root={root}", "gatewayd-bgp.service")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    done = analyze("security", "--offline=yes", "--no-pager", f"--root={root}", "gatewayd-bgp.service")
+    found = re.search(r"Overall exposure level for gatewayd-bgp.service: ([\d.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    with capsys.disabled():
+        print(f" [systemd-analyze security: {found[1]}] ", end="")
+    assert float(found[1]) <= 1.5
+
+
+def test_exabgp_outlives_a_restart_of_the_daemon_and_is_stopped_before_it():
+    daemon, bgp = Settings(), Settings()
+    daemon.read(UNIT)
+    bgp.read(UNIT.with_name("gatewayd-bgp.service"))
+    assert "gatewayd-bgp.service" in daemon["Unit"]["Wants"].split()
+    # systemd.unit(5): what is started after another is stopped before it
+    assert "gatewayd.service" in bgp["Unit"]["After"].split()
+    # any of these would take it along when the daemon is restarted, or crashes
+    for key in ("Requires", "BindsTo", "PartOf", "Requisite", "StopPropagatedFrom"):
+        assert key not in bgp["Unit"]
+    assert "PropagatesStopTo" not in daemon["Unit"]
+    assert daemon["Service"]["Environment"] == f"{systemd.UNIT}=%n"
+    for key in ("User", "Group", "RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"):
+        assert daemon["Service"][key] == bgp["Service"][key]
+    assert daemon["Service"]["RuntimeDirectoryPreserve"] == "yes", (
+        "else who stops first takes the other's sockets along"
+    )
+    assert bgp["Service"]["CapabilityBoundingSet"] == bgp["Service"]["AmbientCapabilities"] == "CAP_NET_BIND_SERVICE"
 
 
 @needs_systemd

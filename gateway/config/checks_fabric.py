@@ -1,0 +1,155 @@
+"""Checks of [fabric]: what each cloud needs, ids that are ids, prefixes that can be written, tokens that stay private."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from gateway.config.addresses import Prefix
+from gateway.config.diagnostics import KeyPath
+from gateway.config.fabric_model import Fabric
+from gateway.config.findings import Facts, Finding
+
+_RESOURCE = r"(?i)/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/"
+_FORMS: dict[tuple[str, str], tuple[str, str]] = {
+    ("azure", "id"): (
+        _RESOURCE + r"routeTables/[^/]+",
+        "/subscriptions/.../resourceGroups/.../providers/Microsoft.Network/routeTables/NAME",
+    ),
+    ("azure", "effective_of"): (
+        _RESOURCE + r"networkInterfaces/[^/]+",
+        "/subscriptions/.../resourceGroups/.../providers/Microsoft.Network/networkInterfaces/NAME",
+    ),
+    ("aws", "id"): (r"rtb-[0-9a-f]+", "rtb-0123456789abcdef0"),
+    ("aws", "network_interface"): (r"eni-[0-9a-f]+", "eni-0123456789abcdef0"),
+    ("aws", "peer_network_interface"): (r"eni-[0-9a-f]+", "eni-0123456789abcdef0"),
+}
+_NEEDED = {"azure": ("address", "peer_address"), "aws": ("network_interface", "peer_network_interface")}
+_ELSEWHERE = {
+    "azure": ("network_interface", "peer_network_interface", "region", "endpoint_url"),
+    "aws": ("address", "peer_address", "gateway_subnet", "route_server_subnet", "client_id"),
+}
+_NAMES = {"azure": "Azure", "aws": "AWS"}
+
+NOT_YET = (
+    "the section is checked and the route tables stay as they are: this version does not decide yet which gateway of the pair "
+    "is the active one"
+)
+
+
+def fabric_findings(facts: Facts) -> Iterator[Finding]:
+    """The section, then its tables."""
+    fabric = facts.config.fabric
+    if fabric is None:
+        return
+    wrong = list(_all(facts, fabric))
+    yield from wrong or [("warning", ("fabric",), NOT_YET)]
+
+
+def _all(facts: Facts, fabric: Fabric) -> Iterator[Finding]:
+    if "name" not in facts.config.gateway.model_fields_set and not facts.incomplete:
+        yield (
+            "error",
+            ("fabric",),
+            "the two gateways are told apart by their names; set `name` in [gateway], another on each",
+        )
+    yield from _keys(fabric)
+    yield from _hops(fabric)
+    yield from _urls(fabric)
+    yield from _prefixes(fabric, ("fabric", "prefixes"), fabric.prefixes)
+    if not fabric.table:
+        yield "error", ("fabric",), 'no route table is named; add one, e.g. [fabric.table.users] with its id = "..."'
+    yield from _tables(facts, fabric)
+
+
+def _keys(fabric: Fabric) -> Iterator[Finding]:
+    for key in _NEEDED[fabric.cloud]:
+        if not getattr(fabric, key):
+            yield "error", ("fabric",), f"{_NAMES[fabric.cloud]} needs `{key}`"
+    for key in _ELSEWHERE[fabric.cloud]:
+        if getattr(fabric, key):
+            other = "AWS" if fabric.cloud == "azure" else "Azure"
+            yield "error", ("fabric", key), f'this is for {other}, and cloud = "{fabric.cloud}"'
+    for key in ("network_interface", "peer_network_interface"):
+        yield from _form(fabric, ("fabric", key), key, getattr(fabric, key))
+
+
+def _hops(fabric: Fabric) -> Iterator[Finding]:
+    for key in ("address", "peer_address"):
+        addresses = getattr(fabric, key)
+        if len({address.version for address in addresses}) < len(addresses):
+            yield "error", ("fabric", key), "two of one family; a route has one next hop"
+    if fabric.address and set(fabric.address) & set(fabric.peer_address):
+        yield "error", ("fabric", "peer_address"), "the same as address; the other gateway has an address of its own"
+    elif {each.version for each in fabric.address} != {
+        each.version for each in fabric.peer_address
+    } and fabric.peer_address:
+        yield (
+            "error",
+            ("fabric", "peer_address"),
+            "not of the same families as address; each gateway takes over every route",
+        )
+    if fabric.network_interface and fabric.network_interface == fabric.peer_network_interface:
+        path: KeyPath = ("fabric", "peer_network_interface")
+        yield "error", path, "the same as network_interface; the other gateway has an interface of its own"
+
+
+def _urls(fabric: Fabric) -> Iterator[Finding]:
+    """A token of the identity goes there."""
+    for key in ("management_url", "imds_url", "endpoint_url"):
+        url = getattr(fabric, key)
+        if not url:
+            continue
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            yield "error", ("fabric", key), f"'{url}' is no address of a service; write it as \"https://HOST\""
+        elif key != "imds_url" and parts.scheme == "http" and not _is_loopback(parts.hostname):
+            yield "error", ("fabric", key), f"tokens would go to {parts.hostname} in clear; use https"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tables(facts: Facts, fabric: Fabric) -> Iterator[Finding]:
+    seen: dict[str, KeyPath] = {}
+    for name, table in fabric.table.items():
+        path: KeyPath = ("fabric", "table", name)
+        yield from _form(fabric, (*path, "id"), "id", table.id)
+        first = seen.setdefault(table.id.lower(), path)
+        if first != path:
+            message = f"also the id of fabric.table.{first[2]} (line {facts.line(first)}); two would write in turns"
+            yield "error", (*path, "id"), message
+        if table.effective_of and fabric.cloud == "aws":
+            yield "error", (*path, "effective_of"), "this is for Azure; in AWS reading the table shows the same"
+        else:
+            yield from _form(fabric, (*path, "effective_of"), "effective_of", table.effective_of)
+        if not table.prefixes and not fabric.prefixes:
+            yield "error", path, "nothing is to be written there; add `prefixes`, here or in [fabric]"
+        yield from _prefixes(fabric, (*path, "prefixes"), table.prefixes)
+
+
+def _prefixes(fabric: Fabric, path: KeyPath, prefixes: tuple[Prefix, ...]) -> Iterator[Finding]:
+    families = {address.version for address in fabric.address}
+    seen: set[Prefix] = set()
+    for element, prefix in enumerate(prefixes):
+        if prefix in seen:
+            yield "error", (*path, element), f"{prefix} is given twice"
+        seen.add(prefix)
+        if families and fabric.cloud == "azure" and prefix.version not in families:
+            yield (
+                "error",
+                (*path, element),
+                f"{prefix} needs an IPv{prefix.version} next hop; add one to fabric.address",
+            )
+
+
+def _form(fabric: Fabric, path: KeyPath, key: str, value: str | None) -> Iterator[Finding]:
+    pattern, example = _FORMS.get((fabric.cloud, key), ("", ""))
+    if value and pattern and not re.fullmatch(pattern, value):
+        yield "error", path, f"'{value}' is no id of {_NAMES[fabric.cloud]}; write it as \"{example}\""

@@ -1,0 +1,261 @@
+"""Carries out the calls of `ha/fabric.py` in AWS: routes of VPC route tables, by boto3 in threads of its own.
+
+boto3 is the extra `aws`; without it every call says so. It finds its credentials itself: those of the instance's role by IMDSv2, or
+what its environment has. Retries are the core's business, not boto3's. The role needs ec2:DescribeRouteTables, ReplaceRoute,
+CreateRoute, DeleteRoute, CreateTags, DescribeNetworkInterfaces; ModifyNetworkInterfaceAttribute only to turn off the source/destination
+check, without which AWS drops what a gateway forwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.ha.fabric_values import (
+    APPLIANCE,
+    Call,
+    Contents,
+    Done,
+    Failed,
+    Mark,
+    Operation,
+    Outcome,
+    Put,
+    Read,
+    Remove,
+    SeenRoute,
+    Verify,
+    Why,
+    canonical,
+)
+from gateway.runtime.marking import mark_option
+
+MISSING = "route tables of AWS need boto3, which is not installed: install gatewayd with the extra 'aws'"
+CONNECT_SECONDS, READ_SECONDS = 3, 10
+THREADS = 12
+CHECK_AGAIN = 300.0
+"""So often the source/destination check is looked at."""
+_WHY: dict[str, Why] = {
+    "RouteAlreadyExists": Why.CONFLICT,
+    "IncorrectState": Why.BUSY,
+    "RequestLimitExceeded": Why.BUSY,
+    "Throttling": Why.BUSY,
+    "ThrottlingException": Why.BUSY,
+    "AuthFailure": Why.EXPIRED,
+    "ExpiredToken": Why.EXPIRED,
+    "ExpiredTokenException": Why.EXPIRED,
+    "InvalidClientTokenId": Why.EXPIRED,
+    "RequestExpired": Why.EXPIRED,
+}
+_TARGETS = (
+    ("GatewayId", "gateway"),
+    ("NatGatewayId", "NAT gateway"),
+    ("TransitGatewayId", "transit gateway"),
+    ("VpcPeeringConnectionId", "VPC peering"),
+    ("EgressOnlyInternetGatewayId", "egress-only gateway"),
+    ("CarrierGatewayId", "carrier gateway"),
+    ("LocalGatewayId", "local gateway"),
+    ("CoreNetworkArn", "core network"),
+    ("InstanceId", "instance"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AwsSettings:
+    """`interface` is ours. `endpoint_url` is for tests and private endpoints, `region` for where IMDS is not to be asked."""
+
+    interface: str
+    region: str = ""
+    endpoint_url: str = ""
+    turn_off_check: bool = False
+    mark: int | None = None
+
+
+class AwsFabric:
+    """`carry_out` for each Call; any number at once."""
+
+    def __init__(self, settings: AwsSettings) -> None:
+        self._settings = settings
+        self._threads = ThreadPoolExecutor(THREADS, "fabric-aws")
+        self._making = threading.Lock()
+        self._client: Any = None
+        self._remarks: tuple[str, ...] = ()
+        self._remarked_at: float | None = None
+
+    async def carry_out(self, call: Call) -> Outcome:
+        """How it ended."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._in_thread, call)
+
+    async def close(self) -> None:
+        """Calls under way end by themselves, in bounded time."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # --- in a thread ------------------------------------------------------------------------------------------
+
+    def _in_thread(self, call: Call) -> Outcome:
+        try:
+            errors = importlib.import_module("botocore.exceptions")
+            unreadable = importlib.import_module("botocore.parsers").ResponseParserError
+        except ModuleNotFoundError:
+            return Failed(Why.REFUSED, MISSING)
+        writes = not isinstance(call.operation, Read)
+        try:
+            return self._done(self._made_client(), call.table.reference, call.operation, errors)
+        except errors.ClientError as error:
+            return self._told(error, writes)
+        except (errors.EndpointConnectionError, errors.ConnectTimeoutError) as error:
+            return Failed(Why.UNREACHABLE, _line(error))
+        except (errors.NoCredentialsError, errors.CredentialRetrievalError, errors.NoRegionError) as error:
+            return Failed(Why.UNREACHABLE, f"{_line(error)}; has the instance a role, and does IMDSv2 answer?")
+        except (errors.BotoCoreError, unreadable) as error:
+            return Failed(Why.AMBIGUOUS if writes else Why.UNREACHABLE, _line(error))
+
+    def _done(self, client: Any, table: str, operation: Operation, errors: Any) -> Outcome:
+        match operation:
+            case Read():
+                return self._read(client, table, errors)
+            case Put(route, replace):
+                return self._put(client, table, route, replace, errors)
+            case Remove(route):
+                return _removed(client, table, route, errors)
+            case Mark(key, epoch):
+                client.create_tags(Resources=[table], Tags=[{"Key": key, "Value": str(epoch)}])
+                return Done()
+            case Verify():
+                return Failed(Why.REFUSED, "AWS has no effective routes; reading the table shows them")
+
+    def _read(self, client: Any, table: str, errors: Any) -> Outcome:
+        found = client.describe_route_tables(RouteTableIds=[table])["RouteTables"]
+        if len(found) != 1:
+            return Failed(Why.REFUSED, f"AWS knows no route table {table}")
+        (content,) = found
+        return Contents(
+            routes=tuple(_route(item) for item in content.get("Routes", ())),
+            tags=tuple((item["Key"], item["Value"]) for item in content.get("Tags", ())),
+            subnets=tuple(item.get("SubnetId", "") for item in content.get("Associations", ())),
+            remarks=self._checked(client, errors),
+        )
+
+    def _put(self, client: Any, table: str, route: SeenRoute, replace: bool, errors: Any) -> Outcome:
+        arguments = {"RouteTableId": table, **_destination(route), "NetworkInterfaceId": route.hop}
+        if replace:
+            try:
+                client.replace_route(**arguments)
+            except errors.ClientError as error:
+                if not _is_missing(error):
+                    raise
+            else:
+                return Done()
+        # Where there is a route by now, this one is refused: nobody's is overwritten.
+        client.create_route(**arguments)
+        return Done()
+
+    def _checked(self, client: Any, errors: Any) -> tuple[str, ...]:
+        """What is to be said of the source/destination check; turned off if that is asked for."""
+        now = time.monotonic()
+        if self._remarked_at is not None and now - self._remarked_at < CHECK_AGAIN:
+            return self._remarks
+        interface = self._settings.interface
+        try:
+            (found,) = client.describe_network_interfaces(NetworkInterfaceIds=[interface])["NetworkInterfaces"]
+            on = found.get("SourceDestCheck", True)
+            if on and self._settings.turn_off_check:
+                client.modify_network_interface_attribute(
+                    NetworkInterfaceId=interface, SourceDestCheck={"Value": False}
+                )
+                on = False
+            said = (
+                f"the source/destination check of {interface} is on: AWS drops what this gateway forwards; turn it off"
+            )
+            self._remarks = (said,) if on else ()
+        except (errors.ClientError, errors.BotoCoreError) as error:
+            self._remarks = (
+                f"whether the source/destination check of {interface} is off is not known: {_line(error)}",
+            )
+        self._remarked_at = now
+        return self._remarks
+
+    def _told(self, error: Any, writes: bool) -> Failed:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        why = _WHY.get(code, Why.REFUSED)
+        if why is Why.EXPIRED:
+            # A new client reads its credentials anew.
+            self._client = None
+        elif why is Why.REFUSED and status >= 500:
+            why = Why.AMBIGUOUS if writes else Why.BUSY
+        return Failed(why, f"AWS answered {_line(error)}")
+
+    def _made_client(self) -> Any:
+        with self._making:
+            if self._client is None:
+                self._client = self._new_client()
+            return self._client
+
+    def _new_client(self) -> Any:
+        boto3 = importlib.import_module("boto3")
+        config = importlib.import_module("botocore.config").Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"total_max_attempts": 1},
+            max_pool_connections=THREADS,
+        )
+        settings = self._settings
+        client = boto3.session.Session().client(
+            "ec2",
+            region_name=settings.region or None,
+            endpoint_url=settings.endpoint_url or None,
+            config=config,
+        )
+        # boto3 has no way to mark its sockets, but lets others send: marked, without a proxy.
+        options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+        if settings.mark is not None:
+            options.append(mark_option(settings.mark))
+        sender = importlib.import_module("botocore.httpsession").URLLib3Session(
+            verify=os.environ.get("AWS_CA_BUNDLE") or True,
+            timeout=(CONNECT_SECONDS, READ_SECONDS),
+            max_pool_connections=THREADS,
+            socket_options=options,
+        )
+        client.meta.events.register("before-send.ec2", lambda request, **_: sender.send(request))
+        return client
+
+
+def _removed(client: Any, table: str, route: SeenRoute, errors: Any) -> Outcome:
+    try:
+        client.delete_route(RouteTableId=table, **_destination(route))
+    except errors.ClientError as error:
+        if not _is_missing(error):
+            raise
+    return Done()
+
+
+def _is_missing(error: Any) -> bool:
+    told = error.response.get("Error", {})
+    return told.get("Code") == "InvalidRoute.NotFound" or "no route defined" in str(told.get("Message", ""))
+
+
+def _destination(route: SeenRoute) -> dict[str, str]:
+    return {"DestinationIpv6CidrBlock" if ":" in route.prefix else "DestinationCidrBlock": route.prefix}
+
+
+def _route(item: Mapping[str, Any]) -> SeenRoute:
+    names = ("DestinationCidrBlock", "DestinationIpv6CidrBlock", "DestinationPrefixListId")
+    prefix = canonical(next((str(item[name]) for name in names if item.get(name)), ""))
+    if item.get("NetworkInterfaceId"):
+        return SeenRoute(prefix, APPLIANCE, str(item["NetworkInterfaceId"]))
+    found = next(((str(item[name]), kind) for name, kind in _TARGETS if item.get(name)), ("", "unknown"))
+    return SeenRoute(prefix, found[1], found[0])
+
+
+def _line(error: Exception) -> str:
+    """On one line, and no more than a line: AWS appends encoded reasons of thousands of letters."""
+    return " ".join(str(error).split())[:300]
