@@ -85,12 +85,14 @@ class CloudHttp:
         seconds: float = 15.0,
         once: bool = False,
     ) -> Response:
-        """The answer; raises NotSent or NoAnswer. A `body` goes as JSON."""
+        """The answer; raises NotSent or NoAnswer. A `body` of octets goes as it is, any other as JSON."""
         session = self._session(once)
         timeout = aiohttp.ClientTimeout(total=seconds, connect=min(CONNECT_SECONDS, seconds))
+        octets = body if isinstance(body, bytes) else None
+        other = body if octets is None else None
         try:
             async with session.request(
-                method, url, headers=headers, json=body, timeout=timeout, allow_redirects=False
+                method, url, headers=headers, data=octets, json=other, timeout=timeout, allow_redirects=False
             ) as answer:
                 octets = await answer.content.read(LONGEST_ANSWER + 1)
                 while not answer.content.at_eof() and len(octets) <= LONGEST_ANSWER:

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
-import socket
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -36,10 +33,9 @@ from gateway.ha.fabric_values import (
     Why,
     canonical,
 )
-from gateway.runtime.marking import mark_option
+from gateway.runtime.aws_client import AwsAccess, AwsClient, line, missing
 
-MISSING = "route tables of AWS need boto3, which is not installed: install gatewayd with the extra 'aws'"
-CONNECT_SECONDS, READ_SECONDS = 3, 10
+MISSING = missing("route tables")
 THREADS = 12
 CHECK_AGAIN = 300.0
 """So often the source/destination check is looked at."""
@@ -85,8 +81,8 @@ class AwsFabric:
     def __init__(self, settings: AwsSettings) -> None:
         self._settings = settings
         self._threads = ThreadPoolExecutor(THREADS, "fabric-aws")
-        self._making = threading.Lock()
-        self._client: Any = None
+        access = AwsAccess("ec2", settings.region, settings.endpoint_url, settings.mark, connections=THREADS)
+        self._client = AwsClient(access)
         self._remarks: tuple[str, ...] = ()
         self._remarked_at: float | None = None
 
@@ -108,15 +104,15 @@ class AwsFabric:
             return Failed(Why.REFUSED, MISSING)
         writes = not isinstance(call.operation, Read)
         try:
-            return self._done(self._made_client(), call.table.reference, call.operation, errors)
+            return self._done(self._client.made(), call.table.reference, call.operation, errors)
         except errors.ClientError as error:
             return self._told(error, writes)
         except (errors.EndpointConnectionError, errors.ConnectTimeoutError) as error:
-            return Failed(Why.UNREACHABLE, _line(error))
+            return Failed(Why.UNREACHABLE, line(error))
         except (errors.NoCredentialsError, errors.CredentialRetrievalError, errors.NoRegionError) as error:
-            return Failed(Why.UNREACHABLE, f"{_line(error)}; has the instance a role, and does IMDSv2 answer?")
+            return Failed(Why.UNREACHABLE, f"{line(error)}; has the instance a role, and does IMDSv2 answer?")
         except (errors.BotoCoreError, unreadable) as error:
-            return Failed(Why.AMBIGUOUS if writes else Why.UNREACHABLE, _line(error))
+            return Failed(Why.AMBIGUOUS if writes else Why.UNREACHABLE, line(error))
 
     def _done(self, client: Any, table: str, operation: Operation, errors: Any) -> Outcome:
         match operation:
@@ -177,9 +173,7 @@ class AwsFabric:
             )
             self._remarks = (said,) if on else ()
         except (errors.ClientError, errors.BotoCoreError) as error:
-            self._remarks = (
-                f"whether the source/destination check of {interface} is off is not known: {_line(error)}",
-            )
+            self._remarks = (f"whether the source/destination check of {interface} is off is not known: {line(error)}",)
         self._remarked_at = now
         return self._remarks
 
@@ -188,45 +182,10 @@ class AwsFabric:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         why = _WHY.get(code, Why.REFUSED)
         if why is Why.EXPIRED:
-            # A new client reads its credentials anew.
-            self._client = None
+            self._client.discard()
         elif why is Why.REFUSED and status >= 500:
             why = Why.AMBIGUOUS if writes else Why.BUSY
-        return Failed(why, f"AWS answered {_line(error)}")
-
-    def _made_client(self) -> Any:
-        with self._making:
-            if self._client is None:
-                self._client = self._new_client()
-            return self._client
-
-    def _new_client(self) -> Any:
-        boto3 = importlib.import_module("boto3")
-        config = importlib.import_module("botocore.config").Config(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            retries={"total_max_attempts": 1},
-            max_pool_connections=THREADS,
-        )
-        settings = self._settings
-        client = boto3.session.Session().client(
-            "ec2",
-            region_name=settings.region or None,
-            endpoint_url=settings.endpoint_url or None,
-            config=config,
-        )
-        # boto3 has no way to mark its sockets, but lets others send: marked, without a proxy.
-        options: list[tuple[int, int, int | bytes]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
-        if settings.mark is not None:
-            options.append(mark_option(settings.mark))
-        sender = importlib.import_module("botocore.httpsession").URLLib3Session(
-            verify=os.environ.get("AWS_CA_BUNDLE") or True,
-            timeout=(CONNECT_SECONDS, READ_SECONDS),
-            max_pool_connections=THREADS,
-            socket_options=options,
-        )
-        client.meta.events.register("before-send.ec2", lambda request, **_: sender.send(request))
-        return client
+        return Failed(why, f"AWS answered {line(error)}")
 
 
 def _removed(client: Any, table: str, route: SeenRoute, errors: Any) -> Outcome:
@@ -254,8 +213,3 @@ def _route(item: Mapping[str, Any]) -> SeenRoute:
         return SeenRoute(prefix, APPLIANCE, str(item["NetworkInterfaceId"]))
     found = next(((str(item[name]), kind) for name, kind in _TARGETS if item.get(name)), ("", "unknown"))
     return SeenRoute(prefix, found[1], found[0])
-
-
-def _line(error: Exception) -> str:
-    """On one line, and no more than a line: AWS appends encoded reasons of thousands of letters."""
-    return " ".join(str(error).split())[:300]

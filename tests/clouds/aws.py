@@ -2,8 +2,9 @@
 
     python -m clouds.aws PORT_FILE
 
-`POST /admin/faults` takes a list of {action, times, kind}: error (answer `code` with `status`), slow (`seconds` late), nonsense, reset
-(connection gone, nothing done), reset-after (done, then gone). `GET /admin/log` is the list of actions asked for.
+`POST /admin/faults` takes a list of {action, times, kind}: error (answer `code` with `status`), slow (done `seconds` late), late (done, and
+answered `seconds` late), nonsense, reset (connection gone, nothing done), reset-after (done, then gone). An action is EC2's `Action`,
+DynamoDB's operation, S3's GetObject or PutObject. `GET /admin/log` is the list of actions asked for.
 """
 
 from __future__ import annotations
@@ -32,18 +33,21 @@ class Misbehaving:
         self._faults: list[dict[str, Any]] = []
         self._log: list[dict[str, Any]] = []
         self._lock = threading.Lock()
+        self._one_at_a_time = threading.Lock()
+        """moto looks at a condition and then writes, with nothing that keeps others from coming between."""
 
     def __call__(self, environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
         if environ["PATH_INFO"].startswith("/admin/"):
             return self._admin(environ["PATH_INFO"], body, respond)
-        asked = {key: values[0] for key, values in parse_qs(body.decode()).items()}
+        asked = _asked(environ, body)
         fault = self._next_fault(asked)
         kind = fault.get("kind")
         if kind == "error":
-            respond(f"{fault.get('status', 400)} on purpose", [("Content-Type", "text/xml")])
-            return [ERROR.format(fault["code"]).encode()]
+            media, text = _error(environ, fault["code"], fault.get("message", "on purpose"))
+            respond(f"{fault.get('status', 400)} on purpose", [("Content-Type", media)])
+            return [text.encode()]
         if kind == "nonsense":
             respond("502 on purpose", [("Content-Type", "text/html")])
             return [b"<!doctype html><p>a proxy's page"]
@@ -52,12 +56,14 @@ class Misbehaving:
         if kind == "reset":
             _cut(environ)
             return []
-        answer = self._application(environ, respond)
+        with self._one_at_a_time:
+            answer = list(self._application(environ, respond))
         if kind == "reset-after":
-            b"".join(answer)
             _cut(environ)
             return []
-        return list(answer)
+        if kind == "late":
+            time.sleep(fault["seconds"])
+        return answer
 
     def _next_fault(self, asked: dict[str, str]) -> dict[str, Any]:
         with self._lock:
@@ -79,6 +85,28 @@ class Misbehaving:
                 answer = self._log
             respond("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(answer).encode()]
+
+
+def _asked(environ: dict[str, Any], body: bytes) -> dict[str, str]:
+    if target := environ.get("HTTP_X_AMZ_TARGET"):
+        return {"Action": target.rpartition(".")[2]}
+    if _is_s3(environ):
+        return {"Action": f"{environ['REQUEST_METHOD'].capitalize()}Object"}
+    return {key: values[0] for key, values in parse_qs(body.decode()).items()}
+
+
+def _is_s3(environ: dict[str, Any]) -> bool:
+    return "/s3/aws4_request" in environ.get("HTTP_AUTHORIZATION", "")
+
+
+def _error(environ: dict[str, Any], code: str, message: str) -> tuple[str, str]:
+    """The media type, and the error as the service says it."""
+    if "HTTP_X_AMZ_TARGET" in environ:
+        error = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": message}
+        return "application/x-amz-json-1.0", json.dumps(error)
+    if _is_s3(environ):
+        return "application/xml", f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    return "text/xml", ERROR.format(code)
 
 
 def _cut(environ: dict[str, Any]) -> None:

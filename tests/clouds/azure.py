@@ -33,6 +33,7 @@ NIC = re.compile(
 )
 ROUTE_NAME = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$")
 HOP_TYPES = ("Internet", "None", "VirtualAppliance", "VirtualNetworkGateway", "VnetLocal")
+STORAGE = "https://storage.azure.com/"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -40,8 +41,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Fault:
     """What happens to the next `times` requests whose method and path match.
 
-    `kind`: status (answer `status` with `code`, `retry_after`), slow (`seconds` late), reset (connection gone, nothing done),
-    reset-after (done, then gone), operation-fails (accepted, then fails with `code`), expire (every token ends now), nonsense.
+    `kind`: status (answer `status` with `code`, `retry_after`), slow (done `seconds` late), late (done, and answered `seconds` late),
+    reset (connection gone, nothing done), reset-after (done, then gone), operation-fails (accepted, then fails with `code`), expire (every token ends now), nonsense.
     """
 
     kind: str
@@ -73,6 +74,8 @@ class Azure:
         self.operations: dict[str, dict[str, Any]] = {}
         self.effective: dict[str, list[dict[str, Any]]] = {}
         self.tokens: dict[str, float] = {}
+        self.audiences: dict[str, str] = {}
+        """For what resource each token is."""
         self.token_life = 3600.0
         self.latency = 0.0
         """How long an operation of ARM goes on after its answer."""
@@ -87,7 +90,7 @@ class Azure:
         app.router.add_get("/metadata/identity/oauth2/token", self._token)
         app.router.add_get("/operations/{number}", self._operation)
         app.router.add_route("*", "/subscriptions/{rest:.*}", self._arm)
-        app.router.add_route("*", "/blob/{container}/{name:.+}", self.blobs.handle)
+        app.router.add_route("*", "/blob/{container}/{name:.+}", self._blob)
         return app
 
     # --- misbehaviour -----------------------------------------------------------------------------------------
@@ -109,9 +112,14 @@ class Azure:
         match fault.kind:
             case "status":
                 headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+                headers |= {"x-ms-error-code": fault.code} if request.path.startswith("/blob/") else {}
                 return _error(fault.status, fault.code, "on purpose", headers)
             case "slow":
                 await asyncio.sleep(fault.seconds)
+            case "late":
+                answer = await handler(request)
+                await asyncio.sleep(fault.seconds)
+                return answer
             case "reset":
                 return self._cut(request)
             case "reset-after":
@@ -171,16 +179,25 @@ class Azure:
             )
         token = f"ey{secrets.token_urlsafe(40)}"
         self.tokens[token] = time.monotonic() + self.token_life
+        self.audiences[token] = request.query["resource"]
         return web.json_response({
             "access_token": token, "token_type": "Bearer", "resource": request.query["resource"],
             "expires_in": str(int(self.token_life)), "expires_on": str(int(time.time() + self.token_life)),
         })  # fmt: skip
 
+    # --- storage ----------------------------------------------------------------------------------------------
+
+    async def _blob(self, request: web.Request) -> web.StreamResponse:
+        if "x-ms-version" in request.headers and not self._is_allowed(request, STORAGE):
+            return web.Response(status=401, headers={"x-ms-error-code": "InvalidAuthenticationInfo"})
+        return await self.blobs.handle(request)
+
     # --- ARM --------------------------------------------------------------------------------------------------
 
-    def _is_allowed(self, request: web.Request) -> bool:
+    def _is_allowed(self, request: web.Request, audience: str = "") -> bool:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        return scheme == "Bearer" and self.tokens.get(token, 0.0) > time.monotonic()
+        is_good = scheme == "Bearer" and self.tokens.get(token, 0.0) > time.monotonic()
+        return is_good and audience in ("", self.audiences[token])
 
     async def _arm(self, request: web.Request) -> web.StreamResponse:
         if not self._is_allowed(request):

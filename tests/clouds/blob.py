@@ -1,11 +1,12 @@
 """Blobs with leases, as Azure's storage plays them: available, leased, breaking, broken, expired.
 
-    PUT    /blob/CONTAINER/NAME                 writes it; a leased one only with its lease id
+    PUT    /blob/CONTAINER/NAME                 writes it; a leased one only with its lease id; If-Match, If-None-Match: *
     PUT    ...?comp=metadata                    x-ms-meta-*, under the same rule; If-Match
     PUT    ...?comp=lease                       x-ms-lease-action: acquire, renew, change, release, break
     GET    /blob/CONTAINER/NAME                 content, metadata, state of the lease
 
-Leases of 15 to 60 s, or -1 for ever; `x-ms-test-seconds` shortens one for the tests. Not authentication.
+Leases of 15 to 60 s, or -1 for ever; `x-ms-test-seconds` shortens one for the tests. Who names a version of the protocol must have a
+token (`azure.py` looks at it) and say what it makes; without one anything goes, as if the container were everybody's.
 """
 
 from __future__ import annotations
@@ -83,12 +84,17 @@ class Blobs:
         return web.Response(text=blob.content, headers=headers)
 
     async def _write(self, name: str, request: web.Request) -> web.StreamResponse:
+        content = await request.text()  # before anything is looked at: from here on nobody comes between
         blob = self.blobs.get(name)
+        if "x-ms-version" in request.headers and "x-ms-blob-type" not in request.headers and not request.query:
+            raise Refused(400, "MissingRequiredHeader")
         if request.headers.get("If-None-Match") == "*" and blob is not None:
             raise Refused(409, "BlobAlreadyExists")
         if blob is None:
             if request.query.get("comp"):
                 raise Refused(404, "BlobNotFound")
+            if "If-Match" in request.headers:
+                raise Refused(412, "ConditionNotMet")
             blob = self.blobs[name] = Blob()
         elif request.headers.get("If-Match", blob.etag) != blob.etag:
             raise Refused(412, "ConditionNotMet")
@@ -102,7 +108,7 @@ class Blobs:
         }
         created = request.query.get("comp") != "metadata"
         if created:
-            blob.content = await request.text()
+            blob.content = content
         blob.etag = f'"0x{next(self._etags):X}"'
         return web.Response(status=201 if created else 200, headers={"ETag": blob.etag})
 

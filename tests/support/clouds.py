@@ -75,10 +75,14 @@ class AwsServer:
 
     def __init__(self, url: str, process: Process) -> None:
         self.url, self.process = url, process
-        self.client = boto3.session.Session("test", "test", region_name="eu-central-1").client("ec2", endpoint_url=url)
+        self.client = self.service("ec2")
 
     def misbehave(self, *faults: dict[str, Any]) -> None:
         _admin(self.url, "POST", "faults", faults)
+
+    def service(self, name: str) -> Any:
+        """A client of a test's own."""
+        return boto3.session.Session("test", "test", region_name="eu-central-1").client(name, endpoint_url=self.url)
 
     def actions(self) -> list[dict[str, str]]:
         return list(_admin(self.url, "GET", "log"))
