@@ -373,10 +373,8 @@ def test_no_secret_in_logs_answers_or_the_lease(place: Place, caplog: pytest.Log
     assert "SignatureDoesNotMatch" in told
 
 
+@pytest.mark.parametrize("empty", ["blob"], indirect=True)
 def test_a_token_that_is_refused_is_asked_for_anew(azure_server: AzureServer, place: Place):
-    if place.cloud != "blob":
-        pytest.skip("Azure's tokens")
-
     async def scene() -> None:
         async with pair(place) as (a, _, look):
             await a_holds(a, look)
@@ -454,9 +452,8 @@ def test_an_azure_lease_on_the_blob_is_named(azure_server: AzureServer):
     )
 
 
+@pytest.mark.parametrize("empty", ["dynamodb", "s3"], indirect=True)
 def test_without_boto3_one_sentence_says_what_to_install(place: Place, monkeypatch: pytest.MonkeyPatch):
-    if place.cloud == "blob":
-        pytest.skip("AWS's")
     monkeypatch.setitem(sys.modules, "botocore.exceptions", None)
 
     async def scene() -> object:

@@ -14,7 +14,6 @@ from gateway.ha.witness import Answer, Ask, Failed, Free, Granted, Held, Operati
 from gateway.runtime.aws_client import line
 from gateway.runtime.witness_cloud import Asker, CloudWitness, boottime
 
-
 SECRET = "a secret that nobody sees"
 
 
