@@ -11,6 +11,8 @@ renews what it wrote down last, because nobody else can have got one since.
     ACQUIRE, free       -> Persist -> GRANTED        HELD leaves the asker waiting: it gets a NOTICE the moment the
     ACQUIRE, held       -> HELD                      lease ends, however it ends. One waits; the last one who asked.
     BREAK, if allowed   -> Persist -> GRANTED, and a NOTICE for the one it was taken from
+
+What cannot be written down is not granted: `not_persisted`, and all is as it was before it was asked for.
 """
 
 from __future__ import annotations
@@ -40,20 +42,33 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Write it down, then call `persisted(ticket, now)`. Nothing is answered before."""
+    """Write it down, then call `persisted(ticket, now)`, or `not_persisted`. Nothing is answered before.
+
+    `taken_from`: who has the lease that is broken by it; "" if nobody has."""
 
     ticket: int
     cluster: int
     record: Record
+    taken_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """One pair. `longest_ttl` is the most it may ask for, and how long nothing is granted after a restart."""
+    """One pair. `longest_ttl` is the most it may ask for, in seconds. For as long nothing is granted after a restart, or for
+    `granted_before`, the longest ttl of the process before, if that was longer."""
 
     secrets: tuple[bytes, ...] = field(repr=False)
     longest_ttl: float = 60.0
     break_allowed: bool = False
+    granted_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """A lease that somebody has, until then unless it is renewed."""
+
+    record: Record
+    expires_at: float
 
 
 @dataclass(slots=True)
@@ -62,8 +77,21 @@ class _Boot:
 
     boot: bytes
     name: str
+    local: Endpoint
     remote: Endpoint
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Granting:
+    """A grant that is not on disk yet, and what it replaces."""
+
+    ticket: int
+    boot: _Boot
+    request: LeaseMessage
+    before: Record
+    expires_at: float | None
+    broken: _Boot | None
 
 
 @dataclass(slots=True)
@@ -72,7 +100,7 @@ class _Cluster:
     settings: ClusterSettings
     record: Record
     expires_at: float | None = None  # None: nobody has it
-    granting: tuple[int, _Boot, LeaseMessage] | None = None  # until it is on disk
+    granting: _Granting | None = None  # until it is on disk
     believed: int = 0
     boots: dict[bytes, _Boot] = field(default_factory=dict)
     waiter: tuple[bytes, float] | None = None  # its boot, and until when it waits
@@ -101,24 +129,30 @@ class WitnessNode:
         self._effects: deque[Transmit | Persist] = deque()
         self.rejected = dict.fromkeys(Rejection, 0)
 
-    def receive(self, data: bytes, remote: Endpoint, now: float) -> None:
-        """A datagram; never raises for what it is."""
+    def receive(self, data: bytes, remote: Endpoint, now: float, local: Endpoint | None = None) -> None:
+        """A datagram; never raises for what it is. `local`: whom it was sent to, where there are several of us."""
         try:
             cluster = self._cluster_of(data)
-            self._accept(cluster, open_(data, self._keys[cluster.number]), remote, now)
+            self._accept(cluster, open_(data, self._keys[cluster.number]), local or self._local, remote, now)
         except Refused as refused:
             self.rejected[refused.why] += 1
 
     def persisted(self, ticket: int, now: float) -> None:
         """The record of a Persist is on disk."""
-        for cluster in self._clusters.values():
-            if cluster.granting is not None and cluster.granting[0] == ticket:
-                _, boot, request = cluster.granting
-                cluster.granting = None
-                cluster.expires_at = now + request.ttl
-                if cluster.waiter is not None and cluster.waiter[0] == boot.boot:
-                    cluster.waiter = None
-                self._answer(cluster, boot, request, Kind.GRANTED, ttl=request.ttl)
+        for cluster, done in self._written(ticket):
+            cluster.expires_at = now + done.request.ttl
+            if cluster.waiter is not None and cluster.waiter[0] == done.boot.boot:
+                cluster.waiter = None
+            self._answer(cluster, done.boot, done.request, Kind.GRANTED, ttl=done.request.ttl)
+            if done.broken is not None:
+                self._notice(cluster, done.broken)
+
+    def not_persisted(self, ticket: int, why: str, now: float) -> None:
+        """The record of a Persist is perhaps not on disk: nothing is granted. Whoever asked asks again."""
+        for cluster, failed in self._written(ticket):
+            cluster.record, cluster.expires_at = failed.before, failed.expires_at
+            self._answer(cluster, failed.boot, failed.request, Kind.FAILED, text=why)
+            self._expire(cluster, now)
 
     def poll(self) -> Iterator[Transmit | Persist]:
         while self._effects:
@@ -135,6 +169,11 @@ class WitnessNode:
         """The last grant."""
         return self._clusters[cluster].record
 
+    def tenure(self, cluster: int) -> Tenure | None:
+        """The lease of a cluster, if somebody has it."""
+        found = self._clusters[cluster]
+        return Tenure(found.record, found.expires_at) if found.expires_at is not None else None
+
     # --- who asks -----------------------------------------------------------------------------------------------
 
     def _cluster_of(self, data: bytes) -> _Cluster:
@@ -148,23 +187,25 @@ class WitnessNode:
             raise Refused(Rejection.BAD_MAC)
         return cluster
 
-    def _accept(self, cluster: _Cluster, request: LeaseMessage, remote: Endpoint, now: float) -> None:
+    def _accept(
+        self, cluster: _Cluster, request: LeaseMessage, local: Endpoint, remote: Endpoint, now: float
+    ) -> None:
         if request.boot == self._boot:
             raise Refused(Rejection.OWN_REFLECTION)
         if request.kind not in REQUESTS:
             raise Refused(Rejection.MALFORMED)
         boot = cluster.boots.get(request.boot)
         if boot is None:
-            boot = self._meet(cluster, request, remote)
+            boot = self._meet(cluster, request, local, remote)
         elif request.sequence <= boot.sequence:
             # Stricter than a window: what was overtaken is not done any more, so that it cannot undo what came later
             raise Refused(Rejection.REPLAY)
-        boot.sequence, boot.remote, boot.name = request.sequence, remote, request.name
+        boot.sequence, boot.local, boot.remote, boot.name = request.sequence, local, remote, request.name
         self._expire(cluster, now)
         _SERVED[request.kind](self, cluster, boot, request, now)
 
-    def _meet(self, cluster: _Cluster, request: LeaseMessage, remote: Endpoint) -> _Boot:
-        boot = _Boot(request.boot, request.name, remote, request.sequence)
+    def _meet(self, cluster: _Cluster, request: LeaseMessage, local: Endpoint, remote: Endpoint) -> _Boot:
+        boot = _Boot(request.boot, request.name, local, remote, request.sequence)
         if not hmac.compare_digest(request.challenge, self._challenge(cluster, request.boot)):
             self._answer(cluster, boot, request, Kind.CHALLENGE, challenge=self._challenge(cluster, request.boot))
             raise Refused(Rejection.UNKNOWN_BOOT)
@@ -202,15 +243,23 @@ class WitnessNode:
         return may and not self._just_started(cluster, now)
 
     def _grant(self, cluster: _Cluster, boot: _Boot, request: LeaseMessage) -> None:
-        before = cluster.boots.get(cluster.record.boot)
-        broken = cluster.expires_at is not None and before is not None and before is not boot
+        before, expires_at = cluster.record, cluster.expires_at
+        holder = cluster.boots.get(before.boot)
+        broken = holder if expires_at is not None and holder is not boot else None
         cluster.record = Record(self._epoch_for(cluster, request), boot.boot, boot.name)
         cluster.expires_at = None
         self._tickets += 1
-        cluster.granting = (self._tickets, boot, request)
-        self._effects.append(Persist(self._tickets, cluster.number, cluster.record))
-        if broken and before is not None:
-            self._notice(cluster, before)
+        cluster.granting = _Granting(self._tickets, boot, request, before, expires_at, broken)
+        taken_from = before.name if expires_at is not None and before.boot != boot.boot else ""
+        self._effects.append(Persist(self._tickets, cluster.number, cluster.record, taken_from))
+
+    def _written(self, ticket: int) -> Iterator[tuple[_Cluster, _Granting]]:
+        """Whose grant it was; it is one no more."""
+        for cluster in self._clusters.values():
+            granting = cluster.granting
+            if granting is not None and granting.ticket == ticket:
+                cluster.granting = None
+                yield cluster, granting
 
     def _epoch_for(self, cluster: _Cluster, request: LeaseMessage) -> int:
         """Above every epoch granted before, and not below what the asker knows of."""
@@ -238,7 +287,10 @@ class WitnessNode:
         return cluster.expires_at is not None or cluster.granting is not None or self._just_started(cluster, now)
 
     def _just_started(self, cluster: _Cluster, now: float) -> bool:
-        return now < self._started_at + cluster.settings.longest_ttl
+        return now < self._quiet_until(cluster)
+
+    def _quiet_until(self, cluster: _Cluster) -> float:
+        return self._started_at + max(cluster.settings.longest_ttl, cluster.settings.granted_before)
 
     def _expire(self, cluster: _Cluster, now: float) -> None:
         if cluster.expires_at is not None and now >= cluster.expires_at:
@@ -255,7 +307,7 @@ class WitnessNode:
     def _is_held(self, cluster: _Cluster, boot: _Boot, request: LeaseMessage, now: float) -> None:
         until = cluster.expires_at
         if until is None and cluster.granting is None:
-            until = self._started_at + cluster.settings.longest_ttl
+            until = self._quiet_until(cluster)
         self._answer(
             cluster,
             boot,
@@ -286,7 +338,7 @@ class WitnessNode:
             kind, self._boot, self._sequence, request.boot, request.sequence, challenge,
             cluster.record.epoch, ttl, remaining, ours, name, text,
         )  # fmt: skip
-        self._effects.append(Transmit(seal(said, self._keys[cluster.number]), self._local, boot.remote))
+        self._effects.append(Transmit(seal(said, self._keys[cluster.number]), boot.local, boot.remote))
 
     def _notice(self, cluster: _Cluster, boot: _Boot) -> None:
         """That it should ask again. Answers the last thing it asked."""
