@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from gateway.config.diagnostics import Diagnostic, document, has_errors, in_order, render, warnings_as_errors
-from gateway.config.load import Loaded, load
+from gateway.config.load import Checked, load
 
 OK = 0
 # sysexits.h EX_CONFIG; the unit has RestartPreventExitStatus=78.
 EX_CONFIG = 78
 
 
-Also = Callable[[Path, Loaded], Sequence[Diagnostic]]
+Load = Callable[[Path], Checked[Any]]
+Also = Callable[[Path, Checked[Any]], Sequence[Diagnostic]]
 
 
 def check_file(
@@ -25,8 +26,9 @@ def check_file(
     stream: TextIO,
     color: bool,
     also: Also | None = None,
+    load: Load = load,
 ) -> int:
-    """Checks a file without reading secrets, unless `also` does; 0 when it can be used, else 78."""
+    """Checks a file without reading secrets, unless `also` does; 0 when it can be used, else 78. `load`: by its kind."""
     loaded = load(path)
     diagnostics = in_order((*loaded.diagnostics, *(also(path, loaded) if also is not None else ())))
     found = warnings_as_errors(diagnostics) if strict else diagnostics

@@ -2,6 +2,7 @@
 
 python -m gateway.config.schema > docs/configuration.md
 python -m gateway.config.schema json > config/gateway.schema.json
+python -m gateway.config.schema witness-json > config/witness.schema.json
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from gateway.config.model import (
 )
 from gateway.config.proposals import keywords
 from gateway.config.units import parse_count, parse_duration, parse_octets, parse_workers
+from gateway.config.witness_model import Cluster, Witness, WitnessConfig
 from gateway.config.written import written
 
 _SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
@@ -89,12 +91,25 @@ certificates too, as whoever runs it may. Examples are in `config/`.
 """
 
 
-def json_schema() -> dict[str, Any]:
+_WITNESS = """\
+# witness.toml
+
+Of `gatewayd --witness`, which grants each pair of gateways its lease. Checked by `gatewayd --witness --check --config FILE`.
+Secrets are written as in gateway.toml, but not `inline`.
+"""
+
+
+def json_schema(model: type[BaseModel] = Config, title: str = "gateway.toml") -> dict[str, Any]:
     """JSON Schema (2020-12) of a whole file."""
-    schema = Config.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "gateway.toml"} | {
+    schema = model.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | {
         key: value for key, value in schema.items() if key != "title"
     }
+
+
+def witness_json_schema() -> dict[str, Any]:
+    """The same of witness.toml."""
+    return json_schema(WitnessConfig, "witness.toml")
 
 
 def reference_markdown() -> str:
@@ -109,7 +124,7 @@ def reference_markdown() -> str:
         "Files must belong to root or the service user and have no mode bits for group and others. A trailing",
     ]
     lines += ["newline is not part of the secret. `0x...` is hexadecimal and `0s...` base64, as in strongSwan.", ""]
-    lines += [*_proposal_lines()]
+    lines += [*_proposal_lines(), "", *_witness_lines()]
     return "\n".join(lines) + "\n"
 
 
@@ -121,6 +136,16 @@ def _rows(pattern: str, model: type[BaseModel]) -> Iterator[str]:
             continue
         impact = "rekey" if model is Connection and name in SHORTHANDS else str(IMPACTS[f"{pattern}.{name}"])
         yield f"| `{name}` | {_type(field)} | {_default(field)} | {impact} | {field.description} |"
+
+
+def _witness_lines() -> Iterator[str]:
+    yield from _WITNESS.split("\n")
+    for title, model in (("witness", Witness), ("cluster.NAME", Cluster)):
+        yield from (f"## [{title}]", "", inspect.getdoc(model) or "", "")
+        yield from ("| key | type | default | meaning |", "|---|---|---|---|")
+        for name, field in model.model_fields.items():
+            yield f"| `{name}` | {_type(field)} | {_default(field)} | {field.description} |"
+        yield ""
 
 
 def _is_table(field: FieldInfo) -> bool:
@@ -188,5 +213,8 @@ def _range(metadata: list[Any]) -> str:
     return ", more than 0" if "gt" in bounds else ""
 
 
+_SCHEMAS = {"json": json_schema, "witness-json": witness_json_schema}
+
 if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=1) if sys.argv[1:] == ["json"] else reference_markdown(), end="")
+    wanted = _SCHEMAS.get(sys.argv[1]) if sys.argv[1:] else None
+    print(json.dumps(wanted(), indent=1) if wanted is not None else reference_markdown(), end="")

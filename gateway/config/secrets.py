@@ -80,6 +80,7 @@ PSK = Purpose("pre-shared key", minimum=1, recommended=20)
 # RFC 8784 6: 256 bits of entropy; a quantum computer halves what brute force takes.
 PPK = Purpose("post-quantum preshared key", minimum=32, recommended=32)
 HA_SECRET = Purpose("heartbeat secret", minimum=16, recommended=16)
+WITNESS_SECRET = Purpose("secret of the witness", minimum=16, recommended=16)
 PRIVATE_KEY = Purpose("private key", minimum=1, recommended=1, maximum=65536, encoded=False)
 # RFC 5880 6.7.4: the field of the hash holds it.
 BFD_SECRET = Purpose("BFD key", minimum=1, recommended=16, maximum=20)

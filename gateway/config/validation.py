@@ -18,7 +18,7 @@ from gateway.config.guess import nearest
 from gateway.config.model import Config
 from gateway.config.units import parse_duration
 
-_SECRET_KEYS = frozenset({"psk", "ppk", "local_key", "password", "secret", "inline"})
+_SECRET_KEYS = frozenset({"psk", "ppk", "local_key", "password", "secret", "older_secrets", "inline"})
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "true or false"),
     (str, "text in quotes"),
@@ -45,23 +45,25 @@ _SAME_WORD = 0.9
 _NAME_RULE = "a name has 1 to 32 letters, digits, '_', '.' or '-' and begins with a letter or digit"
 
 
-def problems(error: ValidationError) -> list[tuple[KeyPath, str]]:
-    """(path, message) for every mistake pydantic found, without its echoes."""
+def problems(error: ValidationError, root: type[BaseModel] = Config) -> list[tuple[KeyPath, str]]:
+    """(path, message) for every mistake pydantic found in a file of this model, without its echoes."""
     found = []
     for item in error.errors(include_url=False):
         path: KeyPath = tuple(part for part in item["loc"] if part != "[key]")
         # An array whose elements are all wrong is not also empty.
         if item["type"] == "too_short" and item["input"]:
             continue
-        found.append((path, _message(item["type"], path, item["input"], item.get("ctx", {}))))
+        found.append((path, _message(item["type"], path, item["input"], item.get("ctx", {}), root)))
     return found
 
 
-def model_at(path: KeyPath) -> type[BaseModel] | None:
+def model_at(path: KeyPath, root: type[BaseModel] = Config) -> type[BaseModel] | None:
     """The section a table path belongs to: ("bgp", "neighbor", "x") -> Neighbor."""
-    model: type[BaseModel] | None = Config
+    model: type[BaseModel] | None = root
     by_name = False
     for part in path:
+        if isinstance(part, int):
+            continue  # of an array of tables
         if by_name:
             by_name = False
             continue
@@ -71,19 +73,19 @@ def model_at(path: KeyPath) -> type[BaseModel] | None:
     return None if by_name else model
 
 
-def _message(kind: str, path: KeyPath, value: Any, context: Mapping[str, Any]) -> str:
+def _message(kind: str, path: KeyPath, value: Any, context: Mapping[str, Any], root: type[BaseModel]) -> str:
     if kind in _BOUNDS:
         bound, how, word = _BOUNDS[kind]
-        unit = _unit(path)
+        unit = _unit(path, root)
         return f"{value:.15g}{unit} is {how}; {word} {context[bound]:.15g}{unit}"
     say = _MESSAGES.get(kind)
     if say is None:
         return f"expected {_expected(kind, path)}, got {_kind_of(value)}"
-    return say(path, value, context)
+    return say(path, value, context, root)
 
 
-def _unit(path: KeyPath) -> str:
-    field = _field_at(path)
+def _unit(path: KeyPath, root: type[BaseModel]) -> str:
+    field = _field_at(path, root)
     return (
         " s"
         if field is not None and any(getattr(item, "func", None) is parse_duration for item in field.metadata)
@@ -91,13 +93,13 @@ def _unit(path: KeyPath) -> str:
     )
 
 
-def _field_at(path: KeyPath) -> FieldInfo | None:
-    model = model_at(path[:-1])
+def _field_at(path: KeyPath, root: type[BaseModel]) -> FieldInfo | None:
+    model = model_at(path[:-1], root)
     return model.model_fields.get(str(path[-1])) if model is not None else None
 
 
-def _missing(path: KeyPath) -> str:
-    field = _field_at(path)
+def _missing(path: KeyPath, root: type[BaseModel]) -> str:
+    field = _field_at(path, root)
     purpose = f"; {field.description}" if field is not None and field.description else ""
     return f"required key '{path[-1]}' is missing{purpose}"
 
@@ -108,6 +110,8 @@ def _expected(kind: str, path: KeyPath) -> str:
         address = {"ca": "certs/ca.pem", "crl": "certs/ca.crl", "tunnel_address": "169.254.21.1/30", "udp_gro": "eth1"}
         if path[-1] == "cpus":
             return "an array such as [0, 1]"
+        if path[-1] == "older_secrets":
+            return 'an array such as [{ file = "secrets/old.secret" }]'
         text = (example | address).get(str(path[-1]), "10.1.0.0/16")
         return f'an array such as ["{text}"]'
     if kind == "model_type":
@@ -130,11 +134,11 @@ def _shown(path: KeyPath, value: object) -> str:
     return f"'{text if len(text) <= 40 else text[:37] + '...'}'"
 
 
-def _unknown_key(path: KeyPath) -> str:
+def _unknown_key(path: KeyPath, root: type[BaseModel]) -> str:
     key = str(path[-1])
-    model = model_at(path[:-1])
+    model = model_at(path[:-1], root)
     known = list(model.model_fields) if model is not None else []
-    homes = [table for table, other in _TABLES.items() if other is not model and key in other.model_fields]
+    homes = [table for table, other in _tables(root, "").items() if other is not model and key in other.model_fields]
     # The right word in the wrong table, unless it is all but a word of this one (local_address, local_addrs).
     guess = nearest(key, known, cutoff=_SAME_WORD) or (None if homes else nearest(key, known))
     if guess:
@@ -176,14 +180,14 @@ def _tables(model: type[BaseModel], path: str) -> dict[str, type[BaseModel]]:
     return found
 
 
-_TABLES = _tables(Config, "")
 _EMPTY = "nothing is given; give at least one value or remove the key"
-_MESSAGES: dict[str, Callable[[KeyPath, object, Mapping[str, Any]], str]] = {
-    "missing": lambda path, value, context: _missing(path),
-    "extra_forbidden": lambda path, value, context: _unknown_key(path),
-    "value_error": lambda path, value, context: str(context["error"]),
-    "literal_error": lambda path, value, context: _not_a_choice(value, context["expected"]),
-    "string_pattern_mismatch": lambda path, value, context: f"{_shown(path, value)} is not a name; {_NAME_RULE}",
-    "too_short": lambda path, value, context: _EMPTY,
-    "string_too_short": lambda path, value, context: _EMPTY,
+_MESSAGES: dict[str, Callable[[KeyPath, object, Mapping[str, Any], type[BaseModel]], str]] = {
+    "missing": lambda path, value, context, root: _missing(path, root),
+    "extra_forbidden": lambda path, value, context, root: _unknown_key(path, root),
+    "value_error": lambda path, value, context, root: str(context["error"]),
+    "literal_error": lambda path, value, context, root: _not_a_choice(value, context["expected"]),
+    "string_pattern_mismatch": lambda path, value, context, root: f"{_shown(path, value)} is not a name; {_NAME_RULE}",
+    "too_short": lambda path, value, context, root: _EMPTY,
+    "too_long": lambda path, value, context, root: f"{context['actual_length']} given; at most {context['max_length']}",
+    "string_too_short": lambda path, value, context, root: _EMPTY,
 }

@@ -44,12 +44,12 @@ class Record:
 class Persist:
     """Write it down, then call `persisted(ticket, now)`, or `not_persisted`. Nothing is answered before.
 
-    `taken_from`: who has the lease that is broken by it; "" if nobody has."""
+    `taken_from`: who has the lease that is broken by it; None if nobody has."""
 
     ticket: int
     cluster: int
     record: Record
-    taken_from: str = ""
+    taken_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +170,10 @@ class WitnessNode:
         return self._clusters[cluster].record
 
     def tenure(self, cluster: int) -> Tenure | None:
-        """The lease of a cluster, if somebody has it."""
+        """The lease of a cluster, if somebody has it; one that is being broken stands until that is on disk."""
         found = self._clusters[cluster]
+        if found.granting is not None and found.granting.expires_at is not None:
+            return Tenure(found.granting.before, found.granting.expires_at)
         return Tenure(found.record, found.expires_at) if found.expires_at is not None else None
 
     # --- who asks -----------------------------------------------------------------------------------------------
@@ -187,9 +189,7 @@ class WitnessNode:
             raise Refused(Rejection.BAD_MAC)
         return cluster
 
-    def _accept(
-        self, cluster: _Cluster, request: LeaseMessage, local: Endpoint, remote: Endpoint, now: float
-    ) -> None:
+    def _accept(self, cluster: _Cluster, request: LeaseMessage, local: Endpoint, remote: Endpoint, now: float) -> None:
         if request.boot == self._boot:
             raise Refused(Rejection.OWN_REFLECTION)
         if request.kind not in REQUESTS:
@@ -250,7 +250,7 @@ class WitnessNode:
         cluster.expires_at = None
         self._tickets += 1
         cluster.granting = _Granting(self._tickets, boot, request, before, expires_at, broken)
-        taken_from = before.name if expires_at is not None and before.boot != boot.boot else ""
+        taken_from = before.name if expires_at is not None and before.boot != boot.boot else None
         self._effects.append(Persist(self._tickets, cluster.number, cluster.record, taken_from))
 
     def _written(self, ticket: int) -> Iterator[tuple[_Cluster, _Granting]]:

@@ -47,7 +47,7 @@ def load_all(path: Path, current: GatewaySettings | None = None) -> tuple[Loaded
     positions = index(found.source)
 
     def placed(severity: Severity, where: KeyPath, message: str) -> Diagnostic:
-        return _placed(positions, path, severity, where, message)
+        return at_place(positions, path, severity, where, message)
 
     try:
         secrets, warnings = read_secrets(found.config, path.parent)
@@ -75,7 +75,7 @@ def check_secrets(path: Path, found: Checked) -> tuple[Diagnostic, ...]:
         problems, warnings = error.problems, error.warnings
     told: list[tuple[Severity, KeyPath, str]] = [("error", *one) for one in problems]
     told += [("warning", *one) for one in warnings]
-    return tuple(_placed(positions, path, *one) for one in told)
+    return tuple(at_place(positions, path, *one) for one in told)
 
 
 def refuse_foreign_cpus(loaded: Loaded, allowed: Collection[int]) -> None:
@@ -94,7 +94,8 @@ def refuse_foreign_cpus(loaded: Loaded, allowed: Collection[int]) -> None:
     )
 
 
-def _placed(positions: Positions, path: Path, severity: Severity, where: KeyPath, message: str) -> Diagnostic:
+def at_place(positions: Positions, path: Path, severity: Severity, where: KeyPath, message: str) -> Diagnostic:
+    """A finding about a key of a file."""
     place = positions.at(where)
     return Diagnostic(severity, str(path), place.line, place.column, spelled(where), message)
 

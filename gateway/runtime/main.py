@@ -16,30 +16,34 @@ from pathlib import Path
 import uvloop
 
 from gateway import __version__
-from gateway.config.check import check_file
+from gateway.config.check import Also, Load, check_file
 from gateway.config.derive import workers_of
 from gateway.config.diagnostics import render
 from gateway.config.load import load
 from gateway.config.model import Config, Gateway
-from gateway.runtime import bgp_unit, logs, memory, saved_guard
+from gateway.config.witness_load import load_witness
+from gateway.runtime import bgp_unit, logs, memory, saved_guard, witness_process
 from gateway.runtime.cleanup import cleanup
 from gateway.runtime.control import AlreadyRunning
 from gateway.runtime.daemon import Daemon
 from gateway.runtime.loading import Loaded, LoadError, check_secrets, load_all, refuse_foreign_cpus
 from gateway.runtime.rights import missing_rights
 from gateway.runtime.rtnetlink import NetlinkError
+from gateway.runtime.witness_loading import check_witness_secrets, load_witness_all
 
 log = logging.getLogger("gateway")
 DEFAULT_CONFIG = "/etc/gatewayd/gateway.toml"
+WITNESS_CONFIG = "/etc/gatewayd/witness.toml"
 EX_CONFIG = 78
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    path = Path(options.config)
+    path = Path(options.config or (WITNESS_CONFIG if options.witness else DEFAULT_CONFIG))
     if options.check:
-        also = check_secrets if options.secrets else None
-        return check_file(path, options.strict, options.output, sys.stdout, sys.stdout.isatty(), also)
+        return _check(path, options)
+    if options.witness:
+        return _witness(path, options.log_format)
     if options.cleanup:
         return _cleanup(path, options.all)
     if options.guard:
@@ -63,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("gatewayd", description="Userspace IPsec/BGP data-plane gateway.")
-    parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
+    parser.add_argument("--config", metavar="FILE", help=f"default {DEFAULT_CONFIG}, with --witness {WITNESS_CONFIG}")
     parser.add_argument("--check", action="store_true", help="check the configuration and exit (0 or 78)")
     parser.add_argument("--strict", action="store_true", help="with --check: warnings are errors")
     parser.add_argument(
@@ -80,9 +84,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bgp", action="store_true", help="run ExaBGP for gatewayd, and outlive it: gatewayd-bgp.service"
     )
+    parser.add_argument(
+        "--witness",
+        action="store_true",
+        help="run the witness of other gateways, on a third machine: gatewayd-witness.service",
+    )
     parser.add_argument("--log-format", choices=("auto", "human", "json"), default="auto")
     parser.add_argument("--version", action="version", version=f"gatewayd {__version__}")
     return parser
+
+
+def _check(path: Path, options: argparse.Namespace) -> int:
+    look: tuple[Load, Also] = (load_witness, check_witness_secrets) if options.witness else (load, check_secrets)
+    also = look[1] if options.secrets else None
+    return check_file(path, options.strict, options.output, sys.stdout, sys.stdout.isatty(), also, look[0])
 
 
 def _run(loaded: Loaded) -> int:
@@ -124,6 +139,20 @@ def _bgp(path: Path, log_format: logs.Format) -> int:
     settings = found.gateway if found is not None else Gateway()
     logs.setup(settings.log_level, log_format)
     return bgp_unit.main(Path(settings.run_directory), stays=True)
+
+
+def _witness(path: Path, log_format: logs.Format) -> int:
+    # A crash must not write secrets to disk
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        loaded, warnings = load_witness_all(path)
+    except LoadError as error:
+        print(error.rendered(sys.stderr.isatty()), end="", file=sys.stderr)
+        return EX_CONFIG
+    logs.setup(loaded.config.witness.log_level, log_format)
+    for warning in warnings:
+        log.warning("%s", warning, extra={"event": "configuration"})
+    return witness_process.main(loaded)
 
 
 def _guard(path: Path) -> int:

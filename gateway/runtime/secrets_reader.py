@@ -34,7 +34,7 @@ class SecretProblems(Exception):
 def read_secrets(config: Config, directory: Path, checking: bool = False) -> tuple[Secrets, list[tuple[KeyPath, str]]]:
     """The secrets and warnings about them, with the key. `directory`: of the configuration file, for relative paths.
     `checking`: credentials that systemd alone passes may be absent; the rest is looked at."""
-    reader = _Reader(config, directory, checking)
+    reader = SecretReader(directory, checking, config.gateway.allow_inline_secrets)
     psks = {
         name: reader.read(("connection", name, "psk"), connection.psk, PSK)
         for name, connection in config.connection.items()
@@ -80,10 +80,12 @@ def read_secrets(config: Config, directory: Path, checking: bool = False) -> tup
     return secrets, [*reader.warnings, *certificates.warnings]
 
 
-class _Reader:
-    def __init__(self, config: Config, directory: Path, checking: bool) -> None:
+class SecretReader:
+    """Reads one secret after the other; what is wrong with them is told in the end. As `read_secrets` says."""
+
+    def __init__(self, directory: Path, checking: bool, inline: bool = False) -> None:
         self._checking = checking
-        self._inline = config.gateway.allow_inline_secrets
+        self._inline = inline
         self._directory = directory
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
         self._credentials = Path(credentials) if credentials else None
@@ -91,6 +93,7 @@ class _Reader:
         self.warnings: list[tuple[KeyPath, str]] = []
 
     def read(self, path: KeyPath, source: SecretSource, purpose: Purpose) -> bytes:
+        """The secret that the key names; nothing where it cannot be used."""
         try:
             found = read_secret(
                 source, self._directory, self._credentials, self._inline, uid=os.getuid(), purpose=purpose

@@ -9,10 +9,12 @@ import pytest
 from gateway.config.checks_fabric import NOT_YET
 from gateway.config.load import load
 from gateway.config.model import SecretSource
-from gateway.config.secrets import HA_SECRET, PSK, read_secret
+from gateway.config.secrets import HA_SECRET, PSK, WITNESS_SECRET, Purpose, read_secret
+from gateway.config.witness_load import load_witness, secret_sources
 
 DIRECTORY = Path(__file__).parents[3] / "config"
-EXAMPLES = sorted(DIRECTORY.glob("*.toml"))
+WITNESS = DIRECTORY / "witness.toml"
+EXAMPLES = sorted(path for path in DIRECTORY.glob("*.toml") if path != WITNESS)
 
 
 def test_the_examples_are_there() -> None:
@@ -34,7 +36,27 @@ def test_their_secrets_are_read_from_where_they_say(path: Path, tmp_path: Path) 
     assert config is not None
     sources = [(connection.psk, PSK) for connection in config.connection.values()]
     sources += [(config.ha.secret, HA_SECRET)] if config.ha is not None else []
+    _are_read(sources, tmp_path)
+
+
+def test_the_example_of_the_witness_loads_without_a_single_finding() -> None:
+    loaded = load_witness(WITNESS)
+    assert loaded.diagnostics == ()
+    assert loaded.config is not None
+    assert len(loaded.config.cluster) == 2
+
+
+def test_its_secrets_are_read_from_where_they_say(tmp_path: Path) -> None:
+    config = load_witness(WITNESS).config
+    assert config is not None
+    sources = [(source, WITNESS_SECRET) for _, source in secret_sources(config)]
+    assert len(sources) == 3
+    _are_read(sources, tmp_path)
+
+
+def _are_read(sources: list[tuple[SecretSource | None, Purpose]], tmp_path: Path) -> None:
     for source, purpose in sources:
+        assert isinstance(source, SecretSource)
         place = tmp_path / (source.file or f"credentials/{source.credential}")
         place.parent.mkdir(exist_ok=True)
         place.write_text("correct horse battery staple\n")
@@ -42,7 +64,6 @@ def test_their_secrets_are_read_from_where_they_say(path: Path, tmp_path: Path) 
         found = read_secret(source, tmp_path, tmp_path / "credentials", False, uid=place.stat().st_uid, purpose=purpose)
         assert found.secret.reveal() == b"correct horse battery staple"
         assert found.warnings == ()
-        assert isinstance(source, SecretSource)
 
 
 def test_the_smallest_file_is_small_and_still_whole() -> None:

@@ -11,7 +11,7 @@ from gateway.config.diff import diff
 from gateway.config.effective import effective_toml
 from gateway.config.load import load, load_text
 from gateway.config.model import Connection
-from gateway.config.schema import json_schema, reference_markdown
+from gateway.config.schema import json_schema, reference_markdown, witness_json_schema
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ("gateway.toml", "aws-pair.toml", "azure-pair.toml", "edge-to-aws.toml", "edge-to-azure.toml", "pair.toml")
@@ -25,6 +25,20 @@ def test_the_committed_reference_is_current() -> None:
 def test_the_committed_schema_is_current() -> None:
     committed = json.loads((ROOT / "config" / "gateway.schema.json").read_text())
     assert committed == json_schema(), "run: python -m gateway.config.schema json > config/gateway.schema.json"
+
+
+def test_the_committed_schema_of_the_witness_is_current() -> None:
+    committed = json.loads((ROOT / "config" / "witness.schema.json").read_text())
+    assert committed == witness_json_schema(), (
+        "run: python -m gateway.config.schema witness-json > config/witness.schema.json"
+    )
+
+
+def test_the_reference_has_the_keys_of_the_witness() -> None:
+    text = reference_markdown()
+    assert "| `longest_ttl` | duration, 0.1 to 60 | `10` |" in text
+    assert "| `number` | integer, 0 to 4294967295 | **required** |" in text
+    assert "| `older_secrets` | array of secret | `[]` |" in text
 
 
 def test_the_reference_has_a_row_for_every_key() -> None:
