@@ -115,6 +115,8 @@ def _expected(kind: str, path: KeyPath) -> str:
         text = (example | address).get(str(path[-1]), "10.1.0.0/16")
         return f'an array such as ["{text}"]'
     if kind == "model_type":
+        if "older_secrets" in path:
+            return 'a table such as { file = "secrets/old.secret" }'
         if path[-1] in _SECRET_KEYS:
             return (
                 f'a table such as {path[-1]} = {{ file = "secrets/{path[-2] if len(path) > 1 else "x"}.{path[-1]}" }}'

@@ -81,8 +81,8 @@ class WitnessProcess:
             self._socket.open()
             self._handle_signals()
             watchdog = asyncio.create_task(self._feed_watchdog())
-            clusters = len(self._loaded.clusters)
-            log.info("witness of %d clusters on UDP %s", clusters, self._local, extra={"event": "started"})
+            clusters = _count(len(self._loaded.clusters), "cluster")
+            log.info("witness of %s on UDP %s", clusters, self._local, extra={"event": "started"})
             self._show()
             self._notifier.ready()
             await self._stopped.wait()
@@ -230,11 +230,11 @@ class WitnessProcess:
     def _show(self) -> None:
         names = self._loaded.names
         held = [(names[number], tenure.record) for number, tenure in self._tenures.items()]
-        parts = [f"{len(names)} clusters, {len(held)} leases held"]
+        parts = [_count(len(names), "cluster"), f"{_count(len(held), 'lease')} held"]
         if held:
-            parts[0] += f" ({_list(held)})"
+            parts[-1] += f" ({_list(held)})"
         if self._unwritten:
-            parts.append(f"{len(self._unwritten)} records CANNOT BE WRITTEN")
+            parts.append(f"{_count(len(self._unwritten), 'record')} CANNOT BE WRITTEN")
         self._notifier.status(", ".join(parts))
 
     async def _feed_watchdog(self) -> None:
@@ -270,6 +270,10 @@ def _tell_end(name: str, tenure: Tenure, now: float) -> None:
 def _list(held: list[tuple[str, Record]]) -> str:
     shown = [f"{name}: {record.name}, epoch {record.epoch}" for name, record in held[:SHOWN]]
     return "; ".join([*shown, *(["..."] if len(held) > SHOWN else [])])
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _refuse_reload() -> None:

@@ -39,6 +39,8 @@ class LeaseWorld:
         self.asked: list[tuple[float, str, Ask]] = []
         self.sent: list[tuple[str, str, bytes]] = []
         self.records: dict[int, Record] = {}
+        self.disk_full = False
+        self.persists: list[Persist] = []
         self.passes: Callable[[str, str, bytes], bool] = lambda sender, receiver, data: True
         self.clients: dict[str, Client] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -130,12 +132,16 @@ class LeaseWorld:
         assert self.witness is not None
         for effect in self.witness.poll():
             if isinstance(effect, Persist):
+                self.persists.append(effect)
                 self.later(self.disk, lambda effect=effect, node=self.witness: self._written(node, effect))  # type: ignore[misc]
             else:
                 self._send("w", effect)
 
     def _written(self, node: WitnessNode, effect: Persist) -> None:
-        if node is self.witness:
+        if node is self.witness and self.disk_full:
+            node.not_persisted(effect.ticket, "the disk is full", self.now)
+            self._drain_witness()
+        elif node is self.witness:
             self.records[effect.cluster] = effect.record
             node.persisted(effect.ticket, self.now)
             self._drain_witness()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.lease_world import SECRET, LeaseWorld
+from support.lease_world import HOSTS, SECRET, LeaseWorld
 
+from gateway.contract import Endpoint, Transmit
 from gateway.ha.lease_message import Kind, LeaseMessage, keyring, open_, seal
 from gateway.ha.message import Standing
 from gateway.ha.sealed import Rejection
@@ -25,6 +26,7 @@ from gateway.ha.witness import (
     Operation,
     Release,
 )
+from gateway.ha.witness_node import ClusterSettings
 
 KEYS = keyring([SECRET], 7)
 TTL = 6.0
@@ -327,6 +329,82 @@ def test_the_epoch_is_written_before_it_is_answered():
     world.disk = 0.0
     world.run(TTL + 3.0)
     assert world.holders() == ["a"] and world.records[7].epoch == world.clients["a"].lease.epoch
+
+
+def test_what_cannot_be_written_is_not_granted_and_granted_as_soon_as_it_can():
+    world = LeaseWorld()
+    world.disk_full = True
+    world.command("a", Acquire(1))
+    world.run(10.0)
+    assert not world.holders() and world.records == {}
+    assert world.clients["a"].lease.problem == "the disk is full"
+    assert world.witness is not None and world.witness.record(7).epoch == 0, "nothing was granted"
+    world.disk_full = False
+    world.run(3.0)
+    assert world.holders() == ["a"] and world.records[7].epoch == world.clients["a"].lease.epoch
+
+
+def test_a_break_that_cannot_be_written_takes_nothing_from_the_holder():
+    world = held_by_a(break_allowed=True)
+    world.disk_full = True
+    world.command("b", Break(1))
+    world.run(0.5)
+    assert world.holders() == ["a"] and world.said("a") == [LeaseGranted(1)]
+    world.run(30.0)
+    assert world.said("a") == [LeaseGranted(1)], "it is renewed all the while"
+    assert world.persists[1].taken_from == "gw-a" and len(world.persists) > 5
+    assert world.witness is not None and world.witness.record(7).name == "gw-a"
+
+
+def test_a_break_that_cannot_be_written_does_not_leave_a_lease_that_nobody_knows_of():
+    """The holder is cut off while another tries to break it; a third must not get it before its time is over."""
+    world = held_by_a(break_allowed=True)
+    world.passes = lambda sender, receiver, data: "a" not in (sender, receiver)
+    world.disk_full = True
+    world.command("b", Break(1))
+    world.run(0.5)
+    world.disk_full = False
+    world.command("b", Release())
+    world.start("b")
+    world.command("b", Acquire(1))
+    while not world.clients["b"].lease.valid(world.now):
+        world.run(0.01)
+        assert len(world.holders()) <= 1
+    assert world.said("b")[-1] == LeaseGranted(2), "not broken: it had been over"
+
+
+def test_what_is_broken_says_whose_it_was():
+    world = held_by_a(break_allowed=True)
+    world.command("b", Break(1))
+    world.run(0.5)
+    assert [one.taken_from for one in world.persists] == [None, "gw-a"]
+    tenure = world.witness.tenure(7) if world.witness is not None else None
+    assert tenure is not None and (tenure.record.name, tenure.record.epoch) == ("gw-b", 2)
+    assert world.now < tenure.expires_at <= world.now + TTL
+
+
+def test_a_lease_of_a_longer_ttl_from_before_a_restart_is_waited_for():
+    world = held_by_a()
+    del world.clients["a"]
+    world.settings = {7: ClusterSettings((SECRET,), 1.0, granted_before=TTL)}
+    world.clients["b"].lease.ttl = 1.0
+    world.start_witness()
+    restarted = world.now
+    world.command("b", Acquire(1))
+    world.run(TTL + 2.0)
+    granted = next(at for at, name, event in world.events if name == "b" and isinstance(event, LeaseGranted))
+    assert granted - restarted >= TTL
+
+
+def test_an_answer_leaves_from_where_it_was_asked():
+    world = LeaseWorld()
+    ours = Endpoint("192.0.2.9", 4781)
+    assert world.witness is not None
+    world.clients["a"].link.ask(Ask(1, Operation.READ, 0, TTL))
+    for out in list(world.clients["a"].link.poll()):
+        world.witness.receive(out.data, HOSTS["a"], world.now, ours)  # type: ignore[union-attr]
+    (challenge,) = world.witness.poll()
+    assert isinstance(challenge, Transmit) and (challenge.local, challenge.remote) == (ours, HOSTS["a"])
 
 
 def test_a_ttl_above_the_longest_is_refused():
