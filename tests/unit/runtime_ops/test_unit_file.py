@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
     units = tmp_path / "etc" / "systemd" / "system"
     units.mkdir(parents=True)
     shutil.copy(UNIT, units)
-    for other in ("gatewayd-guard.service", "gatewayd-bgp.service"):
+    for other in ("gatewayd-guard.service", "gatewayd-bgp.service", "gatewayd-witness.service"):
         shutil.copy(UNIT.with_name(other), units)
     (tmp_path / "usr" / "bin").mkdir(parents=True)
     for program in ("gatewayd", "gatewayctl"):
@@ -83,6 +83,33 @@ def test_the_unit_of_exabgp_verifies_too_and_scores(root: Path, capsys: pytest.C
     with capsys.disabled():
         print(f" [systemd-analyze security: {found[1]}] ", end="")
     assert float(found[1]) <= 1.5
+
+
+@needs_systemd
+def test_the_unit_of_the_witness_verifies_too_and_scores(root: Path, capsys: pytest.CaptureFixture[str]):
+    done = analyze("verify", "--man=no", f"--root={root}", "gatewayd-witness.service")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    done = analyze("security", "--offline=yes", "--no-pager", f"--root={root}", "gatewayd-witness.service")
+    found = re.search(r"Overall exposure level for gatewayd-witness.service: ([\d.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    with capsys.disabled():
+        print(f" [systemd-analyze security: {found[1]}] ", end="")
+    assert float(found[1]) <= 1.5
+
+
+def test_the_witness_has_no_capability_and_keeps_its_state_where_its_configuration_says():
+    from gateway.config.witness_model import Witness
+
+    parser, daemon = Settings(), Settings()
+    parser.read(UNIT.with_name("gatewayd-witness.service"))
+    daemon.read(UNIT)
+    service = parser["Service"]
+    assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"] == ""
+    assert service["ExecStart"] == "/usr/bin/gatewayd --witness --config /etc/gatewayd/witness.toml"
+    assert Witness().state_directory == f"/var/lib/{service['StateDirectory']}"
+    for key in ("Type", "RestartPreventExitStatus", "Restart", "User", "Group", "LimitCORE", "ConfigurationDirectory"):
+        assert service[key] == daemon["Service"][key]
+    assert set(service["RestrictAddressFamilies"].split()) == {"AF_INET", "AF_INET6", "AF_UNIX"}
 
 
 def test_exabgp_outlives_a_restart_of_the_daemon_and_is_stopped_before_it():

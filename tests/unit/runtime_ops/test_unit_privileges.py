@@ -1,4 +1,5 @@
-"""TUN, netlink, sockets and ExaBGP with exactly the privileges of the unit, in a network namespace of their own.
+"""TUN, netlink, sockets and ExaBGP with exactly the privileges of the unit, in a network namespace of their own; and the
+witness with those of its unit, which are none.
 
 User, capabilities and no-new-privileges are applied for real (setpriv). The system call filter and the address
 families are compared with what strace saw, because only systemd itself can apply them.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.process import wait_until
+from support.witness import Asker, WitnessDaemon, now, play
+
+from gateway.ha.message import Standing
+from gateway.ha.witness import Acquire, Release
 
 UNIT = Path(__file__).parents[3] / "systemd" / "gatewayd.service"
 TOOLS = ("unshare", "setpriv", "strace", "systemd-analyze")
@@ -73,9 +80,13 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def unit() -> dict[str, list[str]]:
+    return assignments(UNIT)
+
+
+def assignments(unit: Path) -> dict[str, list[str]]:
     """Every assignment of [Service], repeated keys in order."""
     found: dict[str, list[str]] = {}
-    for key, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE):
+    for key, value in re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE):
         found.setdefault(key, []).append(value)
     return found
 
@@ -109,18 +120,68 @@ def trace(directory: Path, unit: dict[str, list[str]]) -> list[str]:
 
 
 def test_no_system_call_is_filtered(trace: list[str], unit: dict[str, list[str]]):
-    allowed = expand("@default")
-    for rule in unit["SystemCallFilter"]:
-        names = set().union(*map(expand, rule.removeprefix("~").split()))
-        allowed = allowed - names if rule.startswith("~") else allowed | names
-    used = {match[1] for line in trace if (match := re.match(r"\d+ +(\w+)\(", line))}
+    used = system_calls(trace)
     assert {"socket", "ioctl", "execve", "sched_setaffinity"} <= used
-    assert used - allowed == set()
+    assert used - allowed(unit) == set()
 
 
 def test_no_address_family_is_missing(trace: list[str], unit: dict[str, list[str]]):
-    used = {match[1] for line in trace if (match := re.search(r"socket\((AF_\w+)", line))}
-    assert {"AF_INET", "AF_NETLINK"} <= used <= set(unit["RestrictAddressFamilies"][0].split())
+    assert {"AF_INET", "AF_NETLINK"} <= families(trace) <= set(unit["RestrictAddressFamilies"][0].split())
+
+
+def test_the_witness_lives_with_no_privileges_at_all(directory: Path):
+    """A life: start, a grant on disk, its end; another user, no capability, nothing that its unit filters."""
+    place = directory / "witness"
+    place.mkdir()
+    daemon = WitnessDaemon(place, '[cluster.pair]\nnumber = 7\nsecret.file = "secret-0"\nlongest_ttl = "500ms"\n')
+    daemon.state.mkdir(mode=0o700)
+    for owned in (daemon.state, place / "secret-0", place / "notify"):
+        os.chown(owned, 65534, 65534)
+    drop = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all")
+    asker = Asker(daemon, "gw-a", 0.5)
+    try:
+        daemon.start(wrapper=("strace", "-f", "-qq", "-o", str(place / "trace"), *drop, "--inh-caps=-all"))
+        asker.command(Acquire(1))
+        play([asker], asker.valid, 20, "the lease is granted")
+        asker.command(Release())
+        play([asker], lambda: asker.lease.standing(now()) is Standing.FREE, 20, "it was given back")
+        strace = daemon.process
+        assert strace is not None
+        (traced,) = Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()
+        status = Path(f"/proc/{traced}/status").read_text()
+        assert re.findall(r"^Cap\w+:\t(\w+)$", status, re.MULTILINE) == ["0" * 16] * 5
+        assert "NoNewPrivs:\t1" in status
+        os.kill(int(traced), signal.SIGTERM)
+        wait_until(lambda: not strace.running, 20, "it ends", logs=[strace])
+        assert strace.returncode == 0, daemon.log()
+    finally:
+        asker.close()
+        daemon.close()
+    lines = (place / "trace").read_text().splitlines()
+    handed_over = next(number for number, line in enumerate(lines) if "execve(" in line and "--witness" in line)
+    after = lines[handed_over + 1 :]  # of setpriv's own
+    unit = assignments(UNIT.with_name("gatewayd-witness.service"))
+    used = system_calls(after[next(at for at, line in enumerate(after) if "execve(" in line) :])
+    assert {"fsync", "rename", "sendmsg", "recvmsg"} <= used
+    assert used - allowed(unit) == set()
+    assert {"AF_INET", "AF_UNIX"} <= families(after) <= set(unit["RestrictAddressFamilies"][0].split())
+
+
+def system_calls(trace: list[str]) -> set[str]:
+    return {match[1] for line in trace if (match := re.match(r"\d+ +(\w+)\(", line))}
+
+
+def families(trace: list[str]) -> set[str]:
+    return {match[1] for line in trace if (match := re.search(r"socket\((AF_\w+)", line))}
+
+
+def allowed(unit: dict[str, list[str]]) -> set[str]:
+    """By the filter of a unit."""
+    found = expand("@default")
+    for rule in unit["SystemCallFilter"]:
+        names = set().union(*map(expand, rule.removeprefix("~").split()))
+        found = found - names if rule.startswith("~") else found | names
+    return found
 
 
 def expand(name: str) -> set[str]:
