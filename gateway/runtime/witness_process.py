@@ -33,6 +33,8 @@ from gateway.runtime.witness_socket import WitnessSocket
 
 WRITERS = 4
 """Threads that wait for the disk: a cluster has one write at a time, and does not wait for the others'."""
+SLOW = 2.0
+"""Seconds after which people are told that a disk does not answer."""
 LONGEST_SLEEP = 1.0
 """Seconds. The loop's timers stand still while the machine is suspended, the leases do not."""
 SELDOM = 60.0
@@ -127,7 +129,9 @@ class WitnessProcess:
         self._feed(lambda now: self._node.receive(data, remote, now, local))
         if self._suspicious() > before:
             self._complaints.make(
-                "refused", "datagrams that are not authentic, the last one from %s: is a secret another?", remote
+                "refused",
+                "datagrams that are not authentic, the last one from %s: has it another secret or cluster?",
+                remote,
             )
 
     def _suspicious(self) -> int:
@@ -166,10 +170,17 @@ class WitnessProcess:
 
     def _persist(self, effect: Persist) -> None:
         stored = Stored(effect.record, self._loaded.clusters[effect.cluster].longest_ttl)
-        writing = asyncio.get_running_loop().run_in_executor(self._pool, self._records.write, effect.cluster, stored)
-        writing.add_done_callback(partial(self._written, effect))
+        loop = asyncio.get_running_loop()
+        slow = loop.call_later(SLOW, self._is_slow, self._loaded.names[effect.cluster])
+        writing = loop.run_in_executor(self._pool, self._records.write, effect.cluster, stored)
+        writing.add_done_callback(partial(self._written, effect, slow))
 
-    def _written(self, effect: Persist, writing: asyncio.Future[None]) -> None:
+    def _is_slow(self, name: str) -> None:
+        text = "cluster %s: the disk has not written its record for %g s; until then nothing is granted"
+        log.warning(text, name, SLOW, extra={"event": "disk-slow"})
+
+    def _written(self, effect: Persist, slow: asyncio.TimerHandle, writing: asyncio.Future[None]) -> None:
+        slow.cancel()
         if writing.cancelled() or self._stopped.is_set():
             return
         error = writing.exception()

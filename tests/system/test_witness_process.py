@@ -276,6 +276,25 @@ def test_a_full_disk_grants_nothing_and_is_said_once_until_there_is_room(witness
     assert "its record can be written again" in daemon.log()
 
 
+def test_a_disk_that_does_not_answer_is_told_and_holds_up_nobody_else(witness: Make, asker: Ask_):
+    """A FIFO in the place of the file that is written: to open it waits for a reader."""
+    daemon = witness(CLUSTER + CLUSTER.replace("pair", "second").replace("7", "8"))
+    daemon.start()
+    a = held(daemon, asker)
+    stuck = daemon.state / "cluster-8.json.new"
+    os.mkfifo(stuck)
+    b = asker(daemon, "gw-b", cluster=8)
+    b.command(Acquire(1))
+    told = "cluster second: the disk has not written its record for 2 s"
+    play([a, b], lambda: told in daemon.log(), 10, "people are told")
+    assert a.told() == [LeaseGranted(1)] and not b.granted()
+    reader = os.open(stuck, os.O_RDONLY | os.O_NONBLOCK)
+    stuck.unlink()
+    play([a, b], b.valid, 5, "gw-b has it when the disk answers")
+    os.close(reader)
+    assert a.told() == [LeaseGranted(1)]
+
+
 def fill(path: Path) -> None:
     """Until nothing more fits; OSError is what is wanted."""
     with path.open("wb", buffering=0) as file:
