@@ -127,6 +127,7 @@ class WitnessNode:
         self._sequence = 0
         self._tickets = 0
         self._effects: deque[Transmit | Persist] = deque()
+        self._changed: set[int] = set()
         self.rejected = dict.fromkeys(Rejection, 0)
 
     def receive(self, data: bytes, remote: Endpoint, now: float, local: Endpoint | None = None) -> None:
@@ -140,7 +141,7 @@ class WitnessNode:
     def persisted(self, ticket: int, now: float) -> None:
         """The record of a Persist is on disk."""
         for cluster, done in self._written(ticket):
-            cluster.expires_at = now + done.request.ttl
+            self._hold(cluster, now + done.request.ttl)
             if cluster.waiter is not None and cluster.waiter[0] == done.boot.boot:
                 cluster.waiter = None
             self._answer(cluster, done.boot, done.request, Kind.GRANTED, ttl=done.request.ttl)
@@ -150,7 +151,8 @@ class WitnessNode:
     def not_persisted(self, ticket: int, why: str, now: float) -> None:
         """The record of a Persist is perhaps not on disk: nothing is granted. Whoever asked asks again."""
         for cluster, failed in self._written(ticket):
-            cluster.record, cluster.expires_at = failed.before, failed.expires_at
+            cluster.record = failed.before
+            self._hold(cluster, failed.expires_at)
             self._answer(cluster, failed.boot, failed.request, Kind.FAILED, text=why)
             self._expire(cluster, now)
 
@@ -175,6 +177,11 @@ class WitnessNode:
         if found.granting is not None and found.granting.expires_at is not None:
             return Tenure(found.granting.before, found.granting.expires_at)
         return Tenure(found.record, found.expires_at) if found.expires_at is not None else None
+
+    def changed(self) -> set[int]:
+        """The clusters whose tenure may be another than when this was asked last."""
+        found, self._changed = self._changed, set()
+        return found
 
     # --- who asks -----------------------------------------------------------------------------------------------
 
@@ -247,7 +254,7 @@ class WitnessNode:
         holder = cluster.boots.get(before.boot)
         broken = holder if expires_at is not None and holder is not boot else None
         cluster.record = Record(self._epoch_for(cluster, request), boot.boot, boot.name)
-        cluster.expires_at = None
+        self._hold(cluster, None)
         self._tickets += 1
         cluster.granting = _Granting(self._tickets, boot, request, before, expires_at, broken)
         taken_from = before.name if expires_at is not None and before.boot != boot.boot else None
@@ -270,7 +277,7 @@ class WitnessNode:
         known = cluster.expires_at is not None or self._just_started(cluster, now)
         if known and cluster.granting is None and (record.boot, record.epoch) == (boot.boot, request.epoch):
             ttl = min(request.ttl, cluster.settings.longest_ttl)
-            cluster.expires_at = max(cluster.expires_at or 0.0, now + ttl)
+            self._hold(cluster, max(cluster.expires_at or 0.0, now + ttl))
             self._answer(cluster, boot, request, Kind.GRANTED, ttl=ttl)
         else:
             self._read(cluster, boot, request, now)
@@ -296,8 +303,12 @@ class WitnessNode:
         if cluster.expires_at is not None and now >= cluster.expires_at:
             self._end(cluster, now)
 
+    def _hold(self, cluster: _Cluster, until: float | None) -> None:
+        cluster.expires_at = until
+        self._changed.add(cluster.number)
+
     def _end(self, cluster: _Cluster, now: float) -> None:
-        cluster.expires_at = None
+        self._hold(cluster, None)
         if cluster.waiter is not None and now < cluster.waiter[1] and not self._just_started(cluster, now):
             waiting = cluster.boots.get(cluster.waiter[0])
             cluster.waiter = None

@@ -222,7 +222,8 @@ class WitnessProcess:
     def _tell(self) -> None:
         """What ended, and what goes on from before our start; grants are told when they are written."""
         now = _now()
-        for number, name in self._loaded.names.items():
+        for number in self._node.changed():
+            name = self._loaded.names[number]
             before, tenure = self._tenures.get(number), self._node.tenure(number)
             if before == tenure:
                 continue
