@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
+from gateway.bgp.attraction import Attraction
 from gateway.bgp.path import Path
 from gateway.bgp.settings import Address, Prefix, SpeakerSettings
 
@@ -30,6 +31,13 @@ class Shutdown:
 @dataclass(frozen=True, slots=True)
 class Reconfigure:
     settings: SpeakerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Attract:
+    """How strongly, from now on; None: this is no pair."""
+
+    attraction: Attraction | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class NextHop:
     instance: str = ""
 
 
-Command = ProcessUp | ProcessDown | Shutdown | Reconfigure | Forwarding | Close | NextHop
+Command = ProcessUp | ProcessDown | Shutdown | Reconfigure | Attract | Forwarding | Close | NextHop
 
 
 @dataclass(frozen=True, slots=True)

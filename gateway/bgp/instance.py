@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from gateway.bgp import views
+from gateway.bgp.attraction import Attraction
 from gateway.bgp.decision import select
-from gateway.bgp.events import BestChanged, Close, FollowNextHop, LimitCrossed, NextHop, RouteStatus
+from gateway.bgp.events import Attract, BestChanged, Close, FollowNextHop, LimitCrossed, NextHop, RouteStatus, Shutdown
 from gateway.bgp.limits import watch_out
 from gateway.bgp.next_hops import NextHops
 from gateway.bgp.path import Path
@@ -22,13 +23,14 @@ from gateway.bgp.underlay import Underlay, halves, is_of_a_gateway
 
 
 class Instance:
-    """`peers` by name; the speaker puts them here. `draining`: nobody is told anything any more."""
+    """`peers` by name; the speaker puts them here. `draining`: nobody is told anything any more; `attraction`: of a pair."""
 
-    def __init__(self, name: str, *, draining: bool = False) -> None:
+    def __init__(self, name: str, *, draining: bool = False, attraction: Attraction | None = None) -> None:
         self.name = name
         self.loc_rib = LocRib()
         self.peers: dict[str, Peer] = {}
         self.draining = draining
+        self.attraction = attraction
         self.underlay = Underlay()
         self.settings = InstanceSettings(name)
         self._local_as = 0
@@ -70,11 +72,20 @@ class Instance:
         known.update(dict.fromkeys(self.loc_rib.best))
         self.tell_anew(known)
 
-    def command(self, command: Close | NextHop) -> None:
-        if isinstance(command, NextHop):
-            self.recompute(self.next_hops.learn(command.address, command.reached))
-        else:
-            self._close(command)
+    def command(self, command: Close | NextHop | Shutdown | Attract) -> None:
+        match command:
+            case NextHop():
+                self.recompute(self.next_hops.learn(command.address, command.reached))
+            case Close():
+                self._close(command)
+            case Shutdown():
+                self.draining = True
+                self.tell_again()
+            case Attract(attraction):
+                self.attraction = attraction
+                for peer in self.peers.values():
+                    peer.outbound.attraction = attraction
+                self.tell_again()
 
     def _close(self, command: Close) -> None:
         change = self._closed.update if command.closed else self._closed.difference_update
@@ -186,7 +197,7 @@ class Instance:
             if outbound.version != version:
                 continue  # the session carries one family
             if outbound.plain:
-                told = None if self.draining else outbound.exported(changed, path, role)
+                told = None if self.draining else outbound.attracting(outbound.exported(changed, path, role))
                 if told is not None or changed in peer.adj_out:
                     peer.adj_out.want(changed, told, essential=outbound.essential(changed))
             else:
@@ -197,13 +208,12 @@ class Instance:
                 yield crossed
 
 
-def regrouped(
-    before: Mapping[str, Instance], peers: Iterable[Peer], settings: SpeakerSettings, *, draining: bool
-) -> dict[str, Instance]:
+def regrouped(before: Mapping[str, Instance], peers: Iterable[Peer], settings: SpeakerSettings) -> dict[str, Instance]:
     """The instances there shall be, still without their neighbors; all that these taught us is decided anew. What becomes
     of the routes of an instance that goes is its FIB's to say."""
+    first = before.get("") or Instance("")
     instances = {
-        name: before.get(name) or Instance(name, draining=draining)
+        name: before.get(name) or Instance(name, draining=first.draining, attraction=first.attraction)
         for name in ("", *(i.name for i in settings.instances))
     }
     for name, instance in instances.items():

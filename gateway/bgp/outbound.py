@@ -4,6 +4,7 @@
     more specific    a route announced also in parts, because a longer match wins over any preference
     outdo            the halves of what the neighbor itself teaches us of protected prefixes (underlay.py)
     default route    always, or while another route is there
+    attraction       of a pair: how good all of it looks
 
 A function of the loc-RIB, but for who contributes to an aggregate. `about` says which prefixes a change concerns;
 `told` what is announced for one of them.
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 
+from gateway.bgp.attraction import Attraction
 from gateway.bgp.path import Announcement, Path
 from gateway.bgp.policy import export, heard_sides, originate, own_prefixes
 from gateway.bgp.prefixes import Prefix, inside, pieces
@@ -33,11 +35,13 @@ class Outbound:
         neighbor: NeighborSettings,
         best_of: BestOf,
         underlay: Underlay | None = None,
+        attraction: Attraction | None = None,
     ) -> None:
         self._settings = settings
         self._neighbor = neighbor
         self._best_of = best_of
         self._underlay = underlay if neighbor.outdo else None
+        self.attraction = attraction
         self._whole = {piece: whole for whole, length in neighbor.more_specific for piece in pieces(whole, length)}
         self._parts: dict[Prefix, list[Prefix]] = {}
         for piece, whole in self._whole.items():
@@ -90,6 +94,15 @@ class Outbound:
 
     def told(self, prefix: Prefix) -> Announcement | None:
         """The announcement of `prefix`, None for none."""
+        return self.attracting(self._told(prefix))
+
+    def attracting(self, told: Announcement | None) -> Announcement | None:
+        """As the pair wants it to look."""
+        if told is None or self.attraction is None:
+            return told
+        return self.attraction.of(self._settings, self._neighbor, told)
+
+    def _told(self, prefix: Prefix) -> Announcement | None:
         exported = self.exported(prefix, *self._best_of(prefix))
         if self.plain or prefix in self._own:
             return exported

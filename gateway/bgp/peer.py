@@ -178,6 +178,10 @@ class Peer:
             deadlines.append(max(self.established_at + deferral, pumped_at + 1.0))
         return deadlines
 
+    def may_end_rib(self, complete: bool) -> bool:
+        """RFC 4724 4.1: whether the marker is owed and everything is told; `complete`: the others have told what they know."""
+        return self.up and self.owes_end_of_rib and not self.ready_at and self.adj_out.settled and complete
+
     def status(self, best: int, local_as: int, carried: Sequence[Prefix] = ()) -> PeerStatus:
         prefixes = {
             "adj_in": len(self.adj_in.entries),

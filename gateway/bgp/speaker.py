@@ -22,6 +22,7 @@ from typing import Any
 from gateway.bgp import messages
 from gateway.bgp.events import (
     AnswersMissing,
+    Attract,
     BestChanged,
     Close,
     Command,
@@ -121,11 +122,10 @@ class Speaker:
             self._adopt(command.settings, now)
         elif isinstance(command, Close | NextHop) and command.instance in self.instances:
             self.instances[command.instance].command(command)
-        elif isinstance(command, Shutdown):
-            self._draining = True
+        elif isinstance(command, Shutdown | Attract):
+            self._draining = self._draining or isinstance(command, Shutdown)
             for instance in self.instances.values():
-                instance.draining = True
-            self._tell_again()
+                instance.command(command)
         elif isinstance(command, Forwarding) and command.name in self._peers:
             self._forwarding(self._peers[command.name], command.works)
         self._pump(now)
@@ -179,6 +179,10 @@ class Speaker:
     @property
     def _decided(self) -> bool:
         return all(instance.settled for instance in self.instances.values())
+
+    @property
+    def _all_told(self) -> bool:
+        return all(peer.heard_end_of_rib for peer in self._peers.values() if peer.up)
 
     def _instance_of(self, peer: Peer) -> Instance:
         return self.instances[peer.settings.instance]
@@ -471,10 +475,6 @@ class Speaker:
 
     # ---- decision and routes out ----
 
-    def _tell_again(self) -> None:
-        for instance in self.instances.values():
-            instance.tell_again()
-
     def _decide_some(self) -> None:
         turns = SLICE
         for instance in self.instances.values():
@@ -503,8 +503,7 @@ class Speaker:
 
     def _take_over(self, now: float, latest: float) -> None:
         """What ExaBGP announces for the speaker before this one stands until the others' tables are read and decided."""
-        complete = all(peer.heard_end_of_rib for peer in self._peers.values() if peer.up)
-        if self._draining or now >= latest or (complete and self._decided and not self._unread):
+        if self._draining or now >= latest or (self._all_told and self._decided and not self._unread):
             self._taking_over = None
             for peer in self._peers.values():
                 peer.adj_out.keep(False)
@@ -514,13 +513,10 @@ class Speaker:
         owed = any(peer.owes_end_of_rib for peer in self._peers.values())
         if not owed or self._taking_over is not None or not self._decided:
             return
-        complete = all(peer.heard_end_of_rib for peer in self._peers.values() if peer.up)
+        complete = self._all_told
         for peer in self._peers.values():
-            if not (peer.up and peer.owes_end_of_rib and not peer.ready_at and peer.adj_out.settled):
-                continue
-            if complete or now >= (peer.established_at or 0.0) + SELECTION_DEFERRAL:
-                peer.owes_end_of_rib = False
-                address = peer.settings.address
+            if peer.may_end_rib(complete or now >= (peer.established_at or 0.0) + SELECTION_DEFERRAL):
+                peer.owes_end_of_rib, address = False, peer.settings.address
                 end = LinkCommand(Kind.SESSION, messages.render_end_of_rib(address, address.version), peer.name)
                 self._send(end, now)
 
@@ -555,10 +551,10 @@ class Speaker:
         """Take new settings over; what did not change of a neighbor keeps its session and its paths."""
         old_settings, self.settings = self.settings, settings
         old_peers, self._peers = self._peers, {}
-        self.instances = regrouped(self.instances, old_peers.values(), settings, draining=self._draining)
+        self.instances = regrouped(self.instances, old_peers.values(), settings)
         for neighbor in settings.neighbors:
             instance = self.instances[neighbor.instance]
-            outbound = Outbound(settings, neighbor, instance.best_of, instance.underlay)
+            outbound = Outbound(settings, neighbor, instance.best_of, instance.underlay, instance.attraction)
             peer = old_peers.get(neighbor.name)
             if peer is None or identity(old_settings, peer.settings) != identity(settings, neighbor):
                 peer = Peer(neighbor, settings.role(neighbor), outbound, self._taking_over is not None)
@@ -574,7 +570,8 @@ class Speaker:
             peer.adj_in.judge_again(partial(accept, settings, neighbor))
         # The very objects that messages have, so that they need not be compared
         self._by_address = {parse_address(str(peer.settings.address)): peer for peer in self._peers.values()}
-        self._tell_again()
+        for instance in self.instances.values():
+            instance.tell_again()
         for peer in self._peers.values():
             self._start_stale_timer(peer, now)
 

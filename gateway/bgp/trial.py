@@ -70,7 +70,8 @@ def imports(instance: Instance, peer: Peer, now: Side, then: Side) -> Iterator[V
 
 def exports(instance: Instance, peer: Peer, now: Side, then: Side) -> Iterator[Verdict]:
     """What `then` would tell the neighbor."""
-    outbound = Outbound(then.settings, then.neighbor, instance.best_of, instance.underlay)
+    attraction = peer.outbound.attraction
+    outbound = Outbound(then.settings, then.neighbor, instance.best_of, instance.underlay, attraction)
     best = tuple(instance.loc_rib.best)
     for prefix in best:
         if prefix.version == outbound.version and not outbound.plain:

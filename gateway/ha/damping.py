@@ -7,10 +7,14 @@ class Damping:
     """`until` is when it may be a candidate again while the other one is there."""
 
     def __init__(self, first: float, longest: float, forgive_after: float) -> None:
-        self._first, self._longest, self._forgive_after = first, longest, forgive_after
+        self.configure(first, longest, forgive_after)
         self.failures = 0
         self.until = 0.0
         self._last = float("-inf")
+
+    def configure(self, first: float, longest: float, forgive_after: float) -> None:
+        """Seconds, all three."""
+        self._first, self._longest, self._forgive_after = first, longest, forgive_after
 
     def failed(self, now: float) -> None:
         """It lost the active role by a fault of its own."""

@@ -35,6 +35,7 @@ from gateway.ha.roles import (
     ALL_REASONS,
     CommandRefused,
     ElectionSettings,
+    EpochSeen,
     HealthChanged,
     LevelChanged,
     Operate,
@@ -109,8 +110,8 @@ class Election:
                 self._consider_breaking(epoch, now)
         self._step(now)
 
-    def command(self, command: HealthChanged | Operate | Standing, now: float) -> None:
-        """Our own health, an operator's word, or what is known of the lease."""
+    def command(self, command: HealthChanged | Operate | Standing | EpochSeen, now: float) -> None:
+        """Our own health, an operator's word, what is known of the lease, or an epoch found where it was left."""
         match command:
             case HealthChanged(reasons):
                 if reasons and not self._health.reasons:
@@ -122,6 +123,14 @@ class Election:
                 self._operate(verb, now)
             case Standing():
                 self._standing = command
+            case EpochSeen(epoch):
+                self._learn(epoch)
+        self._step(now)
+
+    def configure(self, settings: ElectionSettings, now: float) -> None:
+        """Whether there is a witness cannot change: that would be another pair."""
+        self._settings = settings
+        self._damping.configure(settings.hold_down, settings.hold_down_max, settings.forgive_after)
         self._step(now)
 
     def poll(self) -> Iterator[Effect]:

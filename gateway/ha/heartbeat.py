@@ -118,7 +118,9 @@ class Heartbeat:
         self._boot = random.octets(BOOT_OCTETS)
         self._challenge_key = random.octets(32)
         self._dead_time = settings.interval * settings.dead_after
-        self._ways = [Way(path) for path in (Path(settings.local, settings.remote), *settings.further)]
+        self._ways: list[Way] = []
+        self._left: list[Way] = []
+        self._lead(settings)
         self._advertised, self._revision = Advertised(), 0
         self._effects: deque[Transmit | PeerUp | PeerDown | PeerSaid] = deque()
         self._rejected = dict.fromkeys(Rejection, 0)
@@ -141,6 +143,13 @@ class Heartbeat:
             self._accept(message, now)
         except Refused as refused:
             self._rejected[refused.why] += 1
+
+    def configure(self, settings: Settings) -> None:
+        """Other addresses, times or secrets; the process and what is known of the peer stay what they are."""
+        self._settings = settings
+        self._keys = keyring((settings.secret, *settings.older_secrets), settings.cluster)
+        self._dead_time = settings.interval * settings.dead_after
+        self._lead(settings)
 
     def command(self, advertised: Advertised, now: float) -> None:
         """What to say of ourselves from now on; told at once when it changed."""
@@ -203,6 +212,15 @@ class Heartbeat:
         """What the peer last said of itself; None while it is not up."""
         return self._newest.advertised if self._newest and self._up else None
 
+    def _lead(self, settings: Settings) -> None:
+        """A path that is left is kept: when it comes back, its numbers go on, and no nonce comes twice."""
+        paths = (Path(settings.local, settings.remote), *settings.further)
+        known = self._ways + self._left
+        known += [Way(path) for path in paths[len(known) :]]
+        for way, path in zip(known, paths, strict=False):
+            way.path = path
+        self._ways, self._left = known[: len(paths)], known[len(paths) :]
+
     # --- receiving --------------------------------------------------------------------------------------------
 
     def _accept(self, message: Message, now: float) -> None:
@@ -227,7 +245,7 @@ class Heartbeat:
         self._heard = False
         self._boots_followed += 1
         self._newest = message
-        for way in self._ways:
+        for way in self._ways + self._left:
             way.forget()
         self._ways[message.path].window.admit(message.sequence)
         self._hear(message, now)

@@ -16,9 +16,18 @@ from collections.abc import Iterator
 
 from gateway.contract import Endpoint, Transmit
 from gateway.ha.election import Election
-from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp
+from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp, Settings
 from gateway.ha.message import Role, Standing
-from gateway.ha.roles import CommandRefused, HealthChanged, LevelChanged, Operate, Remember, RoleChanged
+from gateway.ha.roles import (
+    CommandRefused,
+    ElectionSettings,
+    EpochSeen,
+    HealthChanged,
+    LevelChanged,
+    Operate,
+    Remember,
+    RoleChanged,
+)
 from gateway.ha.witness import Acquire, Answer, Ask, Break, Lease, Release
 
 PairEffect = Transmit | Ask | PeerUp | PeerDown | PeerSaid | RoleChanged | LevelChanged | CommandRefused | Remember
@@ -52,7 +61,16 @@ class Pair:
             self.lease.noticed(now)
         self._settle(now)
 
-    def command(self, command: HealthChanged | Operate, now: float) -> None:
+    def configure(self, heartbeat: Settings, election: ElectionSettings, ttl: float, now: float) -> None:
+        """Other settings of the same pair; the role stays."""
+        self._begin(now)
+        self.heartbeat.configure(heartbeat)
+        if self.lease is not None:
+            self.lease.configure(ttl)
+        self.election.configure(election, now)
+        self._settle(now)
+
+    def command(self, command: HealthChanged | Operate | EpochSeen, now: float) -> None:
         self._begin(now)
         self.election.command(command, now)
         self._settle(now)

@@ -78,6 +78,13 @@ class Operate:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochSeen:
+    """Somebody acts, or acted, under this epoch: so say a tag of a route table or the community of a route."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class RoleChanged:
     """One transition; `reason` is a sentence for the journal.
 

@@ -142,8 +142,7 @@ class Lease:
     """What one gateway has of the lease. `epoch` is the highest it ever saw."""
 
     def __init__(self, ttl: float, margin: float | None = None, epoch: int = 0) -> None:
-        self.ttl = ttl
-        self.margin = ttl * MARGIN if margin is None else margin
+        self.configure(ttl, margin)
         self.epoch = epoch
         self.problem = ""
         """Why the witness does not answer as it should; "" while it does."""
@@ -164,6 +163,11 @@ class Lease:
         self._free = False
         self._answered_at: float | None = None
         self._effects: deque[Ask | LeaseGranted | LeaseLost | LeaseRefused] = deque()
+
+    def configure(self, ttl: float, margin: float | None = None) -> None:
+        """From the next request on; seconds. The margin is for clocks of different speed."""
+        self.ttl = ttl
+        self.margin = ttl * MARGIN if margin is None else margin
 
     # --- what is asked of it ------------------------------------------------------------------------------------
 

@@ -66,6 +66,11 @@ class WitnessLink:
         self._effects: deque[Transmit | Answered | Noticed] = deque()
         self.rejected = dict.fromkeys(Rejection, 0)
 
+    def configure(self, settings: WitnessSettings) -> None:
+        """Another address or secret; the process stays what it is to the witness."""
+        self._settings = settings
+        self._keys = keyring((settings.secret, *settings.older_secrets), settings.cluster)
+
     def ask(self, ask: Ask) -> None:
         """Sends it now."""
         self._sequence += 1
