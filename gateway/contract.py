@@ -8,7 +8,7 @@ the simulator) feeds it and then drains `poll()`; after *any* of `receive`, `com
     command(command, now)          operator or configuration intent
     computed(ticket, result, now)  the answer to an earlier Compute or Fetch
     poll() -> Iterator[effect]     what must happen
-    next_deadline() -> float|None  monotonic seconds; one timer in the shell serves all
+    next_deadline() -> float|None  CLOCK_BOOTTIME seconds; one timer in the shell serves all
     handle_deadline(now)
 """
 

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import disclosures, fabric_views, output, route_commands, views
+from gateway.cli import disclosures, fabric_views, ha_views, output, route_commands, views
 from gateway.cli.client import Client, Mistaken, NotFound, Refusal, TimedOut, Unreachable
 from gateway.cli.session import SETTINGS, Session, present
 from gateway.config.units import parse_duration
@@ -62,6 +62,8 @@ app.add_typer(bgp, name="bgp")
 guard = typer.Typer(help="Prefixes that cannot leave in clear.", **SETTINGS)
 app.add_typer(guard, name="guard")
 app.add_typer(route_commands.policy, name="policy")
+ha = typer.Typer(help="The pair of gateways.", **SETTINGS | {"no_args_is_help": False})
+app.add_typer(ha, name="ha")
 
 Tunnel = Annotated[
     str, typer.Argument(metavar="[TUNNEL]", help="a configured connection; default all", show_default=False)
@@ -171,6 +173,38 @@ def bfd() -> None:
     """BFD sessions with BGP neighbors, and probes of tunnels. Example: gatewayctl bfd -o wide"""
     snapshot = _snapshot()
     present(snapshot, "liveness", snapshot.get("liveness", []), lambda: [views.bfd(snapshot, Session.style.wide)])
+
+
+@ha.callback(invoke_without_command=True)
+def ha_show(context: typer.Context) -> None:
+    """The pair: roles, health, lease, and why this gateway would or would not take over. Example: gatewayctl ha"""
+    if context.invoked_subcommand is None:
+        snapshot = _snapshot()
+        present(snapshot, "ha", snapshot.get("ha") or {}, lambda: ha_views.ha(snapshot))
+
+
+@ha.command("drain")
+def ha_drain(wait: Wait = 10) -> None:
+    """Hands over as soon as the other is ready, and does not take over again. Example: gatewayctl ha drain"""
+    _operate("ha-drain", "", wait)
+
+
+@ha.command("maintenance")
+def ha_maintenance(wait: Wait = 10) -> None:
+    """Hands over if the other is ready, else gives it up all the same. Example: gatewayctl ha maintenance"""
+    _operate("ha-maintenance", "", wait)
+
+
+@ha.command("resume")
+def ha_resume() -> None:
+    """Ends drain and maintenance, and forgives failures. Example: gatewayctl ha resume"""
+    _operate("ha-resume", "", 0)
+
+
+@app.command()
+def failover(wait: Wait = 10) -> None:
+    """Planned switchover, said to either gateway: the active one hands over. Example: gatewayctl failover"""
+    _operate("ha-failover", "", wait)
 
 
 @app.command()

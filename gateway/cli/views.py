@@ -342,7 +342,9 @@ def _pair(snapshot: Json) -> str:
     said = f"last heartbeat {heard} ago" if heard != "-" else "never heard"
     rejected = sum(ha.get("rejected", {}).values())
     refused = f", {rejected} datagrams rejected" if rejected else ""
-    return f"pair  {ha['peer_name'] or '(unknown)'} {ha['peer_address']}  {'UP' if ha['peer_up'] else 'DOWN'}  {said}{trip}{refused}"
+    role = f"{ha['role'].upper()}  " if ha.get("role") else ""
+    peer = f"{'UP' if ha['peer_up'] else 'DOWN'}{' ' + ha['peer_role'] if ha.get('peer_role') else ''}"
+    return f"pair  {role}{ha['peer_name'] or '(unknown)'} {ha['peer_address']}  {peer}  {said}{trip}{refused}"
 
 
 def _events(snapshot: Json, count: int) -> Table:

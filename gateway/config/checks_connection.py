@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_network
 from typing import Literal
 
-from gateway.config.derive import SHORTHANDS, children_of, is_everything
+from gateway.config.derive import SHORTHANDS, children_of, is_everything, pair_paths
 from gateway.config.diagnostics import KeyPath
 from gateway.config.findings import Facts, Finding
 from gateway.config.model import Address, Child, Connection, Prefix
@@ -274,9 +274,11 @@ def _places(facts: Facts) -> list[_Place]:
         if neighbor.connection is None:
             path = ("bgp", "neighbor", name, "address")
             add("beside", _host(neighbor.address), path, "address")
-    if config.ha is not None:
-        add("connected", _host(config.ha.local_address), ("ha", "local_address"), "local_address")
-        add("beside", _host(config.ha.remote_address), ("ha", "remote_address"), "remote_address")
+    for where, way in pair_paths(config):
+        add("connected", _host(way.local_address), (*where, "local_address"), "local_address")
+        add("beside", _host(way.remote_address), (*where, "remote_address"), "remote_address")
+    if config.ha is not None and config.ha.witness is not None:
+        add("beside", _host(config.ha.witness.address), ("ha", "witness", "address"), "address")
     for name, instance in config.instance.items():
         for element, prefix in enumerate(instance.local):
             add("connected", prefix, ("instance", name, "local", element), "local", name)

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
-from gateway.config.model import Address, Bgp, Child, Config, Connection, DataPlane, Interface, Neighbor, Prefix
+from gateway.config.diagnostics import KeyPath
+from gateway.config.model import (
+    Address,
+    Bgp,
+    Child,
+    Config,
+    Connection,
+    DataPlane,
+    HaPath,
+    HaPeer,
+    Interface,
+    Neighbor,
+    Prefix,
+)
 
 DEFAULT_CHILD = "net"
 SHORTHANDS = ("local_ts", "remote_ts", "esp_proposals")
@@ -68,6 +81,22 @@ def next_to_us(config: Config) -> tuple[Address, ...]:
     peers = [connection.remote_addrs for connection in config.connection.values()]
     neighbors = config.bgp.neighbor.values() if config.bgp is not None else ()
     return (*dict.fromkeys([*peers, *(neighbor.address for neighbor in neighbors if neighbor.connection is None)]),)
+
+
+def pair_paths(config: Config) -> Iterator[tuple[KeyPath, HaPeer | HaPath]]:
+    """The ways of heartbeats: that of [ha] first, then the others in the order of their names, as on the other gateway."""
+    if config.ha is not None:
+        yield ("ha",), config.ha
+        for name in sorted(config.ha.path):
+            yield ("ha", "path", name), config.ha.path[name]
+
+
+def pair_neighbors(config: Config) -> tuple[Address, ...]:
+    """Whom the pair speaks with outside of every tunnel: the other gateway, and the witness."""
+    found = [path.remote_address for _, path in pair_paths(config)]
+    if config.ha is not None and config.ha.witness is not None:
+        found.append(config.ha.witness.address)
+    return (*dict.fromkeys(found),)
 
 
 def uses_ipv6(config: Config) -> bool:

@@ -68,7 +68,7 @@ def impact_of(path: KeyPath) -> Impact:
 
 
 _NAMED_TABLES: frozenset[str] = frozenset(
-    {"connection", "instance", "child", "neighbor", "prefix_list", "policy", "rule", "table"}
+    {"connection", "instance", "child", "neighbor", "prefix_list", "policy", "rule", "table", "path"}
 )
 """Tables whose keys are names."""
 
@@ -219,6 +219,23 @@ IMPACTS: dict[str, Impact] = {
     "ha.secret": _I.IN_PLACE,
     "ha.interval": _I.IN_PLACE,
     "ha.dead_after": _I.IN_PLACE,
+    "ha.older_secret": _I.IN_PLACE,
+    "ha.cluster": _I.IN_PLACE,
+    "ha.mode": _I.IN_PLACE,
+    "ha.priority": _I.IN_PLACE,
+    "ha.preempt": _I.IN_PLACE,
+    "ha.preempt_delay": _I.IN_PLACE,
+    "ha.without_witness": _I.IN_PLACE,
+    "ha.drain_time": _I.IN_PLACE,
+    "ha.hold_down": _I.IN_PLACE,
+    "ha.path.*.local_address": _I.IN_PLACE,
+    "ha.path.*.remote_address": _I.IN_PLACE,
+    "ha.path.*.port": _I.IN_PLACE,
+    "ha.witness.address": _I.IN_PLACE,
+    "ha.witness.port": _I.IN_PLACE,
+    "ha.witness.ttl": _I.IN_PLACE,
+    "ha.witness.secret": _I.IN_PLACE,
+    "ha.witness.break_lease": _I.IN_PLACE,
     # Nothing of it is between a packet and its tunnel: the tables are read again.
     "fabric.cloud": _I.IN_PLACE,
     "fabric.cluster": _I.IN_PLACE,
@@ -261,6 +278,9 @@ _REMOVED: dict[str, Impact] = {
     "bgp.policy.*.rule.*": _I.IN_PLACE,
     "bgp.neighbor.*.bfd": _I.IN_PLACE,
     "ha": _I.IN_PLACE,
+    "ha.path.*": _I.IN_PLACE,
+    # A pair with another kind of agreement begins anew, as after a start.
+    "ha.witness": _I.IN_PLACE,
     "fabric": _I.IN_PLACE,
     "fabric.table.*": _I.IN_PLACE,
 }

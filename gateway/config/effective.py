@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gateway.config.bgp_model import KINDS
 from gateway.config.derive import SHORTHANDS, children_of, life_time_of, protected_prefixes, router_id, session_address
 from gateway.config.diagnostics import KeyPath, spelled
-from gateway.config.model import Bgp, Child, Config, Connection, Fabric, Neighbor, SecretSource, Section
+from gateway.config.model import Bgp, Child, Config, Connection, Fabric, HaPeer, Neighbor, SecretSource, Section
 from gateway.config.written import written
 
 _DEFAULT = "  # default"
@@ -20,7 +20,7 @@ def effective_toml(config: Config) -> str:
         *_table(config, ("dataplane",), config.dataplane),
         *(line for name, item in config.connection.items() for line in _connection(config, name, item)),
         *(_bgp(config, config.bgp) if config.bgp is not None else ()),
-        *(_table(config, ("ha",), config.ha) if config.ha is not None else ()),
+        *(_ha(config, config.ha) if config.ha is not None else ()),
         *(_fabric(config, config.fabric) if config.fabric is not None else ()),
         *_table(config, ("metrics",), config.metrics),
         *_table(config, ("observe",), config.observe),
@@ -45,6 +45,12 @@ def _bgp(config: Config, bgp: Bgp) -> Iterator[str]:
         yield from _table(config, ("bgp", "policy", name), policy)
         for rule_name, rule in policy.rule.items():
             yield from _table(config, ("bgp", "policy", name, "rule", rule_name), rule)
+
+
+def _ha(config: Config, ha: HaPeer) -> Iterator[str]:
+    yield from _table(config, ("ha",), ha)
+    for name, path in ha.path.items():
+        yield from _table(config, ("ha", "path", name), path)
 
 
 def _fabric(config: Config, fabric: Fabric) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 Each check yields findings as (severity, path, message); this module turns them into diagnostics at the
 place of the path. The checks themselves stand in `checks_connection.py` and `checks_bgp.py`; this file
-has those of [dataplane], [ha] and [metrics] and of secrets.
+has those of [dataplane] and [metrics] and of secrets.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from gateway.config.checks_authentication import authentication_findings
 from gateway.config.checks_bgp import bgp_findings
 from gateway.config.checks_connection import connection_findings, pair_findings, prefix_findings
 from gateway.config.checks_fabric import fabric_findings
+from gateway.config.checks_ha import ha_findings
 from gateway.config.checks_instance import instance_findings
 from gateway.config.checks_liveness import liveness_findings
-from gateway.config.derive import NAT_T_PORT
 from gateway.config.diagnostics import Diagnostic, KeyPath, Severity, in_order, spelled
 from gateway.config.findings import Facts, Finding
 from gateway.config.model import Config, SecretSource
@@ -67,6 +67,10 @@ def _secret_sources(config: Config) -> Iterator[tuple[KeyPath, SecretSource]]:
             yield ("bgp", "neighbor", name, "bfd", "secret"), neighbor.bfd.secret
     if config.ha is not None:
         yield ("ha", "secret"), config.ha.secret
+        if config.ha.older_secret is not None:
+            yield ("ha", "older_secret"), config.ha.older_secret
+        if config.ha.witness is not None and config.ha.witness.secret is not None:
+            yield ("ha", "witness", "secret"), config.ha.witness.secret
 
 
 def _dataplane_findings(facts: Facts) -> Iterator[Finding]:
@@ -81,24 +85,6 @@ def _dataplane_findings(facts: Facts) -> Iterator[Finding]:
     elif plane.cpus and plane.workers not in ("auto", len(plane.cpus)):
         message = f"{len(plane.cpus)} given for {plane.workers} workers; name one for each, or leave `workers` out"
         yield "error", ("dataplane", "cpus"), message
-
-
-def _ha_findings(facts: Facts) -> Iterator[Finding]:
-    ha = facts.config.ha
-    if ha is None:
-        return
-    if ha.local_address == ha.remote_address:
-        yield (
-            "error",
-            ("ha", "remote_address"),
-            "the same as local_address; the other gateway has an address of its own",
-        )
-    if ha.local_address.version != ha.remote_address.version:
-        yield "error", ("ha", "remote_address"), "not of the same family as local_address"
-    ike_ports = {connection.local_port for connection in facts.config.connection.values()} or {500}
-    if ha.port in ike_ports | {NAT_T_PORT}:
-        message = f"UDP port {ha.port} is taken by IKE; choose another, e.g. 4780, on both gateways"
-        yield "error", ("ha", "port"), message
 
 
 def _metrics_findings(facts: Facts) -> Iterator[Finding]:
@@ -118,7 +104,7 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     liveness_findings,
     _secret_findings,
     _dataplane_findings,
-    _ha_findings,
+    ha_findings,
     fabric_findings,
     _metrics_findings,
 )

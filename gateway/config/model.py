@@ -16,6 +16,7 @@ from pydantic import Field
 from gateway.config.addresses import Address, AddressField, Interface, InterfaceField, Prefix, PrefixField
 from gateway.config.bgp_model import Bgp, Neighbor, Policy, PolicyRule, PrefixList
 from gateway.config.fabric_model import Fabric, FabricTable
+from gateway.config.ha_model import HaPath, HaPeer, HaWitness
 from gateway.config.instance_model import Instance
 from gateway.config.liveness_model import Bfd, Circuit, Probe
 from gateway.config.types import (
@@ -51,7 +52,9 @@ __all__ = [
     "Fabric",
     "FabricTable",
     "Gateway",
+    "HaPath",
     "HaPeer",
+    "HaWitness",
     "Instance",
     "Interface",
     "Metrics",
@@ -272,17 +275,6 @@ class Connection(Section):
         default=None, min_length=1, description="shorthand for the only child's esp_proposals"
     )
     child: dict[Name, Child] = Field(default_factory=dict, description="CHILD_SAs by name; default: one named 'net'")
-
-
-class HaPeer(Section):
-    """The other gateway of the pair: an authenticated heartbeat."""
-
-    local_address: AddressField = Field(description="our address of the heartbeat")
-    remote_address: AddressField = Field(description="the other gateway's address")
-    port: Port = Field(default=4780, description="UDP port on both sides")
-    secret: SecretSource = Field(description="shared by the pair; at least 16 octets")
-    interval: Duration = Field(default=0.2, ge=0.05, description="between heartbeats")
-    dead_after: Integer = Field(default=5, ge=2, le=100, description="heartbeats missed before the peer counts as down")
 
 
 class Metrics(Section):

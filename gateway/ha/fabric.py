@@ -46,7 +46,7 @@ class Fabric:
     """All route tables of one gateway, by the contract of `gateway/contract.py`."""
 
     def __init__(self, settings: FabricSettings, random: RandomSource, now: float) -> None:
-        self._settings = settings
+        self.settings = settings
         self._random = random
         self._standing = Standing(False, 0, now)
         self._outdone_by: Claim | None = None
@@ -100,7 +100,7 @@ class Fabric:
             active=self._standing.active,
             epoch=self._standing.epoch,
             outdone_by=self._outdone_by,
-            dry_run=self._settings.dry_run,
+            dry_run=self.settings.dry_run,
             tables=tuple(table.view(self._writing) for table in self._tables.values()),
         )
 
@@ -125,7 +125,7 @@ class Fabric:
             else:
                 kept[table.name] = RouteTable(settings, table, self._random, now)
         # Answers for a table that is gone still come; nothing listens to it any more.
-        self._settings, self._tables = settings, kept
+        self.settings, self._tables = settings, kept
 
     # --- going on ---------------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class Fabric:
         if not self._standing.active or self._outdone_by is not None:
             return
         for table in self._tables.values():
-            claim = outdone(self._settings, self._standing.epoch, table.claims)
+            claim = outdone(self.settings, self._standing.epoch, table.claims)
             if claim is not None:
                 self._outdone_by = claim
                 self._effects.append(HigherEpoch(table.table.name, claim))

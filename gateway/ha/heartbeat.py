@@ -221,6 +221,11 @@ class Heartbeat:
             way.path = path
         self._ways, self._left = known[: len(paths)], known[len(paths) :]
 
+    @property
+    def peer_said(self) -> Advertised | None:
+        """What the peer said of itself last, also when it is silent by now; None: never anything."""
+        return self._newest.advertised if self._newest else None
+
     # --- receiving --------------------------------------------------------------------------------------------
 
     def _accept(self, message: Message, now: float) -> None:

@@ -166,11 +166,19 @@ class ProbeClose:
 
 
 @dataclass(frozen=True, slots=True)
-class HeartbeatTransmit:
-    """A heartbeat datagram."""
+class PairTransmit:
+    """A datagram to the other gateway of the pair, or to the witness."""
 
     data: bytes
+    local: Endpoint
     remote: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SaveEpoch:
+    """Write down the highest epoch known, for the next process."""
+
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The whole gateway: every core composed into one machine with the contract of gateway/contract.py.
 
-    IKE datagrams, BGP lines, heartbeats, data plane events, kernel answers, operator commands, time
+    IKE datagrams, BGP lines, datagrams of the pair, data plane events, kernel answers, operator commands, time
         -> cores -> their events -> tunnels, routes, sessions
         -> Transmit, Compute, data plane and kernel effects, journal events
 
@@ -18,7 +18,7 @@ from gateway.bgp import events as bgp
 from gateway.bgp.speaker import Speaker
 from gateway.contract import Compute, Endpoint, Fetch, RandomSource, Transmit
 from gateway.esp.dataplane import Direction, SaCounters
-from gateway.ha import heartbeat as ha
+from gateway.ha.roles import Operate
 from gateway.ike import commands as ike
 from gateway.ike import events as ike_events
 from gateway.ike.endpoint import IkeEndpoint
@@ -27,6 +27,7 @@ from gateway.ike.services import WallClock, since_1970
 from gateway.node import effects, inputs, operator, outcomes
 from gateway.node.learned import Learned
 from gateway.node.liveness import Liveness
+from gateway.node.pairing import Pairing
 from gateway.node.routes import fib_commands, journal_event, tell_next_hops
 from gateway.node.settings import GatewaySettings
 from gateway.node.supervisor import Supervisor
@@ -56,13 +57,14 @@ class Gateway:
         wall: WallClock = since_1970,
         crash_secret: bytes = b"",
         learned: Mapping[str, tuple[routing.Prefix, ...]] | None = None,
+        epoch: int = 0,
     ) -> None:
         self.settings = settings
         self.ike = IkeEndpoint(random, key_exchanges, wall, crash_secret)
         self.tables = Tables()
         self.learned = Learned(self.tables, learned or {})
         self.speaker = Speaker(settings.bgp) if settings.bgp is not None else None
-        self.heartbeat = ha.Heartbeat(settings.heartbeat, random) if settings.heartbeat is not None else None
+        self.pairing = Pairing(random, epoch)
         self.tunnels: dict[str, Tunnel] = {}
         self.liveness = Liveness(self.tunnels, random)
         self._names: dict[int, str] = {}  # of the tunnels, by connection number
@@ -96,10 +98,10 @@ class Gateway:
             self.speaker.receive(lines, now)
             self._settle(now)
 
-    def receive_heartbeat(self, data: bytes, remote: Endpoint, now: float) -> None:
-        if self.heartbeat is not None:
-            self.heartbeat.receive(data, remote, now)
-            self._settle(now)
+    def receive_pair(self, data: bytes, remote: Endpoint, now: float) -> None:
+        """Of the other gateway, or of the witness."""
+        self.pairing.receive(data, remote, now)
+        self._settle(now)
 
     def command(self, command: object, now: float) -> None:
         """An input of inputs.py, or an answer the FIB or the speaker waits for."""
@@ -122,6 +124,7 @@ class Gateway:
             case inputs.Underlay(connected):
                 self._connected = connected
                 self._set_throws(now)
+                self.pairing.links(connected)
             case inputs.DataPlaneEvent():
                 self._data_plane_event(command, now)
             case inputs.Counters(sas, drops):
@@ -132,6 +135,10 @@ class Gateway:
                 self.liveness.expired(number, generation, now)
             case inputs.Operate():
                 self._operate(command, now)
+            case Operate() | inputs.TableAnswered():
+                self.pairing.command(command, now)
+            case inputs.WorkersWork(works):
+                self.pairing.workers(works)
             case bgp.ProcessUp() | bgp.ProcessDown():
                 if self.speaker is not None:
                     self.speaker.command(command, now)
@@ -166,12 +173,14 @@ class Gateway:
             self.ike.next_deadline(),
             self.tables.next_deadline(),
             self.liveness.next_deadline(),
+            self.pairing.next_deadline(),
             self._sweep_at,
             self._reopen_at,
         ]
         if self.guarded:
             deadlines.append(self.learned.save_at)
-        deadlines += [core.next_deadline() for core in (self.speaker, self.heartbeat) if core is not None]
+        if self.speaker is not None:
+            deadlines.append(self.speaker.next_deadline())
         if self._to_close:
             deadlines.append(self._settled_at)
         if self.guarded and not self.stopping:
@@ -182,9 +191,9 @@ class Gateway:
         self.ike.handle_deadline(now)
         self.tables.handle_deadline(now)
         self.liveness.handle_deadline(now)
-        for core in (self.speaker, self.heartbeat):
-            if core is not None and (due := core.next_deadline()) is not None and now >= due:
-                core.handle_deadline(now)
+        self.pairing.handle_deadline(now)
+        if self.speaker is not None and (due := self.speaker.next_deadline()) is not None and now >= due:
+            self.speaker.handle_deadline(now)
         if self._sweep_at is not None and now >= self._sweep_at:
             self._sweep_at = None
             self.tables.command(routing.Sweep(), now)
@@ -209,6 +218,7 @@ class Gateway:
         self._set_protected(now)
         self._configure_ike(now)
         self.liveness.adopt(self.settings.watches, now)
+        self.pairing.configure(self.settings, now)
 
     def _stop(self, now: float) -> None:
         self.stopping = True
@@ -220,9 +230,6 @@ class Gateway:
 
     def _reconfigure(self, settings: GatewaySettings, now: float) -> None:
         before = self.settings
-        if settings.heartbeat != self.settings.heartbeat:
-            heartbeat = settings.heartbeat
-            self.heartbeat = ha.Heartbeat(heartbeat, self._random) if heartbeat is not None else None
         self.settings = settings
         if settings.instances or before.instances:
             self._set_instances(guarded=False)
@@ -236,6 +243,7 @@ class Gateway:
             if wanted is None:
                 del self.tunnels[name]
                 del self._names[tunnel.settings.id]
+                self.pairing.health.tunnel(name, None)
                 self._look_after(name)
                 self.ike.command(ike.Terminate(name, reason="REMOVED_FROM_CONFIGURATION"), now)
                 self._emit(effects.CloseTunnel(tunnel.settings.id, name))
@@ -250,6 +258,7 @@ class Gateway:
             for change in self.speaker.best() if self.speaker is not None else ():
                 self._route(change, now)
         self.liveness.adopt(settings.watches, now)
+        self.pairing.configure(settings, now)
 
     def _set_instances(self, *, guarded: bool = True) -> None:
         """The rules that lead into new tables precede the guards in them: what is looked up in an empty one goes nowhere in
@@ -299,6 +308,7 @@ class Gateway:
         state = routing.ConnectionUp(tunnel.name) if up else routing.ConnectionDown(tunnel.name)
         self._fib_of(tunnel).command(state, now)
         self.liveness.path(tunnel.name, now)
+        self.pairing.tunnel(tunnel, self.liveness.passes(tunnel.name))
 
     def _configure_ike(self, now: float) -> None:
         faulty = {name for name, tunnel in self.tunnels.items() if tunnel.device_fault}
@@ -340,6 +350,7 @@ class Gateway:
         if self.guarded:
             return
         self.guarded = True
+        self.pairing.guarded()
         for name in self.tunnels:
             self._look_after(name)
         self._event("info", "guard-installed", "", "clear-text guard is in the kernel")
@@ -451,9 +462,9 @@ class Gateway:
             for effect in self.speaker.poll() if self.speaker is not None else ():
                 progress = True
                 self._bgp_event(effect, now)
-            for effect in self.heartbeat.poll() if self.heartbeat is not None else ():
+            for effect in self.pairing.poll(now):
                 progress = True
-                self._ha_event(effect, now)
+                self._pair_event(effect, now)
             for effect in self.liveness.poll():
                 progress = True
                 self._liveness_event(effect, now)
@@ -522,6 +533,9 @@ class Gateway:
                 self._start_bgp()
             case bgp.PeerUp(name):
                 self.liveness.established(name, now)
+                self.pairing.health.session(name, up=True)
+            case bgp.PeerDown(name):
+                self.pairing.health.session(name, up=False)
             case bgp.AnswersMissing(times):
                 self._emit(effects.BgpUnresponsive(times))
             case bgp.Drained():
@@ -537,8 +551,10 @@ class Gateway:
 
     def _liveness_event(self, event: object, now: float) -> None:
         match event:
-            case routing.Liveness():
+            case routing.Liveness(target, works):
                 self.tables.command(event, now)
+                if isinstance(target, routing.ViaConnection) and (tunnel := self.tunnels.get(target.name)):
+                    self.pairing.tunnel(tunnel, works)
             case bgp.Forwarding() if self.speaker is not None:
                 self.speaker.command(event, now)
             case ike.CheckLiveness():
@@ -549,12 +565,11 @@ class Gateway:
             case _:
                 self._emit(event)
 
-    def _ha_event(self, event: object, now: float) -> None:
-        match event:
-            case Transmit(data, _, remote):
-                self._emit(effects.HeartbeatTransmit(data, remote))
-            case _:
-                self._tell(outcomes.heartbeat(event))
+    def _pair_event(self, event: object, now: float) -> None:
+        if not isinstance(event, bgp.Attract):
+            self._emit(event)
+        elif self.speaker is not None:
+            self.speaker.command(event, now)
 
     def _event(
         self, level: str, event: str, tunnel: str, text: str, failure: str = "", context: dict[str, str] | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gateway.config.model import Prefix
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaCounters
+from gateway.ha.fabric_values import Outcome
 from gateway.node.settings import GatewaySettings
 
 
@@ -102,6 +103,21 @@ class ForgetLearned:
 
     prefixes: tuple[Prefix, ...]
     instance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TableAnswered:
+    """How a call to the cloud's route tables ended."""
+
+    ticket: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersWork:
+    """Whether the data plane's threads go on."""
+
+    works: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,10 @@ class Liveness:
                 watched.session.whole(self._tunnels[connection].mtu, now, moved=True)
                 self._drain(watched)
 
+    def passes(self, connection: str) -> bool:
+        """Whether what watches this tunnel finds that packets get through, or nothing does."""
+        return self._works(ViaConnection(connection))
+
     def black_hole(self, connection: str) -> LivenessStatus | None:
         """What found that small packets pass the tunnel and long ones vanish."""
         sessions = (one.session.status() for one in self._by_target.get(ViaConnection(connection), ()))
@@ -237,13 +241,15 @@ class Liveness:
             if verdict is not Verdict.UNKNOWN:  # as when it ends
                 self.circuits.verdict(watch.circuit, verdict is Verdict.UP, at)
             return
-        verdicts = {one.session.verdict for one in self._by_target.get(watch.target, ())}
-        passes = Verdict.DOWN not in verdicts or Verdict.UP in verdicts
-        self._effects.append(Passes(watch.target, passes))
+        self._effects.append(Passes(watch.target, self._works(watch.target)))
         if watch.neighbor:
             self._effects.append(Forwarding(watch.neighbor, works))
         if watch.connection and not works:
             self._effects.append(CheckLiveness(watch.connection))
+
+    def _works(self, target: Single) -> bool:
+        verdicts = {one.session.verdict for one in self._by_target.get(target, ())}
+        return Verdict.DOWN not in verdicts or Verdict.UP in verdicts
 
     def _deadline_of(self, number: int) -> float | None:
         watched = self._by_id.get(number)

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.ha import heartbeat as ha
+from gateway.ha import fabric_values as cloud
+from gateway.ha.heartbeat import PeerDown, PeerUp
+from gateway.ha.message import Role
+from gateway.ha.roles import CommandRefused, RoleChanged
 from gateway.ike import events as ike
 from gateway.node import failures
 from gateway.node.effects import Event
@@ -68,15 +71,37 @@ def exchange_failed(tunnel: Tunnel, child: str, reason: str, context: dict[str, 
     return Event("warning", "exchange-failed", tunnel.name, f"{child or 'IKE_SA'}: {name}", name, full)
 
 
-def heartbeat(event: object) -> Event | None:
-    """What the other gateway of the pair does."""
+def pair(event: PeerUp | PeerDown | RoleChanged | CommandRefused) -> Event:
+    """What the other gateway of the pair does, and what this one is from now on."""
     match event:
-        case ha.PeerUp(name, _):
+        case PeerUp(name, _):
             return Event("info", "ha-peer-up", "", f"heartbeat with {name} is up")
-        case ha.PeerDown(reason):
+        case PeerDown(reason):
             return Event("warning", "ha-peer-down", "", f"heartbeat of the other gateway is down: {reason.value}")
-        case _:
-            return None
+        case CommandRefused(verb, reason):
+            return Event("warning", "ha-refused", "", f"{verb.value} is not possible now: {reason}")
+        case RoleChanged(before, after, epoch, reason, fenced):
+            level = "info" if fenced and after is not Role.FAULT else "warning"
+            unfenced = "" if fenced else "; the other one may still forward for a moment"
+            under = f", epoch {epoch}" if after is Role.ACTIVE else ""
+            text = f"{before.name} -> {after.name}{under}: {reason}{unfenced}"
+            return Event(level, f"ha-{after.name.lower()}", "", text)
+
+
+def fabric(event: cloud.Event) -> Event:
+    """What happens to the cloud's route tables."""
+    match event:
+        case cloud.HigherEpoch(table, claim):
+            text = f"{table}: {claim.node} acts under epoch {claim.epoch}; this gateway writes no routes"
+            return Event("warning", "fabric-outdone", "", text)
+        case cloud.Switched(table, epoch, routes, seconds):
+            text = f"{table}: {routes} routes lead here, {seconds:.2f} s after it was asked for (epoch {epoch})"
+            return Event("info", "fabric-switched", "", text)
+        case cloud.Drifted(table, sentence):
+            return Event("warning", "fabric-drift", "", f"{table}: {sentence}")
+        case cloud.Troubled(table, sentence):
+            level, text = ("warning", sentence) if sentence else ("info", "nothing is wrong any more")
+            return Event(level, "fabric-trouble", "", f"{table}: {text}")
 
 
 def forgotten(prefixes: Sequence[Prefix]) -> Event:

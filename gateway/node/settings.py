@@ -13,14 +13,16 @@ from gateway.config.model import Address, Child, Config, Connection, Prefix
 from gateway.config.proposals import ProposalSpec, parse_esp_proposal, parse_ike_proposal
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Limits
-from gateway.ha.heartbeat import Settings as HeartbeatSettings
+from gateway.ha.fabric_values import FabricSettings
 from gateway.ike.certificate_names import own_identity
 from gateway.ike.proposal import Offer, make_offer
 from gateway.ike.registry import IdType, Protocol
 from gateway.ike.settings import ChildSettings, ConnectionSettings, Credentials, Identity, PostQuantumKey, Trust
 from gateway.ike.traffic_selector import from_range
 from gateway.node.bgp_settings import speaker_settings
+from gateway.node.fabric_settings import fabric_settings
 from gateway.node.instances import InstanceSettings, instances
+from gateway.node.pair_settings import PairSecrets, PairSettings, pair_settings
 from gateway.node.watches import Watch, watches
 from gateway.routing.model import SetRoute, ViaCircuit, ViaConnection
 
@@ -44,7 +46,7 @@ class Secrets:
 
     psks: Mapping[str, bytes] = field(repr=False)
     bgp_passwords: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    heartbeat: bytes = field(default=b"", repr=False)
+    pair: PairSecrets = PairSecrets()
     ppks: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     certificates: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
     trusts: Mapping[str, Trust] = field(default_factory=dict, repr=False)
@@ -96,11 +98,12 @@ class GatewaySettings:
     name: str
     tunnels: tuple[TunnelSettings, ...]
     bgp: SpeakerSettings | None
-    heartbeat: HeartbeatSettings | None
+    pair: PairSettings | None = None
     beside: frozenset[Address] = frozenset()
     """Neighbors and the peer gateway that are reached outside of every tunnel."""
     watches: tuple[Watch, ...] = ()
     instances: tuple[InstanceSettings, ...] = ()
+    fabric: FabricSettings | None = None
 
     # Asked for with every route
     on_circuits: frozenset[str] = field(init=False, repr=False, compare=False)
@@ -135,18 +138,18 @@ def build(
         config.gateway.name,
         tuple(tunnels),
         speaker,
-        _heartbeat(config, secrets),
+        pair_settings(config, secrets.pair),
         frozenset(_beside(config)),
         tuple(watches(config, speaker, secrets.bfd_keys)),
         tuple(instances(config)),
+        fabric_settings(config),
     )
 
 
 def _beside(config: Config) -> Iterator[Address]:
     if config.bgp is not None:
         yield from (one.address for one in config.bgp.neighbor.values() if one.connection is None)
-    if config.ha is not None:
-        yield config.ha.remote_address
+    yield from derive.pair_neighbors(config)
 
 
 def _tunnel(
@@ -278,18 +281,4 @@ def _child(name: str, child: Child, resources: int) -> ChildSettings:
         rekey_time=child.rekey_time,
         life_time=derive.life_time_of(child),
         resources=resources,
-    )
-
-
-def _heartbeat(config: Config, secrets: Secrets) -> HeartbeatSettings | None:
-    ha = config.ha
-    if ha is None:
-        return None
-    return HeartbeatSettings(
-        local=Endpoint(str(ha.local_address), ha.port),
-        remote=Endpoint(str(ha.remote_address), ha.port),
-        name=config.gateway.name,
-        secret=secrets.heartbeat,
-        interval=ha.interval,
-        dead_after=ha.dead_after,
     )

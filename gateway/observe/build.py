@@ -24,10 +24,11 @@ from gateway.node.security_associations import sequence_limit, suite_text
 from gateway.node.tunnel import ENDS, Tunnel
 from gateway.observe.bgp_explain import explain_peer
 from gateway.observe.explain import explain
+from gateway.observe.fabric import fabric_status, troubles
+from gateway.observe.ha import ha_status, problems
 from gateway.observe.snapshot import (
     CertificateStatus,
     ChildStatus,
-    HaStatus,
     JournalEntry,
     LivenessStatus,
     PeerStatus,
@@ -71,6 +72,9 @@ def build(
     kept = {} if drawn is None else drawn
     fade(node)
     draw_some(node, facts, kept, 0 if stale else len(node.redraw))
+    pair = node.pairing.ha
+    ha = ha_status(pair, now) if pair is not None else None
+    fabric = fabric_status(pair.fabric.view()) if pair is not None and pair.fabric is not None else None
     return Snapshot(
         name=node.settings.name,
         version=__version__,
@@ -84,7 +88,8 @@ def build(
         routes=tuple(routes),
         kernel_routes={"desired": fib.desired, "installed": fib.installed, "failed": fib.failed, "guard": fib.guard},
         exabgp=facts.exabgp,
-        ha=_ha(node, now),
+        ha=ha,
+        fabric=fabric,
         liveness=tuple(_liveness(node, facts)),
         probe_refused=dict(facts.probe_refused),
         workers=facts.workers,
@@ -92,7 +97,13 @@ def build(
         ike_half_open=node.ike.half_open,
         ike_rejected=dict(node.ike.rejected),
         journal=facts.journal,
-        problems=(*facts.problems, *fib.problems, *_limits(node)),
+        problems=(
+            *facts.problems,
+            *fib.problems,
+            *_limits(node),
+            *(problems(ha) if ha is not None else ()),
+            *(troubles(fabric) if fabric is not None else ()),
+        ),
         certificate_problems=facts.certificate_problems,
     )
 
@@ -366,10 +377,3 @@ def _liveness(node: Gateway, facts: ShellFacts) -> Iterator[LivenessStatus]:
             counts=facts.probes.get(status.id, ProbeCounts()),
             **known,
         )
-
-
-def _ha(node: Gateway, now: float) -> HaStatus | None:
-    if node.heartbeat is None:
-        return None
-    status = node.heartbeat.status(now)
-    return HaStatus(**{field.name: getattr(status, field.name) for field in fields(HaStatus)})

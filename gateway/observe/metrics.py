@@ -13,10 +13,8 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -27,19 +25,9 @@ from gateway.ike.errors import Violation
 from gateway.ike.registry import NotifyType
 from gateway.ike.states import IkeState
 from gateway.observe.fabric import STATES as FABRIC_STATES
-from gateway.observe.fabric import FabricTableStatus, call_samples, route_samples
+from gateway.observe.family import Distribution, Family, Sample, wall
+from gateway.observe.pair_metrics import HEARTBEAT_REJECTIONS, LEASES, PAIR_FAMILIES, ROLES
 from gateway.observe.snapshot import ChildStatus, LivenessStatus, Snapshot, WorkerStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """The value of a histogram: how many were at most that large, for each bound, and the sum of all."""
-
-    buckets: tuple[tuple[str, float], ...]
-    total: float
-
-
-Sample = tuple[tuple[str, ...], float | Distribution]
 
 # Labels of native/drop_reasons.h and the direction named there; "any" where both directions can meet the reason.
 DROP_REASONS = {
@@ -70,7 +58,6 @@ CARRYING = ("INSTALLED", "REKEYING")  # states of a CHILD_SA that passes traffic
 BGP_STATES = ("Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established")
 RIBS = ("adj_in", "accepted", "best", "adj_out", "stale", "held_back")
 ROUTE_STATES = ("desired", "installed", "failed", "guard")
-HEARTBEAT_REJECTIONS = ("bad_version", "bad_mac", "replay", "unknown_boot", "own_reflection", "malformed")
 EXCHANGES = (
     "IKE_SA_INIT",
     "IKE_INTERMEDIATE",
@@ -103,17 +90,6 @@ _KINDS: dict[str, Callable[..., Metric]] = {
     "counter": CounterMetricFamily,
     "histogram": HistogramMetricFamily,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric: `samples` yields (label values, value) in the order of `labels`."""
-
-    name: str
-    kind: Literal["gauge", "counter", "histogram"]
-    help: str
-    labels: tuple[str, ...]
-    samples: Callable[[Snapshot], Iterable[Sample]]
 
 
 class SnapshotCollector(Collector):
@@ -178,6 +154,8 @@ def documentation() -> str:
         f"- `reason` of `gateway_esp_drops_total`, with `direction`: {_listed(f'{r} ({d})' for r, d in DROP_REASONS.items())}",
         f"- `reason` of `gateway_ike_rejected_total`: {_listed(v.value for v in Violation)}",
         f"- `reason` of `gateway_ha_rejected_total`: {_listed(HEARTBEAT_REJECTIONS)}",
+        f"- `role` of `gateway_ha_role` and `gateway_ha_transitions_total`: {_listed(ROLES)}",
+        f"- `state` of `gateway_ha_lease`: {_listed(LEASES)} (none: there is no witness; other: the other gateway has it)",
         f"- `state` of `gateway_fabric_routes`: {_listed(FABRIC_STATES)}",
         f"- `stage` of `gateway_worker_cycles_total`: {_listed(f'{stage} ({what})' for stage, what in STAGES.items())}",
         "- `le` of `gateway_worker_batch_size_bucket`: "
@@ -196,13 +174,6 @@ def _listed(words: Iterable[str]) -> str:
 
 def _metric(family: Family) -> Any:
     return _KINDS[family.kind](family.name, family.help, labels=family.labels)
-
-
-def _wall(snapshot: Snapshot, at: float | None) -> float:
-    """UNIX time of a monotonic instant; 0 for never. Tenths, so that two scrapes agree about one event."""
-    if at is None:
-        return 0.0
-    return round(datetime.fromisoformat(snapshot.taken_at).timestamp() - (snapshot.now - at), 1)
 
 
 def _latest(instants: Iterable[float | None]) -> float | None:
@@ -279,7 +250,7 @@ def _child_up(snapshot: Snapshot) -> Iterator[Sample]:
 
 def _child_installed(snapshot: Snapshot) -> Iterator[Sample]:
     for tunnel, name, children in _children(snapshot):
-        yield (tunnel, name), _wall(snapshot, _latest(child.installed_at for child in children))
+        yield (tunnel, name), wall(snapshot, _latest(child.installed_at for child in children))
 
 
 def _child_rekeys(snapshot: Snapshot) -> Iterator[Sample]:
@@ -302,8 +273,8 @@ def _child_lifetime(snapshot: Snapshot) -> Iterator[Sample]:
 
 def _last_packet(snapshot: Snapshot) -> Iterator[Sample]:
     for tunnel, name, children in _children(snapshot):
-        yield (tunnel, name, "in"), _wall(snapshot, _latest(child.last_in for child in children))
-        yield (tunnel, name, "out"), _wall(snapshot, _latest(child.last_out for child in children))
+        yield (tunnel, name, "in"), wall(snapshot, _latest(child.last_in for child in children))
+        yield (tunnel, name, "out"), wall(snapshot, _latest(child.last_out for child in children))
 
 
 def _packets(snapshot: Snapshot) -> Iterator[Sample]:
@@ -373,22 +344,6 @@ def _liveness_refused(snapshot: Snapshot) -> Iterator[Sample]:
         yield (reason,), count
 
 
-def _ha_datagrams(snapshot: Snapshot) -> Iterator[Sample]:
-    if snapshot.ha is not None:
-        yield ("in",), snapshot.ha.received
-        yield ("out",), snapshot.ha.sent
-
-
-def _ha_rejected(snapshot: Snapshot) -> Iterator[Sample]:
-    if snapshot.ha is not None:
-        for reason in dict.fromkeys((*HEARTBEAT_REJECTIONS, *snapshot.ha.rejected)):
-            yield (reason,), snapshot.ha.rejected.get(reason, 0)
-
-
-def _by_table(value: Callable[[FabricTableStatus], float]) -> Callable[[Snapshot], Iterable[Sample]]:
-    return lambda s: [((table.name,), value(table)) for table in (s.fabric.tables if s.fabric else ())]
-
-
 def _ike_rejected(snapshot: Snapshot) -> Iterator[Sample]:
     for reason in dict.fromkeys((*(why.value for why in Violation), *snapshot.ike_rejected)):
         yield (reason,), snapshot.ike_rejected.get(reason, 0)
@@ -429,7 +384,7 @@ def _by_worker(value: Callable[[WorkerStatus], float]) -> Callable[[Snapshot], I
 
 FAMILIES: tuple[Family, ...] = (
     Family("gateway_build_info", "gauge", "always 1; what is running", ("version", "python", "crypto"), _build),
-    Family("gateway_start_timestamp_seconds", "gauge", "UNIX time of the daemon's start", (), lambda s: [((), _wall(s, s.started_at))]),
+    Family("gateway_start_timestamp_seconds", "gauge", "UNIX time of the daemon's start", (), lambda s: [((), wall(s, s.started_at))]),
     Family("gateway_ready", "gauge", "1: configuration applied and sockets bound", (), lambda s: [((), s.ready)]),
     Family(
         "gateway_host_problems", "gauge", "faults of the host's settings found (sysctl and such; named by gatewayctl status)", (),
@@ -452,7 +407,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("gateway_ike_half_open_sas", "gauge", "IKE_SAs answered but not authenticated yet", (), lambda s: [((), s.ike_half_open)]),
     Family(
         "gateway_ike_sa_established_timestamp_seconds", "gauge", "UNIX time the IKE_SA was established", ("tunnel",),
-        lambda s: [((t.name,), _wall(s, t.established_at)) for t in s.tunnels],
+        lambda s: [((t.name,), wall(s, t.established_at)) for t in s.tunnels],
     ),
     Family(
         "gateway_certificate_expiry_timestamp_seconds", "gauge", "UNIX time until which a configured certificate is valid",
@@ -493,7 +448,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("gateway_bgp_peer_state", "gauge", "exactly one state of a peer is 1 (RFC 4271 8.2.2)", ("peer", "state"), _bgp_state),
     Family(
         "gateway_bgp_peer_established_timestamp_seconds", "gauge", "UNIX time the session was established", ("peer",),
-        lambda s: [((p.address,), _wall(s, p.established_at)) for p in s.peers],
+        lambda s: [((p.address,), wall(s, p.established_at)) for p in s.peers],
     ),
     Family(
         "gateway_bgp_peer_flaps_total", "counter", "times the session left Established", ("peer",),
@@ -533,30 +488,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("gateway_liveness_packets_total", "counter", "packets sent and received", ("session", "kind", "direction"), _liveness_packets),
     Family("gateway_liveness_refused_total", "counter", "BFD packets and echo answers that were not believed", ("reason",), _liveness_refused),
-    Family("gateway_ha_peer_up", "gauge", "1: heartbeats pass in both directions", (), lambda s: [((), s.ha.peer_up)] if s.ha else []),
-    Family(
-        "gateway_ha_last_heartbeat_timestamp_seconds", "gauge", "UNIX time of the last authentic heartbeat", (),
-        lambda s: [((), _wall(s, s.ha.last_heartbeat_at))] if s.ha else [],
-    ),
-    Family(
-        "gateway_ha_round_trip_seconds", "gauge", "last measured round trip; 0: none yet", (),
-        lambda s: [((), s.ha.round_trip or 0.0)] if s.ha else [],
-    ),
-    Family("gateway_ha_heartbeats_total", "counter", "heartbeat datagrams sent and accepted", ("direction",), _ha_datagrams),
-    Family("gateway_ha_rejected_total", "counter", "heartbeat datagrams refused", ("reason",), _ha_rejected),
-    Family(
-        "gateway_fabric_active", "gauge", "1: this gateway writes the cloud's route tables", (),
-        lambda s: [((), s.fabric.active and not s.fabric.outdone_by)] if s.fabric else [],
-    ),
-    Family("gateway_fabric_routes", "gauge", "wanted routes by what the table has for them", ("table", "state"), lambda s: route_samples(s.fabric)),
-    Family("gateway_fabric_foreign_routes", "gauge", "routes of a table that are not ours", ("table",), _by_table(lambda t: len(t.foreign))),
-    Family("gateway_fabric_troubled", "gauge", "1: something keeps the table from being right", ("table",), _by_table(lambda t: bool(t.trouble))),
-    Family("gateway_fabric_drift_total", "counter", "routes of ours that others changed", ("table",), _by_table(lambda t: t.drift)),
-    Family("gateway_fabric_calls_total", "counter", "calls of the cloud", ("table", "result"), lambda s: call_samples(s.fabric)),
-    Family(
-        "gateway_fabric_switch_seconds", "gauge", "how long the last switch to this gateway took; 0: none yet", ("table",),
-        _by_table(lambda t: t.switch_seconds or 0.0),
-    ),
+    *PAIR_FAMILIES,
     Family("gateway_worker_cpu_seconds_total", "counter", "CPU time of a data plane thread", ("worker",), _by_worker(lambda w: w.cpu_seconds)),
     Family("gateway_worker_ticks_total", "counter", "loop turns of a data plane thread", ("worker",), _by_worker(lambda w: w.ticks)),
     Family(

@@ -1,6 +1,6 @@
 """The one picture of the gateway that every view is drawn from (design: they cannot disagree).
 
-Built by `node/` on request; plain frozen data, JSON-able by `to_json`. Times are CLOCK_MONOTONIC
+Built by `node/` on request; plain frozen data, JSON-able by `to_json`. Times are CLOCK_BOOTTIME
 seconds of the daemon (`now` is in the snapshot, so ages can be computed), wall-clock only in `taken_at`.
 """
 
@@ -246,8 +246,20 @@ class LivenessStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class HaPathStatus:
+    """One way of the heartbeats."""
+
+    local: str
+    remote: str
+    up: bool
+    heard_at: float | None
+    round_trip: float | None  # seconds
+    loss: float  # of the last 64 datagrams, 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
 class HaStatus:
-    """The heartbeat with the other gateway of the pair."""
+    """The pair, as this gateway sees it."""
 
     peer_name: str
     peer_address: str
@@ -257,6 +269,31 @@ class HaStatus:
     sent: int
     received: int
     rejected: dict[str, int] = field(default_factory=dict)  # reason -> datagrams
+    role: str = "init"  # init, standby, active, draining, fault
+    level: str = "standby"  # of what is announced: standby, active, took-over
+    epoch: int = 0  # the highest known
+    acting_epoch: int = 0  # while active
+    priority: int = 0
+    health: int = 0
+    reasons: tuple[str, ...] = ()  # what is wrong here
+    verdict: str = ""  # why it would or would not take over now
+    last_change: str = ""
+    changed_at: float | None = None
+    transitions: dict[str, int] = field(default_factory=dict)  # by the new role
+    peer_role: str = ""
+    peer_level: str = ""
+    peer_epoch: int = 0
+    peer_priority: int = 0
+    peer_health: int = 0
+    peer_reasons: tuple[str, ...] = ()
+    peer_software: str = ""
+    peer_config: str = ""  # same, differs; "" where nothing was said
+    lease: str = "none"  # none (there is no witness), ours, other, free, unknown
+    lease_holder: str = ""
+    lease_remaining: float | None = None  # seconds
+    witness: str = ""
+    witness_problem: str = ""
+    paths: tuple[HaPathStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

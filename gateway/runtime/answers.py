@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ from gateway.node.bgp_settings import route_policies, speaker_settings
 from gateway.observe.looking_glass import draw_advertised, draw_table, look_up, neighbors
 from gateway.observe.snapshot import SCHEMA
 from gateway.runtime import memory
+from gateway.runtime.clock import boottime
 from gateway.runtime.questions import Advertised, Lookup, NotThere, PolicyTest, Question, Table, Unusable
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ async def _in_pieces(rows: Iterator[Row]) -> AsyncIterator[Row]:
 
 async def _text(document: Callable[[], Document]) -> bytes:
     taken_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    head = {"schema": SCHEMA, "now": time.monotonic(), "taken_at": taken_at}
+    head = {"schema": SCHEMA, "now": boottime(), "taken_at": taken_at}
     return await asyncio.to_thread(lambda: json.dumps(head | document()).encode())
 
 

@@ -3,6 +3,7 @@
     GET  /v1/status       -> the snapshot as JSON; of BGP routes some, with ?routes=all all
     POST /v1/operations   {"verb": "rekey", "target": "azure-a/net", "wait": 30} -> {"ok": true, "text": "..."}
                           {"verb": "drain", "target": "azure-a" or none for all, "to": "192.0.2.1" or none to end it}
+                          {"verb": "ha-failover", "wait": 10}, also ha-drain, ha-undrain, ha-maintenance, ha-resume: of the pair
                           {"verb": "forget", "target": "10.1.0.0/16", or none for all} of what was learned in tunnels; "instance": "..."
     GET  /v1/guard        -> {"protected": [...], "learned": [...], "instances": {"...": {"protected": [...], "learned": [...]}}}
     what questions.py knows -> {"schema": 1, ...}; of a policy test with mistakes in its file: {"errors": ["FILE:LINE:COL ...", ...]}, 422
@@ -35,7 +36,8 @@ from gateway.runtime.disclosures import Piece, Refused, Wish
 from gateway.runtime.faults import DIRECTORY, explained
 
 VERBS_WITH_TARGET = ("initiate", "terminate", "rekey")
-VERBS = (*VERBS_WITH_TARGET, "drain", "forget", "reload", "plan")
+VERBS_OF_PAIR = ("ha-failover", "ha-drain", "ha-undrain", "ha-resume", "ha-maintenance")
+VERBS = (*VERBS_WITH_TARGET, *VERBS_OF_PAIR, "drain", "forget", "reload", "plan")
 LONGEST_WAIT = 600.0
 LONGEST_BODY = 4096
 LONGEST_DISCLOSURE = 3600.0
@@ -317,7 +319,7 @@ def _parse(body: str) -> _Request:
     if verb not in VERBS:
         raise ValueError(f"verb must be one of {', '.join(VERBS)}")
     if not isinstance(target, str) or len(target) > 80 or (verb in VERBS_WITH_TARGET) != bool(target):
-        raise ValueError("target must be CONNECTION or CONNECTION/CHILD, and absent for reload")
+        raise ValueError("target must be CONNECTION or CONNECTION/CHILD, and absent for the gateway itself")
     if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= LONGEST_WAIT:
         raise ValueError(f"wait must be 0 to {LONGEST_WAIT:g} seconds")
     return _Request(verb, target, float(wait))

@@ -19,6 +19,7 @@ from pathlib import Path
 from gateway import _native
 from gateway.config.derive import next_to_us, uses_ipv6
 from gateway.contract import Endpoint, Fetch, Transmit
+from gateway.ha.fabric_values import Call
 from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
@@ -29,14 +30,16 @@ from gateway.observe.journal import Journal
 from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
 from gateway.routing import model as routing
 from gateway.routing.model import Prefix
-from gateway.runtime import logs, saved_guard, systemd
+from gateway.runtime import epoch_file, logs, saved_guard, systemd
 from gateway.runtime.bgp_service import BgpService, terms
 from gateway.runtime.certificate_files import expiring
+from gateway.runtime.clock import boottime
 from gateway.runtime.control import ControlServer
 from gateway.runtime.crash_secret import crash_secret
 from gateway.runtime.dataplane import NativeDataPlane
 from gateway.runtime.disclosures import Disclosures
 from gateway.runtime.driver import Driver
+from gateway.runtime.fabric_calls import FabricCalls
 from gateway.runtime.faults import DIRECTORY, explained
 from gateway.runtime.fetcher import Fetcher
 from gateway.runtime.host_checks import host_problems
@@ -68,15 +71,16 @@ class Daemon:
     def __init__(self, loaded: Loaded, workers: int) -> None:
         self.loaded = loaded
         config = loaded.config
-        self.started_at = time.monotonic()
+        self.started_at = boottime()
         self.journal = Journal()
         self.problems: tuple[str, ...] = ()
         self.certificate_problems: tuple[str, ...] = ()
         self.stopping = asyncio.Event()
         self.notifier = systemd.Notifier()
         self.node = Gateway(
-            loaded.settings, SystemRandom(), Libcrypto(), _wall, self._crash_secret(), self._learned_earlier()
-        )
+            loaded.settings, SystemRandom(), Libcrypto(), _wall, self._crash_secret(), self._learned_earlier(),
+            self._epoch_earlier(),
+        )  # fmt: skip
         self.driver = Driver(self.node, self._perform)
         self.dataplane = NativeDataPlane(
             workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike
@@ -95,9 +99,14 @@ class Daemon:
             Path(config.gateway.run_directory), self._received_bgp, self.driver.command, self.tell,
             lambda: terms(self.loaded.config.bgp),
         )  # fmt: skip
-        self.listeners = Listeners(self.picture, self._received_heartbeat, self.snapshot)
+        self.listeners = Listeners(self.picture, self._received_pair, self.snapshot)
+        self.tables = FabricCalls(
+            config.gateway.mark,
+            lambda ticket, outcome: self.driver.command(inputs.TableAnswered(ticket, outcome)),
+        )
         self._drawn: dict[str, TunnelStatus] = {}
         self._saving = asyncio.Lock()
+        self._epoch_saved = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -117,7 +126,9 @@ class Daemon:
             stack.callback(self.sockets.close)
             self._open_sockets(self.loaded.settings)
             stack.push_async_callback(self.listeners.close)
-            await self.listeners.follow(config)
+            await self.listeners.follow(config, _sockets(self.loaded))
+            stack.push_async_callback(self.tables.close)
+            self.tables.configure(config.fabric)
             control = ControlServer(self.operations, run_directory / "control.sock")
             await control.start()
             stack.push_async_callback(control.stop)
@@ -148,6 +159,25 @@ class Daemon:
             self.tell("error", "saved-guard-unreadable", saved.problem)
         return saved.learned
 
+    def _epoch_earlier(self) -> int:
+        directory = Path(self.loaded.config.gateway.state_directory)
+        try:
+            return epoch_file.read(directory)
+        except (OSError, ValueError) as error:
+            text = f"{directory / epoch_file.NAME} cannot be read ({error}); the epoch is learned from the others"
+            self.tell("warning", "epoch-unreadable", text)
+            return 0
+
+    async def _save_epoch(self, epoch: int) -> None:
+        """The highest one stands, in whichever order they are written."""
+        directory = Path(self.loaded.config.gateway.state_directory)
+        async with self._saving:
+            self._epoch_saved = max(self._epoch_saved, epoch)
+            try:
+                await asyncio.to_thread(epoch_file.write, directory, self._epoch_saved)
+            except OSError as error:
+                self.tell("error", "epoch-not-saved", f"the epoch {epoch} is not written to {directory}: {error}")
+
     async def _save_guard(self, effect: effects.SaveGuard) -> None:
         """One after the other: the last one is the one that counts."""
         directory = Path(self.loaded.config.gateway.state_directory)
@@ -163,8 +193,8 @@ class Daemon:
     def _received_ike(self, data: bytes, local: Endpoint, remote: Endpoint) -> None:
         self.driver.feed(lambda node, now: node.receive_ike(data, local, remote, now))
 
-    def _received_heartbeat(self, data: bytes, remote: Endpoint) -> None:
-        self.driver.feed(lambda node, now: node.receive_heartbeat(data, remote, now))
+    def _received_pair(self, data: bytes, remote: Endpoint) -> None:
+        self.driver.feed(lambda node, now: node.receive_pair(data, remote, now))
 
     def _received_bgp(self, lines: str) -> None:
         self.driver.feed(lambda node, now: node.receive_bgp(lines, now))
@@ -172,7 +202,7 @@ class Daemon:
     async def _read_counters(self) -> None:
         while True:
             self.read_counters(drops=False)
-            self._write(self.journal.flush(time.monotonic()))
+            self._write(self.journal.flush(boottime()))
             # Not at the reload itself: the peer is told by the old socket that the IKE_SA ends
             tunnels = self.node.settings.tunnels
             configured = {tunnel.ike.local for tunnel in tunnels}
@@ -285,8 +315,12 @@ class Daemon:
                 self.probes.perform(effect)
             case effects.SaveGuard():
                 self._spawn(self._save_guard(effect), "guard")
-            case effects.HeartbeatTransmit(data, remote):
-                self.listeners.send(data, remote)
+            case effects.PairTransmit():
+                self.listeners.send(effect)
+            case Call():
+                self.tables.call(effect)
+            case effects.SaveEpoch(epoch):
+                self._spawn(self._save_epoch(epoch), "epoch")
             case effects.Event(level, event, tunnel, text, failure, context):
                 told = f"{text}; {explain(failure, context)}" if failure else text
                 self._journal(level, event, tunnel, told, failure)
@@ -330,7 +364,7 @@ class Daemon:
         self._journal("warning", event, tunnel, text, f"{time.monotonic_ns()}")
 
     def _journal(self, level: str, event: str, tunnel: str, text: str, kind: str = "") -> None:
-        self._write(self.journal.record(event, text, time.monotonic(), tunnel, level, kind))
+        self._write(self.journal.record(event, text, boottime(), tunnel, level, kind))
 
     def _write(self, entries: list[JournalEntry]) -> None:
         for entry in entries:
@@ -351,14 +385,14 @@ class Daemon:
             drawn.append(route)
             if len(drawn) % SHOWN_ROUTES == 0:
                 await asyncio.sleep(0)
-        return build(self.node, self._facts(), time.monotonic(), self._drawn, routes=drawn)
+        return build(self.node, self._facts(), boottime(), self._drawn, routes=drawn)
 
     def tunnel(self, name: str) -> TunnelStatus:
         return draw(self.node, self._facts(), self._drawn, name)
 
     def picture(self) -> Snapshot:
         """As last read and drawn, a moment ago, for those who look every moment."""
-        return build(self.node, self._facts(), time.monotonic(), self._drawn, stale=True)
+        return build(self.node, self._facts(), boottime(), self._drawn, stale=True)
 
     def _facts(self) -> ShellFacts:
         probes, refused = self.probes.counts()
@@ -381,12 +415,13 @@ class Daemon:
 
     async def reconfigure(self, loaded: Loaded) -> None:
         """Applies a checked configuration. What is bound comes first: an address not to be had leaves everything as it was."""
-        await self.listeners.follow(loaded.config)
+        await self.listeners.follow(loaded.config, _sockets(loaded))
         try:
             self._open_sockets(loaded.settings)
         except OSError:
-            await self.listeners.follow(self.loaded.config)
+            await self.listeners.follow(self.loaded.config, _sockets(self.loaded))
             raise
+        self.tables.configure(loaded.config.fabric)
         logs.set_level(loaded.config.gateway.log_level)
         self.loaded = loaded
         self.driver.command(inputs.Reconfigured(loaded.settings))
@@ -455,6 +490,10 @@ class Daemon:
             log.error("task %s ended by %r", task.get_name(), error, exc_info=error, extra={"event": "task-failed"})
 
 
+def _sockets(loaded: Loaded) -> tuple[Endpoint, ...]:
+    return loaded.settings.pair.sockets if loaded.settings.pair is not None else ()
+
+
 def _wall(now: float) -> float:
-    """The core's clock is monotonic; dates are of the other one, wherever somebody set it meanwhile."""
-    return now + time.time() - time.monotonic()
+    """The cores' clock never jumps; dates are of the other one, wherever somebody set it meanwhile."""
+    return now + time.time() - boottime()

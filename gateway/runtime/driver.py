@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from gateway.contract import Compute
 from gateway.node.gateway import Gateway
+from gateway.runtime.clock import boottime
 
 log = logging.getLogger(__name__)
 TURN = 4
@@ -65,7 +66,7 @@ class Driver:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _step(self, entry: Input) -> None:
-        entry(self.node, time.monotonic())
+        entry(self.node, boottime())
         for effect in self.node.poll():
             if isinstance(effect, Compute):
                 self._compute(effect)
@@ -125,7 +126,7 @@ class Driver:
         if deadline is not None:
             self._armed_for = deadline
             # The loop's own clock may have a coarser start, so the delay is computed from ours
-            self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._wake)
+            self._timer = self._loop.call_later(max(0.0, deadline - boottime()), self._wake)
 
     def _wake(self) -> None:
         self._timer = None

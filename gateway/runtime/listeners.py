@@ -1,11 +1,12 @@
-"""The listeners beside IKE's: the HTTP one for machines that watch, and the heartbeat's. They follow the configuration."""
+"""The listeners beside IKE's: the HTTP one for machines that watch, and those of the pair. They follow the configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.config.model import Config, Metrics
 from gateway.contract import Endpoint
+from gateway.node.effects import PairTransmit
 from gateway.observe.snapshot import Snapshot
 from gateway.runtime.ha_link import HaLink
 from gateway.runtime.http import HttpServer
@@ -17,49 +18,47 @@ class Listeners:
     def __init__(
         self,
         picture: Callable[[], Snapshot],
-        received_heartbeat: Callable[[bytes, Endpoint], None],
+        received: Callable[[bytes, Endpoint], None],
         snapshot: Callable[[], Awaitable[Snapshot]] | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._picture = picture
-        self._received_heartbeat = received_heartbeat
+        self._received = received
         self._metrics: Metrics | None = None
         self._http: HttpServer | None = None
-        self._heartbeat: Endpoint | None = None
-        self._link: HaLink | None = None
+        self._links: dict[Endpoint, HaLink] = {}
 
-    async def follow(self, config: Config) -> None:
-        """What did not change is not touched. OSError (a sentence) when an address is not to be had: all is as before."""
-        heartbeat = Endpoint(str(config.ha.local_address), config.ha.port) if config.ha is not None else None
-        link = self._link
-        if heartbeat != self._heartbeat:
-            link = await self._opened(heartbeat, config.gateway.mark)
+    async def follow(self, config: Config, wanted: Sequence[Endpoint] = ()) -> None:
+        """`wanted` are the sockets of the pair. What did not change is not touched. OSError (a sentence) when an address is not to
+        be had: all is as before."""
+        opened: dict[Endpoint, HaLink] = {}
         try:
+            for local in wanted:
+                if local not in self._links:
+                    opened[local] = await self._opened(local, config.gateway.mark)
             if config.metrics != self._metrics:
                 await self._serve(config.metrics)
         except OSError:
-            if link is not None and link is not self._link:
+            for link in opened.values():
                 link.close()
             raise
-        if self._link is not None and link is not self._link:
-            self._link.close()
-        self._heartbeat, self._link = heartbeat, link
+        for local in self._links.keys() - set(wanted):
+            self._links.pop(local).close()
+        self._links |= opened
 
-    def send(self, data: bytes, remote: Endpoint) -> None:
-        """A heartbeat."""
-        if self._link is not None:
-            self._link.send(data, remote)
+    def send(self, effect: PairTransmit) -> None:
+        """A datagram of the pair."""
+        if (link := self._links.get(effect.local)) is not None:
+            link.send(effect.data, effect.remote)
 
     async def close(self) -> None:
         if self._http is not None:
             await self._http.stop()
-        if self._link is not None:
-            self._link.close()
+        for link in self._links.values():
+            link.close()
 
-    async def _opened(self, local: Endpoint | None, mark: int) -> HaLink | None:
-        if local is None:
-            return None
-        link = HaLink(local, self._received_heartbeat, mark)
+    async def _opened(self, local: Endpoint, mark: int) -> HaLink:
+        link = HaLink(local, self._received, mark)
         await link.open()
         return link
 

@@ -13,8 +13,10 @@ from gateway.config.diff import Change, Impact, diff
 from gateway.node.inputs import ForgetLearned, Operate
 from gateway.observe.snapshot import ChildStatus, Snapshot, TunnelStatus
 from gateway.runtime import answers, memory
+from gateway.runtime.clock import boottime
 from gateway.runtime.disclosures import Piece, Wish
 from gateway.runtime.loading import Loaded, LoadError, load_all
+from gateway.runtime.pair_operations import VERBS, operate_pair
 from gateway.runtime.questions import Question
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class DaemonOperations:
         node = self._daemon.node
         if all(tunnel.name != connection for tunnel in node.settings.tunnels):
             return None
-        offset = time.time() - time.monotonic()  # the core's clock is monotonic
+        offset = time.time() - boottime()  # the cores' clock
         return [asdict(replace(line, at=line.at + offset)) for line in node.ike.recorder.lines(connection)]
 
     def disclose(self, wish: Wish) -> AsyncGenerator[Piece | None, None]:
@@ -87,6 +89,8 @@ class DaemonOperations:
             return await self._reload()
         if verb == "plan":
             return await self._plan()
+        if verb in VERBS:
+            return await operate_pair(self._daemon.node.pairing.ha, VERBS[verb], self._daemon.driver.command, wait)
         name, _, child = target.partition("/")
         before = self._tunnel(name)
         self._daemon.driver.command(Operate(verb, name, child))

@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from gateway.config.derive import next_to_us, protected_prefixes
+from gateway.config.derive import next_to_us, pair_neighbors, protected_prefixes
 from gateway.config.model import Config, Gateway
 from gateway.node.effects import SaveGuard, TableGuard
 from gateway.node.instances import InstanceSettings, instances
@@ -98,7 +98,7 @@ def _configured(config: Config, instance: str) -> dict[Key, Route]:
     members = [one for one in config.connection.values() if (one.instance or "") == instance]
     protected = [prefix for one in members for prefix in protected_prefixes(one)]
     inside = [own.network for one in members for own in one.tunnel_address]
-    endpoints = [*next_to_us(config), *([config.ha.remote_address] if config.ha is not None else [])]
+    endpoints = [*next_to_us(config), *pair_neighbors(config)]
     near = ((), (), ()) if instance else ((), endpoints)
     found = guard([*protected, *inside], *near)
     return {entry.key: entry for entry in found.routes}

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from gateway.config.diagnostics import KeyPath
-from gateway.config.model import Config, SecretSource
+from gateway.config.model import Config, HaPeer, SecretSource
 from gateway.config.secrets import (
     BFD_SECRET,
     BGP_PASSWORD,
@@ -19,6 +19,7 @@ from gateway.config.secrets import (
     SecretError,
     read_secret,
 )
+from gateway.node.pair_settings import PairSecrets
 from gateway.node.settings import Secrets
 from gateway.runtime.certificate_files import CertificateFiles
 
@@ -56,7 +57,7 @@ def read_secrets(config: Config, directory: Path, checking: bool = False) -> tup
         for name, neighbor in neighbors.items()
         if neighbor.bfd is not None and neighbor.bfd.secret is not None
     }
-    heartbeat = reader.read(("ha", "secret"), config.ha.secret, HA_SECRET) if config.ha is not None else b""
+    pair = _pair(config.ha, reader) if config.ha is not None else PairSecrets()
     keys = {
         name: reader.read(("connection", name, "local_key"), connection.local_key, PRIVATE_KEY)
         for name, connection in config.connection.items()
@@ -76,8 +77,16 @@ def read_secrets(config: Config, directory: Path, checking: bool = False) -> tup
     problems = [*reader.problems, *certificates.problems]
     if problems:
         raise SecretProblems(problems, [*reader.warnings, *certificates.warnings])
-    secrets = Secrets(psks, passwords, heartbeat, ppks, credentials, trusts, bfd_keys)
+    secrets = Secrets(psks, passwords, pair, ppks, credentials, trusts, bfd_keys)
     return secrets, [*reader.warnings, *certificates.warnings]
+
+
+def _pair(ha: HaPeer, reader: SecretReader) -> PairSecrets:
+    current = reader.read(("ha", "secret"), ha.secret, HA_SECRET)
+    older = reader.read(("ha", "older_secret"), ha.older_secret, HA_SECRET) if ha.older_secret is not None else b""
+    witness = ha.witness.secret if ha.witness is not None else None
+    own = reader.read(("ha", "witness", "secret"), witness, HA_SECRET) if witness is not None else b""
+    return PairSecrets(current, older, own or current)
 
 
 class SecretReader:

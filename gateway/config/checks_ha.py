@@ -1,0 +1,67 @@
+"""Checks of [ha]: addresses of paths, ports, names, and what a witness makes of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gateway.config.addresses import Address
+from gateway.config.derive import NAT_T_PORT, pair_paths
+from gateway.config.diagnostics import KeyPath
+from gateway.config.findings import Facts, Finding
+from gateway.config.ha_model import HaPath, HaPeer
+
+
+def ha_findings(facts: Facts) -> Iterator[Finding]:
+    """The first path, then the others, then who decides."""
+    ha = facts.config.ha
+    if ha is None:
+        return
+    if "name" not in facts.config.gateway.model_fields_set and not facts.incomplete:
+        yield (
+            "error",
+            ("ha",),
+            "the two gateways are told apart by their names; set `name` in [gateway], another on each",
+        )
+    seen: dict[tuple[Address, Address, int], KeyPath] = {}
+    for where, path in pair_paths(facts.config):
+        yield from _path(facts, where, path)
+        ends = (path.local_address, path.remote_address, path.port)
+        first = seen.setdefault(ends, where)
+        if first is not where:
+            yield (
+                "error",
+                where,
+                f"the same addresses as those of line {facts.line(first)}; it would fail with that one",
+            )
+    yield from _witness(facts, ha)
+
+
+def _path(facts: Facts, where: KeyPath, path: HaPeer | HaPath) -> Iterator[Finding]:
+    if path.local_address == path.remote_address:
+        yield (
+            "error",
+            (*where, "remote_address"),
+            "the same as local_address; the other gateway has an address of its own",
+        )
+    if path.local_address.version != path.remote_address.version:
+        yield "error", (*where, "remote_address"), "not of the same family as local_address"
+    ike_ports = {connection.local_port for connection in facts.config.connection.values()} or {500}
+    if path.port in ike_ports | {NAT_T_PORT}:
+        message = f"UDP port {path.port} is taken by IKE; choose another, e.g. 4780, on both gateways"
+        yield "error", (*where, "port"), message
+
+
+def _witness(facts: Facts, ha: HaPeer) -> Iterator[Finding]:
+    witness = ha.witness
+    if witness is None:
+        return
+    if "without_witness" in ha.model_fields_set:
+        yield "warning", ("ha", "without_witness"), "has no effect: there is a witness"
+    ours = {ha.local_address, *(path.local_address for path in ha.path.values())}
+    theirs = {ha.remote_address, *(path.remote_address for path in ha.path.values())}
+    if witness.address in ours | theirs:
+        whose = "ours" if witness.address in ours else "the other gateway's"
+        message = f"{witness.address} is {whose}; a witness that fails together with a gateway lets nobody take over"
+        yield "error", ("ha", "witness", "address"), message
+    if witness.address.version != ha.local_address.version:
+        yield "error", ("ha", "witness", "address"), "not of the same family as local_address of [ha]"

@@ -1,0 +1,202 @@
+"""The pair in the node: which of the two gateways is active, and what that means for BGP, the cloud's route tables and people.
+
+    heartbeats, lease messages, health, operator -> Pair -> RoleChanged  -> route tables: Activate(epoch), Deactivate; journal
+                                                         -> LevelChanged -> bgp.Attract
+                                                         -> Remember     -> on disk
+    tables of the cloud -> Fabric -> HigherEpoch -> Pair
+
+Carries one core's events to the others and decides nothing. Datagrams of both families come in by `receive`: their first octets say which.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gateway.bgp import attraction, events
+from gateway.contract import Endpoint, RandomSource, Transmit
+from gateway.ha import fabric_values as cloud
+from gateway.ha import lease_message
+from gateway.ha.election import Election
+from gateway.ha.fabric import Fabric
+from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp
+from gateway.ha.message import Level, Role
+from gateway.ha.pair import Pair
+from gateway.ha.roles import CommandRefused, EpochSeen, HealthChanged, LevelChanged, Operate, Remember, RoleChanged
+from gateway.ha.witness import Ask, Lease
+from gateway.ha.witness_link import Answered, WitnessLink
+from gateway.node import effects, outcomes
+from gateway.node.pair_settings import PairSettings
+
+
+class HighAvailability:
+    """`epoch` is what an earlier process remembered. `now` is CLOCK_BOOTTIME, as everywhere in the node."""
+
+    def __init__(
+        self,
+        settings: PairSettings,
+        fabric: cloud.FabricSettings | None,
+        random: RandomSource,
+        now: float,
+        epoch: int = 0,
+    ) -> None:
+        self.settings = settings
+        lease = Lease(settings.ttl, epoch=epoch) if settings.witness is not None else None
+        self.pair = Pair(Heartbeat(settings.heartbeat, random), Election(settings.election, now, epoch), lease)
+        self.link = WitnessLink(settings.witness, random) if settings.witness is not None else None
+        self.fabric = Fabric(fabric, random, now) if fabric is not None else None
+        self.last_change = ""
+        """The last transition, in words."""
+        self.changed_at: float | None = None
+        self.transitions: Counter[str] = Counter()
+        """By the new role."""
+        self.refusal = ""
+        """Why the operator's last command cannot be followed; "" if it is."""
+        self._random = random
+        self._told: attraction.Attraction | None = None
+        self._effects: deque[object] = deque()
+
+    # --- the contract -------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, remote: Endpoint, now: float) -> None:
+        """A datagram of the pair's, from wherever."""
+        if not data.startswith(lease_message.MAGIC):
+            self.pair.receive(data, remote, now)
+        elif self.link is not None:
+            self.link.receive(data)
+        self._settle(now)
+
+    def command(self, command: HealthChanged | Operate, now: float) -> None:
+        if isinstance(command, Operate):
+            self.refusal = ""
+        self.pair.command(command, now)
+        self._settle(now)
+
+    def table_answered(self, ticket: int, outcome: cloud.Outcome, now: float) -> None:
+        """How a call to the cloud ended."""
+        if self.fabric is not None:
+            self.fabric.computed(ticket, outcome, now)
+        self._settle(now)
+
+    def configure(self, settings: PairSettings, fabric: cloud.FabricSettings | None, now: float) -> None:
+        """Other settings of the same pair."""
+        if settings != self.settings:
+            self.settings = settings
+            self.pair.configure(settings.heartbeat, settings.election, settings.ttl, now)
+            if self.link is not None and settings.witness is not None:
+                self.link.configure(settings.witness)
+        self._configure_fabric(fabric, now)
+        self._settle(now)
+
+    def poll(self) -> Iterator[object]:
+        while self._effects:
+            yield self._effects.popleft()
+
+    def next_deadline(self) -> float:
+        at = self.pair.next_deadline()
+        due = self.fabric.next_deadline() if self.fabric is not None else None
+        return at if due is None else min(at, due)
+
+    def handle_deadline(self, now: float) -> None:
+        if now >= self.pair.next_deadline():
+            self.pair.handle_deadline(now)
+        if self.fabric is not None and (due := self.fabric.next_deadline()) is not None and now >= due:
+            self.fabric.handle_deadline(now)
+        self._settle(now)
+
+    @property
+    def has_witness(self) -> bool:
+        return self.link is not None
+
+    @property
+    def attraction(self) -> attraction.Attraction:
+        """How strongly this gateway announces itself."""
+        election = self.pair.election
+        level = election.level
+        if self.settings.both_carry and election.role in (Role.STANDBY, Role.ACTIVE):
+            level = max(level, Level.ACTIVE)
+        acts = election.role is Role.ACTIVE
+        return attraction.Attraction(attraction.Level(level), election.acting_epoch if acts else 0)
+
+    # --- between the cores --------------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        while self._carry_pair(now) | self._carry_witness(now) | self._carry_fabric(now):
+            pass
+        self._attract()
+
+    def _carry_pair(self, now: float) -> bool:
+        found = list(self.pair.poll())
+        for event in found:
+            match event:
+                case Transmit(data, local, remote):
+                    self._effects.append(effects.PairTransmit(data, local, remote))
+                case Ask():
+                    if self.link is not None:
+                        self.link.ask(event)
+                case RoleChanged():
+                    self._role(event, now)
+                case Remember(epoch):
+                    self._effects.append(effects.SaveEpoch(epoch))
+                case CommandRefused(_, reason):
+                    self.refusal = reason
+                    self._effects.append(outcomes.pair(event))
+                case PeerUp() | PeerDown():
+                    self._effects.append(outcomes.pair(event))
+                case LevelChanged() | PeerSaid():
+                    pass  # the attraction follows the election; what the peer says is shown, not told
+        return bool(found)
+
+    def _carry_witness(self, now: float) -> bool:
+        found = list(self.link.poll()) if self.link is not None else []
+        for event in found:
+            match event:
+                case Transmit(data, local, remote):
+                    self._effects.append(effects.PairTransmit(data, local, remote))
+                case Answered(ticket, answer):
+                    self.pair.answered(ticket, answer, now)
+                case _:
+                    self.pair.noticed(now)
+        return bool(found)
+
+    def _carry_fabric(self, now: float) -> bool:
+        if self.fabric is None:
+            return False
+        found = list(self.fabric.poll())
+        for event in found:
+            if isinstance(event, cloud.Call):
+                self._effects.append(event)
+                continue
+            self._effects.append(outcomes.fabric(event))
+        claim = self.fabric.highest_claim
+        if claim is not None and claim.epoch > self.pair.election.epoch:
+            self.pair.command(EpochSeen(claim.epoch), now)
+            return True
+        return bool(found)
+
+    def _role(self, event: RoleChanged, now: float) -> None:
+        self.transitions[event.after.name.lower()] += 1
+        self.last_change, self.changed_at = event.reason, now
+        self._effects.append(outcomes.pair(event))
+        if Role.ACTIVE in (event.before, event.after):
+            self._steer(now)
+
+    def _configure_fabric(self, settings: cloud.FabricSettings | None, now: float) -> None:
+        """A section that goes leaves a core without tables: answers to what is under way still come."""
+        if self.fabric is not None:
+            self.fabric.command(cloud.Configure(settings or replace(self.fabric.settings, tables=())), now)
+        elif settings is not None:
+            self.fabric = Fabric(settings, self._random, now)
+            self._steer(now)
+
+    def _steer(self, now: float) -> None:
+        """The route tables lead to whoever is active. Who hands over leaves them to the other."""
+        if self.fabric is not None:
+            acts = self.pair.election.role is Role.ACTIVE
+            self.fabric.command(cloud.Activate(self.pair.election.acting_epoch) if acts else cloud.Deactivate(), now)
+
+    def _attract(self) -> None:
+        if self.attraction != self._told:
+            self._told = self.attraction
+            self._effects.append(events.Attract(self._told))

@@ -1,0 +1,94 @@
+"""The series of the pair and of the cloud's route tables: one table, as in `metrics.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from gateway.observe.fabric import FabricTableStatus, call_samples, route_samples
+from gateway.observe.family import Family, Sample, wall
+from gateway.observe.snapshot import HaStatus, Snapshot
+
+HEARTBEAT_REJECTIONS = ("bad_version", "bad_mac", "replay", "unknown_boot", "own_reflection", "malformed")
+ROLES = ("init", "standby", "active", "draining", "fault")
+LEASES = ("none", "ours", "other", "free", "unknown")
+
+
+def _of_pair(value: Callable[[HaStatus], float]) -> Callable[[Snapshot], Iterable[Sample]]:
+    return lambda s: [((), value(s.ha))] if s.ha is not None else []
+
+
+def _datagrams(snapshot: Snapshot) -> Iterator[Sample]:
+    if snapshot.ha is not None:
+        yield ("in",), snapshot.ha.received
+        yield ("out",), snapshot.ha.sent
+
+
+def _rejected(snapshot: Snapshot) -> Iterator[Sample]:
+    if snapshot.ha is not None:
+        for reason in dict.fromkeys((*HEARTBEAT_REJECTIONS, *snapshot.ha.rejected)):
+            yield (reason,), snapshot.ha.rejected.get(reason, 0)
+
+
+def _roles(snapshot: Snapshot) -> Iterator[Sample]:
+    for role in ROLES if snapshot.ha is not None else ():
+        yield (role,), snapshot.ha is not None and snapshot.ha.role == role
+
+
+def _leases(snapshot: Snapshot) -> Iterator[Sample]:
+    for state in LEASES if snapshot.ha is not None else ():
+        yield (state,), snapshot.ha is not None and snapshot.ha.lease == state
+
+
+def _transitions(snapshot: Snapshot) -> Iterator[Sample]:
+    for role in ROLES if snapshot.ha is not None else ():
+        yield (role,), snapshot.ha.transitions.get(role, 0) if snapshot.ha is not None else 0
+
+
+def _paths(snapshot: Snapshot) -> Iterator[Sample]:
+    for path in snapshot.ha.paths if snapshot.ha is not None else ():
+        yield (path.remote,), path.up
+
+
+def _by_table(value: Callable[[FabricTableStatus], float]) -> Callable[[Snapshot], Iterable[Sample]]:
+    return lambda s: [((table.name,), value(table)) for table in (s.fabric.tables if s.fabric else ())]
+
+
+PAIR_FAMILIES: tuple[Family, ...] = (
+    Family("gateway_ha_peer_up", "gauge", "1: heartbeats pass in both directions", (), _of_pair(lambda ha: ha.peer_up)),
+    Family(
+        "gateway_ha_last_heartbeat_timestamp_seconds", "gauge", "UNIX time of the last authentic heartbeat", (),
+        lambda s: [((), wall(s, s.ha.last_heartbeat_at))] if s.ha else [],
+    ),
+    Family("gateway_ha_round_trip_seconds", "gauge", "last measured round trip; 0: none yet", (), _of_pair(lambda ha: ha.round_trip or 0.0)),
+    Family("gateway_ha_heartbeats_total", "counter", "heartbeat datagrams sent and accepted", ("direction",), _datagrams),
+    Family("gateway_ha_rejected_total", "counter", "heartbeat datagrams refused", ("reason",), _rejected),
+    Family("gateway_ha_path_up", "gauge", "1: this path of the heartbeats works in both directions", ("remote",), _paths),
+    Family("gateway_ha_role", "gauge", "exactly one role of this gateway is 1", ("role",), _roles),
+    Family("gateway_ha_transitions_total", "counter", "changes of the role, by the new one", ("role",), _transitions),
+    Family(
+        "gateway_ha_last_change_timestamp_seconds", "gauge", "UNIX time of the last change of the role", (),
+        lambda s: [((), wall(s, s.ha.changed_at))] if s.ha else [],
+    ),
+    Family("gateway_ha_epoch", "gauge", "highest epoch that this gateway knows of", (), _of_pair(lambda ha: ha.epoch)),
+    Family("gateway_ha_health", "gauge", "what this gateway says of itself; 1000 is best", (), _of_pair(lambda ha: ha.health)),
+    Family("gateway_ha_peer_health", "gauge", "what the other gateway said of itself last", (), _of_pair(lambda ha: ha.peer_health)),
+    Family("gateway_ha_lease", "gauge", "exactly one state of the lease is 1, as far as is known here", ("state",), _leases),
+    Family(
+        "gateway_ha_lease_seconds", "gauge", "until our lease is over unless it is renewed; 0: we have none", (),
+        _of_pair(lambda ha: ha.lease_remaining or 0.0),
+    ),
+    Family("gateway_ha_config_differs", "gauge", "1: the two gateways protect or announce different things", (), _of_pair(lambda ha: ha.peer_config == "differs")),
+    Family(
+        "gateway_fabric_active", "gauge", "1: this gateway writes the cloud's route tables", (),
+        lambda s: [((), s.fabric.active and not s.fabric.outdone_by)] if s.fabric else [],
+    ),
+    Family("gateway_fabric_routes", "gauge", "wanted routes by what the table has for them", ("table", "state"), lambda s: route_samples(s.fabric)),
+    Family("gateway_fabric_foreign_routes", "gauge", "routes of a table that are not ours", ("table",), _by_table(lambda t: len(t.foreign))),
+    Family("gateway_fabric_troubled", "gauge", "1: something keeps the table from being right", ("table",), _by_table(lambda t: bool(t.trouble))),
+    Family("gateway_fabric_drift_total", "counter", "routes of ours that others changed", ("table",), _by_table(lambda t: t.drift)),
+    Family("gateway_fabric_calls_total", "counter", "calls of the cloud", ("table", "result"), lambda s: call_samples(s.fabric)),
+    Family(
+        "gateway_fabric_switch_seconds", "gauge", "how long the last switch to this gateway took; 0: none yet", ("table",),
+        _by_table(lambda t: t.switch_seconds or 0.0),
+    ),
+)  # fmt: skip
