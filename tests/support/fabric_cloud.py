@@ -157,7 +157,7 @@ class Cloud:
 
     def _carry_out(self, node: str, call: Call) -> Outcome:
         table = self.tables[call.table.reference]
-        named = self.gateways[node]._settings.ownership is Ownership.NAME
+        named = self.gateways[node].settings.ownership is Ownership.NAME
         match call.operation:
             case Read():
                 return Contents(tuple(table.routes.values()), tuple(table.tags.items()), table.subnets)

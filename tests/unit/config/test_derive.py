@@ -105,7 +105,7 @@ def test_the_router_id_is_written_or_the_first_ipv4_address() -> None:
     assert written.bgp is not None
     assert router_id(written, written.bgp) == IPv4Address("192.0.2.1")
     pair = config(
-        '[bgp]\nlocal_as = 65010\n[ha]\nlocal_address = "10.0.1.4"\nremote_address = "10.0.1.5"\nsecret.file = "x"\n'
+        '[gateway]\nname = "gw-a"\n[bgp]\nlocal_as = 65010\n[ha]\nlocal_address = "10.0.1.4"\nremote_address = "10.0.1.5"\nsecret.file = "x"\n'
     )
     assert pair.bgp is not None
     assert router_id(pair, pair.bgp) == IPv4Address("10.0.1.4")

@@ -21,7 +21,9 @@ from gateway.config.model import (
     Fabric,
     FabricTable,
     Gateway,
+    HaPath,
     HaPeer,
+    HaWitness,
     Instance,
     Metrics,
     Neighbor,
@@ -34,6 +36,7 @@ from gateway.config.model import (
 
 BASE = """
 [gateway]
+name = "gw-a"
 allow_inline_secrets = true
 [connection.a]
 local_addrs = "10.0.1.4"
@@ -154,6 +157,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "bgp.policy.*.rule.*": PolicyRule,
     "bgp.neighbor.*.bfd": Bfd,
     "ha": HaPeer,
+    "ha.path.*": HaPath,
+    "ha.witness": HaWitness,
     "fabric": Fabric,
     "fabric.table.*": FabricTable,
     "metrics": Metrics,
@@ -165,7 +170,7 @@ def test_every_key_of_the_model_has_an_impact_and_no_other() -> None:
     shorthands = {f"connection.*.{name}" for name in ("local_ts", "remote_ts", "esp_proposals")}
     keys = {f"{path}.{name}" for path, model in SECTIONS.items() for name in model.model_fields}
     tables = {"connection.*.child", "connection.*.probe", "connection.*.circuit", "bgp.neighbor", "bgp.neighbor.*.bfd"}
-    tables |= {"bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule", "fabric.table"}
+    tables |= {"bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule", "fabric.table", "ha.path", "ha.witness"}
     assert set(IMPACTS) == keys - shorthands - tables
     assert impact_of(("connection", "child", "child", "neighbor", "remote_ts")) is Impact.REKEY
 

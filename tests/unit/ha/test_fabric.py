@@ -542,7 +542,7 @@ def test_in_any_trouble_foreign_routes_stay_and_the_last_epoch_has_the_tables_in
     before = len(cloud.writes("gw-a")) + len(cloud.writes("gw-b"))
     cloud.run(600.0)
     assert len(cloud.writes("gw-a")) + len(cloud.writes("gw-b")) == before, "nobody writes in turns"
-    wanted = cloud.gateways[last]._settings.ours
+    wanted = cloud.gateways[last].settings.ours
     for name, table in cloud.tables.items():
         assert table.routes[theirs[name].key] == theirs[name]
         for prefix in PREFIXES:

@@ -253,7 +253,7 @@ def test_what_a_gateway_says_of_itself_reaches_the_other_at_once():
 
 
 def test_the_status_has_the_fields_and_reasons_of_the_snapshot():
-    assert [f.name for f in fields(HeartbeatStatus)] == [f.name for f in fields(HaStatus)]
+    assert {f.name for f in fields(HeartbeatStatus)} <= {f.name for f in fields(HaStatus)}
     assert tuple(why.value for why in Rejection) == metrics.HEARTBEAT_REJECTIONS
     status = pair().nodes["a"].status(0.0)
     assert (status.peer_up, status.last_heartbeat_at, status.round_trip, set(status.rejected.values())) == (

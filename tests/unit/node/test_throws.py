@@ -10,10 +10,13 @@ from gateway.config.load import load_text
 from gateway.ike.key_exchange import Libcrypto
 from gateway.node import inputs
 from gateway.node.gateway import Gateway
+from gateway.node.pair_settings import PairSecrets
 from gateway.node.settings import Secrets, build
 from gateway.routing.model import Dump, DumpRequest, Op, Reconcile, Route, RouteKind, RouteOps, Verb
 
 TEXT = """
+[gateway]
+name = "gw-a"
 [connection.a]
 local_addrs = "10.0.1.4"
 remote_addrs = "198.51.100.7"
@@ -42,7 +45,7 @@ def test_neighbors_and_the_peer_gateway_beside_the_tunnels_are_excepted_like_end
     loaded = load_text(TEXT)
     assert loaded.config is not None, loaded.diagnostics
     node = Gateway(
-        build(loaded.config, Secrets({"a": b"secret"}, {}, b"another secret of the pair")),
+        build(loaded.config, Secrets({"a": b"secret"}, {}, PairSecrets(b"another secret of the pair"))),
         SeededRandom("1"),
         Libcrypto(),
     )

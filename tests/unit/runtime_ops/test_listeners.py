@@ -14,12 +14,13 @@ from support.snapshots import HEALTHY
 from gateway.config.load import load_text
 from gateway.config.model import Config
 from gateway.contract import Endpoint
+from gateway.node.effects import PairTransmit
 from gateway.runtime.faults import Unavailable
 from gateway.runtime.listeners import Listeners
 
 
-def config(metrics: str = "", ha: str = "") -> Config:
-    loaded = load_text(metrics + ha)
+def config(metrics: str) -> Config:
+    loaded = load_text(metrics)
     assert loaded.config is not None, loaded.diagnostics
     return loaded.config
 
@@ -28,9 +29,8 @@ def metrics(port: int, address: str = "127.0.0.1") -> str:
     return f'[metrics]\naddress = "{address}"\nport = {port}\n'
 
 
-def heartbeat(port: int, address: str = "127.0.0.1") -> str:
-    secret = 'secret.file = "pair.key"'
-    return f'[ha]\nlocal_address = "{address}"\nremote_address = "127.0.0.9"\nport = {port}\n{secret}\n'
+def heartbeat(port: int, address: str = "127.0.0.1") -> tuple[Endpoint, ...]:
+    return (Endpoint(address, port),)
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
@@ -81,12 +81,12 @@ def test_an_address_that_is_not_to_be_had_leaves_everything_as_it_was() -> None:
     async def scenario(listeners: Listeners) -> None:
         await listeners.follow(config(metrics(port)))
         with pytest.raises(Unavailable, match=r"metrics listener 192\.0\.2\.1 port .*correct metrics\.address"):
-            await listeners.follow(config(metrics(port, "192.0.2.1"), heartbeat(pair)))
+            await listeners.follow(config(metrics(port, "192.0.2.1")), heartbeat(pair))
         assert await answers(port)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
             free.bind(("127.0.0.1", pair))
         with pytest.raises(Unavailable, match=r"heartbeat 192\.0\.2\.1:.*correct ha\.local_address"):
-            await listeners.follow(config(metrics(port), heartbeat(pair, "192.0.2.1")))
+            await listeners.follow(config(metrics(port)), heartbeat(pair, "192.0.2.1"))
         assert await answers(port)
 
     play(scenario)
@@ -111,16 +111,23 @@ def test_the_heartbeat_opens_moves_and_closes_with_the_section() -> None:
     port = free_port(socket.SOCK_DGRAM)
 
     async def scenario(listeners: Listeners) -> None:
-        await listeners.follow(config(metrics(0), heartbeat(port)))
+        await listeners.follow(config(metrics(0)), heartbeat(port))
         with pytest.raises(OSError, match="Address already in use"):
             _bind(port)
-        listeners.send(b"x", Endpoint("127.0.0.1", port))
+        (local,) = heartbeat(port)
+        listeners.send(PairTransmit(b"x", local, local))
+        listeners.send(PairTransmit(b"y", Endpoint("127.0.0.9", port), local))  # by none of the sockets
+        async with asyncio.timeout(5):
+            while not received:
+                await asyncio.sleep(0.001)
         await listeners.follow(config(metrics(0)))
         async with asyncio.timeout(5):
             while not _free(port):
                 await asyncio.sleep(0.001)
 
-    play(scenario)
+    received: list[bytes] = []
+    play(scenario, received)
+    assert received == [b"x"]
 
 
 def _free(port: int) -> bool:
