@@ -181,18 +181,23 @@ class Speaker:
         return all(instance.settled for instance in self.instances.values())
 
     @property
-    def _all_told(self) -> bool:
+    def _all_heard(self) -> bool:
         return all(peer.heard_end_of_rib for peer in self._peers.values() if peer.up)
 
     def _instance_of(self, peer: Peer) -> Instance:
         return self.instances[peer.settings.instance]
 
+    @property
+    def all_told(self) -> bool:
+        """Whether every neighbor with a session has been told everything, in ExaBGP's word."""
+        told = self._link.synced and self._taking_over is None and self._decided
+        return told and all(peer.adj_out.settled for peer in self._peers.values() if peer.up)
+
     # ---- views ----
 
     def best(self) -> Iterator[BestChanged]:
         """Every best path there is, as if it were new."""
-        for instance in self.instances.values():
-            yield from instance.best()
+        return chain.from_iterable(instance.best() for instance in self.instances.values())
 
     def peers_status(self) -> tuple[PeerStatus, ...]:
         best = Counter(one.path.neighbor for each in self.instances.values() for one in each.loc_rib.best.values())
@@ -503,7 +508,7 @@ class Speaker:
 
     def _take_over(self, now: float, latest: float) -> None:
         """What ExaBGP announces for the speaker before this one stands until the others' tables are read and decided."""
-        if self._draining or now >= latest or (self._all_told and self._decided and not self._unread):
+        if self._draining or now >= latest or (self._all_heard and self._decided and not self._unread):
             self._taking_over = None
             for peer in self._peers.values():
                 peer.adj_out.keep(False)
@@ -513,7 +518,7 @@ class Speaker:
         owed = any(peer.owes_end_of_rib for peer in self._peers.values())
         if not owed or self._taking_over is not None or not self._decided:
             return
-        complete = self._all_told
+        complete = self._all_heard
         for peer in self._peers.values():
             if peer.may_end_rib(complete or now >= (peer.established_at or 0.0) + SELECTION_DEFERRAL):
                 peer.owes_end_of_rib, address = False, peer.settings.address
@@ -568,7 +573,6 @@ class Speaker:
             peer.adj_out.limit(neighbor.budget)
             self._peers[neighbor.name] = instance.peers[neighbor.name] = peer
             peer.adj_in.judge_again(partial(accept, settings, neighbor))
-        # The very objects that messages have, so that they need not be compared
         self._by_address = {parse_address(str(peer.settings.address)): peer for peer in self._peers.values()}
         for instance in self.instances.values():
             instance.tell_again()

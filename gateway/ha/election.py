@@ -142,6 +142,7 @@ class Election:
         times = [
             self._init_until,
             self._peer.silent_from,
+            self._peer.quiet_since + settings.step_back,
             self._damping.until,
             self._healthy_since + settings.preempt_delay,
             self._no_handover_before,
@@ -251,7 +252,7 @@ class Election:
         if self._overtaken:
             self._demote(f"epoch {self.epoch} is known, {self.acting_epoch} is over", now)
             return
-        if self.level is Level.TOOK_OVER and not peer.attracts:
+        if self.level is Level.TOOK_OVER and now >= peer.quiet_since + self._settings.step_back:
             self._attract(Level.ACTIVE, f"{peer.name} is seen as a standby")
         if (reason := self._reason_to_leave(now)) == "":
             return

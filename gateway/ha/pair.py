@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gateway.contract import Endpoint, Transmit
 from gateway.ha.election import Election
 from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp, Settings
-from gateway.ha.message import Role, Standing
+from gateway.ha.message import Level, Role, Standing
 from gateway.ha.roles import (
     CommandRefused,
     ElectionSettings,
@@ -38,6 +39,8 @@ class Pair:
 
     def __init__(self, heartbeat: Heartbeat, election: Election, lease: Lease | None) -> None:
         self.heartbeat, self.election, self.lease = heartbeat, election, lease
+        self.announced = Level.STANDBY
+        """The level of what was announced last: one that was lowered attracts until everybody is told."""
         self._standing: Standing | None = None
         self._effects: deque[PairEffect] = deque()
 
@@ -74,6 +77,13 @@ class Pair:
         self._begin(now)
         self.election.command(command, now)
         self._settle(now)
+
+    def announce(self, level: Level, now: float) -> None:
+        """What the neighbors have heard by now, or may have heard of an earlier process."""
+        if level is not self.announced:
+            self.announced = level
+            self._begin(now)
+            self._settle(now)
 
     def poll(self) -> Iterator[PairEffect]:
         while self._effects:
@@ -118,7 +128,8 @@ class Pair:
         while True:
             if self._carry_heartbeat(now) | self._carry_witness(now) | self._carry_election(now):
                 continue
-            self.heartbeat.command(self.election.advertised(now), now)
+            said = self.election.advertised(now)
+            self.heartbeat.command(replace(said, level=max(said.level, self.announced)), now)
             if not self._carry_heartbeat(now):
                 return
 

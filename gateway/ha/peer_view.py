@@ -21,9 +21,15 @@ class PeerView:
         self.name = "the peer"
         self.contact = Contact.SILENT
         self.silent_from = silent_from
+        self.quiet_since = float("inf")
+        """Since when it says that it attracts nothing; infinity: it does, or nothing is heard."""
         self._said = Advertised()
 
     def receive(self, event: PeerUp | PeerDown | PeerSaid, now: float) -> None:
+        self._take(event, now)
+        self.quiet_since = float("inf") if self.attracts else min(self.quiet_since, now)
+
+    def _take(self, event: PeerUp | PeerDown | PeerSaid, now: float) -> None:
         match event:
             case PeerUp(name, said):
                 self.name, self._said, self.contact = name or self.name, said, Contact.UP

@@ -50,6 +50,7 @@ class ElectionSettings:
     patience: float = 2.0  # for a peer that goes first
     handover_timeout: float = 3.0
     drain_time: float = 30.0  # the old active goes on forwarding for so long
+    step_back: float = 0.0  # from took-over to active, after the other one was heard to attract no more for so long
     hold_down: float = 5.0  # after a first failure of its own; doubles with each
     hold_down_max: float = 300.0
     forgive_after: float = 600.0  # without a failure

@@ -462,6 +462,7 @@ class Gateway:
             for effect in self.speaker.poll() if self.speaker is not None else ():
                 progress = True
                 self._bgp_event(effect, now)
+            self.pairing.announced(self.speaker is None or self.speaker.all_told, now)
             for effect in self.pairing.poll(now):
                 progress = True
                 self._pair_event(effect, now)

@@ -53,6 +53,7 @@ class HighAvailability:
         """By the new role."""
         self.refusal = ""
         """Why the operator's last command cannot be followed; "" if it is."""
+        self.pair.announced = Level.TOOK_OVER  # perhaps, by an earlier process
         self._random = random
         self._told: attraction.Attraction | None = None
         self._effects: deque[object] = deque()
@@ -72,6 +73,12 @@ class HighAvailability:
             self.refusal = ""
         self.pair.command(command, now)
         self._settle(now)
+
+    def announced(self, now: float) -> None:
+        """Every neighbor has been told what `Attract` asked for last."""
+        if self._told is not None:
+            self.pair.announce(Level(self._told.level), now)
+            self._settle(now)
 
     def table_answered(self, ticket: int, outcome: cloud.Outcome, now: float) -> None:
         """How a call to the cloud ended."""

@@ -17,6 +17,8 @@ from gateway.ha.witness_link import WitnessSettings
 
 WITNESS_SOURCE_PORT = 0
 """Any: the witness answers whoever asked."""
+STEP_BACK = 1.0
+"""Seconds for an announcement to get from our ExaBGP to everybody who decides by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def _election(config: Config, ha: HaPeer) -> ElectionSettings:
         preempt_delay=ha.preempt_delay,
         drain_time=ha.drain_time,
         hold_down=ha.hold_down,
+        step_back=STEP_BACK,
         config_hash=alike(config),
         software=f"gatewayd {__version__}"[:32],
     )

@@ -82,6 +82,11 @@ class Pairing:
             case inputs.TableAnswered(ticket, outcome):
                 self.ha.table_answered(ticket, outcome, now)
 
+    def announced(self, everything: bool, now: float) -> None:
+        """Whether all neighbors have been told all there is to tell."""
+        if self.ha is not None and everything:
+            self.ha.announced(now)
+
     def poll(self, now: float) -> Iterator[object]:
         """Judges first: what changed meanwhile is in what is said."""
         if self.ha is not None and self.health.changed:
