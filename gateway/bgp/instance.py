@@ -204,8 +204,8 @@ class Instance:
                 for prefix in outbound.about(changed):
                     wanted = None if self.draining else outbound.told(prefix)
                     peer.adj_out.want(prefix, wanted, essential=outbound.essential(prefix))
-            if (peer.adj_out.budget or peer.level_out) and (crossed := watch_out(peer)) is not None:
-                yield crossed
+            if peer.adj_out.budget or peer.level_out:
+                yield from watch_out(peer)
 
 
 def regrouped(before: Mapping[str, Instance], peers: Iterable[Peer], settings: SpeakerSettings) -> dict[str, Instance]:

@@ -5,28 +5,32 @@ Warned is at 80 %, and again only after it fell below 70 %.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gateway.bgp.events import Level, LimitCrossed
 from gateway.bgp.peer import Peer
 
 NEAR, CALM = 80, 70  # percent
 
 
-def watch_in(peer: Peer) -> LimitCrossed | None:
+def watch_in(peer: Peer) -> Iterator[LimitCrossed]:
     """After the adj-RIB-in changed: what is to be said."""
     limit, count = peer.settings.max_prefixes, peer.adj_in.accepted
     over = peer.discarded > 0 or count > limit
     level = _level(peer.level_in, count, limit, over=over)
     changed, peer.level_in = level is not peer.level_in, level
-    return LimitCrossed(peer.name, "in", level, count + peer.discarded, limit) if changed else None
+    if changed:
+        yield LimitCrossed(peer.name, "in", level, count + peer.discarded, limit)
 
 
-def watch_out(peer: Peer) -> LimitCrossed | None:
+def watch_out(peer: Peer) -> Iterator[LimitCrossed]:
     """After the adj-RIB-out changed: what is to be said."""
     limit, count = peer.adj_out.budget, len(peer.adj_out.wanted)
     held = len(peer.adj_out.held)
     level = _level(peer.level_out, count, limit, over=held > 0) if limit else Level.FINE
     changed, peer.level_out = level is not peer.level_out, level
-    return LimitCrossed(peer.name, "out", level, count + held, limit) if changed else None
+    if changed:
+        yield LimitCrossed(peer.name, "out", level, count + held, limit)
 
 
 def _level(before: Level, count: int, limit: int, *, over: bool) -> Level:

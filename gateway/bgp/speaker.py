@@ -30,7 +30,6 @@ from gateway.bgp.events import (
     Drained,
     Effect,
     Forwarding,
-    LimitCrossed,
     NextHop,
     PeerDown,
     PeerStatus,
@@ -193,6 +192,11 @@ class Speaker:
         told = self._link.synced and self._taking_over is None and self._decided
         return told and all(peer.adj_out.settled for peer in self._peers.values() if peer.up)
 
+    @property
+    def connections(self) -> Iterator[str]:
+        """Those in which a session stands."""
+        return (peer.settings.connection for peer in self._peers.values() if peer.up)
+
     # ---- views ----
 
     def best(self) -> Iterator[BestChanged]:
@@ -328,7 +332,7 @@ class Speaker:
             peer.adj_in.remove(row.prefix)
         elif not row.next_hop.is_link_local:
             self._learn(peer, row.prefix, row.next_hop, row.attributes, now)
-            self._say(watch_in(peer))
+            self._effects.extend(watch_in(peer))
         elif known is not None and known.path.attributes == row.attributes:
             peer.adj_in.confirm(row.prefix)
         else:
@@ -401,7 +405,7 @@ class Speaker:
             if peer.suspended_until is not None:
                 break  # the first too many has ended the session: nothing it taught us stays
             self._learn(peer, prefix, next_hop, message.attributes, now)
-        self._say(watch_in(peer))
+        self._effects.extend(watch_in(peer))
         if message.fault and message.withdrawn:
             # RFC 7606 2: treat-as-withdraw
             self._complain(peer, message.withdrawn[-1], MALFORMED)
@@ -440,12 +444,12 @@ class Speaker:
         peer.refill_at = None
         if peer.up and peer.adj_in.accepted < peer.settings.max_prefixes:
             peer.discarded = 0
-            self._say(watch_in(peer))
+            self._effects.extend(watch_in(peer))
             self._ask_refresh(peer)
 
     def _suspend(self, peer: Peer, now: float) -> None:
         """RFC 4486 4, RFC 4271 6.7: the session ends, and is not begun again before a while."""
-        self._say(watch_in(peer))
+        self._effects.extend(watch_in(peer))
         self._link.ask(LinkCommand(Kind.SESSION, messages.render_teardown(peer.settings.address), peer.name))
         peer.suspended_until = now + peer.settings.restart_after
         self._effects.append(SessionsChanged())
@@ -457,10 +461,6 @@ class Speaker:
         if reason not in peer.complained:
             peer.complained.add(reason)
             self._effects.append(Rejected(peer.name, prefix, reason))
-
-    def _say(self, crossed: LimitCrossed | None) -> None:
-        if crossed is not None:
-            self._effects.append(crossed)
 
     def _end_of_rib(self, peer: Peer, message: messages.EndOfRib, _now: float) -> None:
         if message.version == peer.settings.address.version:

@@ -232,7 +232,7 @@ class Election:
         )
 
     def _step_init(self, now: float) -> None:
-        if self._peer.up or now >= self._init_until:
+        if (self._peer.up and not self._unfit) or now >= self._init_until:
             heard = f"{self._peer.name} is heard" if self._peer.said else "nobody is heard"
             self._become(Role.STANDBY, f"started; {heard}")
 

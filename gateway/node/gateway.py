@@ -462,7 +462,7 @@ class Gateway:
             for effect in self.speaker.poll() if self.speaker is not None else ():
                 progress = True
                 self._bgp_event(effect, now)
-            self.pairing.announced(self.speaker is None or self.speaker.all_told, now)
+            self.pairing.announced(self._all_told, now)
             for effect in self.pairing.poll(now):
                 progress = True
                 self._pair_event(effect, now)
@@ -534,9 +534,9 @@ class Gateway:
                 self._start_bgp()
             case bgp.PeerUp(name):
                 self.liveness.established(name, now)
-                self.pairing.health.session(name, up=True)
+                self.pairing.session(name, up=True, now=now)
             case bgp.PeerDown(name):
-                self.pairing.health.session(name, up=False)
+                self.pairing.session(name, up=False, now=now)
             case bgp.AnswersMissing(times):
                 self._emit(effects.BgpUnresponsive(times))
             case bgp.Drained():
@@ -565,6 +565,12 @@ class Gateway:
                 self._emit(event)
             case _:
                 self._emit(event)
+
+    @property
+    def _all_told(self) -> bool:
+        """What is sent into a tunnel that lets nothing through is told to nobody."""
+        speaker = self.speaker
+        return speaker is None or (speaker.all_told and all(map(self.liveness.passes, speaker.connections)))
 
     def _pair_event(self, event: object, now: float) -> None:
         if not isinstance(event, bgp.Attract):

@@ -28,11 +28,16 @@ class Pairing:
         self._outer: frozenset[str] = frozenset()
         self._guarded, self._workers = False, True
         self._effects: list[object] = []
+        self._hold_times: dict[str, int] = {}
+        self._untold_until = self._now = 0.0
 
     def configure(self, settings: GatewaySettings, now: float) -> None:
         """A pair with a witness where there was none, or without one, is another pair: it begins anew."""
         self._outer = frozenset(tunnel.ike.local.host for tunnel in settings.tunnels)
         self.health.neighbors(settings.bgp)
+        self._hold_times = (
+            {one.name: one.hold_time for one in settings.bgp.neighbors} if settings.bgp is not None else {}
+        )
         self.links(self._connected)
         wanted, current = settings.pair, self.ha
         if current is not None and wanted is not None and current.has_witness == (wanted.witness is not None):
@@ -84,8 +89,15 @@ class Pairing:
 
     def announced(self, everything: bool, now: float) -> None:
         """Whether all neighbors have been told all there is to tell."""
-        if self.ha is not None and everything:
+        if self.ha is not None and everything and now >= self._untold_until:
             self.ha.announced(now)
+
+    def session(self, neighbor: str, up: bool, now: float) -> None:
+        """Of BGP. Who is lost may keep what it was told last for as long as its hold time began later than ours (RFC 4271 4.4:
+        a third of it lies between two keepalives)."""
+        self.health.session(neighbor, up)
+        if not up:
+            self._untold_until = max(self._untold_until, now + self._hold_times.get(neighbor, 0) / 3)
 
     def poll(self, now: float) -> Iterator[object]:
         """Judges first: what changed meanwhile is in what is said."""
@@ -99,8 +111,12 @@ class Pairing:
             yield effect
 
     def next_deadline(self) -> float | None:
-        return self.ha.next_deadline() if self.ha is not None else None
+        if self.ha is None:
+            return None
+        at = self.ha.next_deadline()
+        return min(at, self._untold_until) if self._now < self._untold_until else at
 
     def handle_deadline(self, now: float) -> None:
+        self._now = now
         if self.ha is not None and now >= self.ha.next_deadline():
             self.ha.handle_deadline(now)
