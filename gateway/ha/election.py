@@ -87,6 +87,7 @@ class Election:
         self._draw_until: float | None = None  # then: trying to get it back until then
         self._leave_at: float | None = None  # then: leaving
         self._no_handover_before = now
+        self._outdone_until = now  # silence promotes nobody before
         self._effects: deque[Effect] = deque()
 
     # --- in -----------------------------------------------------------------------------------------------------
@@ -124,6 +125,9 @@ class Election:
             case Standing():
                 self._standing = command
             case EpochSeen(epoch):
+                if self.role is Role.ACTIVE and epoch > self.acting_epoch:
+                    # It acts though it is not heard: were its silence taken for death again, the two would act in turns
+                    self._outdone_until = now + self._settings.hold_down_max
                 self._learn(epoch)
         self._step(now)
 
@@ -146,6 +150,7 @@ class Election:
             self._damping.until,
             self._healthy_since + settings.preempt_delay,
             self._no_handover_before,
+            self._outdone_until,
             *(at for at in (self._offer_until, self._draw_until, self._leave_at) if at is not None),
         ]
         if self._first_since is not None:
@@ -426,6 +431,8 @@ class Election:
                 return f"{peer.name} has not been silent for long enough"
             if not self._settings.witness and self._settings.none == "stay":
                 return f'{peer.name} is silent, and without a witness (none = "stay") silence promotes nobody'
+            if not self._settings.witness and now < self._outdone_until:
+                return f"{peer.name} is silent, and acts: its epoch {self.epoch} was found"
             return ""
         if self._peer_is_active:
             return f"{peer.name} is active, epoch {said.epoch}"

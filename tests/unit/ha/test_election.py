@@ -16,6 +16,7 @@ from gateway.ha.message import Advertised, Handover, HealthReason, Level, Role, 
 from gateway.ha.roles import (
     CommandRefused,
     ElectionSettings,
+    EpochSeen,
     HealthChanged,
     LevelChanged,
     Operate,
@@ -460,10 +461,48 @@ def test_two_actives_after_a_cut_become_one_by_epoch_and_then_by_priority():
 def test_health_that_nobody_told_of_is_not_good():
     core = Election(ElectionSettings("gw-a", priority=200), 1000.0)
     core.receive(PeerUp("gw-b", STANDBY), 1000.0)
+    assert core.role is Role.INIT, "tunnels take a moment to come up"
+    core.handle_deadline(1003.0)
     assert core.role is Role.FAULT
-    assert core.why_not(1000.0) == "own health: link, tunnels, bgp, data plane"
-    core.command(WELL, 1001.0)
+    assert core.why_not(1003.0) == "own health: link, tunnels, bgp, data plane"
+    core.command(WELL, 1004.0)
     assert Acquire(1) in list(core.poll())
+
+
+def test_a_start_ends_as_soon_as_the_other_is_heard_and_own_health_is_good():
+    core = Election(ElectionSettings("gw-a", priority=200), 1000.0)
+    core.command(WELL, 1000.5)
+    assert core.role is Role.INIT
+    core.receive(PeerUp("gw-b", STANDBY), 1000.6)
+    assert core.role is Role.STANDBY
+
+
+def test_who_took_over_steps_back_only_a_while_after_the_other_attracts_no_more():
+    driver = standby(step_back=1.0)
+    driver.silence()
+    driver.tell(LeaseGranted(7))
+    assert driver.core.level is Level.TOOK_OVER
+    driver.up(replace(STANDBY, level=Level.ACTIVE))
+    driver.wait(5.0)
+    assert driver.core.level is Level.TOOK_OVER, "its neighbors may not know yet"
+    driver.hears(level=Level.STANDBY)
+    driver.wait(0.9)
+    assert driver.core.level is Level.TOOK_OVER
+    driver.wait(0.2)
+    assert driver.core.level is Level.ACTIVE
+
+
+def test_an_epoch_found_elsewhere_ends_acting_at_once():
+    driver = standby(witness=False, none="promote")
+    driver.silence()
+    assert (driver.core.role, driver.core.acting_epoch) == (Role.ACTIVE, 6)
+    driver.core.command(EpochSeen(9), driver.now)
+    assert (driver.core.role, driver.core.epoch) == (Role.STANDBY, 9)
+    assert driver.why_not == "gw-b is silent, and acts: its epoch 9 was found"
+    driver.wait(299.0)
+    assert driver.core.role is Role.STANDBY, "no acting in turns"
+    driver.wait(2.0)
+    assert (driver.core.role, driver.core.acting_epoch) == (Role.ACTIVE, 10)
 
 
 # --- always -------------------------------------------------------------------------------------------------------------
