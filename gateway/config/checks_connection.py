@@ -277,7 +277,7 @@ def _places(facts: Facts) -> list[_Place]:
     for where, way in pair_paths(config):
         add("connected", _host(way.local_address), (*where, "local_address"), "local_address")
         add("beside", _host(way.remote_address), (*where, "remote_address"), "remote_address")
-    if config.ha is not None and config.ha.witness is not None:
+    if config.ha is not None and config.ha.witness is not None and config.ha.witness.address is not None:
         add("beside", _host(config.ha.witness.address), ("ha", "witness", "address"), "address")
     for name, instance in config.instance.items():
         for element, prefix in enumerate(instance.local):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from gateway.config.addresses import Prefix
 from gateway.config.diagnostics import KeyPath
 from gateway.config.fabric_model import Fabric
 from gateway.config.findings import Facts, Finding
+from gateway.config.service_url import service_url
 
 _RESOURCE = r"(?i)/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/"
 _FORMS: dict[tuple[str, str], tuple[str, str]] = {
@@ -33,22 +32,14 @@ _ELSEWHERE = {
 }
 _NAMES = {"azure": "Azure", "aws": "AWS"}
 
-NOT_YET = (
-    "the section is checked and the route tables stay as they are: this version does not decide yet which gateway of the pair "
-    "is the active one"
-)
-
 
 def fabric_findings(facts: Facts) -> Iterator[Finding]:
     """The section, then its tables."""
     fabric = facts.config.fabric
     if fabric is None:
         return
-    wrong = list(_all(facts, fabric))
-    yield from wrong or [("warning", ("fabric",), NOT_YET)]
-
-
-def _all(facts: Facts, fabric: Fabric) -> Iterator[Finding]:
+    if facts.config.ha is None and not facts.incomplete:
+        yield "error", ("fabric",), "which gateway is the active one is decided by the pair; add [ha]"
     if "name" not in facts.config.gateway.model_fields_set and not facts.incomplete:
         yield (
             "error",
@@ -97,23 +88,8 @@ def _hops(fabric: Fabric) -> Iterator[Finding]:
 
 
 def _urls(fabric: Fabric) -> Iterator[Finding]:
-    """A token of the identity goes there."""
     for key in ("management_url", "imds_url", "endpoint_url"):
-        url = getattr(fabric, key)
-        if not url:
-            continue
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            yield "error", ("fabric", key), f"'{url}' is no address of a service; write it as \"https://HOST\""
-        elif key != "imds_url" and parts.scheme == "http" and not _is_loopback(parts.hostname):
-            yield "error", ("fabric", key), f"tokens would go to {parts.hostname} in clear; use https"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        yield from service_url(("fabric", key), getattr(fabric, key), token=key != "imds_url")
 
 
 def _tables(facts: Facts, fabric: Fabric) -> Iterator[Finding]:

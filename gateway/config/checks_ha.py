@@ -9,6 +9,17 @@ from gateway.config.derive import NAT_T_PORT, pair_paths
 from gateway.config.diagnostics import KeyPath
 from gateway.config.findings import Facts, Finding
 from gateway.config.ha_model import HaPath, HaPeer
+from gateway.config.service_url import service_url
+
+_NEEDED = {"node": ("address",), "azure-blob": ("url",), "dynamodb": ("table", "key"), "s3": ("bucket", "key")}
+_AWS = {"key", "region", "endpoint_url"}
+_USED = {
+    "node": {"address", "port", "secret"},
+    "azure-blob": {"url", "client_id", "imds_url"},
+    "dynamodb": {"table", *_AWS},
+    "s3": {"bucket", *_AWS},
+}
+_OF_A_KIND = set().union(*_USED.values())
 
 
 def ha_findings(facts: Facts) -> Iterator[Finding]:
@@ -52,16 +63,32 @@ def _path(facts: Facts, where: KeyPath, path: HaPeer | HaPath) -> Iterator[Findi
 
 
 def _witness(facts: Facts, ha: HaPeer) -> Iterator[Finding]:
-    witness = ha.witness
+    witness, path = ha.witness, ("ha", "witness")
     if witness is None:
         return
     if "without_witness" in ha.model_fields_set:
         yield "warning", ("ha", "without_witness"), "has no effect: there is a witness"
+    for key in _NEEDED[witness.kind]:
+        if getattr(witness, key) is None:
+            yield "error", path, f'kind = "{witness.kind}" needs `{key}`'
+    for key in sorted(_OF_A_KIND - _USED[witness.kind]):
+        if key in witness.model_fields_set:
+            kinds = " or ".join(f'"{kind}"' for kind, used in _USED.items() if key in used)
+            yield "error", (*path, key), f'this is for kind = {kinds}, and kind = "{witness.kind}"'
+    yield from _node(ha, witness.address)
+    for key in ("url", "endpoint_url"):
+        yield from service_url((*path, key), getattr(witness, key), token=True)
+    yield from service_url((*path, "imds_url"), witness.imds_url, token=False)
+
+
+def _node(ha: HaPeer, address: Address | None) -> Iterator[Finding]:
+    if address is None:
+        return
     ours = {ha.local_address, *(path.local_address for path in ha.path.values())}
     theirs = {ha.remote_address, *(path.remote_address for path in ha.path.values())}
-    if witness.address in ours | theirs:
-        whose = "ours" if witness.address in ours else "the other gateway's"
-        message = f"{witness.address} is {whose}; a witness that fails together with a gateway lets nobody take over"
+    if address in ours | theirs:
+        whose = "ours" if address in ours else "the other gateway's"
+        message = f"{address} is {whose}; a witness that fails together with a gateway lets nobody take over"
         yield "error", ("ha", "witness", "address"), message
-    if witness.address.version != ha.local_address.version:
+    if address.version != ha.local_address.version:
         yield "error", ("ha", "witness", "address"), "not of the same family as local_address of [ha]"

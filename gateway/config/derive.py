@@ -15,6 +15,7 @@ from gateway.config.model import (
     DataPlane,
     HaPath,
     HaPeer,
+    HaWitness,
     Interface,
     Neighbor,
     Prefix,
@@ -25,6 +26,7 @@ SHORTHANDS = ("local_ts", "remote_ts", "esp_proposals")
 # RFC 3948 2.1: ESP in UDP and IKE share this port.
 NAT_T_PORT = 4500
 WORKERS_MAX = 64
+NODE_TTL, CLOUD_TTL = 1.0, 6.0
 _LIFE_TIME_PERCENT = 110
 
 
@@ -94,9 +96,16 @@ def pair_paths(config: Config) -> Iterator[tuple[KeyPath, HaPeer | HaPath]]:
 def pair_neighbors(config: Config) -> tuple[Address, ...]:
     """Whom the pair speaks with outside of every tunnel: the other gateway, and the witness."""
     found = [path.remote_address for _, path in pair_paths(config)]
-    if config.ha is not None and config.ha.witness is not None:
+    if config.ha is not None and config.ha.witness is not None and config.ha.witness.address is not None:
         found.append(config.ha.witness.address)
     return (*dict.fromkeys(found),)
+
+
+def lease_ttl(witness: HaWitness | None) -> float:
+    """Seconds. A cloud takes a while to answer."""
+    if witness is None or witness.ttl is None:
+        return NODE_TTL if witness is None or witness.kind == "node" else CLOUD_TTL
+    return witness.ttl
 
 
 def uses_ipv6(config: Config) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from gateway.config.addresses import AddressField
 from gateway.config.types import Duration, Integer, Name, Port, SecretSource, Section, Switch
+
+Ttl = Annotated[Duration, Field(ge=0.1, le=60)]
+Text = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class HaPath(Section):
@@ -20,22 +23,44 @@ class HaPath(Section):
 
 
 class HaWitness(Section):
-    """A third machine that runs `gatewayd --witness`: it grants the lease without which no gateway is active.
+    """Who grants the lease without which no gateway is active: a third machine that runs `gatewayd --witness`, or a record in a cloud's
+    storage that both gateways reach.
 
-    Put it where it fails with neither of the two: another zone, or the other end of the circuit. `ttl` is how long the lease lasts that
-    the active gateway renews three times in it: after a crash it is over before the other takes it, so a failover takes at least that long
-    at worst, unless the lease is broken. Where nobody reaches the witness for that long, nobody is active.
+    A node tells who waits the moment the lease is over; put it where it fails with neither of the two: another zone, or the other end of
+    the circuit. A cloud is asked again and again, so that a failover takes up to `ttl` and a third of it longer. The active gateway renews the
+    lease three times in `ttl`. After a crash it is over before the other takes it, so a failover takes at least the rest of it, unless the
+    lease is broken. Where nobody reaches the witness for that long, nobody is active.
     """
 
-    address: AddressField = Field(description="of the witness node")
-    port: Port = Field(default=4781, description="its UDP port")
-    ttl: Duration = Field(default=1.0, ge=0.1, le=60, description="how long the lease lasts without being renewed")
-    secret: SecretSource | None = Field(
-        default=None, description="shared with the witness node; default: the secret of [ha]"
+    kind: Literal["node", "azure-blob", "dynamodb", "s3"] = Field(
+        default="node", description="`gatewayd --witness`, or a record in the cloud's storage"
+    )
+    address: AddressField | None = Field(default=None, description="node: its address")
+    port: Port = Field(default=4781, description="node: its UDP port")
+    secret: SecretSource | None = Field(default=None, description="node: shared with it; default: the secret of [ha]")
+    url: Text | None = Field(
+        default=None, description="azure-blob: the blob, https://ACCOUNT.blob.core.windows.net/CONTAINER/NAME"
+    )
+    client_id: Text | None = Field(
+        default=None, description="azure-blob: which managed identity, where the VM has several; default: the VM's own"
+    )
+    imds_url: Text = Field(default="http://169.254.169.254", description="azure-blob: the instance metadata service")
+    table: Text | None = Field(
+        default=None, description="dynamodb: the table, with the string `name` as its partition key"
+    )
+    bucket: Text | None = Field(default=None, description="s3: the bucket")
+    key: Text | None = Field(default=None, description="dynamodb, s3: the item or object, one for each pair")
+    region: Text | None = Field(default=None, description="dynamodb, s3: the region; default: what boto3 finds")
+    endpoint_url: Text | None = Field(
+        default=None, description="dynamodb, s3: the service's endpoint, e.g. a private one; default: the region's"
+    )
+    ttl: Ttl | None = Field(
+        default=None,
+        description="how long the lease lasts without being renewed; default: 1 s with a node, 6 s with a cloud",
     )
     break_lease: Switch = Field(
         default=False,
-        description="take the lease from a silent gateway before it is over: faster, and both may forward for a moment; the witness must allow it",
+        description="take the lease from a silent gateway before it is over: faster, and both may forward for a moment; a node must allow it",
     )
 
 

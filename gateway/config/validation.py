@@ -6,7 +6,7 @@ Not the checks themselves: those are `model.py` (one key) and `lint.py` (across 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time
 from typing import Any, get_args
 
@@ -77,7 +77,9 @@ def _message(kind: str, path: KeyPath, value: Any, context: Mapping[str, Any], r
     if kind in _BOUNDS:
         bound, how, word = _BOUNDS[kind]
         unit = _unit(path, root)
-        return f"{value:.15g}{unit} is {how}; {word} {context[bound]:.15g}{unit}"
+        # Of what may be absent, pydantic gives back what was written
+        shown = value if isinstance(value, str) else f"{value:.15g}{unit}"
+        return f"{shown} is {how}; {word} {context[bound]:.15g}{unit}"
     say = _MESSAGES.get(kind)
     if say is None:
         return f"expected {_expected(kind, path)}, got {_kind_of(value)}"
@@ -86,11 +88,11 @@ def _message(kind: str, path: KeyPath, value: Any, context: Mapping[str, Any], r
 
 def _unit(path: KeyPath, root: type[BaseModel]) -> str:
     field = _field_at(path, root)
-    return (
-        " s"
-        if field is not None and any(getattr(item, "func", None) is parse_duration for item in field.metadata)
-        else ""
-    )
+    return " s" if field is not None and _is_duration((*field.metadata, *get_args(field.annotation))) else ""
+
+
+def _is_duration(parts: Iterable[object]) -> bool:
+    return any(getattr(item, "func", None) is parse_duration or _is_duration(get_args(item)) for item in parts)
 
 
 def _field_at(path: KeyPath, root: type[BaseModel]) -> FieldInfo | None:

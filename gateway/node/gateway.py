@@ -135,7 +135,7 @@ class Gateway:
                 self.liveness.expired(number, generation, now)
             case inputs.Operate():
                 self._operate(command, now)
-            case Operate() | inputs.TableAnswered():
+            case Operate() | inputs.TableAnswered() | inputs.WitnessAnswered():
                 self.pairing.command(command, now)
             case inputs.WorkersWork(works):
                 self.pairing.workers(works)

@@ -24,7 +24,7 @@ from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp
 from gateway.ha.message import Level, Role
 from gateway.ha.pair import Pair
 from gateway.ha.roles import CommandRefused, EpochSeen, HealthChanged, LevelChanged, Operate, Remember, RoleChanged
-from gateway.ha.witness import Ask, Lease
+from gateway.ha.witness import Answer, Ask, Lease
 from gateway.ha.witness_link import Answered, WitnessLink
 from gateway.node import effects, outcomes
 from gateway.node.pair_settings import PairSettings
@@ -42,7 +42,7 @@ class HighAvailability:
         epoch: int = 0,
     ) -> None:
         self.settings = settings
-        lease = Lease(settings.ttl, epoch=epoch) if settings.witness is not None else None
+        lease = Lease(settings.ttl, epoch=epoch) if settings.election.witness else None
         self.pair = Pair(Heartbeat(settings.heartbeat, random), Election(settings.election, now, epoch), lease)
         self.link = WitnessLink(settings.witness, random) if settings.witness is not None else None
         self.fabric = Fabric(fabric, random, now) if fabric is not None else None
@@ -80,6 +80,11 @@ class HighAvailability:
             self.pair.announce(Level(self._told.level), now)
             self._settle(now)
 
+    def witness_answered(self, ticket: int, answer: Answer, now: float) -> None:
+        """What a witness in the cloud said to an Ask."""
+        self.pair.answered(ticket, answer, now)
+        self._settle(now)
+
     def table_answered(self, ticket: int, outcome: cloud.Outcome, now: float) -> None:
         """How a call to the cloud ended."""
         if self.fabric is not None:
@@ -113,8 +118,16 @@ class HighAvailability:
         self._settle(now)
 
     @property
-    def has_witness(self) -> bool:
-        return self.link is not None
+    def is_relieved(self) -> bool:
+        """Not active any more, and the neighbors know: nothing that comes now was meant for this gateway."""
+        election = self.pair.election
+        attracts = max(election.level, self.pair.announced)
+        return election.role is not Role.ACTIVE and attracts is Level.STANDBY
+
+    def is_another(self, settings: PairSettings) -> bool:
+        """Whether these settings make it another pair: agreed with, or granted, by somebody else."""
+        mine = self.settings
+        return (mine.election.witness, mine.cloud_witness) != (settings.election.witness, settings.cloud_witness)
 
     @property
     def attraction(self) -> attraction.Attraction:
@@ -139,9 +152,10 @@ class HighAvailability:
             match event:
                 case Transmit(data, local, remote):
                     self._effects.append(effects.PairTransmit(data, local, remote))
+                case Ask() if self.link is not None:
+                    self.link.ask(event)
                 case Ask():
-                    if self.link is not None:
-                        self.link.ask(event)
+                    self._effects.append(event)
                 case RoleChanged():
                     self._role(event, now)
                 case Remember(epoch):

@@ -9,6 +9,7 @@ from gateway.config.model import Prefix
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ha.fabric_values import Outcome
+from gateway.ha.witness import Answer
 from gateway.node.settings import GatewaySettings
 
 
@@ -111,6 +112,14 @@ class TableAnswered:
 
     ticket: int
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessAnswered:
+    """What a witness in the cloud said to an Ask."""
+
+    ticket: int
+    answer: Answer
 
 
 @dataclass(frozen=True, slots=True)

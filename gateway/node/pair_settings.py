@@ -32,11 +32,13 @@ class PairSecrets:
 
 @dataclass(frozen=True, slots=True)
 class PairSettings:
-    """This gateway's part of the pair. `ttl` of the lease, in seconds; `witness` is None where there is none."""
+    """This gateway's part of the pair. `ttl` of the lease, in seconds; `witness` is the node that grants it, None where that is a
+    cloud (`cloud_witness`) or there is no lease."""
 
     heartbeat: HeartbeatSettings
     election: ElectionSettings
     witness: WitnessSettings | None = None
+    cloud_witness: bool = False
     ttl: float = 1.0
     both_carry: bool = False
     """A healthy standby attracts traffic as an active one does."""
@@ -57,7 +59,8 @@ def pair_settings(config: Config, secrets: PairSecrets) -> PairSettings | None:
         heartbeat=_heartbeat(config, ha, secrets),
         election=_election(config, ha),
         witness=_witness(config, ha, secrets),
-        ttl=ha.witness.ttl if ha.witness is not None else 1.0,
+        cloud_witness=ha.witness is not None and ha.witness.kind != "node",
+        ttl=derive.lease_ttl(ha.witness),
         both_carry=ha.mode == "active-active",
     )
 
@@ -97,7 +100,7 @@ def _election(config: Config, ha: HaPeer) -> ElectionSettings:
 
 
 def _witness(config: Config, ha: HaPeer, secrets: PairSecrets) -> WitnessSettings | None:
-    if ha.witness is None:
+    if ha.witness is None or ha.witness.address is None:
         return None
     return WitnessSettings(
         local=Endpoint(str(ha.local_address), WITNESS_SOURCE_PORT),

@@ -40,7 +40,7 @@ class Pairing:
         )
         self.links(self._connected)
         wanted, current = settings.pair, self.ha
-        if current is not None and wanted is not None and current.has_witness == (wanted.witness is not None):
+        if current is not None and wanted is not None and not current.is_another(wanted):
             current.configure(wanted, settings.fabric, now)
             return
         self.ha = None
@@ -78,7 +78,7 @@ class Pairing:
         if self.ha is not None:
             self.ha.receive(data, remote, now)
 
-    def command(self, command: Operate | inputs.TableAnswered, now: float) -> None:
+    def command(self, command: Operate | inputs.TableAnswered | inputs.WitnessAnswered, now: float) -> None:
         if self.ha is None:
             return
         match command:
@@ -86,6 +86,8 @@ class Pairing:
                 self.ha.command(command, now)
             case inputs.TableAnswered(ticket, outcome):
                 self.ha.table_answered(ticket, outcome, now)
+            case inputs.WitnessAnswered(ticket, answer):
+                self.ha.witness_answered(ticket, answer, now)
 
     def announced(self, everything: bool, now: float) -> None:
         """Whether all neighbors have been told all there is to tell."""

@@ -49,7 +49,7 @@ def ha_status(ha: HighAvailability, now: float) -> HaStatus:
         lease=_LEASE[lease.standing(now)] if lease is not None else "none",
         lease_holder=lease.holder if lease is not None else "",
         lease_remaining=lease.remaining(now) if lease is not None else None,
-        witness=str(ha.settings.witness.remote) if ha.settings.witness is not None else "",
+        witness=_witness(ha),
         witness_problem=lease.problem if lease is not None else "",
         paths=tuple(
             HaPathStatus(one.local, one.remote, one.up, one.heard_at, one.round_trip, one.loss)
@@ -98,6 +98,12 @@ def _config(own: Advertised, peer: Advertised | None) -> str:
 
 def _reasons(said: Advertised) -> tuple[str, ...]:
     return tuple(named(one) for one in HealthReason if said.reasons & one)
+
+
+def _witness(ha: HighAvailability) -> str:
+    if ha.settings.witness is not None:
+        return str(ha.settings.witness.remote)
+    return "in the cloud" if ha.settings.cloud_witness else ""
 
 
 def _word(name: str) -> str:

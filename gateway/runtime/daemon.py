@@ -18,8 +18,12 @@ from pathlib import Path
 
 from gateway import _native
 from gateway.config.derive import next_to_us, uses_ipv6
+from gateway.config.model import Config
 from gateway.contract import Endpoint, Fetch, Transmit
 from gateway.ha.fabric_values import Call
+from gateway.ha.message import Role
+from gateway.ha.roles import Operate, Verb
+from gateway.ha.witness import Ask
 from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
@@ -53,6 +57,7 @@ from gateway.runtime.probes import NativeProbes
 from gateway.runtime.randomness import SystemRandom
 from gateway.runtime.tun import interface_name
 from gateway.runtime.udp import UdpSockets
+from gateway.runtime.witness_calls import WitnessCalls
 
 log = logging.getLogger("gateway")
 COUNTER_INTERVAL = 0.5
@@ -104,6 +109,11 @@ class Daemon:
             config.gateway.mark,
             lambda ticket, outcome: self.driver.command(inputs.TableAnswered(ticket, outcome)),
         )
+        self.witness = WitnessCalls(
+            config.gateway.mark,
+            SystemRandom(),
+            lambda ticket, answer: self.driver.command(inputs.WitnessAnswered(ticket, answer)),
+        )
         self._drawn: dict[str, TunnelStatus] = {}
         self._saving = asyncio.Lock()
         self._epoch_saved = 0
@@ -128,7 +138,8 @@ class Daemon:
             stack.push_async_callback(self.listeners.close)
             await self.listeners.follow(config, _sockets(self.loaded))
             stack.push_async_callback(self.tables.close)
-            self.tables.configure(config.fabric)
+            stack.push_async_callback(self.witness.close)
+            self._configure_clouds(config)
             control = ControlServer(self.operations, run_directory / "control.sock")
             await control.start()
             stack.push_async_callback(control.stop)
@@ -319,6 +330,8 @@ class Daemon:
                 self.listeners.send(effect)
             case Call():
                 self.tables.call(effect)
+            case Ask():
+                self.witness.ask(effect)
             case effects.SaveEpoch(epoch):
                 self._spawn(self._save_epoch(epoch), "epoch")
             case effects.Event(level, event, tunnel, text, failure, context):
@@ -421,13 +434,17 @@ class Daemon:
         except OSError:
             await self.listeners.follow(self.loaded.config, _sockets(self.loaded))
             raise
-        self.tables.configure(loaded.config.fabric)
+        self._configure_clouds(loaded.config)
         logs.set_level(loaded.config.gateway.log_level)
         self.loaded = loaded
         self.driver.command(inputs.Reconfigured(loaded.settings))
         # What the reload says of certificates the status says, too, from its answer on
         await self._look_at_certificates()
         self._spawn(self._look_at_host(), "host-check")
+
+    def _configure_clouds(self, config: Config) -> None:
+        self.tables.configure(config.fabric)
+        self.witness.configure(config)
 
     def _open_sockets(self, settings: GatewaySettings) -> None:
         made = self.sockets.open(tunnel.ike.local for tunnel in settings.tunnels)
@@ -463,6 +480,7 @@ class Daemon:
         log.info("stopping", extra={"event": "stopping"})
         self.notifier.stopping()
         self.disclosures.close()
+        await self._hand_over()
         if self.bgp.outlives and await systemd.restarting():
             log.info("restarting: BGP sessions and announced routes stay", extra={"event": "bgp-left"})
             await self.bgp.leave()
@@ -478,6 +496,16 @@ class Daemon:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _hand_over(self) -> None:
+        """Who is active lets the other take over before anything ends here; without another, or where it does not, it just ends."""
+        pair = self.node.pairing.ha
+        if pair is None or pair.pair.election.role is not Role.ACTIVE:
+            return
+        self.driver.command(Operate(Verb.MAINTENANCE))
+        deadline = boottime() + STOP_PATIENCE
+        while boottime() < deadline and not pair.is_relieved:
+            await asyncio.sleep(0.01)
 
     def _spawn(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
