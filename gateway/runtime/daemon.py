@@ -31,6 +31,7 @@ from gateway.node.settings import GatewaySettings
 from gateway.observe.build import ShellFacts, build, draw, draw_routes, draw_some, fade
 from gateway.observe.explain import explain
 from gateway.observe.journal import Journal
+from gateway.observe.liveness import Liveness
 from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
 from gateway.routing import model as routing
 from gateway.routing.model import Prefix
@@ -67,6 +68,8 @@ SHOWN_ROUTES = 100
 """BGP routes in a picture, where not all are asked for; and drawn in one go."""
 HOST_CHECK_INTERVAL = 30.0
 STOP_PATIENCE = 3.0
+WORKERS_PATIENCE = 2.0
+"""Seconds of no turn of any data plane thread, until another gateway shall take over."""
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -117,6 +120,7 @@ class Daemon:
         self._drawn: dict[str, TunnelStatus] = {}
         self._saving = asyncio.Lock()
         self._epoch_saved = 0
+        self._liveness, self._works = Liveness(WORKERS_PATIENCE), True
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -213,12 +217,21 @@ class Daemon:
     async def _read_counters(self) -> None:
         while True:
             self.read_counters(drops=False)
+            self._look_at_workers()
             self._write(self.journal.flush(boottime()))
             # Not at the reload itself: the peer is told by the old socket that the IKE_SA ends
             tunnels = self.node.settings.tunnels
             configured = {tunnel.ike.local for tunnel in tunnels}
             self.sockets.close_unused(configured, self.node.ike.hosts, self.dataplane.detach)
             await asyncio.sleep(COUNTER_INTERVAL * (1 + len(tunnels) / 1000))
+
+    def _look_at_workers(self) -> None:
+        """Without any that goes on, the other gateway does better."""
+        workers = self.dataplane.worker_status()
+        works = len(self._liveness.stuck(workers, boottime())) < len(workers)
+        if works != self._works:
+            self._works = works
+            self.driver.command(inputs.WorkersWork(works))
 
     def read_counters(self, drops: bool = True) -> None:
         dropped = self.dataplane.drop_counters() if drops else {}
