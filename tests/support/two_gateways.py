@@ -10,12 +10,15 @@ route server. The WAN knows the way to the site in clear. Which gateway carries 
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
+
 from support.bird import Bird, Neighbor
 from support.daemon import GatewayDaemon, binary
 from support.netns import End, Lab, Namespace
 from support.process import Process, wait_until
 from support.strongswan import Connection, Strongswan
-from support.traffic import Streams
+from support.traffic import Stream, Streams
 
 PSK, SECRET = "correct horse battery staple 42", "the secret of this pair of gateways"
 GATEWAY_AS, ROUTER_AS, VNET_AS = 65010, 65100, 65515
@@ -83,6 +86,11 @@ longest_ttl = "{ttl}"
 """
 
 
+def _gap(stream: Stream, since: float) -> float:
+    arrivals = sorted(received for _, _, received in stream.records() if received >= since - 0.1)
+    return max((after - before for before, after in pairwise([*arrivals, time.monotonic()])), default=float("inf"))
+
+
 class TwoGateways:
     """The scene, with nothing started yet. `ha`: more keys of [ha]; `ttl`: of the lease, "" for no witness."""
 
@@ -146,6 +154,62 @@ class TwoGateways:
         """By which gateway the VNet's router reaches the site; "" by none."""
         found = [row for row in self.vnet.routes() if row["dst"] == SITE]
         return NAMES[FABRIC.index(found[0]["gateway"])] if found and found[0].get("gateway") in FABRIC else ""
+
+    # --- faults, and their ends ---------------------------------------------------------------------------------
+
+    def cut_circuit(self, at: int) -> None:
+        """Its way to its edge; the gateway lives, and the other is heard."""
+        self.wan.batch(f"link set gw{NAMES[at]} down")
+
+    def restore_circuit(self, at: int) -> None:
+        self.wan.batch(f"link set gw{NAMES[at]} up")
+
+    def power_off(self, at: int) -> None:
+        """As seen from outside: all its links are dead."""
+        self.gateways[at].batch("link set lan down", "link set wan down")
+
+    def power_on(self, at: int) -> None:
+        fabric, outer = (text.rsplit(".", 1)[0] for text in (FABRIC[at], OUTER[at]))
+        self.gateways[at].batch("link set lan up", "link set wan up")
+        self.gateways[at].batch(f"route replace default via {outer}.1", f"route replace 10.1.0.0/16 via {fabric}.1")
+
+    def cut_heartbeats(self, *sources: str) -> None:
+        """Those of one gateway or of both, between the two; both still reach the witness."""
+        rules = "".join(f"    ip saddr {source} udp dport 4780 drop\n" for source in sources or FABRIC)
+        chain = f"  chain forward {{\n    type filter hook forward priority 0;\n{rules}  }}\n"
+        self.vnet.run("nft", "-f", "-", stdin=f"table ip cut {{\n{chain}}}\n")
+
+    def join_heartbeats(self) -> None:
+        self.vnet.run("nft", "delete", "table", "ip", "cut")
+
+    def wait_whole(self, seconds: float = 60.0) -> None:
+        """Both work again: one is active, the other would take over, and all sessions stand."""
+
+        def whole() -> bool:
+            found = [daemon.status() for daemon in self.daemons]
+            if not all(found):
+                return False
+            states = [status["ha"] for status in found if status]
+            sessions = all(peer["state"] == "Established" for status in found if status for peer in status["peers"])
+            healthy = all(state["health"] == 1000 and state["peer_up"] for state in states)
+            levels = sorted(state["level"] for state in states)
+            roles = sorted(state["role"] for state in states)
+            return sessions and healthy and roles == ["active", "standby"] and levels == ["active", "standby"]
+
+        wait_until(whole, seconds, "the pair is whole", logs=[daemon.process for daemon in self.daemons])
+
+    # --- what arrived -------------------------------------------------------------------------------------------
+
+    def lost(self, since: float) -> tuple[int, int]:
+        """Datagrams sent since then that did not arrive: to the site, and back."""
+        until = time.monotonic() - 0.3
+        return self.streams.there.lost_between(since, until), self.streams.back.lost_between(since, until)
+
+    def gap(self, since: float) -> float:
+        """The longest silence at either end since then, in seconds; what is still silent counts."""
+        return max(_gap(stream, since) for stream in (self.streams.there, self.streams.back))
+
+    # --- the scene ----------------------------------------------------------------------------------------------
 
     def _links(self, lab: Lab) -> None:
         link = lab.link

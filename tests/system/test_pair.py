@@ -1,0 +1,219 @@
+"""Two gateways that act as one: real daemons, a real witness, real edges and a route server, and packets that go on.
+
+Times are in `benchmarks`; here they have room for a busy machine, and what must never be lost is counted to the packet.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from support.capture import Capture
+from support.netns import Lab
+from support.process import wait_until
+from support.two_gateways import FABRIC, NAMES, TwoGateways
+
+pytestmark = pytest.mark.system
+MOST = 1.5
+"""Seconds of silence that a failover may take on a machine that does other things, too: far below any timer of BGP here."""
+
+
+@pytest.fixture
+def pair(lab: Lab) -> TwoGateways:
+    made = TwoGateways(lab, ha='drain_time = "500ms"')
+    made.start()
+    made.wait_whole()
+    made.streams.start(500)
+    made.streams.wait_flowing(10)
+    return made
+
+
+def journal(pair: TwoGateways, at: int, event: str) -> list[str]:
+    status = pair.daemons[at].status()
+    return [entry["text"] for entry in status["journal"] if entry["event"] == event] if status else []
+
+
+def test_a_crash_is_taken_over_and_the_one_that_comes_back_disturbs_nothing(pair: TwoGateways) -> None:
+    active, other = pair.active(), 1 - pair.active()
+    assert pair.carrier() == NAMES[active]
+    at = time.monotonic()
+    pair.daemons[active].kill()
+    pair.wait_role(other, "active", 5)
+    time.sleep(1.0)
+    assert 0.05 < pair.gap(at) < MOST
+    assert pair.carrier() == NAMES[other]
+    assert "is silent; with the lease" in journal(pair, other, "ha-active")[-1]
+    back = time.monotonic()
+    pair.daemons[active].start()
+    pair.wait_whole()
+    time.sleep(1.0)
+    assert pair.lost(back) == (0, 0), "neither its return nor the step back from took-over"
+    assert pair.active() == other, "no preemption unless asked for"
+
+
+def test_a_planned_switchover_loses_nothing_whoever_is_told(pair: TwoGateways) -> None:
+    begun = time.monotonic()
+    for told in ("active", "standby", "active"):
+        active = pair.active()
+        done = pair.daemons[active if told == "active" else 1 - active].ctl("failover", "--wait", "5")
+        assert "ACTIVE" in done.stdout
+        pair.wait_whole()
+        assert pair.active() == 1 - active
+    time.sleep(0.5)
+    assert pair.lost(begun) == (0, 0)
+    shown = pair.daemons[pair.active()].ctl("ha").stdout
+    assert "this gateway is ACTIVE" in shown
+    assert "the lease is ours" in shown
+
+
+@pytest.mark.slow
+def test_an_orderly_stop_hands_over_first_and_loses_nothing(pair: TwoGateways) -> None:
+    active = pair.active()
+    begun = time.monotonic()
+    assert pair.daemons[active].stop() == 0
+    pair.wait_role(1 - active, "active", 5)
+    time.sleep(0.5)
+    assert pair.lost(begun) == (0, 0)
+    pair.daemons[active].start()
+    pair.wait_whole()
+    time.sleep(0.5)
+    assert pair.lost(begun) == (0, 0)
+
+
+@pytest.mark.slow
+def test_drain_and_maintenance_keep_a_gateway_out_until_it_is_told_otherwise(pair: TwoGateways) -> None:
+    active, other = pair.active(), 1 - pair.active()
+    begun = time.monotonic()
+    pair.daemons[active].ctl("ha", "drain")
+    pair.wait_role(active, "standby", 5)
+    refused = pair.daemons[other].ctl("failover", check=False)
+    assert refused.returncode != 0
+    assert "not ready" in refused.stderr
+    pair.daemons[active].ctl("ha", "resume")
+    pair.daemons[other].ctl("ha", "maintenance")
+    pair.wait_role(active, "active", 5)
+    wait_until(lambda: pair.role(other) == "fault", 5, "in maintenance it is not to be active")
+    pair.daemons[other].ctl("ha", "resume")
+    pair.wait_whole()
+    time.sleep(0.5)
+    assert pair.lost(begun) == (0, 0)
+
+
+FAULTS: dict[str, tuple[Callable[[TwoGateways, int], None], Callable[[TwoGateways, int], None]]] = {
+    "the circuit is cut": (TwoGateways.cut_circuit, TwoGateways.restore_circuit),
+    "the power fails": (TwoGateways.power_off, TwoGateways.power_on),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_other_takes_over_and_the_end_of_the_fault_loses_nothing(pair: TwoGateways, fault: str) -> None:
+    cause, end = FAULTS[fault]
+    active, other = pair.active(), 1 - pair.active()
+    at = time.monotonic()
+    cause(pair, active)
+    pair.wait_role(other, "active", 5)
+    # Longer than it takes to step back were the dead one thought to be heard
+    time.sleep(4.0)
+    assert pair.gap(at) < MOST
+    calm = time.monotonic()
+    end(pair, active)
+    pair.wait_whole()
+    time.sleep(1.0)
+    assert pair.lost(calm - 2.0) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [FABRIC, FABRIC[:1], FABRIC[1:]], ids=["both ways", "of the first", "of the second"])
+def test_heartbeats_cut_between_the_two_change_nothing(pair: TwoGateways, cut: tuple[str, ...]) -> None:
+    before = pair.roles()
+    begun = time.monotonic()
+    for _ in range(3):
+        pair.cut_heartbeats(*cut)
+        time.sleep(1.0)
+        assert pair.roles() == before
+        pair.join_heartbeats()
+        time.sleep(1.0)
+        assert pair.roles() == before, "no flap, whichever way a flapping link goes"
+    assert pair.lost(begun) == (0, 0)
+
+
+@pytest.mark.slow
+def test_who_was_stopped_for_a_while_is_not_active_when_it_goes_on(pair: TwoGateways) -> None:
+    active, other = pair.active(), 1 - pair.active()
+    process = pair.daemons[active].process
+    assert process is not None
+    (pid,) = [one for one in pair.gateways[active].pids_of("gatewayd") if _is_daemon(one)]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        pair.wait_role(other, "active", 5)
+        time.sleep(2.0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: pair.role(active) == "standby", 10, "it demotes itself", logs=[process])
+    pair.wait_whole()
+    assert pair.active() == other
+    assert any("the lease could not be renewed in time" in text for text in journal(pair, active, "ha-standby"))
+
+
+def _is_daemon(pid: int) -> bool:
+    with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        words = file.read().split(b"\0")
+        return any(word.endswith(b"/gatewayd") for word in words[:2]) and b"--bgp" not in words
+    return False
+
+
+@pytest.mark.slow
+def test_without_the_witness_nobody_is_active_and_packets_still_pass(pair: TwoGateways) -> None:
+    begun = time.monotonic()
+    assert pair.witness_process is not None
+    pair.witness_process.kill(signal.SIGKILL)
+    wait_until(lambda: pair.roles() == ["standby", "standby"], 10, "no lease, no active gateway")
+    said = pair.daemons[0].ctl("health", check=False).stdout
+    assert "the witness 10.1.9.9:4781 does not answer" in said
+    time.sleep(1.0)
+    pair.start_witness()
+    pair.wait_whole()
+    assert pair.lost(begun) == (0, 0), "both announce the site all the while, only less well"
+
+
+@pytest.mark.slow
+def test_both_restart_at_once_and_one_of_them_is_active_again(pair: TwoGateways) -> None:
+    epoch = max(status["ha"]["epoch"] for daemon in pair.daemons if (status := daemon.status()))
+    for daemon in pair.daemons:
+        daemon.kill()
+    for daemon in pair.daemons:
+        daemon.start(wait=False)
+    pair.wait_whole(90)
+    pair.streams.wait_flowing(20)
+    status = pair.daemons[pair.active()].status()
+    assert status is not None
+    assert status["ha"]["epoch"] > epoch, "the epoch outlives both"
+
+
+@pytest.mark.slow
+def test_no_packet_leaves_in_clear_whatever_happens_to_the_pair(pair: TwoGateways) -> None:
+    captures = [Capture(pair.wan, f"gw{name}", f"wan-{name}") for name in NAMES]
+    for capture in captures:
+        capture.start()
+    for fault in ("kill", "stop", "circuit"):
+        active = pair.active()
+        if fault == "circuit":
+            pair.cut_circuit(active)
+        else:
+            getattr(pair.daemons[active], fault)()
+        pair.wait_role(1 - active, "active", 10)
+        time.sleep(1.0)
+        if fault == "circuit":
+            pair.restore_circuit(active)
+        else:
+            pair.daemons[active].start()
+        pair.wait_whole()
+    for capture in captures:
+        seen = capture.stop()
+        assert (seen.markers, seen.clear) == (0, 0), seen.samples
+        assert seen.counts["esp-4500"] > 100, "it looked where the packets pass"
