@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from demo.pair import PairPlay
 from demo.play import Play
 from demo.screen import Screen
 
@@ -26,6 +27,8 @@ def main() -> int:
             tails = play.lab.tails()
     finally:
         screen.step("everything is removed", play.tear_down)
+    if all(outcome.ok for outcome in screen.outcomes):
+        tails = _perform_pair(screen, PairPlay(play.figures))
     failed = [outcome.title for outcome in screen.outcomes if not outcome.ok]
     total = time.monotonic() - started
     print(tails, end="")
@@ -57,6 +60,24 @@ def _perform(screen: Screen, play: Play) -> bool:
             screen.step("the whole capture of the WAN", play.judge_capture)
         return False
     return screen.step("the whole capture of the WAN", play.judge_capture)
+
+
+def _perform_pair(screen: Screen, pair: PairPlay) -> str:
+    """The second part. What its logs say, if it failed."""
+    screen.heading("A pair of gateways, two edge routers, a witness: ten network namespaces")
+    acts: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("two gateways become a pair", pair.build),
+        ("kill -9 of the active one under traffic", pair.crash),
+        ("it comes back", pair.comes_back),
+        ("planned switchover: gatewayctl failover", pair.switch_over),
+        ("only the heartbeats are cut", pair.cut_heartbeats),
+        ("the operator's view", pair.show),
+        ("the capture of both gateways' WAN", pair.judge_captures),
+    )
+    try:
+        return "" if all(screen.step(title, act) for title, act in acts) else pair.lab.tails()
+    finally:
+        screen.step("everything is removed", pair.tear_down)
 
 
 def _show(play: Play) -> str:

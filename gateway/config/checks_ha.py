@@ -66,13 +66,13 @@ def _witness(facts: Facts, ha: HaPeer) -> Iterator[Finding]:
     witness, path = ha.witness, ("ha", "witness")
     if witness is None:
         return
-    if "without_witness" in ha.model_fields_set:
+    if ha.without_witness != "stay":
         yield "warning", ("ha", "without_witness"), "has no effect: there is a witness"
     for key in _NEEDED[witness.kind]:
         if getattr(witness, key) is None:
             yield "error", path, f'kind = "{witness.kind}" needs `{key}`'
     for key in sorted(_OF_A_KIND - _USED[witness.kind]):
-        if key in witness.model_fields_set:
+        if getattr(witness, key) != type(witness).model_fields[key].default:
             kinds = " or ".join(f'"{kind}"' for kind, used in _USED.items() if key in used)
             yield "error", (*path, key), f'this is for kind = {kinds}, and kind = "{witness.kind}"'
     yield from _node(ha, witness.address)

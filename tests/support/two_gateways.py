@@ -202,8 +202,9 @@ class TwoGateways:
 
     def lost(self, since: float) -> tuple[int, int]:
         """Datagrams sent since then that did not arrive: to the site, and back."""
-        until = time.monotonic() - 0.3
-        return self.streams.there.lost_between(since, until), self.streams.back.lost_between(since, until)
+        # Counted between two that arrived
+        begin, end = since - 0.2, time.monotonic() - 0.3
+        return self.streams.there.lost_between(begin, end), self.streams.back.lost_between(begin, end)
 
     def gap(self, since: float) -> float:
         """The longest silence at either end since then, in seconds; what is still silent counts."""

@@ -25,7 +25,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env={**os.environ, "DEMO_REPORT": str(path)},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=240,
         check=False,
     )
     assert played.returncode == 0, played.stdout + played.stderr
@@ -36,7 +36,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_every_step_is_ok(report: dict[str, Any]) -> None:
     assert report["ok"]
     assert [step["title"] for step in report["steps"] if not step["ok"]] == []
-    assert len(report["steps"]) >= 14
+    assert len(report["steps"]) >= 22
 
 
 def test_the_tunnel_and_bgp_come_up(report: dict[str, Any]) -> None:
@@ -76,3 +76,11 @@ def test_it_recovers_and_leaves_nothing_behind(report: dict[str, Any]) -> None:
     assert report["kill_recovery_ms"] < 20_000
     assert report["stop_recovery_ms"] < 20_000
     assert report["leftovers"] == []
+
+
+def test_the_pair_loses_nothing_but_by_a_crash(report: dict[str, Any]) -> None:
+    assert 50 < report["pair_crash_gap_ms"] < 2_000
+    assert sum(report["pair_crash_lost"]) > 0, "the traffic ran"
+    assert report["pair_return_lost"] == report["pair_switchover_lost"] == report["pair_cut_lost"] == 0
+    assert report["pair_clear_text_packets"] == 0
+    assert report["pair_leftovers"] == []
