@@ -69,7 +69,7 @@ class Election:
         """The highest known to have been granted."""
         self.acting_epoch = 0
         """That under which we are, or were last, active."""
-        self._peer = PeerView(now + settings.init_wait)
+        self._peer = PeerView(now + settings.init_wait, settings.both_carry)
         self._init_until = now + settings.init_wait
         self._health = HealthChanged(ALL_REASONS)  # until we are told otherwise
         self._healthy_since = float("inf")
@@ -134,6 +134,7 @@ class Election:
     def configure(self, settings: ElectionSettings, now: float) -> None:
         """Whether there is a witness cannot change: that would be another pair."""
         self._settings = settings
+        self._peer.configure(settings.both_carry, now)
         self._damping.configure(settings.hold_down, settings.hold_down_max, settings.forgive_after)
         self._step(now)
 
@@ -177,6 +178,11 @@ class Election:
             yields=self._yields,
             software=self._settings.software,
         )
+
+    @property
+    def withdrawn(self) -> bool:
+        """An operator wants nothing to come here."""
+        return self._withdrawn is not None
 
     def why_not(self, now: float) -> str:
         """A sentence: what keeps this gateway from being active, or that nothing does."""

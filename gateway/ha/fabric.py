@@ -39,6 +39,7 @@ from gateway.ha.fabric_values import (
     Why,
 )
 
+TICKET_OCTETS = 6
 Command = Activate | Deactivate | Look | Configure
 
 
@@ -52,7 +53,8 @@ class Fabric:
         self._outdone_by: Claim | None = None
         self._tables = {table.name: RouteTable(settings, table, random, now) for table in settings.tables}
         self._tickets: dict[int, tuple[RouteTable, Operation]] = {}
-        self._ticket = 0
+        # None is that of a call which a core before this one made, and which is still under way
+        self._ticket = int.from_bytes(random.octets(TICKET_OCTETS), "big")
         self._effects: deque[Call | Event] = deque()
         self._advance(now)
 
@@ -72,6 +74,8 @@ class Fabric:
 
     def computed(self, ticket: int, result: object, now: float) -> None:
         """How a Call ended: an Outcome; anything else is a defect of the shell, and as good as no answer."""
+        if ticket not in self._tickets:
+            return  # of a core that was here before
         table, operation = self._tickets.pop(ticket)
         outcome = result if isinstance(result, Outcome) else Failed(Why.AMBIGUOUS, "the call ended without an answer")
         table.answered(operation, outcome, now, self._writing)

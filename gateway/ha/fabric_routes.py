@@ -28,6 +28,8 @@ from gateway.ha.fabric_values import (
 )
 
 GATEWAY_SUBNET = "gatewaysubnet"
+EPOCH_DIGITS = 18
+"""So that what is one above fits into 64 bits, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def claims(settings: FabricSettings, tags: Iterable[tuple[str, str]]) -> tuple[C
         Claim(int(value), key.removeprefix(start))
         for key, value in tags
         # int() of other digits than these is no epoch that we wrote.
-        if key.startswith(start) and value.isascii() and value.isdigit() and len(value) <= 20
+        if key.startswith(start) and value.isascii() and value.isdigit() and len(value) <= EPOCH_DIGITS
     ]
     return tuple(sorted(found, key=_rank, reverse=True))
 

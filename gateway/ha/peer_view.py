@@ -17,16 +17,25 @@ class Contact(Enum):
 class PeerView:
     """Silence counts only when the dead timer said so: at the start, after the time that a start takes."""
 
-    def __init__(self, silent_from: float) -> None:
+    def __init__(self, silent_from: float, both_carry: bool = False) -> None:
         self.name = "the peer"
         self.contact = Contact.SILENT
         self.silent_from = silent_from
         self.quiet_since = float("inf")
         """Since when it says that it attracts nothing; infinity: it does, or nothing is heard."""
         self._said = Advertised()
+        self._both_carry = both_carry
+
+    def configure(self, both_carry: bool, now: float) -> None:
+        """Whether a standby carries traffic, too."""
+        self._both_carry = both_carry
+        self._note_quiet(now)
 
     def receive(self, event: PeerUp | PeerDown | PeerSaid, now: float) -> None:
         self._take(event, now)
+        self._note_quiet(now)
+
+    def _note_quiet(self, now: float) -> None:
         self.quiet_since = float("inf") if self.attracts else min(self.quiet_since, now)
 
     def _take(self, event: PeerUp | PeerDown | PeerSaid, now: float) -> None:
@@ -59,8 +68,9 @@ class PeerView:
 
     @property
     def attracts(self) -> bool:
-        """It announces itself as more than a standby, as far as is known."""
-        return self.contact is Contact.SILENT or self._said.level > Level.STANDBY
+        """It announces itself as more than a standby does, as far as is known."""
+        usual = Level.ACTIVE if self._both_carry and self._said.role is Role.STANDBY else Level.STANDBY
+        return self.contact is Contact.SILENT or self._said.level > usual
 
     @property
     def offers(self) -> bool:

@@ -54,6 +54,7 @@ class ElectionSettings:
     hold_down: float = 5.0  # after a first failure of its own; doubles with each
     hold_down_max: float = 300.0
     forgive_after: float = 600.0  # without a failure
+    both_carry: bool = False  # a healthy standby announces itself as an active one does
     disqualifying: HealthReason = ALL_REASONS  # with any of these it does not take over
     config_hash: bytes = bytes(HASH_OCTETS)
     software: str = ""

@@ -218,7 +218,7 @@ class Gateway:
         self._set_protected(now)
         self._configure_ike(now)
         self.liveness.adopt(self.settings.watches, now)
-        self.pairing.configure(self.settings, now)
+        self.pairing.start(self.settings, now)
 
     def _stop(self, now: float) -> None:
         self.stopping = True
@@ -258,7 +258,8 @@ class Gateway:
             for change in self.speaker.best() if self.speaker is not None else ():
                 self._route(change, now)
         self.liveness.adopt(settings.watches, now)
-        self.pairing.configure(settings, now)
+        peers = self.speaker.peers_status() if self.speaker is not None else ()
+        self.pairing.configure(settings, now, {peer.name for peer in peers if peer.established_at is not None})
 
     def _set_instances(self, *, guarded: bool = True) -> None:
         """The rules that lead into new tables precede the guards in them: what is looked up in an empty one goes nowhere in
@@ -274,6 +275,7 @@ class Gateway:
             return
         if self.speaker is None:
             self.speaker = Speaker(settings)
+            self.speaker.command(bgp.Attract(self.pairing.attraction), now)
         else:
             self.speaker.command(bgp.Reconfigure(settings), now)
         if self.guarded:
@@ -570,7 +572,9 @@ class Gateway:
     def _all_told(self) -> bool:
         """What is sent into a tunnel that lets nothing through is told to nobody."""
         speaker = self.speaker
-        return speaker is None or (speaker.all_told and all(map(self.liveness.passes, speaker.connections)))
+        if speaker is None or not speaker.settings.neighbors:
+            return True
+        return speaker.all_told and all(map(self.liveness.passes, speaker.connections))
 
     def _pair_event(self, event: object, now: float) -> None:
         if not isinstance(event, bgp.Attract):

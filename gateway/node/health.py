@@ -2,7 +2,7 @@
 
     TUNNELS      connections are configured, and none of them carries
     BGP          neighbors are configured on a side (sites, fabric), and none of that side has a session
-    LINK         an outer address of ours is on no link of this host
+    LINK         an outer address of ours is on no link of this host any more
     DATA_PLANE   the clear-text guard does not stand, or no worker works
 
 The number also counts what is lost in part: of two tunnels one, of two route servers one. It is told to the other gateway, and decides
@@ -11,7 +11,7 @@ where both could be active. Kept up to date by what happens; nothing is searched
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from gateway.bgp.settings import Role, SpeakerSettings
@@ -33,12 +33,12 @@ class Health:
     _sides: dict[str, Role] = field(default_factory=dict)
     _sessions: dict[str, bool] = field(default_factory=dict)
 
-    def neighbors(self, settings: SpeakerSettings | None) -> None:
-        """Those there are from now on; what is known of one stays."""
+    def neighbors(self, settings: SpeakerSettings | None, established: Collection[str] = ()) -> None:
+        """Those there are from now on, and those of them that have a session: one of the same name may be another."""
         found = settings.neighbors if settings is not None else ()
         assert settings is not None or not found
         self._sides = {one.name: settings.role(one) for one in found} if settings is not None else {}
-        self._sessions = {name: self._sessions.get(name, False) for name in self._sides}
+        self._sessions = {name: name in established for name in self._sides}
         self.changed = True
 
     def session(self, neighbor: str, up: bool) -> None:

@@ -75,8 +75,8 @@ class HighAvailability:
         self._settle(now)
 
     def announced(self, now: float) -> None:
-        """Every neighbor has been told what `Attract` asked for last."""
-        if self._told is not None:
+        """Every neighbor has been told what `Attract` asked for last; not while that is still to be polled."""
+        if self._told is not None and not self._effects:
             self.pair.announce(Level(self._told.level), now)
             self._settle(now)
 
@@ -120,9 +120,19 @@ class HighAvailability:
     @property
     def is_relieved(self) -> bool:
         """Not active any more, and the neighbors know: nothing that comes now was meant for this gateway."""
-        election = self.pair.election
-        attracts = max(election.level, self.pair.announced)
-        return election.role is not Role.ACTIVE and attracts is Level.STANDBY
+        attracts = max(self.attraction.level, self.pair.announced)
+        return self.pair.election.role is not Role.ACTIVE and attracts == Level.STANDBY
+
+    @property
+    def has_duties(self) -> bool:
+        """Traffic is led here on purpose, or about to be led away."""
+        leads = self.pair.election.role in (Role.ACTIVE, Role.DRAINING) or self.attraction.level > Level.STANDBY
+        return leads and not self.is_relieved
+
+    @property
+    def has_heir(self) -> bool:
+        """Somebody is there, to whom traffic can go."""
+        return self.pair.heartbeat.peer_advertised is not None
 
     def is_another(self, settings: PairSettings) -> bool:
         """Whether these settings make it another pair: agreed with, or granted, by somebody else."""
@@ -134,7 +144,7 @@ class HighAvailability:
         """How strongly this gateway announces itself."""
         election = self.pair.election
         level = election.level
-        if self.settings.both_carry and election.role in (Role.STANDBY, Role.ACTIVE):
+        if self.settings.both_carry and election.role in (Role.STANDBY, Role.ACTIVE) and not election.withdrawn:
             level = max(level, Level.ACTIVE)
         acts = election.role is Role.ACTIVE
         return attraction.Attraction(attraction.Level(level), election.acting_epoch if acts else 0)

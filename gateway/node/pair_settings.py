@@ -40,8 +40,11 @@ class PairSettings:
     witness: WitnessSettings | None = None
     cloud_witness: bool = False
     ttl: float = 1.0
-    both_carry: bool = False
-    """A healthy standby attracts traffic as an active one does."""
+
+    @property
+    def both_carry(self) -> bool:
+        """A healthy standby attracts traffic as an active one does."""
+        return self.election.both_carry
 
     @property
     def sockets(self) -> tuple[Endpoint, ...]:
@@ -61,7 +64,6 @@ def pair_settings(config: Config, secrets: PairSecrets) -> PairSettings | None:
         witness=_witness(config, ha, secrets),
         cloud_witness=ha.witness is not None and ha.witness.kind != "node",
         ttl=derive.lease_ttl(ha.witness),
-        both_carry=ha.mode == "active-active",
     )
 
 
@@ -94,6 +96,7 @@ def _election(config: Config, ha: HaPeer) -> ElectionSettings:
         drain_time=ha.drain_time,
         hold_down=ha.hold_down,
         step_back=STEP_BACK,
+        both_carry=ha.mode == "active-active",
         config_hash=alike(config),
         software=f"gatewayd {__version__}"[:32],
     )

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from ipaddress import ip_address
 
 from gateway.bgp import events as bgp
+from gateway.bgp.attraction import Attraction
+from gateway.bgp.settings import Role, SpeakerSettings
 from gateway.contract import Endpoint, RandomSource
 from gateway.ha.roles import Operate
 from gateway.node import effects, inputs
@@ -26,18 +28,27 @@ class Pairing:
         self._epoch = epoch
         self._connected: Collection[Prefix] = ()
         self._outer: frozenset[str] = frozenset()
+        self._linked: frozenset[str] = frozenset()
+        """Outer addresses whose network was on a link."""
         self._guarded, self._workers = False, True
         self._effects: list[object] = []
         self._hold_times: dict[str, int] = {}
-        self._untold_until = self._now = 0.0
+        self._untold: dict[str, float] = {}
+        """Until when a neighbor without a session may keep what it was told last."""
+        self._now = 0.0
 
-    def configure(self, settings: GatewaySettings, now: float) -> None:
-        """A pair with a witness where there was none, or without one, is another pair: it begins anew."""
+    def start(self, settings: GatewaySettings, now: float) -> None:
+        """What an earlier process told may stand as long as a hold time, unless a session of ours replaces it."""
+        self.configure(settings, now)
+        self._untold = {name: now + hold for name, hold in self._hold_times.items()}
+
+    def configure(self, settings: GatewaySettings, now: float, established: Collection[str] = ()) -> None:
+        """A pair with a witness where there was none, or without one, is another pair: it begins anew. `established`: the neighbors
+        with a session."""
         self._outer = frozenset(tunnel.ike.local.host for tunnel in settings.tunnels)
-        self.health.neighbors(settings.bgp)
-        self._hold_times = (
-            {one.name: one.hold_time for one in settings.bgp.neighbors} if settings.bgp is not None else {}
-        )
+        self.health.neighbors(settings.bgp, established)
+        self._hold_times = _hold_times(settings.bgp) if settings.bgp is not None else {}
+        self._untold = {name: until for name, until in self._untold.items() if name in self._hold_times}
         self.links(self._connected)
         wanted, current = settings.pair, self.ha
         if current is not None and wanted is not None and not current.is_another(wanted):
@@ -50,6 +61,11 @@ class Pairing:
         elif current is not None:
             self._effects.append(bgp.Attract(None))
 
+    @property
+    def attraction(self) -> Attraction | None:
+        """For a speaker that is new."""
+        return self.ha.attraction if self.ha is not None else None
+
     # --- what is known of this gateway --------------------------------------------------------------------------
 
     def tunnel(self, tunnel: Tunnel, passes: bool) -> None:
@@ -58,10 +74,12 @@ class Pairing:
         self.health.tunnel(tunnel.name, up and passes)
 
     def links(self, connected: Collection[Prefix]) -> None:
-        """An outer address whose network is on no link: the interface is down or gone."""
+        """An outer address whose network is on a link no more: the interface is down or gone. One that never was, a /32 of a cloud's or
+        of the loopback interface, says nothing."""
         self._connected = connected
-        fit = all(any(ip_address(one) in net for net in connected) for one in self._outer)
-        self.health.set(links=fit or not connected)
+        linked = {one for one in self._outer if any(ip_address(one) in net for net in connected)}
+        self._linked = (self._linked | linked) & self._outer
+        self.health.set(links=linked >= self._linked)
 
     def guarded(self) -> None:
         """The clear-text guard stands."""
@@ -91,15 +109,17 @@ class Pairing:
 
     def announced(self, everything: bool, now: float) -> None:
         """Whether all neighbors have been told all there is to tell."""
-        if self.ha is not None and everything and now >= self._untold_until:
+        if self.ha is not None and everything and all(now >= until for until in self._untold.values()):
             self.ha.announced(now)
 
     def session(self, neighbor: str, up: bool, now: float) -> None:
         """Of BGP. Who is lost may keep what it was told last for as long as its hold time began later than ours (RFC 4271 4.4:
-        a third of it lies between two keepalives)."""
+        a third of it lies between two keepalives). Who comes back has forgotten it."""
         self.health.session(neighbor, up)
-        if not up:
-            self._untold_until = max(self._untold_until, now + self._hold_times.get(neighbor, 0) / 3)
+        if up:
+            self._untold.pop(neighbor, None)
+        elif neighbor in self._hold_times:
+            self._untold[neighbor] = now + self._hold_times[neighbor] / 3
 
     def poll(self, now: float) -> Iterator[object]:
         """Judges first: what changed meanwhile is in what is said."""
@@ -115,10 +135,14 @@ class Pairing:
     def next_deadline(self) -> float | None:
         if self.ha is None:
             return None
-        at = self.ha.next_deadline()
-        return min(at, self._untold_until) if self._now < self._untold_until else at
+        return min([self.ha.next_deadline(), *(at for at in self._untold.values() if at > self._now)])
 
     def handle_deadline(self, now: float) -> None:
         self._now = now
         if self.ha is not None and now >= self.ha.next_deadline():
             self.ha.handle_deadline(now)
+
+
+def _hold_times(settings: SpeakerSettings) -> dict[str, int]:
+    """By the name of the neighbor, of those to whom it matters; the other gateway of the pair is told everything as it is."""
+    return {one.name: one.hold_time for one in settings.neighbors if settings.role(one) is not Role.PAIR}

@@ -45,8 +45,12 @@ def _transitions(snapshot: Snapshot) -> Iterator[Sample]:
 
 
 def _paths(snapshot: Snapshot) -> Iterator[Sample]:
+    """Two paths may lead to one address: a series of its own is what its name is for."""
+    up: dict[str, bool] = {}
     for path in snapshot.ha.paths if snapshot.ha is not None else ():
-        yield (path.remote,), path.up
+        up[path.remote] = up.get(path.remote, True) and path.up
+    for remote, works in up.items():
+        yield (remote,), works
 
 
 def _by_table(value: Callable[[FabricTableStatus], float]) -> Callable[[Snapshot], Iterable[Sample]]:

@@ -21,7 +21,6 @@ from gateway.config.derive import next_to_us, uses_ipv6
 from gateway.config.model import Config
 from gateway.contract import Endpoint, Fetch, Transmit
 from gateway.ha.fabric_values import Call
-from gateway.ha.message import Role
 from gateway.ha.roles import Operate, Verb
 from gateway.ha.witness import Ask
 from gateway.ike.key_exchange import Libcrypto
@@ -511,13 +510,13 @@ class Daemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _hand_over(self) -> None:
-        """Who is active lets the other take over before anything ends here; without another, or where it does not, it just ends."""
+        """Who attracts traffic lets the other take over before anything ends here; without another, or where it does not, it just ends."""
         pair = self.node.pairing.ha
-        if pair is None or pair.pair.election.role is not Role.ACTIVE:
+        if pair is None or not pair.has_duties:
             return
         self.driver.command(Operate(Verb.MAINTENANCE))
         deadline = boottime() + STOP_PATIENCE
-        while boottime() < deadline and not pair.is_relieved:
+        while boottime() < deadline and pair.has_heir and not pair.is_relieved:
             await asyncio.sleep(0.01)
 
     def _spawn(self, work: object, name: str) -> None:

@@ -87,7 +87,7 @@ def test_it_says_when_there_is_something_to_tell_and_only_then():
 def test_over_a_reload_sessions_are_remembered_and_those_that_go_count_no_more():
     health = good()
     health.session("rs2", up=False)
-    health.neighbors(replace(SETTINGS, neighbors=(SERVERS[0], EDGE)))
+    health.neighbors(replace(SETTINGS, neighbors=(SERVERS[0], EDGE)), {"rs1", "edge"})
     assert health.judge().health == 1000
     health.neighbors(None)
     assert health.judge().health == 1000

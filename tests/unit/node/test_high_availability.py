@@ -220,7 +220,7 @@ def test_a_level_that_was_lowered_is_said_only_when_the_neighbors_have_heard():
 
 
 def test_where_both_carry_a_healthy_standby_attracts_as_the_active_one():
-    two = Two(lambda name: replace(settings(name), both_carry=True))
+    two = Two(lambda name: settings(name, both_carry=True))
     two.run(1.0)
     assert two.roles() == (Role.ACTIVE, Role.STANDBY)
     assert two.attraction("b") == Attraction(Level.ACTIVE)
@@ -310,3 +310,99 @@ def test_a_witness_in_the_cloud_is_asked_by_the_shell():
 def test_only_another_kind_of_agreement_makes_another_pair(change: dict[str, Any], another: bool):
     ha = HighAvailability(settings("a"), None, SeededRandom(1), 1000.0)
     assert ha.is_another(replace(settings("a"), **change)) is another
+
+
+class Told(Two):
+    """Both gateways' neighbors hear at once what they are told."""
+
+    def carry(self) -> None:
+        super().carry()
+        for name in "ab":
+            if name not in self.dead and hasattr(self, "dead"):
+                self.ha[name].announced(self.now)
+        super().carry()
+
+
+def test_where_both_carry_they_announce_the_same_also_after_one_took_over():
+    two = Told(lambda name: settings(name, both_carry=True))
+    two.run(3.0)
+    assert (two.attraction("a").level, two.attraction("b").level) == (Level.ACTIVE, Level.ACTIVE)
+    two.do("a", lambda ha: ha.command(SICK, two.now))
+    two.run(1.0)
+    assert two.roles()[1] is Role.ACTIVE
+    two.do("a", lambda ha: ha.command(WELL, two.now))
+    two.run(40.0)
+    assert two.roles() == (Role.STANDBY, Role.ACTIVE)
+    assert (two.attraction("a").level, two.attraction("b").level) == (Level.ACTIVE, Level.ACTIVE)
+
+
+def test_where_both_carry_the_one_that_stays_attracts_more_than_a_dead_one():
+    two = Told(lambda name: settings(name, both_carry=True))
+    two.run(3.0)
+    two.dead.add("a")
+    two.run(20.0)
+    assert two.attraction("b").level is Level.TOOK_OVER
+
+
+@pytest.mark.parametrize("who", "ab")
+def test_where_both_carry_a_drained_one_carries_nothing_however_long_it_is_so(who: str):
+    two = Told(lambda name: settings(name, both_carry=True, drain_time=0.5))
+    two.run(3.0)
+    two.do(who, lambda ha: ha.command(Operate(Verb.DRAIN), two.now))
+    two.run(10.0)
+    assert two.attraction(who).level is Level.STANDBY
+    assert two.ha[who].is_relieved
+    two.do(who, lambda ha: ha.command(Operate(Verb.RESUME), two.now))
+    two.run(1.0)
+    assert two.attraction(who).level is Level.ACTIVE
+
+
+def test_before_it_ends_one_that_leads_traffic_here_has_something_to_hand_over():
+    two = Told()
+    two.run(3.0)
+    assert (two.ha["a"].has_duties, two.ha["b"].has_duties) == (True, False)
+    two.do("a", lambda ha: ha.command(Operate(Verb.FAILOVER), two.now))
+    two.run(1.0)
+    assert two.roles() == (Role.DRAINING, Role.ACTIVE)
+    assert not two.ha["a"].has_duties, "the neighbors know"
+
+
+def test_where_both_carry_the_standby_has_something_to_hand_over_too():
+    two = Told(lambda name: settings(name, both_carry=True))
+    two.run(3.0)
+    assert two.ha["b"].has_duties
+    two.do("b", lambda ha: ha.command(Operate(Verb.MAINTENANCE), two.now))
+    assert two.ha["b"].is_relieved
+
+
+def test_nothing_is_handed_over_to_somebody_who_is_not_there():
+    two = Two()
+    two.run(1.0)
+    assert two.ha["a"].has_heir
+    two.told("a")
+    two.dead.add("b")
+    two.run(1.0)
+    assert not two.ha["a"].has_heir
+    two.do("a", lambda ha: ha.command(Operate(Verb.MAINTENANCE), two.now))
+    assert not two.ha["a"].is_relieved, "its neighbors do not know; but that helps nobody"
+
+
+def test_an_answer_to_a_call_of_an_earlier_pair_changes_nothing():
+    """Of a reload that began the pair anew while the cloud was asked."""
+    calls: list[Call] = []
+    for seed in (1, 2):
+        ha = HighAvailability(settings("a"), fabric("a"), SeededRandom(seed), 1000.0)
+        ha.command(WELL, 1000.0)
+        calls += [one for one in ha.poll() if isinstance(one, Call)]
+        for call in calls[:1] if seed == 2 else ():
+            ha.table_answered(call.ticket, Done(), 1000.1)
+    assert len({call.ticket for call in calls}) == len(calls) == 2
+    assert ha.fabric is not None
+    assert not any(table.trouble for table in ha.fabric.view().tables)
+
+
+def test_a_tag_that_is_no_possible_epoch_ends_nothing():
+    two = Two(tables=True)
+    two.tags["gw-pair-epoch-gw-b"] = "9" * 20
+    two.run(70.0)
+    assert two.roles() == (Role.ACTIVE, Role.STANDBY)

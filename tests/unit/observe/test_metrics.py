@@ -132,6 +132,15 @@ def test_bgp_and_ha():
     assert not [key for key in series(FRESH) if key[0].startswith("gateway_ha_")]
 
 
+def test_two_paths_to_one_address_share_a_series_which_is_up_while_both_are():
+    paths = tuple(HaPathStatus(f"10.0.{n}.4:4780", "10.0.0.5:4780", up, NOW, None, 0.0) for n, up in enumerate((True, False)))
+    assert HEALTHY.ha is not None
+    shown = replace(HEALTHY, ha=replace(HEALTHY.ha, paths=paths))
+    assert [made for (name, _), made in series(shown).items() if name == "gateway_ha_path_up"] == [0]
+    text = metrics.render(shown)
+    assert text.count("\ngateway_ha_path_up{") == 1, "a scrape with one series twice is refused"
+
+
 def test_the_number_of_series_does_not_depend_on_traffic():
     busy = replace(HEALTHY, tunnels=(replace(UP, notifies={f"{n} in": 1 for n in range(40000, 40100)}),))
     quiet = replace(HEALTHY, tunnels=(replace(UP, notifies={}),))

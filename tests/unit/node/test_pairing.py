@@ -1,0 +1,174 @@
+"""The node and its place in a pair: what the speaker is told and when, what health is made of, and what a reload leaves as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import Any
+
+from support.heartbeat_network import SeededRandom
+
+from gateway.bgp.attraction import Attraction, Level
+from gateway.config.load import load_text
+from gateway.ha.message import HealthReason
+from gateway.ha.message import Level as Said
+from gateway.ike.key_exchange import Libcrypto
+from gateway.node import inputs
+from gateway.node.gateway import Gateway
+from gateway.node.pair_settings import PairSecrets
+from gateway.node.pairing import Pairing
+from gateway.node.settings import GatewaySettings, Secrets, build
+
+TUNNEL = """
+[gateway]
+name = "gw-a"
+[connection.a]
+local_addrs = "10.0.1.4"
+remote_addrs = "198.51.100.7"
+psk.file = "x"
+remote_ts = ["172.16.0.0/12"]
+tunnel_address = ["169.254.21.1/29"]
+"""
+BGP = """
+[bgp]
+local_as = 65010
+[bgp.neighbor.edge]
+address = "{edge}"
+remote_as = 65001
+connection = "a"
+hold_time = 9
+"""
+HA = """
+[ha]
+local_address = "10.0.1.4"
+remote_address = "10.0.1.5"
+secret.file = "y"
+"""
+LINK = ip_network("10.0.1.0/24")
+
+
+def settings(*parts: str, edge: str = "169.254.21.2") -> GatewaySettings:
+    loaded = load_text("".join(parts).format(edge=edge))
+    assert loaded.config is not None, loaded.diagnostics
+    return build(loaded.config, Secrets({"a": b"secret"}, {}, PairSecrets(b"another secret of the pair")))
+
+
+def started(*parts: str) -> Gateway:
+    node = Gateway(settings(*parts), SeededRandom(1), Libcrypto())
+    node.command(inputs.Start(), 0.0)
+    return node
+
+
+def attractions(node: Gateway) -> list[Attraction | None]:
+    assert node.speaker is not None
+    return [instance.attraction for instance in node.speaker.instances.values()]
+
+
+def paired(*parts: str) -> Pairing:
+    pairing = Pairing(SeededRandom(1), 0)
+    pairing.start(settings(*parts), 0.0)
+    _drain(pairing, 0.0)
+    return pairing
+
+
+def _drain(pairing: Pairing, now: float) -> list[Any]:
+    return list(pairing.poll(now))
+
+
+def heard(pairing: Pairing) -> Said:
+    assert pairing.ha is not None
+    return pairing.ha.pair.announced
+
+
+def test_a_speaker_that_comes_with_a_reload_attracts_as_the_role_wants_it() -> None:
+    node = started(TUNNEL, HA)
+    assert node.speaker is None
+    node.command(inputs.Reconfigured(settings(TUNNEL, BGP, HA)), 1.0)
+    assert attractions(node) == [Attraction(Level.STANDBY)]
+
+
+def test_a_pair_that_comes_or_goes_with_a_reload_is_told_to_the_speaker() -> None:
+    node = started(TUNNEL, BGP)
+    assert attractions(node) == [None]
+    node.command(inputs.Reconfigured(settings(TUNNEL, BGP, HA)), 1.0)
+    assert attractions(node) == [Attraction(Level.STANDBY)]
+    node.command(inputs.Reconfigured(settings(TUNNEL, BGP)), 2.0)
+    assert attractions(node) == [None]
+
+
+def test_without_neighbors_nothing_is_left_to_tell() -> None:
+    node = started(TUNNEL, "[bgp]\nlocal_as = 65010\n", HA)
+    assert heard(node.pairing) is Said.STANDBY
+
+
+def test_what_the_speaker_was_not_asked_yet_its_neighbors_have_not_heard() -> None:
+    """A lowered level that the speaker does not know of: that it has told everything says nothing of it."""
+    pairing = Pairing(SeededRandom(1), 0)
+    pairing.configure(settings(TUNNEL, HA), 0.0)
+    assert pairing.ha is not None
+    pairing.ha.handle_deadline(0.0)
+    pairing.announced(True, 0.0)
+    assert heard(pairing) is Said.TOOK_OVER
+    _drain(pairing, 0.0)
+    pairing.announced(True, 0.0)
+    assert heard(pairing) is Said.STANDBY
+
+
+def test_after_a_start_what_an_earlier_process_told_stands_until_a_session_replaces_it() -> None:
+    pairing = paired(TUNNEL, BGP, HA)
+    pairing.announced(True, 1.0)
+    assert heard(pairing) is Said.TOOK_OVER, "no session: the neighbor may still go by what it was told before"
+    pairing.session("edge", up=True, now=2.0)
+    pairing.announced(True, 2.0)
+    assert heard(pairing) is Said.STANDBY
+
+
+def test_what_an_earlier_process_told_stands_no_longer_than_a_hold_time() -> None:
+    pairing = paired(TUNNEL, BGP, HA)
+    for now in (0.0, 5.0):
+        pairing.handle_deadline(now)
+        _drain(pairing, now)
+    assert 5.0 < (pairing.next_deadline() or 0.0) <= 9.0
+    pairing.announced(True, 8.9)
+    assert heard(pairing) is Said.TOOK_OVER
+    pairing.announced(True, 9.0)
+    assert heard(pairing) is Said.STANDBY
+
+
+def test_a_session_that_came_back_has_forgotten_what_it_was_told_before() -> None:
+    pairing = paired(TUNNEL, BGP, HA)
+    pairing.session("edge", up=True, now=1.0)
+    pairing.session("edge", up=False, now=2.0)
+    pairing.announced(True, 2.5)
+    assert heard(pairing) is Said.TOOK_OVER
+    pairing.session("edge", up=True, now=3.0)
+    pairing.announced(True, 3.0)
+    assert heard(pairing) is Said.STANDBY
+
+
+def test_a_neighbor_of_the_same_name_at_another_address_has_no_session_yet() -> None:
+    node = started(TUNNEL, BGP, HA)
+    health = node.pairing.health
+    node.pairing.session("edge", up=True, now=1.0)
+    assert not health.judge().reasons & HealthReason.BGP
+    node.command(inputs.Reconfigured(settings(TUNNEL, BGP, HA, edge="169.254.21.6")), 2.0)
+    assert health.judge().reasons & HealthReason.BGP
+
+
+def links(*steps: Iterable[str]) -> list[bool]:
+    pairing = paired(TUNNEL, HA)
+    found = []
+    for connected in steps:
+        pairing.links([ip_network(one) for one in connected])
+        found.append(not pairing.health.judge().reasons & HealthReason.LINK)
+    return found
+
+
+def test_a_link_that_goes_is_lost_also_when_it_was_the_only_one() -> None:
+    here, other = "10.0.1.0/24", "10.9.0.0/24"
+    assert links([here, other], [other], [here], []) == [True, False, True, False]
+
+
+def test_an_address_of_a_network_of_its_own_is_on_no_link_and_fit() -> None:
+    """Google's: a /32, and a route to the gateway of the network."""
+    assert links(["10.0.1.1/32"], ["10.0.1.1/32", "10.9.0.0/24"], []) == [True, True, True]
