@@ -13,7 +13,7 @@ from support.snapshots import CHILD, FRESH, HEALTHY, NOW, TROUBLED, UP
 
 from gateway.ike.states import IkeState
 from gateway.observe import metrics
-from gateway.observe.snapshot import Snapshot
+from gateway.observe.snapshot import HaPathStatus, Snapshot
 
 ROOT = Path(__file__).parents[3]
 
@@ -133,11 +133,13 @@ def test_bgp_and_ha():
 
 
 def test_two_paths_to_one_address_share_a_series_which_is_up_while_both_are():
-    paths = tuple(HaPathStatus(f"10.0.{n}.4:4780", "10.0.0.5:4780", up, NOW, None, 0.0) for n, up in enumerate((True, False)))
+    paths = tuple(
+        HaPathStatus(f"10.0.{n}.4:4780", "10.0.0.5:4780", up, NOW, None, 0.0) for n, up in enumerate((True, False))
+    )
     assert HEALTHY.ha is not None
     shown = replace(HEALTHY, ha=replace(HEALTHY.ha, paths=paths))
     assert [made for (name, _), made in series(shown).items() if name == "gateway_ha_path_up"] == [0]
-    text = metrics.render(shown)
+    text = metrics.render(shown).decode()
     assert text.count("\ngateway_ha_path_up{") == 1, "a scrape with one series twice is refused"
 
 
