@@ -217,3 +217,23 @@ def test_no_packet_leaves_in_clear_whatever_happens_to_the_pair(pair: TwoGateway
         seen = capture.stop()
         assert (seen.markers, seen.clear) == (0, 0), seen.samples
         assert seen.counts["esp-4500"] > 100, "it looked where the packets pass"
+
+
+@pytest.mark.slow
+def test_where_both_carry_they_announce_the_same_until_one_is_drained(lab: Lab) -> None:
+    pair = TwoGateways(lab, ha='drain_time = "500ms"\nmode = "active-active"')
+    pair.start()
+
+    def levels() -> list[str]:
+        return [status["ha"]["level"] if (status := daemon.status()) else "" for daemon in pair.daemons]
+
+    wait_until(lambda: levels() == ["active", "active"], 20, "both carry")
+    wait_until(lambda: sorted(pair.roles()) == ["active", "standby"], 5, "one of them is active")
+    wait_until(lambda: all(s["ha"]["health"] == 1000 for d in pair.daemons if (s := d.status())), 30, "both are well")
+    active = pair.active()
+    pair.daemons[active].ctl("ha", "drain")
+    pair.wait_role(active, "standby", 5)
+    time.sleep(1.0)
+    assert levels()[active] == "standby", "also when the drain time is over"
+    pair.daemons[active].ctl("ha", "resume")
+    wait_until(lambda: levels() == ["active", "active"], 10, "both carry again")
