@@ -97,6 +97,8 @@ class Election:
         match event:
             case PeerUp() | PeerDown() | PeerSaid():
                 self._peer.receive(event, now)
+                # Who asked for it was told that nothing came of it, and expects nothing when the peer is there again
+                self._asked_for = self._asked_for and not isinstance(event, PeerDown)
                 if (said := self._peer.said) is not None:
                     self._broke = False
                     self._learn(said.epoch)

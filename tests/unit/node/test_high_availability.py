@@ -406,3 +406,16 @@ def test_a_tag_that_is_no_possible_epoch_ends_nothing():
     two.tags["gw-pair-epoch-gw-b"] = "9" * 20
     two.run(70.0)
     assert two.roles() == (Role.ACTIVE, Role.STANDBY)
+
+
+def test_what_an_operator_asked_for_does_not_happen_long_after():
+    """Told while the other could be heard no more: when it is heard again, nobody expects a switchover."""
+    two = Two()
+    two.run(1.0)
+    two.cut = True
+    two.do("b", lambda ha: ha.command(Operate(Verb.FAILOVER), two.now))
+    assert two.ha["b"].refusal == ""
+    two.run(600.0)
+    two.cut = False
+    two.run(5.0)
+    assert two.roles() == (Role.ACTIVE, Role.STANDBY)
