@@ -52,7 +52,7 @@ test: build
 test-slow: build
 	@bash tools/install-system $(SLOW_PACKAGES)
 	@for tree in 13 14 13-libreswan; do tools/debian-tree $$tree || exit; done
-	@SIM_FACTOR=4 $(VENV)/bin/pytest -m slow tests
+	@SIM_FACTOR=2 $(VENV)/bin/pytest -m slow tests
 
 test-all: test-slow test
 

@@ -273,7 +273,8 @@ def test_it_changes_under_traffic_and_nothing_is_lost(scene: Scene) -> None:
         numbers = [struct.unpack_from("!I", scene.wire.frame(), 38)[0] for _ in range(200)]
     assert sorted(numbers) == list(range(1, 201))
     calls = scene.calls()
-    assert min(calls[:2]) > 10, calls
+    # A burst goes one way as a whole, however often it changes meanwhile
+    assert min(calls[:2]) > 0, calls
     wait_until(lambda: scene.gateway.statistics("out", SPI)["packets"] == 200, 2, "all are counted")
 
 

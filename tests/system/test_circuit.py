@@ -64,6 +64,7 @@ class Played:
         self.scene.wan.run("nft", "delete", "table", "ip", "cut")
 
 
+@pytest.mark.slow
 def test_the_tunnel_takes_over_when_the_circuit_fails_and_hands_back(scene: Scene) -> None:
     played = Played(scene)
     wait_until(lambda: played.circuit() == "up", 10, "the circuit answers", logs=[played.daemon.process])

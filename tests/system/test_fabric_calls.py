@@ -24,7 +24,8 @@ pytestmark = pytest.mark.system
 
 def config(server: AzureServer, prefixes: str = '["172.16.0.0/12"]', more: str = "") -> Config:
     loaded = load_text(
-        f'[gateway]\nname = "gw-a"\n[fabric]\ncloud = "azure"\ncluster = "pair"\naddress = ["10.0.1.4"]\npeer_address = ["10.0.1.5"]\n'
+        '[gateway]\nname = "gw-a"\n[ha]\nlocal_address = "10.0.1.4"\nremote_address = "10.0.1.5"\nsecret.file = "pair.secret"\n'
+        '[fabric]\ncloud = "azure"\ncluster = "pair"\naddress = ["10.0.1.4"]\npeer_address = ["10.0.1.5"]\n'
         f'management_url = "{server.url}"\nimds_url = "{server.url}"\nprefixes = {prefixes}\n{more}'
         f'[fabric.table.users]\nid = "{table_id("users")}"\n'
     )

@@ -30,7 +30,8 @@ class Gateway:
         path = directory / f"{name}.toml"
         tables = "".join(f'[fabric.table.{table}]\nid = "{table_id(table)}"\n' for table in TABLES)
         path.write_text(
-            f'[gateway]\nname = "{name}"\n[fabric]\ncloud = "azure"\ncluster = "pair"\naddress = ["{ADDRESSES[name]}"]\n'
+            f'[gateway]\nname = "{name}"\n[ha]\nlocal_address = "{ADDRESSES[name]}"\nremote_address = "{ADDRESSES[peer]}"\n'
+            f'secret.file = "pair.secret"\n[fabric]\ncloud = "azure"\ncluster = "pair"\naddress = ["{ADDRESSES[name]}"]\n'
             f'peer_address = ["{ADDRESSES[peer]}"]\nmanagement_url = "{server.url}"\nimds_url = "{server.url}"\n'
             f"prefixes = {list(PREFIXES)}\n{tables}"
         )

@@ -46,6 +46,7 @@ def test_each_reaches_its_own_site_and_neither_the_other(customers: Customers) -
     assert "blue" in shown and "red" in shown
 
 
+@pytest.mark.slow
 def test_one_that_fails_fails_closed_and_leaves_the_other_alone(customers: Customers) -> None:
     capture = Capture(customers.wan, "gateway")
     capture.start()

@@ -128,7 +128,7 @@ def aws_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsServer]:
             yield running
 
 
-@pytest.fixture(params=["blob", "dynamodb", "s3"])
+@pytest.fixture(params=["blob", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dynamodb", "s3"))])
 def empty(request: pytest.FixtureRequest) -> Iterator[Place]:
     """A place where nothing was ever written."""
     key = f"pair-{next(NUMBERS)}"
