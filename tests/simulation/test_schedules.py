@@ -143,6 +143,26 @@ FOUND = {
         "very slow",
         ("long cut", "operator"),
     ),
+    "a complaint of the version, about a forged copy of a request, counted as its answer": Schedule(
+        24396,
+        Plan(
+            starters="ab",
+            pfs=False,
+            nat=True,
+            options=('rekey_time = "60s"', "childless = true", 'reauth_time = "40s"', "rekey_check = 3"),
+            esn="-esn",
+        ),
+        "calm",
+        "fast",
+        ("operator", "forgeries", "rebind"),
+    ),
+    "the network kept every answer to a rekey until the end of the old CHILD_SA": Schedule(
+        35928,
+        Plan(starters="a", options=("rekey_check = 3",), child_options=('rekey_time = "60s"',), ppk="b"),
+        "torn",
+        "slow",
+        ("freeze", "lifetimes"),
+    ),
 }
 
 

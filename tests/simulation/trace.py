@@ -75,8 +75,7 @@ class Trace:
         """An IKE message leaves a node; `octets` are without the marker."""
         message = parse_message(octets)
         header = message.header
-        if any(isinstance(one, Notify) and one.type == NotifyType.INVALID_MAJOR_VERSION for one in message.payloads):
-            # RFC 7296 2.5: in clear and outside every window, for what a damaged header makes look like version 3
+        if _complains_of_version(message):
             self.note(passage.sent_at, sender, "answers INVALID_MAJOR_VERSION")
             return
         number = message.fragment.number if message.fragment is not None else 0
@@ -120,7 +119,7 @@ class Trace:
         except PeerError:
             return
         header, fragment = message.header, message.fragment
-        if not header.is_response:
+        if not header.is_response or _complains_of_version(message):
             return
         name = (receiver, header.initiator_spi, header.responder_spi, False, header.message_id, 0)
         if fragment is not None:
@@ -152,6 +151,13 @@ class Trace:
             if name[0] == sender and not name[3] and exhausted and (*name[:5], 0) not in self.answered:
                 return sent
         return None
+
+    def hindered(self, sender: str, sa: IkeSa, message_id: int) -> bool:
+        """Whether the network kept a copy of this request of an IKE_SA, or of the answer to it."""
+        spis = (sa.initiator_spi, sa.responder_spi, message_id)
+        messages = (sent for name, sent in self.messages.items() if (*name[1:3], name[4]) == spis)
+        ours = (one for one in messages if (one.passages[0].sender == sender) is not one.header.is_response)
+        return any(copy.fate is not Fate.INTACT for one in ours for passage in one.passages for copy in passage.copies)
 
     # --- the ladder ---------------------------------------------------------------------------------------------
 
@@ -193,6 +199,12 @@ class Trace:
                 continue
             return whole, envelope
         return message.payloads, None
+
+
+def _complains_of_version(message: Message) -> bool:
+    """RFC 7296 2.5: in clear and outside every window, for what a damaged header makes look like version 3. It answers nothing."""
+    found = (one.type for one in message.payloads if isinstance(one, Notify))
+    return NotifyType.INVALID_MAJOR_VERSION in found
 
 
 def _fates(passage: Passage) -> str:

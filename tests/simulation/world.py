@@ -27,6 +27,7 @@ from simulation.traffic import Traffic
 
 from gateway.contract import Endpoint
 from gateway.esp.reference import ReferenceDataPlane
+from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.settings import NATT_PORT
 from gateway.node import effects, inputs
 from gateway.observe.build import ShellFacts, build
@@ -283,8 +284,23 @@ class World:
         self.trace.check_ivs()
         self.watches[shell.name].check(self.now)
         self._check_picture(shell)
+        if self.link.up and (why := self._outlived()):
+            self.link.excuse(self.now, why)
         if self.link.check(self.now):
             self.trace.note(self.now, "", "the connection is up")
+
+    def _outlived(self) -> str:
+        """A CHILD_SA reached the end of its life while the network kept the messages of its rekey."""
+        for end in self.link.ends:
+            for sa in end.shell.node.ike.sas(end.connection) if end.shell.running else ():
+                rekey, pending = sa.exchange, sa.window.pending
+                if not isinstance(rekey, CreateChild) or rekey.old is None or pending is None:
+                    continue
+                # The other end installed it at another moment
+                ended = rekey.old.installed_at + rekey.old.settings.life_time - 1.0 <= self.now
+                if ended and self.trace.hindered(end.shell.name, sa, pending.message_id):
+                    return f"{end.shell.name}'s rekey was kept from it until the end of the old CHILD_SA"
+        return ""
 
     def _check_picture(self, shell: Shell) -> None:
         """Now and then: what is kept of the last picture must be what a new one shows."""
