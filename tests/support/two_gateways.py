@@ -92,7 +92,8 @@ def _gap(stream: Stream, since: float) -> float:
 
 
 class TwoGateways:
-    """The scene, with nothing started yet. `ha`: more keys of [ha]; `ttl`: of the lease, "" for no witness."""
+    """The scene, with nothing started yet. `ha`: more keys of [ha]; `ttl`: of the lease, "" for no witness node; `more`: further
+    sections, in which {fabric} and {other} are a gateway's own address and the other's."""
 
     def __init__(self, lab: Lab, *, ha: str = "", interval: str = "50ms", ttl: str = "200ms", more: str = "") -> None:
         names = ("host", "vnet", "gwa", "gwb", "wan", "router", "site", "edge1", "edge2", "witness")
@@ -247,7 +248,7 @@ class TwoGateways:
             fabric=FABRIC[at],
             other=FABRIC[1 - at],
             interval=interval,
-            ha=keys,
+            ha=keys.format(fabric=FABRIC[at], other=FABRIC[1 - at]),
         )
         return GatewayDaemon(self.gateways[at], text, {"site.psk": PSK, "pair.secret": SECRET})
 

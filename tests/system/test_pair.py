@@ -13,6 +13,8 @@ from contextlib import suppress
 
 import pytest
 from support.capture import Capture
+from support.cloud_beside import BLOB_WITNESS, FABRIC_SECTION, AzureBeside
+from support.clouds import route
 from support.netns import Lab
 from support.process import wait_until
 from support.two_gateways import FABRIC, NAMES, TwoGateways
@@ -237,3 +239,62 @@ def test_where_both_carry_they_announce_the_same_until_one_is_drained(lab: Lab) 
     assert levels()[active] == "standby", "also when the drain time is over"
     pair.daemons[active].ctl("ha", "resume")
     wait_until(lambda: levels() == ["active", "active"], 10, "both carry again")
+
+
+@pytest.mark.slow
+def test_the_cloud_s_route_table_follows_the_active_gateway(lab: Lab) -> None:
+    pair = TwoGateways(lab, ha='drain_time = "500ms"', more=FABRIC_SECTION)
+    azure = AzureBeside(pair)
+    azure.start()
+    azure.tables(users={"routes": [route("internet", "0.0.0.0/0", kind="Internet")]})
+    pair.start()
+    pair.wait_whole()
+
+    def leads_to(at: int) -> bool:
+        return azure.routes("users").get("gw-pair-172.16.0.0_12") == f"172.16.0.0/12 -> {FABRIC[at]}"
+
+    first = pair.active()
+    wait_until(lambda: leads_to(first), 10, "the route table leads to the active gateway")
+    pair.daemons[first].ctl("failover")
+    wait_until(lambda: leads_to(1 - first), 5, "it follows a planned switchover")
+    pair.wait_whole()
+    pair.daemons[1 - first].kill()
+    wait_until(lambda: leads_to(first), 5, "it follows a takeover")
+    assert azure.routes("users")["internet"] == "0.0.0.0/0 -> Internet", "what is somebody else's stays"
+    status = pair.daemons[first].status()
+    assert status is not None
+    assert azure.tags("users")[f"gw-pair-epoch-gw-{NAMES[first]}"] == str(status["ha"]["acting_epoch"])
+    shown = pair.daemons[first].ctl("fabric").stdout
+    assert "ACTIVE" in shown
+    assert "1/1" in shown
+    pair.daemons[1 - first].start()
+    pair.wait_whole()
+    wait_until(lambda: leads_to(first), 5, "who comes back writes nothing")
+
+
+@pytest.mark.slow
+def test_a_record_in_the_cloud_s_storage_is_the_witness(lab: Lab) -> None:
+    pair = TwoGateways(lab, ha='drain_time = "500ms"', ttl="", more=BLOB_WITNESS)
+    azure = AzureBeside(pair)
+    azure.start()
+    pair.start()
+    pair.wait_whole()
+    pair.streams.start(500)
+    pair.streams.wait_flowing(10)
+    active = pair.active()
+    began = time.monotonic()
+    pair.daemons[active].kill()
+    pair.wait_role(1 - active, "active", 10)
+    # The ttl, a tenth of it, and a third of it until it is asked again
+    assert time.monotonic() - began < 1.5 * (1.1 + 1 / 3) + MOST
+    pair.daemons[active].start()
+    pair.wait_whole()
+    back = time.monotonic()
+    assert "ACTIVE" in pair.daemons[active].ctl("failover").stdout
+    pair.wait_whole()
+    time.sleep(0.5)
+    assert pair.lost(back) == (0, 0)
+    azure.misbehave({"kind": "status", "status": 503, "match": "/blob/", "times": 100000})
+    wait_until(lambda: pair.roles() == ["standby", "standby"], 10, "no lease, no active gateway")
+    azure.misbehave()
+    pair.wait_whole()

@@ -1,0 +1,95 @@
+"""Azure's services beside a pair of gateways: the server of `tests/clouds` on the witness's machine, and on each gateway the address by
+which it is reached. Tokens go only to https or to loopback, so each gateway finds it on its own loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from support.clouds import AzureServer, table_id
+from support.netns import Namespace
+from support.process import wait_until
+from support.two_gateways import WITNESS, TwoGateways
+
+PORT = 8080
+URL = f"http://127.0.0.1:{PORT}"
+TESTS = Path(__file__).parents[1]
+FABRIC_SECTION = f"""
+[fabric]
+cloud = "azure"
+cluster = "pair"
+address = ["{{fabric}}"]
+peer_address = ["{{other}}"]
+management_url = "{URL}"
+imds_url = "{URL}"
+prefixes = ["172.16.0.0/12"]
+check_interval = 5
+[fabric.table.users]
+id = "{table_id("users")}"
+"""
+BLOB_WITNESS = f"""
+[ha.witness]
+kind = "azure-blob"
+url = "{URL}/blob/pairs/lease"
+imds_url = "{URL}"
+ttl = "1500ms"
+"""
+_ASK = """
+import json, sys, urllib.request
+url, method = sys.argv[1:]
+body = sys.stdin.read()
+request = urllib.request.Request(url, body.encode() if body else None, method=method)
+print(urllib.request.urlopen(request, timeout=10).read().decode())
+"""
+_FORWARD = """
+import asyncio, sys
+async def pour(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    writer.close()
+async def serve(reader, writer):
+    try:
+        there, back = await asyncio.open_connection(sys.argv[3], int(sys.argv[4]))
+    except OSError:
+        writer.close()
+        return
+    await asyncio.gather(pour(reader, back), pour(there, writer))
+async def main():
+    server = await asyncio.start_server(serve, sys.argv[1], int(sys.argv[2]))
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+class AzureBeside(AzureServer):
+    """`start` before the gateways."""
+
+    def __init__(self, pair: TwoGateways) -> None:
+        self.pair = pair
+        self.machine = pair.witness
+
+    def start(self) -> None:
+        port_file = self.machine.directory / "azure.port"
+        command = (sys.executable, "-m", "clouds.azure", str(port_file))
+        self.process = self.machine.start("azure", command, env={**os.environ, "PYTHONPATH": str(TESTS)})
+        wait_until(port_file.exists, 30, "Azure's server", logs=[self.process])
+        self.url = f"http://127.0.0.1:{port_file.read_text()}"
+        self._forward(self.machine, (WITNESS, PORT), ("127.0.0.1", int(port_file.read_text())))
+        for gateway in self.pair.gateways:
+            self._forward(gateway, ("127.0.0.1", PORT), (WITNESS, PORT))
+
+    def _forward(self, machine: Namespace, here: tuple[str, int], there: tuple[str, int]) -> None:
+        words = [str(part) for part in (*here, *there)]
+        machine.start(f"forward-{here[0]}", (sys.executable, "-S", "-E", "-c", _FORWARD, *words))
+
+    def _call(self, method: str, what: str, content: object = None) -> Any:
+        text = "" if content is None else json.dumps(content)
+        url = f"{self.url}/admin/{what}"
+        return json.loads(self.machine.run(sys.executable, "-S", "-E", "-c", _ASK, url, method, stdin=text) or "null")
