@@ -44,6 +44,7 @@ def ha_findings(facts: Facts) -> Iterator[Finding]:
                 where,
                 f"the same addresses as those of line {facts.line(first)}; it would fail with that one",
             )
+    yield from service_url(("ha", "imds_url"), ha.imds_url, token=False)
     yield from _witness(facts, ha)
 
 

@@ -228,6 +228,8 @@ IMPACTS: dict[str, Impact] = {
     "ha.without_witness": _I.IN_PLACE,
     "ha.drain_time": _I.IN_PLACE,
     "ha.hold_down": _I.IN_PLACE,
+    "ha.scheduled_events": _I.IN_PLACE,
+    "ha.imds_url": _I.IN_PLACE,
     "ha.path.*.local_address": _I.IN_PLACE,
     "ha.path.*.remote_address": _I.IN_PLACE,
     "ha.path.*.port": _I.IN_PLACE,

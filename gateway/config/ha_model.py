@@ -112,6 +112,13 @@ class HaPeer(Section):
         le=300,
         description="after a failure of its own a gateway does not take over for so long while the other is there; doubles with each",
     )
+    scheduled_events: Literal["off", "azure"] = Field(
+        default="off",
+        description="azure: before maintenance of this VM that the metadata service announces (Scheduled Events) the other gateway becomes active",
+    )
+    imds_url: Text = Field(
+        default="http://169.254.169.254", description="scheduled_events: the instance metadata service"
+    )
     path: dict[Name, HaPath] = Field(
         default_factory=dict, max_length=7, description="further ways for heartbeats by name"
     )

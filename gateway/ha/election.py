@@ -38,6 +38,7 @@ from gateway.ha.roles import (
     EpochSeen,
     HealthChanged,
     LevelChanged,
+    MachineLeaves,
     Operate,
     Remember,
     RoleChanged,
@@ -75,6 +76,7 @@ class Election:
         self._healthy_since = float("inf")
         self._damping = Damping(settings.hold_down, settings.hold_down_max, settings.forgive_after)
         self._withdrawn: Verb | None = None  # DRAIN or MAINTENANCE
+        self._leaving = False  # the machine itself, soon
         self._asked_for = False  # an operator wants this standby to take over
         self._standing = Standing.UNKNOWN
         self._asking = self._leased = self._broken = self._broke = False
@@ -113,7 +115,7 @@ class Election:
                 self._consider_breaking(epoch, now)
         self._step(now)
 
-    def command(self, command: HealthChanged | Operate | Standing | EpochSeen, now: float) -> None:
+    def command(self, command: HealthChanged | Operate | Standing | MachineLeaves | EpochSeen, now: float) -> None:
         """Our own health, an operator's word, what is known of the lease, or an epoch found where it was left."""
         match command:
             case HealthChanged(reasons):
@@ -126,6 +128,8 @@ class Election:
                 self._operate(verb, now)
             case Standing():
                 self._standing = command
+            case MachineLeaves(soon):
+                self._leaving = soon
             case EpochSeen(epoch):
                 if self.role is Role.ACTIVE and epoch > self.acting_epoch:
                     # It acts though it is not heard: were its silence taken for death again, the two would act in turns
@@ -174,7 +178,7 @@ class Election:
             standing=Standing.OURS if self._leased else self._standing,
             handover=self._handover(now),
             ready=self._is_candidate and not self._own_obstacle(now) and not self._witness_silent,
-            health=self._health.health,
+            health=self._worth,
             reasons=self._health.reasons,
             claim=self._claim,
             yields=self._yields,
@@ -356,13 +360,21 @@ class Election:
             return f"{self._withdrawn.value} by the operator"
         if wrong := self._unfit:
             return wrong if self._peer_is_better else ""
+        if self._leaving and self._peer_is_better:
+            return "maintenance of this machine is announced"
         return f"{self._peer.name} asks for it" if self._peer.wants else ""
+
+    @property
+    def _worth(self) -> int:
+        """What the other one compares with its own. A machine that leaves is worth less than one that stays, and so hands over; it
+        takes over all the same where there is no other."""
+        return self._health.health // 2 if self._leaving else self._health.health
 
     @property
     def _peer_is_better(self) -> bool:
         """Or not heard, and therefore perhaps better."""
         said = self._peer.said
-        return not self._peer.up or (said is not None and said.ready and said.health > self._health.health)
+        return not self._peer.up or (said is not None and said.ready and said.health > self._worth)
 
     def _offer(self, reason: str, now: float) -> None:
         """The lease goes, the traffic stays until the other has it."""
@@ -479,7 +491,7 @@ class Election:
 
     @property
     def _rank(self) -> tuple[int, int, str]:
-        return self._health.health, self._settings.priority, self._settings.name
+        return self._worth, self._settings.priority, self._settings.name
 
     def _rank_of(self, said: Advertised) -> tuple[int, int, str]:
         return said.health, said.priority, self._peer.name
@@ -524,7 +536,7 @@ class Election:
     def _preempts(self, now: float) -> bool:
         said, settings = self._peer.said, self._settings
         first = said is not None and settings.priority > said.priority
-        return settings.preempt and first and now >= self._healthy_since + settings.preempt_delay
+        return settings.preempt and first and not self._leaving and now >= self._healthy_since + settings.preempt_delay
 
     # --- operators ----------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from gateway.ha.roles import (
     EpochSeen,
     HealthChanged,
     LevelChanged,
+    MachineLeaves,
     Operate,
     Remember,
     RoleChanged,
@@ -73,7 +74,7 @@ class Pair:
         self.election.configure(election, now)
         self._settle(now)
 
-    def command(self, command: HealthChanged | Operate | EpochSeen, now: float) -> None:
+    def command(self, command: HealthChanged | Operate | MachineLeaves | EpochSeen, now: float) -> None:
         self._begin(now)
         self.election.command(command, now)
         self._settle(now)

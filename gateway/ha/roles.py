@@ -80,6 +80,13 @@ class Operate:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineLeaves:
+    """Whether the cloud announced that this machine is going to be restarted, moved or taken away."""
+
+    soon: bool
+
+
+@dataclass(frozen=True, slots=True)
 class EpochSeen:
     """Somebody acts, or acted, under this epoch: so say a tag of a route table or the community of a route."""
 

@@ -18,7 +18,7 @@ from gateway.bgp import events as bgp
 from gateway.bgp.speaker import Speaker
 from gateway.contract import Compute, Endpoint, Fetch, RandomSource, Transmit
 from gateway.esp.dataplane import Direction, SaCounters
-from gateway.ha.roles import Operate
+from gateway.ha.roles import MachineLeaves, Operate
 from gateway.ike import commands as ike
 from gateway.ike import events as ike_events
 from gateway.ike.endpoint import IkeEndpoint
@@ -135,7 +135,7 @@ class Gateway:
                 self.liveness.expired(number, generation, now)
             case inputs.Operate():
                 self._operate(command, now)
-            case Operate() | inputs.TableAnswered() | inputs.WitnessAnswered():
+            case Operate() | MachineLeaves() | inputs.TableAnswered() | inputs.WitnessAnswered():
                 self.pairing.command(command, now)
             case inputs.WorkersWork(works):
                 self.pairing.workers(works)

@@ -23,7 +23,16 @@ from gateway.ha.fabric import Fabric
 from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp
 from gateway.ha.message import Level, Role
 from gateway.ha.pair import Pair
-from gateway.ha.roles import CommandRefused, EpochSeen, HealthChanged, LevelChanged, Operate, Remember, RoleChanged
+from gateway.ha.roles import (
+    CommandRefused,
+    EpochSeen,
+    HealthChanged,
+    LevelChanged,
+    MachineLeaves,
+    Operate,
+    Remember,
+    RoleChanged,
+)
 from gateway.ha.witness import Answer, Ask, Lease
 from gateway.ha.witness_link import Answered, WitnessLink
 from gateway.node import effects, outcomes
@@ -68,7 +77,7 @@ class HighAvailability:
             self.link.receive(data)
         self._settle(now)
 
-    def command(self, command: HealthChanged | Operate, now: float) -> None:
+    def command(self, command: HealthChanged | Operate | MachineLeaves, now: float) -> None:
         if isinstance(command, Operate):
             self.refusal = ""
         self.pair.command(command, now)

@@ -9,13 +9,15 @@ from gateway.bgp import events as bgp
 from gateway.bgp.attraction import Attraction
 from gateway.bgp.settings import Role, SpeakerSettings
 from gateway.contract import Endpoint, RandomSource
-from gateway.ha.roles import Operate
+from gateway.ha.roles import MachineLeaves, Operate
 from gateway.node import effects, inputs
 from gateway.node.health import Health
 from gateway.node.high_availability import HighAvailability
 from gateway.node.settings import GatewaySettings
 from gateway.node.tunnel import Tunnel
 from gateway.routing.model import Prefix
+
+PairCommand = Operate | MachineLeaves | inputs.TableAnswered | inputs.WitnessAnswered
 
 
 class Pairing:
@@ -96,11 +98,11 @@ class Pairing:
         if self.ha is not None:
             self.ha.receive(data, remote, now)
 
-    def command(self, command: Operate | inputs.TableAnswered | inputs.WitnessAnswered, now: float) -> None:
+    def command(self, command: PairCommand, now: float) -> None:
         if self.ha is None:
             return
         match command:
-            case Operate():
+            case Operate() | MachineLeaves():
                 self.ha.command(command, now)
             case inputs.TableAnswered(ticket, outcome):
                 self.ha.table_answered(ticket, outcome, now)

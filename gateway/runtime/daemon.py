@@ -50,6 +50,7 @@ from gateway.runtime.host_checks import host_problems
 from gateway.runtime.kernel_routes import KernelRoutes
 from gateway.runtime.listeners import Listeners
 from gateway.runtime.loading import Loaded
+from gateway.runtime.maintenance import Maintenance
 from gateway.runtime.netlink import Netlink
 from gateway.runtime.offloads import merge_udp
 from gateway.runtime.operations import DaemonOperations
@@ -116,6 +117,9 @@ class Daemon:
             SystemRandom(),
             lambda ticket, answer: self.driver.command(inputs.WitnessAnswered(ticket, answer)),
         )
+        self.maintenance = Maintenance(
+            config.gateway.mark, lambda: self.node.pairing.ha, self.driver.command, self.tell
+        )
         self._drawn: dict[str, TunnelStatus] = {}
         self._saving = asyncio.Lock()
         self._epoch_saved = 0
@@ -142,6 +146,7 @@ class Daemon:
             await self.listeners.follow(config, _sockets(self.loaded))
             stack.push_async_callback(self.tables.close)
             stack.push_async_callback(self.witness.close)
+            stack.push_async_callback(self.maintenance.close)
             self._configure_clouds(config)
             control = ControlServer(self.operations, run_directory / "control.sock")
             await control.start()
@@ -457,6 +462,7 @@ class Daemon:
     def _configure_clouds(self, config: Config) -> None:
         self.tables.configure(config.fabric)
         self.witness.configure(config)
+        self.maintenance.configure(config.ha)
 
     def _open_sockets(self, settings: GatewaySettings) -> None:
         made = self.sockets.open(tunnel.ike.local for tunnel in settings.tunnels)

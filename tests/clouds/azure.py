@@ -82,12 +82,15 @@ class Azure:
         self.faults: list[Fault] = []
         self.log: list[dict[str, Any]] = []
         self.blobs = Blobs()
+        self.events: list[dict[str, Any]] = []
         self._numbers = count(1)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._watch])
         app.router.add_route("*", "/admin/{what}", self._admin)
         app.router.add_get("/metadata/identity/oauth2/token", self._token)
+        app.router.add_get("/{machine}/metadata/instance/compute/name", self._machine)
+        app.router.add_route("*", "/{machine}/metadata/scheduledevents", self._scheduled)
         app.router.add_get("/operations/{number}", self._operation)
         app.router.add_route("*", "/subscriptions/{rest:.*}", self._arm)
         app.router.add_route("*", "/blob/{container}/{name:.+}", self._blob)
@@ -154,6 +157,10 @@ class Azure:
             case "POST", "settings":
                 self.latency = content.get("latency", self.latency)
                 self.token_life = content.get("token_life", self.token_life)
+            case "POST", "events":
+                self.events = content
+            case "GET", "events":
+                return web.json_response(self.events)
             case "POST", "effective":
                 self.effective = content
             case "POST", "forget-log":
@@ -184,6 +191,21 @@ class Azure:
             "access_token": token, "token_type": "Bearer", "resource": request.query["resource"],
             "expires_in": str(int(self.token_life)), "expires_on": str(int(time.time() + self.token_life)),
         })  # fmt: skip
+
+    async def _machine(self, request: web.Request) -> web.StreamResponse:
+        """Each machine has an IMDS of its own; here a path of its own."""
+        return web.Response(text=request.match_info["machine"])
+
+    async def _scheduled(self, request: web.Request) -> web.StreamResponse:
+        """Scheduled Events: what is announced, and who says that it may begin."""
+        if request.headers.get("Metadata") != "true" or "api-version" not in request.query:
+            return web.json_response({"error": "Bad request"}, status=400)
+        if request.method == "POST":
+            started = {one["EventId"] for one in json.loads(await request.text())["StartRequests"]}
+            for event in self.events:
+                event["EventStatus"] = "Started" if event["EventId"] in started else event["EventStatus"]
+            return web.Response()
+        return web.json_response({"DocumentIncarnation": len(self.log), "Events": self.events})
 
     # --- storage ----------------------------------------------------------------------------------------------
 

@@ -30,6 +30,10 @@ check_interval = 5
 [fabric.table.users]
 id = "{table_id("users")}"
 """
+SCHEDULED_EVENTS = f"""
+scheduled_events = "azure"
+imds_url = "{URL}/vm-{{name}}"
+"""
 BLOB_WITNESS = f"""
 [ha.witness]
 kind = "azure-blob"

@@ -93,7 +93,7 @@ def _gap(stream: Stream, since: float) -> float:
 
 class TwoGateways:
     """The scene, with nothing started yet. `ha`: more keys of [ha]; `ttl`: of the lease, "" for no witness node; `more`: further
-    sections, in which {fabric} and {other} are a gateway's own address and the other's."""
+    sections, in which {name}, {fabric} and {other} are a gateway's name, its own address and the other's."""
 
     def __init__(self, lab: Lab, *, ha: str = "", interval: str = "50ms", ttl: str = "200ms", more: str = "") -> None:
         names = ("host", "vnet", "gwa", "gwb", "wan", "router", "site", "edge1", "edge2", "witness")
@@ -248,7 +248,7 @@ class TwoGateways:
             fabric=FABRIC[at],
             other=FABRIC[1 - at],
             interval=interval,
-            ha=keys.format(fabric=FABRIC[at], other=FABRIC[1 - at]),
+            ha=keys.format(name=NAMES[at], fabric=FABRIC[at], other=FABRIC[1 - at]),
         )
         return GatewayDaemon(self.gateways[at], text, {"site.psk": PSK, "pair.secret": SECRET})
 

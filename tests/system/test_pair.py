@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 from support.capture import Capture
-from support.cloud_beside import BLOB_WITNESS, FABRIC_SECTION, AzureBeside
+from support.cloud_beside import BLOB_WITNESS, FABRIC_SECTION, SCHEDULED_EVENTS, AzureBeside
 from support.clouds import route
 from support.netns import Lab
 from support.process import wait_until
@@ -298,3 +298,31 @@ def test_a_record_in_the_cloud_s_storage_is_the_witness(lab: Lab) -> None:
     wait_until(lambda: pair.roles() == ["standby", "standby"], 10, "no lease, no active gateway")
     azure.misbehave()
     pair.wait_whole()
+
+
+@pytest.mark.slow
+def test_before_announced_maintenance_the_one_that_stays_becomes_active(lab: Lab) -> None:
+    pair = TwoGateways(lab, ha='drain_time = "500ms"' + SCHEDULED_EVENTS)
+    azure = AzureBeside(pair)
+    azure.start()
+    pair.start()
+    pair.wait_whole()
+    pair.streams.start(500)
+    pair.streams.wait_flowing(10)
+    active = pair.active()
+    event = {"EventId": "e-1", "EventType": "Reboot", "EventStatus": "Scheduled", "Resources": [f"vm-{NAMES[active]}"]}
+    azure.admin("events", [{**event, "NotBefore": "Mon, 19 Sep 2033 18:29:47 GMT", "ResourceType": "VirtualMachine"}])
+    pair.wait_role(1 - active, "active", 15)
+    wait_until(lambda: azure._call("GET", "events")[0]["EventStatus"] == "Started", 15, "it is told to begin")
+    assert "maintenance of this machine is announced" in journal(pair, active, "ha-draining")[-1]
+    # Whoever leaves is still better than nobody
+    pair.daemons[1 - active].kill()
+    pair.wait_role(active, "active", 5)
+    pair.daemons[1 - active].start()
+    pair.wait_role(1 - active, "active", 20)
+    back = time.monotonic()
+    azure.admin("events", [])
+    wait_until(lambda: bool(journal(pair, active, "machine-stays")), 15, "it is over")
+    pair.wait_whole()
+    assert pair.active() == 1 - active, "no way back by itself"
+    assert pair.lost(back) == (0, 0)

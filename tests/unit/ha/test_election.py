@@ -19,6 +19,7 @@ from gateway.ha.roles import (
     EpochSeen,
     HealthChanged,
     LevelChanged,
+    MachineLeaves,
     Operate,
     Remember,
     RoleChanged,
@@ -490,6 +491,31 @@ def test_who_took_over_steps_back_only_a_while_after_the_other_attracts_no_more(
     assert driver.core.level is Level.TOOK_OVER
     driver.wait(0.2)
     assert driver.core.level is Level.ACTIVE
+
+
+def test_a_machine_that_leaves_hands_over_to_one_that_stays_and_to_no_other():
+    driver = active()
+    driver.hears(health=500)
+    driver.core.command(MachineLeaves(True), driver.now)
+    assert driver.told.health == 500
+    assert driver.core.role is Role.ACTIVE, "that one leaves too"
+    driver.hears(health=1000)
+    assert driver.core.role is Role.DRAINING
+    said = [one.reason for one in driver.said if isinstance(one, RoleChanged)]
+    assert said[-1] == "hands over to gw-b: maintenance of this machine is announced"
+
+
+def test_a_machine_that_leaves_takes_over_where_nobody_else_is_and_does_not_preempt():
+    driver = standby(preempt=True, preempt_delay=1.0, priority=300)
+    driver.core.command(MachineLeaves(True), driver.now)
+    driver.wait(5.0)
+    assert driver.told.handover is Handover.NONE
+    driver.silence()
+    driver.tell(Standing.FREE)
+    driver.tell(LeaseGranted(7))
+    assert driver.core.role is Role.ACTIVE
+    driver.core.command(MachineLeaves(False), driver.now)
+    assert driver.told.health == 1000
 
 
 def test_an_epoch_found_elsewhere_ends_acting_at_once():

@@ -1,0 +1,61 @@
+"""Watches for announced maintenance of this machine while the configuration asks for it, and tells the pair."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from gateway.config.model import HaPeer
+from gateway.ha.message import Role
+from gateway.ha.roles import MachineLeaves
+from gateway.node.high_availability import HighAvailability
+from gateway.runtime.cloud_http import CloudHttp
+from gateway.runtime.scheduled_events import ScheduledEvents
+
+
+class Maintenance:
+    """`configure` at the start and at each reload."""
+
+    def __init__(
+        self,
+        mark: int | None,
+        pair: Callable[[], HighAvailability | None],
+        command: Callable[[MachineLeaves], None],
+        tell: Callable[[str, str, str], None],
+    ) -> None:
+        self._http = CloudHttp(mark)
+        self._pair, self._command, self._tell = pair, command, tell
+        self._url = ""
+        self._watching: asyncio.Task[None] | None = None
+
+    def configure(self, ha: HaPeer | None) -> None:
+        url = ha.imds_url if ha is not None and ha.scheduled_events == "azure" else ""
+        if url == self._url:
+            return
+        self._url = url
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+            self._command(MachineLeaves(False))
+        if url:
+            events = ScheduledEvents(self._http, url, self._leaves, self._relieved, self._tell)
+            self._watching = asyncio.create_task(events.run(), name="scheduled events")
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        await self._http.close()
+
+    def _leaves(self, soon: bool) -> None:
+        self._command(MachineLeaves(soon))
+
+    def _relieved(self) -> bool:
+        """The other one acts, and our neighbors know."""
+        pair = self._pair()
+        if pair is None:
+            return False
+        said = pair.pair.heartbeat.peer_advertised
+        return said is not None and said.role is Role.ACTIVE and pair.is_relieved
