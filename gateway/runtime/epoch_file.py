@@ -30,3 +30,8 @@ def write(directory: Path, epoch: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(directory / NAME)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -21,6 +21,8 @@ from gateway.runtime.witness_aws import DynamoSettings, S3Settings
 from gateway.runtime.witness_blob import BlobSettings
 from gateway.runtime.witness_cloud import Asker, CloudWitness, cloud_witness
 
+PATIENCE = 2.0
+
 
 class WitnessCalls:
     """`configure` before the first Ask, and whenever [ha] changed."""
@@ -51,7 +53,10 @@ class WitnessCalls:
             self._spawn(self._carry_out(self._witness, ask))
 
     async def close(self) -> None:
-        """Nothing is answered any more."""
+        """Nothing is answered any more; what is under way, a release perhaps for which the other gateway waits, has a moment to arrive."""
+        self._answered = lambda ticket, answer: None
+        if self._running:
+            await asyncio.wait(self._running, timeout=PATIENCE)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
