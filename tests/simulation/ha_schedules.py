@@ -44,6 +44,7 @@ def compose(seed: int) -> HaSchedule:
         chance.choices(tuple(POLICIES), tuple(POLICIES.values()))[0], chance.random() < 0.25, chance.choice((1, 1, 2))
     )
     acts = [name for name in ACTS if plan.witness or name not in WITNESS_ACTS]
+    acts += RARE if plan.witness else ()
     weather = chance.choices(tuple(WEATHERS), (3, 4, 2))[0]
     return HaSchedule(seed, plan, weather, tuple(chance.choice(acts) for _ in range(chance.choice((1, 2, 2, 3)))))
 
@@ -195,6 +196,15 @@ def _witness_restarts(world: HaWorld) -> None:
     world.later(_some_time(world), world.start_witness)
 
 
+def _announced(world: HaWorld) -> None:
+    """The cloud is going to take a machine away, or says so of both."""
+    for name in world.chance.choice((_one(world), _one(world), "ab")):
+        world.announce(name, soon=True)
+        if world.chance.random() < 0.5:
+            world.later(_some_time(world), lambda name=name: world.crash(name))  # type: ignore[misc]
+        world.later(_some_time(world), lambda name=name: world.announce(name, soon=False))  # type: ignore[misc]
+
+
 def _operators(world: HaWorld) -> None:
     """In the middle of whatever else happens."""
     for _ in range(world.chance.randrange(1, 4)):
@@ -238,9 +248,12 @@ ACTS: dict[str, Callable[[HaWorld], None]] = {
     "flapping health": _flapping_health,
     "illness": _illness,
     "witness restarts": _witness_restarts,
+    "announced maintenance": _announced,
     "operators": _operators,
     "switchover": _switchover,
 }
+RARE = ("slow witness", "slow witness")
+"""More often than others: what they find needs several things at once."""
 WITNESS_ACTS = ("cut witness", "slow witness", "witness restarts")
 
 

@@ -30,6 +30,7 @@ from gateway.ha.roles import (
     CommandRefused,
     HealthChanged,
     LevelChanged,
+    MachineLeaves,
     Operate,
     Remember,
     RoleChanged,
@@ -277,6 +278,13 @@ class HaWorld:
             )
         )
 
+    def announce(self, name: str, *, soon: bool) -> None:
+        """The cloud says that this machine is going to be taken away, or that this is over."""
+        self.note(name, "its machine leaves soon" if soon else "its machine stays")
+        self.watch.disturbed()
+        command = MachineLeaves(soon)
+        self.guarded(lambda: self.machines[name].enter(lambda pair: pair.command(command, self.machines[name].now)))
+
     def operate(self, name: str, verb: Verb) -> None:
         self.note(name, f"operator: {verb.value}")
         self.guarded(
@@ -330,6 +338,7 @@ class HaWorld:
         for name in "ab":
             self.resume(name)
             self.fall_ill(name, HealthReason(0))
+            self.announce(name, soon=False)
             self.operate(name, Verb.RESUME)
 
     def attracts(self, name: str) -> bool:
