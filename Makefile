@@ -19,7 +19,7 @@ help:
 	@echo "make test      build, then run the test suite (at most 15 minutes)"
 	@echo "make test-all  the same, and what takes longer"
 	@echo "make bench     build, then measure beside strongSwan and wireguard-go; BENCH_CASES=a,b BENCH_ROUNDS=n BENCH_REPORT=FILE"
-	@echo "make soak-simulation  100000 schedules of the IKE simulator; stop it and start it again as you like; SOAK=n"
+	@echo "make soak-simulation  100000 schedules of each simulator; stop it and start it again as you like; SOAK=n"
 	@echo "make lint      ruff, mypy, import contracts, clang-format"
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
@@ -56,9 +56,10 @@ test-slow: build
 
 test-all: test-slow test
 
-# Goes on where it was stopped; rm -r build/soak-simulation to begin again.
+# The pair's, then IKE's. Goes on where it was stopped; rm -r build/soak-* to begin again.
 SOAK ?= 100000
 soak-simulation: build
+	@SOAK_OF=pair PYTHONPATH=tests $(PY) -m simulation.soak $(SOAK)
 	@PYTHONPATH=tests $(PY) -m simulation.soak $(SOAK)
 
 bench: build

@@ -1,6 +1,7 @@
 """`make soak-simulation`: schedules by the hundred thousand, in several processes, that go on where they were stopped.
 
     python -m simulation.soak 100000         SOAK_PROCESSES=2 beside each other; progress and findings in build/soak-simulation/
+    SOAK_OF=pair ...                         of the pair of gateways instead of IKE; in build/soak-pair/
 
 A finding is kept with its ladder and does not stop the rest. At the end: how many schedules, how long, what was found.
 """
@@ -15,10 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-from simulation.schedules import compose, play
+from simulation import ha_schedules, schedules
 from simulation.world import SimulationFailure
 
-WHERE = Path("build/soak-simulation")
+OF_PAIR = os.environ.get("SOAK_OF", "ike") == "pair"
+SCHEDULES = ha_schedules if OF_PAIR else schedules
+WHERE = Path("build/soak-pair" if OF_PAIR else "build/soak-simulation")
 BLOCK = 250
 """Schedules between two notes of progress."""
 
@@ -69,10 +72,10 @@ def work(total: int, processes: int, index: int) -> None:
 def _finding(seed: int) -> str:
     """What went wrong in one schedule; "" when nothing did."""
     try:
-        play(seed)
+        SCHEDULES.play(seed)
     except SimulationFailure as failure:
         why = str(failure).splitlines()[0]
-        (WHERE / f"seed-{seed}.txt").write_text(f"{compose(seed)}\n{failure}\n")
+        (WHERE / f"seed-{seed}.txt").write_text(f"{SCHEDULES.compose(seed)}\n{failure}\n")
         print(why, flush=True)
         return why
     return ""
