@@ -329,7 +329,7 @@ class Election:
         return self._settings.none == "promote" and self._peer.dead(now)
 
     def _promote(self, now: float) -> None:
-        fenced = not self._broken if self._settings.witness else self._peer.up
+        fenced = self._fenced
         reason = self._promotion_reason()
         if self._settings.witness:
             self.acting_epoch = self._lease_epoch
@@ -341,6 +341,13 @@ class Election:
         self._offer_until = self._draw_until = self._leave_at = self._first_since = None
         self._become(Role.ACTIVE, reason, fenced)
         self._attract(Level.TOOK_OVER if self._peer.attracts else Level.ACTIVE, reason)
+
+    @property
+    def _fenced(self) -> bool:
+        """Whether nobody else can act. Where leases may be broken, one that is not heard may have broken the one we are just given."""
+        if not self._settings.witness:
+            return self._peer.up
+        return not self._broken and (self._peer.up or not self._settings.break_lease)
 
     def _promotion_reason(self) -> str:
         peer = self._peer

@@ -63,9 +63,9 @@ class HaWatch:
             raise Broken(f"{machine.name} becomes active though the other is silent")
         epoch, before = self._highest
         if plan.policy != "promote":
-            if change.epoch < epoch or (change.epoch == epoch and before != process):
+            if (change.fenced and change.epoch < epoch) or (change.epoch == epoch and before != process):
                 raise Broken(f"epochs go back: {process} is active under {change.epoch}, {before} was under {epoch}")
-            self._highest = (change.epoch, process)
+            self._highest = max(self._highest, (change.epoch, process))
         if plan.witness and self._granted.get(change.epoch) != f"gw-{machine.name}":
             raise Broken(f"{machine.name} is active under epoch {change.epoch}, which was not granted to it")
         if not change.fenced:

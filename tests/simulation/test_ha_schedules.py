@@ -30,6 +30,18 @@ def test_every_fault_under_every_policy_with_the_real_cipher(policy: str, act: s
         perform(HaSchedule(0, HaPlan(policy, paths=2), "rough", (act,)))
 
 
+FOUND = {
+    "a lease was broken while its grant was on the way": HaSchedule(
+        41982, HaPlan("break"), "foul", ("witness restarts", "clock jumps")
+    ),
+}
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_what_was_found_once(found: str) -> None:
+    perform(FOUND[found])
+
+
 def test_among_a_thousand_everything_happens_and_often() -> None:
     schedules = [compose(seed) for seed in range(1000)]
     for name in ACTS:

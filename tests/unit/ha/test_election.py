@@ -210,6 +210,18 @@ def test_a_higher_epoch_demotes_at_once_from_whomever_it_is():
     assert Release() in out and driver.core.level is Level.STANDBY
 
 
+def test_where_leases_may_be_broken_one_that_comes_in_silence_fences_nobody():
+    driver = standby(break_lease=True)
+    driver.silence()
+    driver.tell(Standing.FREE)
+    (change,) = [one for one in driver.tell(LeaseGranted(7)) if isinstance(one, RoleChanged)]
+    assert (change.after, change.fenced) == (Role.ACTIVE, False), "the other may have broken it before we heard of it"
+    heard = Driver(break_lease=True)
+    heard.up()
+    (change,) = [one for one in heard.tell(LeaseGranted(1)) if isinstance(one, RoleChanged)]
+    assert (change.after, change.fenced) == (Role.ACTIVE, True)
+
+
 def test_a_broken_lease_is_asked_for_once_and_told_as_not_fenced():
     driver = standby(break_lease=True)
     driver.silence()
