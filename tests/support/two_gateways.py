@@ -188,8 +188,8 @@ class TwoGateways:
 
         def whole() -> bool:
             found = [daemon.status() for daemon in self.daemons]
-            if not all(found):
-                return False
+            if not all(status and status["ha"] for status in found):
+                return False  # one that has just begun is no pair yet
             states = [status["ha"] for status in found if status]
             sessions = all(peer["state"] == "Established" for status in found if status for peer in status["peers"])
             healthy = all(state["health"] == 1000 and state["peer_up"] for state in states)
