@@ -447,7 +447,9 @@ class Election:
             return self._unfit
         if self._withdrawn is not None:
             return "drained by the operator"
-        if (left := self._damping.left(now)) > 0 and self._peer.up:
+        said = self._peer.said
+        # A hold-down spares the traffic moves; where the other is worse, it would only keep it down
+        if (left := self._damping.left(now)) > 0 and self._peer.up and said is not None and said.health >= self._worth:
             return f"held down for {left:.0f} s more after {self._damping.failures} failures of its own"
         return ""
 

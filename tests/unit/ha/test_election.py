@@ -505,6 +505,18 @@ def test_who_took_over_steps_back_only_a_while_after_the_other_attracts_no_more(
     assert driver.core.level is Level.ACTIVE
 
 
+def test_a_hold_down_does_not_keep_it_from_replacing_one_that_is_worse():
+    driver = active(hold_down=60.0)
+    driver.hears(health=1000)
+    driver.tell(SICK)
+    driver.hears(role=Role.ACTIVE, epoch=2, level=Level.TOOK_OVER, ready=False)
+    driver.wait(35.0)
+    driver.tell(WELL)
+    assert not driver.told.ready, "held down while the other is well"
+    driver.hears(role=Role.ACTIVE, epoch=2, level=Level.TOOK_OVER, ready=False, health=700)
+    assert driver.told.ready
+
+
 def test_a_machine_that_leaves_hands_over_to_one_that_stays_and_to_no_other():
     driver = active()
     driver.hears(health=500)
