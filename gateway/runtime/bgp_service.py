@@ -68,6 +68,7 @@ class BgpService:
         self._terms = terms
         self._state = ""
         self._link: LineLink | None = None
+        self._connecting: asyncio.Task[tuple[asyncio.Transport, LineLink]] | None = None
         self._connected = False  # to ExaBGP's relay
         self._greeting: asyncio.Future[Mapping[str, Any]] | None = None
         self._lost = asyncio.Event()
@@ -141,6 +142,8 @@ class BgpService:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._connecting is not None:
+            await asyncio.gather(self._connecting, return_exceptions=True)
 
     async def _run(self, ready: Callable[[], Awaitable[None]]) -> None:
         await self._changed.wait()
@@ -159,7 +162,9 @@ class BgpService:
             self._greeting = loop.create_future()
             self._lost.clear()
             try:
-                await loop.create_unix_connection(lambda: LineLink(self), path)
+                # uvloop: cancelled while it connects, the transport closes without connection_lost, so it is never cancelled
+                self._connecting = asyncio.create_task(loop.create_unix_connection(lambda: LineLink(self), path))
+                await asyncio.shield(self._connecting)
                 greeting = await asyncio.wait_for(self._greeting, HELLO_TIMEOUT)
             except (OSError, TimeoutError):
                 self._start_child()

@@ -244,3 +244,17 @@ def test_python_is_asked_for_nothing_beside_what_is_installed() -> None:
     source = Path(bgp_service.__file__).read_text()
     assert '"-P", "-m", "gateway.runtime.bgp_unit"' in source
     assert sys.version_info >= (3, 11)
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_stopped_at_any_moment_of_reaching_it(tmp_path: Path, turns: int) -> None:
+    """uvloop closes the transport of a cancelled connect without `connection_lost`, and writing to it raised."""
+
+    async def scenario(ours: BgpService, service: Service, heard: Heard) -> None:
+        ours.want(SETTINGS)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    service = Service()
+    play(tmp_path, scenario, service)
+    assert service.heard == [] or service.kinds()[-1] == "stop"
