@@ -112,7 +112,8 @@ class BgpService:
         if link is not None and link.send(frame("stop")):
             self._stopped.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), STOP_TIMEOUT)
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await self._stopped.wait()
             link.close()
         elif self._child is not None and self._child.poll() is None:
             self._child.terminate()
@@ -165,7 +166,8 @@ class BgpService:
                 # uvloop: cancelled while it connects, the transport closes without connection_lost, so it is never cancelled
                 self._connecting = asyncio.create_task(loop.create_unix_connection(lambda: LineLink(self), path))
                 await asyncio.shield(self._connecting)
-                greeting = await asyncio.wait_for(self._greeting, HELLO_TIMEOUT)
+                async with asyncio.timeout(HELLO_TIMEOUT):  # wait_for of Python 3.11 swallows a cancel in the answer's turn
+                    greeting = await self._greeting
             except (OSError, TimeoutError):
                 self._start_child()
                 if loop.time() - began > PATIENCE:

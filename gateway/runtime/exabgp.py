@@ -267,7 +267,8 @@ class ExabgpProcess:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), cwd="/",
         )  # fmt: skip
         try:
-            output, _ = await asyncio.wait_for(check.communicate(), VALIDATE_TIMEOUT)
+            async with asyncio.timeout(VALIDATE_TIMEOUT):
+                output, _ = await check.communicate()
         except TimeoutError:
             check.kill()
             await check.wait()

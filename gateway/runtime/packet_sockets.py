@@ -133,7 +133,8 @@ class PacketSockets:
         verify_at = loop.time() + VERIFY
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0, verify_at - loop.time()))
+                async with asyncio.timeout_at(verify_at):
+                    await self._wake.wait()
             if loop.time() >= verify_at:
                 self._table.verify()
                 verify_at = loop.time() + VERIFY

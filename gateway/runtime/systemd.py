@@ -106,7 +106,8 @@ async def restarting(environment: Mapping[str, str] | None = None) -> bool:
     except OSError:
         return False
     try:
-        output, _ = await asyncio.wait_for(asked.communicate(), JOB_TIMEOUT)
+        async with asyncio.timeout(JOB_TIMEOUT):
+            output, _ = await asked.communicate()
     except TimeoutError:
         asked.kill()
         await asked.wait()
