@@ -166,7 +166,9 @@ class BgpService:
                 # uvloop: cancelled while it connects, the transport closes without connection_lost, so it is never cancelled
                 self._connecting = asyncio.create_task(loop.create_unix_connection(lambda: LineLink(self), path))
                 await asyncio.shield(self._connecting)
-                async with asyncio.timeout(HELLO_TIMEOUT):  # wait_for of Python 3.11 swallows a cancel in the answer's turn
+                async with asyncio.timeout(
+                    HELLO_TIMEOUT
+                ):  # wait_for of Python 3.11 swallows a cancel in the answer's turn
                     greeting = await self._greeting
             except (OSError, TimeoutError):
                 self._start_child()
