@@ -88,6 +88,8 @@ class RouteTable:
         self._running: list[Operation] = []
         self._read_due = now
         self._must_read = True
+        self._read_began = now
+        self._doubted = False  # routes are believed to lead to us from a time when we were not the active one
         self._retry_at = now
         self._failures_in_row = 0
         self._held: dict[str, tuple[float, float, str]] = {}  # key: until, last hold, sentence
@@ -123,6 +125,8 @@ class RouteTable:
         self._contest = None
         self._retry_at = min(self._retry_at, now)
         self._failures_in_row = 0
+        # The other gateway may have been active since the last look. What leads elsewhere needs no look to be written.
+        self._doubted = any(self._routes.get(route.key) == route for route in self._wanted)
         self._judge(now, standing)
 
     # --- what to do -------------------------------------------------------------------------------------------
@@ -140,7 +144,7 @@ class RouteTable:
         self._must_read |= write is not None and self._is_risky(write, now, standing)
         if write is not None and not self._must_read:
             return self._start(write, now)
-        if working == 0 and (self._must_read or now >= self._read_due):
+        if working == 0 and (self._must_read or self._doubted or now >= self._read_due):
             return self._start(Read(), now)
         return None
 
@@ -173,7 +177,9 @@ class RouteTable:
         for operation in self.planned(standing).writes:
             key = _key(operation)
             # The tag says that the routes are ours: it comes when they are.
-            if isinstance(operation, Mark) and any(isinstance(other, Put) for other in self._running):
+            if isinstance(operation, Mark) and (
+                self._doubted or any(isinstance(other, Put) for other in self._running)
+            ):
                 return None
             if key not in running and now >= self._held.get(key, (now,))[0] and not self._is_contested(key):
                 return operation
@@ -223,6 +229,7 @@ class RouteTable:
 
     def _seen(self, contents: Contents, now: float, standing: Standing) -> None:
         self._contents, self._read_at, self._must_read = contents, now, False
+        self._doubted &= self._read_began < standing.since
         self._routes = {route.key: route for route in contents.routes}
         self._tags = dict(contents.tags)
         self._read_due = now + self._settings.check_interval * self._random.uniform(0.9, 1.1)
@@ -273,7 +280,8 @@ class RouteTable:
         if trouble != self._trouble:
             self._trouble = trouble
             self._events.append(Troubled(self.table.name, trouble))
-        if not standing.active or self._contents is None or self._must_read or self._settled_for == standing:
+        unknown = self._contents is None or self._must_read or self._doubted
+        if not standing.active or unknown or self._settled_for == standing:
             return
         if not any(isinstance(operation, Put) for operation in left.writes) and self._switched_for != standing:
             self._switched_for, self._switch_seconds = standing, now - standing.since
@@ -330,6 +338,8 @@ class RouteTable:
 
     def _start(self, operation: Operation, now: float) -> Operation:
         self._running.append(operation)
+        if isinstance(operation, Read):
+            self._read_began = now
         self._last_call, self._last_call_at = described(operation), now
         self.calls += 1
         return operation

@@ -259,7 +259,7 @@ def test_the_cloud_s_route_table_follows_the_active_gateway(lab: Lab) -> None:
     wait_until(lambda: leads_to(1 - first), 5, "it follows a planned switchover")
     pair.wait_whole()
     pair.daemons[1 - first].kill()
-    wait_until(lambda: leads_to(first), 5, "it follows a takeover")
+    wait_until(lambda: leads_to(first), 5, "it follows a takeover", logs=[d.process for d in pair.daemons])
     assert azure.routes("users")["internet"] == "0.0.0.0/0 -> Internet", "what is somebody else's stays"
     status = pair.daemons[first].status()
     assert status is not None

@@ -130,6 +130,26 @@ def test_somebody_else_who_is_told_to_be_active_takes_over_and_the_first_one_is_
     assert leads_to(cloud, "gw-a")
 
 
+def test_who_was_active_and_is_again_does_not_believe_what_it_saw_in_between_the_other_s_switch():
+    cloud = active()
+    cloud.boot("gw-b")
+    cloud.run(1.0)
+    cloud.tell("gw-a", Deactivate())
+    cloud.tell("gw-b", Activate(2))
+    cloud.run(2.0)
+    assert leads_to(cloud, "gw-b")
+    cloud.tell("gw-b", Deactivate())
+    told = cloud.now
+    cloud.tell("gw-a", Activate(3))
+    cloud.run(2.0)
+    assert leads_to(cloud, "gw-a"), "at once, not when the table is looked at the next time"
+    since = [
+        call.operation for at, node, call in cloud.calls if at >= told and node == "gw-a" and call.table.name == "users"
+    ]
+    assert [type(operation) for operation in since] == [Read, Put, Put, Put, Mark]
+    assert cloud.said("gw-a", Drifted) == []
+
+
 def test_told_to_be_active_with_an_epoch_that_is_over_writes_nothing():
     cloud = Cloud()
     cloud.tables["ref-servers"].tags["gw-one-epoch-gw-b"] = "9"
