@@ -34,13 +34,13 @@ from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.exchanges.rekey_ike import RekeyIke
 from gateway.ike.exchanges.sa_init import InitiateSa
-from gateway.ike.exchanges.tell import Tell
+from gateway.ike.exchanges.tell import Redirect
 from gateway.ike.half_open import HalfOpen, begins, is_init
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.message import Header, Message, parse_header, parse_message
 from gateway.ike.payloads import Nonce, Notify
 from gateway.ike.recorder import Recorder, line_of
-from gateway.ike.redirect import Redirects, order
+from gateway.ike.redirect import Redirects
 from gateway.ike.registry import ExchangeType, NotifyType
 from gateway.ike.revocation_cache import RevocationCache
 from gateway.ike.sa import IkeSa
@@ -122,7 +122,7 @@ class IkeEndpoint:
                 self.redirects.drain(connection, to)
                 for sa in self.sas(connection) if to else ():
                     if sa.redirectable and sa.established:
-                        sa.enqueue(Tell(order(to)), now)
+                        sa.enqueue(Redirect(), now)
             case TrafficSeen(connection, spis, at):
                 self._traffic_seen(connection, spis, now if at is None else at)
             case PeerMoved(connection, spi_in, remote):
@@ -273,7 +273,10 @@ class IkeEndpoint:
     def established(self, sa: IkeSa, initial_contact: bool, now: float) -> None:
         self._half_open.forget(_our_spi(sa))
         for other in self.sas(sa.name) if initial_contact else ():
-            if other is not sa and other.established_at is not None and other.established_at < sa.created_at:
+            # One that the peer sent us to is another gateway's (RFC 5685)
+            elsewhere = other.redirected_from and other.remote.host != sa.remote.host
+            older = other.established_at is not None and other.established_at < sa.created_at
+            if other is not sa and older and not elsewhere:
                 # RFC 7296 2.4: the peer asserts that it holds no older IKE_SA with us
                 other.destroy(now, "", {})
         self._elect(sa.name, now)
@@ -290,7 +293,8 @@ class IkeEndpoint:
     def reauthenticate(self, sa: IkeSa, now: float) -> bool:
         # One of our own on its way may still take this one's place
         beginning = any(one.is_initiator and one.state in BEGINNING for one in self.sas(sa.name))
-        if self._primary.get(sa.name) is not sa or beginning:
+        # Nor is who was sent elsewhere called back
+        if self._primary.get(sa.name) is not sa or beginning or self.redirects.order_of(sa):
             return False
         sa.notice("info", "ike-reauthentication", "a new IKE_SA is set up beside the old one")
         self.begin(sa.settings, now)

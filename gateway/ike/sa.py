@@ -85,8 +85,7 @@ class IkeSa:
         self.traffic_remote: Endpoint | None = None
         self.asked_at = (local, remote)
         # Both of RFC 5685: the peer follows redirects of ours; from where we were sent here
-        self.redirectable = False
-        self.redirected_from = ""
+        self.redirectable, self.redirected_from = False, ""
         # What the peer shows if it loses this IKE_SA (RFC 6290); empty: nothing
         self.peer_token = b""
         self.agreement = synchronisation.Agreement()
@@ -110,6 +109,7 @@ class IkeSa:
         self.resources_at: float | None = None  # when per-resource CHILD_SAs are asked for (RFC 9611)
         self.give_up_at: float | None = None
         self.close_at: float | None = None
+        self.covered = False  # when that was looked at last, another one carried all
         # While it is the rival in a collision: the IKE_SA whose place it may take
         self.predecessor: IkeSa | None = None
         # True while its end would be nobody's news: replaced by a rekey, or not yet in its predecessor's place

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from simulation.links import End
 from simulation.trace import Broken
@@ -20,6 +20,7 @@ from simulation.trace import Broken
 from gateway.esp.dataplane import Direction, SaParameters
 from gateway.ike.recorder import KEPT
 from gateway.ike.sa import IkeSa
+from gateway.ike.settings import ConnectionSettings
 
 MANY_CHILDREN = 4
 """CHILD_SAs of one name that may be usable at once on one IKE_SA: the old one, two rivals, and what a lost DELETE leaves
@@ -31,38 +32,33 @@ OVERLAP = 120.0
 class Watch:
     """Of one node."""
 
-    def __init__(self, end: End) -> None:
-        self.end = end
+    def __init__(self, ends: Sequence[End]) -> None:
+        self.ends, self.shell = ends, ends[0].shell
         self._seen: weakref.WeakSet[IkeSa] = weakref.WeakSet()  # every IKE_SA ever, until it is collected
-        self._spare_since: dict[tuple[str, int], float] = {}
-
-    @property
-    def overlap(self) -> float:
-        """Seconds within which a second usable CHILD_SA or a second IKE_SA is gone: a liveness check and its retransmissions,
-        twice."""
-        settings = self.end.shell.settings.tunnel(self.end.connection)
-        assert settings is not None
-        ike = settings.ike
-        waits = (ike.retransmit_timeout * ike.retransmit_base**tries for tries in range(ike.retransmit_tries + 1))
-        return max(OVERLAP, 2 * (ike.dpd_delay + sum(waits)))
+        self._spare_since: dict[End, dict[tuple[str, int], float]] = {end: {} for end in ends}
+        self._gone_once: set[End] = set()  # from the configuration
 
     def check(self, now: float) -> None:
         """After every step."""
-        end = self.end
-        sas = end.shell.node.ike.sas(end.connection)
-        self._seen.update(sas)
-        self._check_counts(sas, now)
-        self._check_data_plane(sas)
-        self._check_timers(sas)
+        for end in self.ends:
+            sas = self.shell.node.ike.sas(end.connection)
+            self._seen.update(sas)
+            self._check_counts(end, sas, now)
+            self._check_data_plane(end, sas)
+        self._check_timers()
 
     def restarted(self) -> None:
         """Its process is another one, or stood still: time begins anew."""
-        self._spare_since.clear()
+        self._gone_once.clear()
+        for since in self._spare_since.values():
+            since.clear()
 
-    def _check_counts(self, sas: list[IkeSa], now: float) -> None:
-        name, primary = self.end.shell.name, self.end.shell.node.ike.primary(self.end.connection)
-        if len(sas) > MANY_IKE_SAS:
-            raise Broken(f"{name} holds {len(sas)} IKE_SAs of one connection")
+    def _check_counts(self, end: End, sas: list[IkeSa], now: float) -> None:
+        name, primary = f"{self.shell.name}, {end.connection}:", self.shell.node.ike.primary(end.connection)
+        # What strangers half open is bounded otherwise
+        many = sum(sa.is_initiator or sa.established_at is not None for sa in sas)
+        if many > MANY_IKE_SAS:
+            raise Broken(f"{name} holds {many} IKE_SAs of one connection")
         if primary is not None and primary not in sas:
             raise Broken(f"{name} relies on an IKE_SA that is gone")
         spare = {("IKE_SA", sa.initiator_spi) for sa in sas if sa is not primary}
@@ -78,30 +74,38 @@ class Watch:
                 raise Broken(f"{name} holds {most[0][1]} usable CHILD_SAs {most[0][0]} on one IKE_SA")
         for child_name, installed in usable.items():
             spare |= {(f"CHILD_SA {child_name}", spi) for _, spi in sorted(installed)[:-1]}
-        self._spare_since = {key: self._spare_since.get(key, now) for key in spare}
-        oldest = min(self._spare_since.items(), key=lambda item: item[1], default=None)
-        if oldest is not None and now - oldest[1] > self.overlap:
+        before = self._spare_since[end]
+        self._spare_since[end] = since = {key: before.get(key, now) for key in spare}
+        oldest = min(since.items(), key=lambda item: item[1], default=None)
+        if oldest is not None and now - oldest[1] > (patience := _overlap(sas[0].settings)):
             (what, spi), _ = oldest
-            raise Broken(f"{name} holds {what} {spi:x} beside another one for more than {self.overlap:.0f} s")
+            raise Broken(f"{name} holds {what} {spi:x} beside another one for more than {patience:.0f} s")
 
-    def _check_data_plane(self, sas: list[IkeSa]) -> None:
-        end, known = self.end, set()
-        for sa in sas:
+    def _check_data_plane(self, end: End, sas: list[IkeSa]) -> None:
+        name, known, tunnel = f"{self.shell.name}, {end.connection}:", set[tuple[Direction, int, int]](), end.tunnel
+        if tunnel is None:
+            self._gone_once.add(end)
+        for sa in sas if tunnel is not None else ():
             for child in sa.children.values():
                 known.add((Direction.INBOUND, end.number, child.spi_in))
                 if not child.left:
                     known.add((Direction.OUTBOUND, end.number, child.spi_out))
             known |= {(Direction.INBOUND, end.number, lingering.spi_in) for lingering in sa.lingering}
-        if known != end.shell.sad.keys():
-            left, missing = end.shell.sad.keys() - known, known - end.shell.sad.keys()
+        if tunnel is not None and end in self._gone_once:
+            # The connection went from the configuration, and its SAs from the data plane; an IKE_SA may outlive it until it is back
+            ours = tunnel.installed.keys() | {one.event.spi_out for one in tunnel.installed.values()}
+            known = {key for key in known if key[2] in ours}
+        held = {key for key in self.shell.sad if key[1] == end.number}
+        if known != held:
             raise Broken(
-                f"{end.shell.name}: SAs in the data plane that no IKE_SA knows: {left}, and the other way: {missing}"
+                f"{name} SAs in the data plane that no IKE_SA knows: {held - known}, and the other way: {known - held}"
             )
-        if (tunnel := end.tunnel) is not None and tuple(tunnel.active) != end.shell.policies.get(end.number, ()):
-            raise Broken(f"{end.shell.name}: the data plane sends on other SAs than the tunnel says")
+        if tunnel is not None and tuple(tunnel.active) != self.shell.policies.get(end.number, ()):
+            raise Broken(f"{name} the data plane sends on other SAs than the tunnel says")
 
-    def _check_timers(self, sas: list[IkeSa]) -> None:
-        ike, name = self.end.shell.node.ike, self.end.shell.name
+    def _check_timers(self) -> None:
+        ike, name = self.shell.node.ike, self.shell.name
+        sas = list(ike._sas.values())
         deadlines = [sa.next_deadline() for sa in sas]
         for sa, deadline in zip(sas, deadlines, strict=True):
             if deadline is None and not any(waiting[0] is sa for waiting in ike._tickets.values()):
@@ -116,32 +120,43 @@ class Watch:
 
     def leaks(self) -> Iterator[str]:
         """What a node at rest still holds of what is over."""
-        end = self.end
-        name, ike, tunnel = end.shell.name, end.shell.node.ike, end.tunnel
-        sas = ike.sas(end.connection)
+        name, ike = self.shell.name, self.shell.node.ike
+        sas = [sa for end in self.ends for sa in ike.sas(end.connection)]
         if ike._tickets:
             yield f"{name} waits for {len(ike._tickets)} computations"
-        if list(ike._sas.values()) != sas or ike.half_open:
+        if set(ike._sas.values()) != set(sas) or ike.half_open:
             yield f"{name} holds {len(ike._sas)} IKE_SAs and {ike.half_open} half-open ones"
         for sa in sas:
             if any(one.plaintexts for one in sa.reassembly.values()):
                 yield f"{name} keeps fragments"
             if sa.predecessor is not None and not sa.predecessor.established:
                 yield f"{name} keeps the IKE_SA before this one"
-        if len(ike.recorder.lines(end.connection)) > KEPT:
+        for end in self.ends:
+            yield from self._leaks_of(end)
+        if self.shell.busy:
+            yield f"{name} has kernel work under way"
+
+    def _leaks_of(self, end: End) -> Iterator[str]:
+        name, tunnel = f"{self.shell.name}, {end.connection}:", end.tunnel
+        if len(self.shell.node.ike.recorder.lines(end.connection)) > KEPT:
             yield f"{name} records without end"
         # Those of removed SAs are kept until the next reading
         if tunnel is not None and len(tunnel.counters.keys() - tunnel._removed) > 2 * len(tunnel.installed):
             yield f"{name} keeps counters of {len(tunnel.counters)} ESP SAs, {len(tunnel.installed)} pairs are installed"
-        if end.shell.busy:
-            yield f"{name} has kernel work under way"
 
     def kept(self) -> Iterator[str]:
         """As `leaks`, by the garbage collector."""
         gc.collect()
-        if left := set(self._seen) - set(self.end.shell.node.ike.sas(self.end.connection)):
+        if left := set(self._seen) - set(self.shell.node.ike._sas.values()):
             states = ", ".join(sa.state.value for sa in left)
-            yield f"{self.end.shell.name}: IKE_SAs that are over are still in memory ({states})"
+            yield f"{self.shell.name}: IKE_SAs that are over are still in memory ({states})"
+
+
+def _overlap(ike: ConnectionSettings) -> float:
+    """Seconds within which a second usable CHILD_SA or a second IKE_SA is gone: a liveness check and its retransmissions,
+    twice."""
+    waits = (ike.retransmit_timeout * ike.retransmit_base**tries for tries in range(ike.retransmit_tries + 1))
+    return max(OVERLAP, 2 * (ike.dpd_delay + sum(waits)))
 
 
 class Agreement:

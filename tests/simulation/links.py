@@ -2,11 +2,13 @@
 
 A link is *up* once both ends send on SAs that the other can open, and from then on it has to stay up until somebody
 names an excuse: a crash, a partition longer than the peers' patience, an operator. An excuse ends with the next up.
+Where peers are sent from one gateway to another, the far end is both of them: each packet of the near one can be opened by
+one, and one reaches the near one. Being sent there is no excuse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from simulation.shell import Shell
@@ -23,13 +25,15 @@ from gateway.ike.states import IkeState
 from gateway.node.tunnel import Tunnel
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class End:
     """One node's side of a connection."""
 
     shell: Shell
     connection: str
     number: int = field(init=False)
+    local_host: str = field(init=False)
+    """Its outer address, without regard to NAT."""
     prefixes: tuple[Prefix, ...] = field(init=False)
     """What the connection protects."""
     _leads: tuple[int, tuple[str | int, ...]] = (-1, ())
@@ -37,7 +41,7 @@ class End:
     def __post_init__(self) -> None:
         settings = self.shell.settings.tunnel(self.connection)
         assert settings is not None
-        self.number, self.prefixes = settings.id, settings.protected
+        self.number, self.local_host, self.prefixes = settings.id, settings.ike.local.host, settings.protected
 
     @property
     def tunnel(self) -> Tunnel | None:
@@ -84,9 +88,9 @@ def _deletes(exchange: Exchange | None, child: ChildSa) -> bool:
 
 @dataclass(slots=True)
 class Link:
-    """The two ends of one connection."""
+    """The ends of one connection: the near one, and the far one or the two that may be it."""
 
-    ends: tuple[End, End]
+    places: tuple[End, ...]
     children: tuple[str, ...]
     up: bool = False
     wanted: bool = True
@@ -94,6 +98,30 @@ class Link:
     epoch: int = 0
     up_at: float = 0.0
     excuses: list[tuple[float, str]] = field(default_factory=list)
+    _far: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.places[0].connection
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        """The near one, and the one that its IKE_SA is with or was last."""
+        here = self.places[0]
+        if len(self.places) > 2 and here.shell.running:
+            primary = here.shell.node.ike.primary(self.name)
+            for index, one in enumerate(self.places) if primary is not None else ():
+                if primary.remote.host == one.local_host:
+                    self._far = index
+        return here, self.places[self._far]
+
+    @property
+    def talking(self) -> tuple[End, End]:
+        """The near one, and the one by which the hosts of the far site reach it."""
+        here, there = self.ends
+        if len(self.places) > 2:
+            there = next((one for one in (there, *self.places[1:]) if not any(self._silent(one))), there)
+        return here, there
 
     def excuse(self, now: float, why: str) -> None:
         """From now on it may be down."""
@@ -112,7 +140,7 @@ class Link:
             self.up_at = now if self.up else self.up_at
             return self.up
         if wrong:
-            raise Broken(f"the connection is down without an excuse: {wrong}")
+            raise Broken(f"{self.name}: the connection is down without an excuse: {wrong}")
         return False
 
     def hindrance(self, now: float) -> str:
@@ -122,7 +150,8 @@ class Link:
 
     def _passing(self, now: float) -> Iterator[str]:
         """What carries packets is on its way out, or held by different IKE_SAs, of which one is going to end."""
-        for here, there in (self.ends, self.ends[::-1]):
+        ends = self.ends
+        for here, there in (ends, ends[::-1]):
             for child in self.children:
                 for sa in here.sending(child):
                     held = here.holder(Direction.OUTBOUND, sa.spi, now)
@@ -130,31 +159,45 @@ class Link:
                         yield f"{here.shell.name} sends {child} on {sa.spi:08x}, which is about to end"
 
     def _wrong(self) -> Iterator[str]:
-        for here, there in (self.ends, self.ends[::-1]):
-            if not here.shell.running:
-                yield f"{here.shell.name} does not run"
-                return
-            primary = here.shell.node.ike.primary(here.connection)
-            if primary is None or not primary.established:
-                yield f"{here.shell.name} has no established IKE_SA"
-            for child in self.children:
-                yield from _unopenable(here, there, child)
-            if not here.routed():
-                yield f"{here.shell.name} has no route into its TUN"
+        here, *far = self.places
+        if here.shell.running:
+            yield from _reaching(here, far, self.children)
+            yield from self._silent(self.talking[1])
+        else:
+            yield f"{here.shell.name} does not run"
+
+    def _silent(self, end: End) -> Iterator[str]:
+        """Why the near end hears nothing from this far one."""
+        if end.shell.running:
+            yield from _reaching(end, self.places[:1], self.children)
+        else:
+            yield f"{end.shell.name} does not run"
 
 
-def _unopenable(here: End, there: End, child: str) -> Iterator[str]:
-    """Why `there` could not open what `here` sends."""
+def _reaching(here: End, far: Sequence[End], children: tuple[str, ...]) -> Iterator[str]:
+    """Why the far end does not get what `here` sends."""
+    primary = here.shell.node.ike.primary(here.connection)
+    if primary is None or not primary.established:
+        yield f"{here.shell.name} has no established IKE_SA"
+    for child in children:
+        yield from _unopenable(here, far, child)
+    if not here.routed():
+        yield f"{here.shell.name} has no route into its TUN"
+
+
+def _unopenable(here: End, far: Sequence[End], child: str) -> Iterator[str]:
+    """Why none of `far` could open what `here` sends."""
     name = here.shell.name
     sending = here.sending(child)
     if not sending:
         yield f"{name} has no SA to send {child} on"
     for sa in sending:
-        yield from _unopenable_sa(here, there, child, sa)
+        yield from _unopenable_sa(here, far, child, sa)
 
 
-def _unopenable_sa(here: End, there: End, child: str, sa: SaParameters) -> Iterator[str]:
+def _unopenable_sa(here: End, far: Sequence[End], child: str, sa: SaParameters) -> Iterator[str]:
     name = here.shell.name
+    there = next((one for one in far if one.local_host == sa.remote.host), far[0])
     peer = there.shell.sad.get((Direction.INBOUND, there.number, sa.spi))
     if peer is None:
         yield f"{name} sends {child} on {sa.spi:08x}, which {there.shell.name} does not hold inbound"
@@ -176,8 +219,13 @@ def unrest(link: Link) -> str:
 
 
 def _unrest(link: Link) -> Iterator[str]:
-    spis = set()
-    for end in link.ends:
+    spis, ends = set(), link.ends
+    for end in link.places:
+        if end not in ends and (
+            end.shell.node.ike.sas(end.connection) or any(key[1] == end.number for key in end.shell.sad)
+        ):
+            yield f"{end.shell.name} has IKE_SAs or CHILD_SAs still, though its peer is elsewhere"
+    for end in ends:
         name, node = end.shell.name, end.shell.node
         sas = node.ike.sas(end.connection)
         if [sa.state for sa in sas] != [IkeState.ESTABLISHED]:

@@ -87,10 +87,14 @@ class Network:
         self._sent = 0
 
     def attach(self, name: str, host: str, nat: str = "") -> None:
-        """A node's outer address; with `nat`, the others see it at that address and at ports that the NAT chooses."""
+        """One of a node's outer addresses; with `nat`, the others see it at that address and at ports that the NAT chooses."""
         self._hosts[nat or host] = name
         if nat:
             self._nats[host] = Nat(host, nat)
+
+    def at(self, host: str) -> str:
+        """The node that has this address or had it; "" when none has."""
+        return self._hosts.get(host, "")
 
     def cut(self, sender: str, receiver: str) -> None:
         """From now on nothing passes in this direction."""
@@ -103,6 +107,13 @@ class Network:
         """Every NAT forgets its mappings: the next datagram out gets another port, what comes in to an old one is lost."""
         for nat in self._nats.values():
             nat.forget()
+
+    def move(self, host: str, outside: str) -> None:
+        """The NAT before a host is another one from now on: what comes in to the old one is lost."""
+        nat = self._nats[host]
+        self._hosts[outside] = self._hosts[nat.outside]
+        nat.outside = outside
+        nat.forget()
 
     def send(self, sender: str, data: bytes, local: Endpoint, remote: Endpoint, now: float, probe: int = 0) -> Passage:
         self._sent += 1
@@ -151,6 +162,8 @@ class Network:
         for nat in self._nats.values():
             if passage.target.host == nat.outside:
                 local = nat.inward(passage.target)
+            elif self._hosts.get(passage.target.host) == self._hosts[nat.outside]:
+                local = None  # where it was before
         if local is None:
             copy.fate = Fate.CUT
             return

@@ -11,9 +11,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from simulation import further
+from simulation.further import prelude
 from simulation.network import CALM, ROUGH, Weather
 from simulation.plane import LightDataPlane
-from simulation.scenario import HOSTS, NAT_HOST, Plan
+from simulation.scenario import NAT_HOST, Plan
 from simulation.shell import Pace
 from simulation.world import PATIENCE, World
 
@@ -52,6 +54,16 @@ def compose(seed: int) -> Schedule:
     """The schedule of a number."""
     chance = random.Random(f"{seed} schedule")
     nat = chance.random() < 0.2
+    plan = draw_plan(chance, nat)
+    names = [name for name in ACTS if nat or name != "rebind"]
+    weather, pace = chance.choices(tuple(WEATHERS), (2, 4, 4, 1))[0], chance.choices(tuple(PACES), (4, 4, 1))[0]
+    acts = tuple(chance.choice(names) for _ in range(chance.choice((1, 2, 2, 3))))
+    plan, acts = further.extend(seed, plan, acts, draw_plan)
+    return Schedule(seed, plan, weather, pace, acts)
+
+
+def draw_plan(chance: random.Random, nat: bool) -> Plan:
+    """Of one connection."""
     plan = Plan(
         starters=chance.choice(("a", "ab") if nat else ("a", "ab", "b")),
         children=chance.choice((("net",), ("net",), ("net", "voice"))),
@@ -63,15 +75,7 @@ def compose(seed: int) -> Schedule:
         esn=chance.choice(("", "", "-esn", "-esn-noesn")),
         ppk=chance.choice(("", "", "", "ab", "a", "b")),
     )
-    plan = replace(plan, ppk_required=plan.ppk == "ab" and chance.random() < 0.5)
-    acts = [name for name in ACTS if nat or name != "rebind"]
-    return Schedule(
-        seed,
-        plan,
-        chance.choices(tuple(WEATHERS), (2, 4, 4, 1))[0],
-        chance.choices(tuple(PACES), (4, 4, 1))[0],
-        tuple(chance.choice(acts) for _ in range(chance.choice((1, 2, 2, 3)))),
-    )
+    return replace(plan, ppk_required=plan.ppk == "ab" and chance.random() < 0.5)
 
 
 def play(seed: int) -> World:
@@ -89,7 +93,7 @@ def perform(schedule: Schedule) -> World:
     for name in schedule.acts:
         world.trace.note(world.now, "", f"--- {name} ---")
         world.run(world.chance.uniform(0, 2))
-        ACTS[name](world)
+        (ACTS | further.ACTS)[name](world)
     world.settle(PATIENCE)
     return world
 
@@ -110,16 +114,8 @@ def _lifetimes(world: World) -> None:
     world.run(world.chance.uniform(10, 70))
 
 
-def _prelude(world: World) -> str:
-    """Whom it hits; often in the middle of something."""
-    if world.chance.random() < 0.6:
-        world.disturb(0.01, period=(0.0, 0.01))
-        world.run(world.chance.uniform(0, 0.3))
-    return world.chance.choice("ab")
-
-
 def _short_cut(world: World) -> None:
-    _prelude(world)
+    prelude(world)
     world.partition(world.chance.choice(CUTS))
     world.run(world.chance.uniform(0.5, 4))
     world.heal()
@@ -127,7 +123,7 @@ def _short_cut(world: World) -> None:
 
 
 def _long_cut(world: World) -> None:
-    _prelude(world)
+    prelude(world)
     world.partition(world.chance.choice(CUTS))
     world.run(world.chance.uniform(5, 120))
     world.heal()
@@ -135,7 +131,7 @@ def _long_cut(world: World) -> None:
 
 
 def _crash(world: World, host: bool = False) -> None:
-    name = _prelude(world)
+    name = prelude(world)
     world.crash(name, host)
     world.run(world.chance.choice((0.0, world.chance.uniform(0, 10), world.chance.uniform(0, 80))))
     world.start(name)
@@ -148,7 +144,7 @@ def _reboot(world: World) -> None:
 
 def _freeze(world: World) -> None:
     """A crash that keeps its state: the machine goes on where it stood."""
-    name = _prelude(world)
+    name = prelude(world)
     world.freeze(name)
     world.run(world.chance.choice((world.chance.uniform(0, 3), world.chance.uniform(0, 90))))
     world.thaw(name)
@@ -156,19 +152,19 @@ def _freeze(world: World) -> None:
 
 
 def _rebind(world: World) -> None:
-    _prelude(world)
+    prelude(world)
     world.rebind()
     world.converge(PATIENCE)
 
 
 def _lose_tun(world: World) -> None:
-    world.delete_tun(_prelude(world))
+    world.delete_tun(prelude(world))
     world.converge(PATIENCE)
 
 
 def _operator(world: World) -> None:
     """Takes it down and up again, whole or one child of it."""
-    name = _prelude(world)
+    name = prelude(world)
     child = world.chance.choice(("", *world.link.children))
     world.operate(name, "terminate", child)
     world.run(world.chance.uniform(0, 6))
@@ -178,23 +174,24 @@ def _operator(world: World) -> None:
 
 def _reload(world: World) -> None:
     """Both get another configuration, one after the other or at once; with new algorithms they rekey, and nothing goes down."""
-    name, plan = _prelude(world), world.plan
-    plan = world.chance.choice(
+    name, connection = prelude(world), world.link.name
+    plan = world.plan.connections[connection]
+    changes: dict[str, object] = world.chance.choice(
         (
-            replace(plan, options=tuple(dict.fromkeys((*plan.options, "retransmit_timeout = 1.5")))),
-            replace(plan, pfs=not plan.pfs),
-            replace(plan, ike=next(one for one in IKE_PROPOSALS if one != plan.ike)),
+            {"options": tuple(dict.fromkeys((*plan.options, "retransmit_timeout = 1.5")))},
+            {"pfs": not plan.pfs},
+            {"ike": next(one for one in IKE_PROPOSALS if one != plan.ike)},
         )
     )
-    for one in (name, "ba"["ab".index(name)]):
-        world.reload(one, plan)
+    for one in (name, *(one for one in world.plan.nodes if one != name)):
+        world.reload(one, world.plan.varied(connection, **changes))
         world.run(world.chance.choice((0.0, world.chance.uniform(0, 2))))
     world.run(world.chance.uniform(1, 30))
 
 
 def _stop(world: World) -> None:
     """An orderly end, and a start."""
-    name = _prelude(world)
+    name = prelude(world)
     world.instruct(name, inputs.Stop(), inputs.CloseTunnels())
     world.run(world.chance.uniform(0, 3))
     world.crash(name)
@@ -205,7 +202,8 @@ def _stop(world: World) -> None:
 
 def _forgeries(world: World) -> None:
     """Every message that ever crossed, mutated and sent again from any address, while the connection rekeys."""
-    sources = [Endpoint(host, port) for host in (*HOSTS.values(), NAT_HOST, "192.0.2.99") for port in (500, 4500)]
+    hosts = world.hosts
+    sources = [Endpoint(host, port) for host in (*hosts, NAT_HOST, "192.0.2.99") for port in (500, 4500)]
     for _ in range(8):
         world.disturb(0.5, period=(0.1, 0.5))
         for _ in range(4):
@@ -218,7 +216,7 @@ def _forged(world: World, sources: list[Endpoint]) -> tuple[bytes, Endpoint, End
     for _ in range(chance.randrange(1, 4)):
         octets[chance.randrange(len(octets))] ^= chance.randrange(1, 256)
     data = bytes(octets[: chance.choice((len(octets), len(octets), chance.randrange(len(octets))))])
-    target = Endpoint(chance.choice((*HOSTS.values(), NAT_HOST)), chance.choice((500, 4500)))
+    target = Endpoint(chance.choice((*world.hosts, NAT_HOST)), chance.choice((500, 4500)))
     marker = bytes(4) if target.port == 4500 else b""
     return marker + data, chance.choice(sources), target
 

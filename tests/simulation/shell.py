@@ -66,8 +66,8 @@ class Surroundings(Protocol):
     def performed(self, shell: Shell, effect: object) -> None: ...
     def settled(self, shell: Shell) -> None: ...
     def check_kernel(self, shell: Shell) -> None: ...
-    def exhausted(self, shell: Shell) -> None:
-        """An SA reached its hard limit and carries nothing more."""
+    def exhausted(self, shell: Shell, connection: int) -> None:
+        """An SA of the connection reached its hard limit and carries nothing more."""
 
 
 class Shell:
@@ -227,7 +227,7 @@ class Shell:
             self.feed(lambda node, now, args=(data, local, remote): node.receive_ike(*args, now))  # type: ignore[misc]
         for event in self.dataplane.drain_events():
             if event.kind == "expire-hard":
-                self.world.exhausted(self)
+                self.world.exhausted(self, event.connection)
             moved = _endpoint(event.detail) if event.kind == "peer-moved" else None
             self.command(inputs.DataPlaneEvent(event.kind, event.connection, event.spi, moved))
 

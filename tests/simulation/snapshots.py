@@ -7,6 +7,7 @@ damaged one may make a half-open IKE_SA, or end an attempt, but never touches an
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import is_dataclass
 from enum import Enum
 from types import FunctionType, MethodType
@@ -25,25 +26,31 @@ LEAVES = (int, float, str, bytes, type(None), Enum, FunctionType, MethodType)
 Picture = dict[str, object]
 
 
-def take(shell: Shell, connection: str, ike: bytes) -> Picture:
+def take(shell: Shell, connections: Iterable[str], ike: bytes) -> Picture:
     """`ike`: the IKE message about to be received, "" for ESP."""
     picture: Picture = {"data plane": _data_plane(shell)}
     if not ike:
         return picture
-    node = shell.node
     stranger = len(ike) > EXCHANGE_AT and ike[EXCHANGE_AT] == ExchangeType.IKE_SA_INIT
+    if not stranger:
+        picture["half-open"] = shell.node.ike.half_open
+    for connection in connections:
+        picture |= _of_connection(shell, connection, stranger)
+    return picture
+
+
+def _of_connection(shell: Shell, connection: str, stranger: bool) -> Picture:
+    node, picture = shell.node, Picture()
     for sa in node.ike.sas(connection):
         if not stranger or sa.established_at is not None:
             picture[f"IKE_SA {sa.initiator_spi:016x}"] = _frozen(sa, set())
-    picture["lines"] = node.ike.recorder.lines(connection) if not stranger else ()
+    picture[f"lines of {connection}"] = node.ike.recorder.lines(connection) if not stranger else ()
     tunnel = node.tunnels.get(connection)
     if tunnel is not None:
-        picture["tunnel"] = (
+        picture[f"tunnel {connection}"] = (
             tuple(tunnel.installed), tuple(tunnel.active), tunnel.wanted, tunnel.interface, tunnel.mtu,
             frozenset(tunnel.held), tunnel.established_at,
         )  # fmt: skip
-    if not stranger:
-        picture["half-open"] = node.ike.half_open
     return picture
 
 

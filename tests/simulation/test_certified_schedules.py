@@ -35,9 +35,11 @@ class CertifiedPlan(Plan):
         if (self, name) not in BUILT:
             loaded = load_text(self.text(name), f"{name}.toml")
             assert loaded.config is not None, loaded.diagnostics
-            own = ENDS[name]
+            own = ENDS["a" if name == "a" else "b"]
             credentials = Credentials(own.certificate, own.chain, SigningKey.of(own.key))
-            secrets = Secrets({}, certificates={"site": credentials}, trusts={"site": Trust((ROOT.certificate,))})
+            names = self.connections
+            trusts = dict.fromkeys(names, Trust((ROOT.certificate,)))
+            secrets = Secrets({}, certificates=dict.fromkeys(names, credentials), trusts=trusts)
             BUILT[self, name] = build(loaded.config, secrets)
         return BUILT[self, name]
 

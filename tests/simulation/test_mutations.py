@@ -12,10 +12,11 @@ from simulation.mutations import Mutation, catch, ladder_that_replays
 from simulation.schedules import play
 
 from gateway.deadlines import Deadlines
+from gateway.ike import redirect, succession
 from gateway.ike import sa as ike_sa
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.errors import PeerError
-from gateway.ike.exchanges import child_negotiation, create_child, rekey_ike
+from gateway.ike.exchanges import child_negotiation, create_child, mobike, rekey_ike
 from gateway.ike.keymat import Envelope
 from gateway.ike.sa import IkeSa
 from gateway.ike.window import Request, Window
@@ -143,6 +144,31 @@ def _take_a_repeat_for_new(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Window, "check_request", check)
 
 
+def _send_where_nobody_answered(patch: pytest.MonkeyPatch) -> None:
+    """ESP follows an UPDATE_SA_ADDRESSES at once."""
+    whole = mobike.answer
+
+    def answer(sa: IkeSa, message: Any) -> Any:
+        told = whole(sa, message)
+        if mobike.wants_move(sa, message):
+            succession.moved(sa, sa.remote)
+        return told
+
+    patch.setattr(mobike, "answer", answer)
+
+
+def _leave_before_arriving(patch: pytest.MonkeyPatch) -> None:
+    """Who is sent elsewhere forgets at once what it has."""
+    whole = redirect.heed
+
+    def heed(sa: IkeSa, message: Any, now: float) -> bool:
+        if goes := whole(sa, message, now):
+            sa.destroy(now, "")
+        return goes
+
+    patch.setattr(redirect, "heed", heed)
+
+
 MUTATIONS: dict[str, Mutation] = {
     "drop the old SA early": Mutation(_drop_old_sa_early, "dropped probe|does not hold inbound"),
     "skip the nonce compare": Mutation(
@@ -153,11 +179,15 @@ MUTATIONS: dict[str, Mutation] = {
     "keep the old SA": Mutation(_keep_the_old_sa, "usable CHILD_SAs|beside another one"),
     "swap the directions": Mutation(_swap_directions, "different keys|key that another"),
     "accept without checking": Mutation(_accept_without_checking, "does not verify changed something|GCM IV"),
-    "follow an address before checking": Mutation(_follow_before_checking, "does not verify changed something"),
+    "follow an address before checking": Mutation(
+        _follow_before_checking, "does not verify changed something|from where nobody has answered"
+    ),
     "forget a timer": Mutation(_forget_a_timer, "the timer is set for"),
     "keep IKE_SAs that are over": Mutation(_keep_replaced_ike_sas, "still in memory"),
     "leave an SA in the data plane": Mutation(_leave_an_sa_in_the_data_plane, "no IKE_SA knows"),
     "let nothing linger": Mutation(_no_lingering, "dropped probe"),
+    "send where nobody answered": Mutation(_send_where_nobody_answered, "from where nobody has answered"),
+    "leave before arriving": Mutation(_leave_before_arriving, "without an excuse|dropped probe|has a tunnel but no SA"),
     "serve a request twice": Mutation(_take_a_repeat_for_new, "message ID|GCM IV"),
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from simulation import further
 from simulation.scenario import Plan
 from simulation.schedules import ACTS, CHILD_OPTIONS, FOUL, OPTIONS, PACES, WEATHERS, Schedule, compose, perform, play
 from simulation.shell import Pace
@@ -163,6 +164,22 @@ FOUND = {
         "slow",
         ("freeze", "lifetimes"),
     ),
+    "who was sent elsewhere deleted its IKE_SA while something sent on it was on its way": Schedule(
+        1574,
+        Plan(
+            starters="a",
+            children=("net", "voice"),
+            further="-ke1_mlkem768-ke2_x25519",
+            child_options=("rekey_packets = 200",),
+            esn="-esn-noesn",
+            ppk="ab",
+            ppk_required=True,
+            redirect=True,
+        ),
+        "torn",
+        "slow",
+        ("busy rekeys", "stop", "drain"),
+    ),
 }
 
 
@@ -173,7 +190,7 @@ def test_what_was_found_once(found: str) -> None:
 
 def test_among_a_thousand_everything_happens_and_often() -> None:
     schedules = [compose(seed) for seed in range(1000)]
-    for name in ACTS:
+    for name in (*ACTS, *further.ACTS):
         assert sum(name in one.acts for one in schedules) > 20, name
     for weather in WEATHERS:
         assert sum(one.weather == weather for one in schedules) > 50, weather
@@ -183,6 +200,10 @@ def test_among_a_thousand_everything_happens_and_often() -> None:
         assert sum(line in one.plan.options for one in schedules) > 50, line
     for line, _ in CHILD_OPTIONS:
         assert sum(line in one.plan.child_options for one in schedules) > 50, line
+    assert sum(len(one.plan.connections) == 2 for one in schedules) > 50
+    assert sum(len(one.plan.connections) == 3 for one in schedules) > 20
+    assert sum(one.plan.roams for one in schedules) > 50
+    assert sum(one.plan.redirect for one in schedules) > 50
     for esn in ("-esn", "-esn-noesn"):
         assert sum(one.plan.esn == esn for one in schedules) > 50, esn
     for ppk, required in (("ab", True), ("ab", False), ("a", False), ("b", False)):

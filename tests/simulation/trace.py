@@ -38,6 +38,7 @@ class Sent:
 
     octets: bytes
     header: Header
+    connection: str
     passages: list[Passage]
 
 
@@ -49,6 +50,7 @@ class Line:
     octets: bytes
     again: bool
     text: str
+    connection: str = ""
 
 
 class Trace:
@@ -71,7 +73,7 @@ class Trace:
     def note(self, at: float, who: str, text: str) -> None:
         self.lines.append(Line(at, None, None, b"", False, f"{who:<4} {text}"))
 
-    def ike(self, sender: str, octets: bytes, passage: Passage) -> None:
+    def ike(self, sender: str, connection: str, octets: bytes, passage: Passage) -> None:
         """An IKE message leaves a node; `octets` are without the marker."""
         message = parse_message(octets)
         header = message.header
@@ -84,9 +86,9 @@ class Trace:
         again = before is not None and before.octets == octets
         if before is None or (not again and header.exchange is ExchangeType.IKE_SA_INIT):
             # RFC 7296 2.6: IKE_SA_INIT is repeated under message ID 0 with a cookie or another group
-            before = self.messages[name] = Sent(octets, header, [])
+            before = self.messages[name] = Sent(octets, header, connection, [])
         before.passages.append(passage)
-        self.lines.append(Line(passage.sent_at, passage, header, octets, again, ""))
+        self.lines.append(Line(passage.sent_at, passage, header, octets, again, "", connection))
         if not again and before.octets != octets:
             raise Broken(
                 f"{sender} used message ID {header.message_id} of IKE_SA {header.initiator_spi:016x} twice, with other octets"
@@ -144,9 +146,11 @@ class Trace:
 
     # --- whose fault --------------------------------------------------------------------------------------------
 
-    def unanswered(self, sender: str, tries: int) -> Sent | None:
+    def unanswered(self, sender: str, connection: str, tries: int) -> Sent | None:
         """A request the node repeated to the end and whose answer the network never brought."""
         for name, sent in reversed(self.messages.items()):
+            if sent.connection != connection:
+                continue
             exhausted = len(sent.passages) > tries or sent.header.exchange is ExchangeType.IKE_SA_INIT
             if name[0] == sender and not name[3] and exhausted and (*name[:5], 0) not in self.answered:
                 return sent
@@ -175,7 +179,8 @@ class Trace:
         names = ", ".join(self._names(line.octets))
         mark = "  RETRANSMISSION" if line.again else ""
         spi = f"{header.initiator_spi >> 48:04x}"
-        return f"{line.at:10.3f}  {role} {header.exchange.name} {spi}/{header.message_id} {{{names}}}{mark}  [{_fates(passage)}]"
+        what = f"{header.exchange.name} {line.connection} {spi}/{header.message_id}"
+        return f"{line.at:10.3f}  {role} {what} {{{names}}}{mark}  [{_fates(passage)}]"
 
     def _names(self, octets: bytes) -> Iterable[str]:
         message = parse_message(octets)

@@ -6,7 +6,7 @@ network, and by a node only while the link has an excuse to be down: then its se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from simulation.links import End, Link
@@ -34,10 +34,11 @@ class Probe:
 
 
 class Traffic:
-    """Of both sites of a link."""
+    """Of both sites of a link. `numbers` are those of the probes of all links."""
 
-    def __init__(self, link: Link, network: Network, trace: Trace, schedule: Schedule) -> None:
+    def __init__(self, link: Link, network: Network, trace: Trace, schedule: Schedule, numbers: Iterator[int]) -> None:
         self.sent = self.delivered = 0
+        self._numbers = numbers
         self._link, self._network, self._trace, self._schedule = link, network, trace, schedule
         ends = link.ends
         self._packets = [
@@ -72,12 +73,12 @@ class Traffic:
 
     def _send(self, index: int, child: int, now: float) -> None:
         """A host of one site sends to the other."""
-        end = self._link.ends[index]
+        end = self._link.talking[index]
         shell = end.shell
-        if not shell.running or shell.frozen or not end.leads(child):
+        if end.tunnel is None or shell.frozen or not end.leads(child):
             return
         self.sent += 1
-        number = self.sent
+        number = next(self._numbers)
         packet = self._packets[index][child] + number.to_bytes(8, "big")
         datagrams = shell.send_inside(end.connection, packet, number % WORKERS)
         if not datagrams and self._link.up:

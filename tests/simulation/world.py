@@ -14,13 +14,15 @@ import random
 from collections.abc import Callable
 from dataclasses import fields
 from hashlib import sha256
+from itertools import count
 
 from simulation import snapshots
 from simulation.invariants import Agreement, Watch
 from simulation.links import End, Link, deleting, unrest
 from simulation.network import CALM, Copy, Fate, Network, Passage, Weather
 from simulation.plane import LightDataPlane
-from simulation.scenario import CONNECTED, CONNECTION, HOSTS, NAT_HOST, Plan
+from simulation.roaming import Roaming
+from simulation.scenario import CONNECTED, CONNECTION, HOSTS, NAT_HOST, Plan, host
 from simulation.shell import Pace, Shell
 from simulation.trace import LADDER_LINES, Broken, Trace
 from simulation.traffic import Traffic
@@ -70,16 +72,30 @@ class World:
         self.network = network(seed, self.schedule, self._deliver)
         self.network.weather = weather
         self.shells: dict[str, Shell] = {}
-        for name in ("a", "b"):
-            self.network.attach(name, HOSTS[name], NAT_HOST if plan.nat and name == "a" else "")
+        for name in plan.nodes:
+            for number in range(len(plan.connections)):
+                self.network.attach(name, host(name, number), NAT_HOST if plan.nat and name == "a" else "")
             self.shells[name] = Shell(self, name, plan.settings(name), CONNECTED[name], seed, pace or Pace(), plane)
-        ends = (End(self.shells["a"], CONNECTION), End(self.shells["b"], CONNECTION))
-        self.link = Link(ends, plan.children)
-        self.traffic = Traffic(self.link, self.network, self.trace, self.schedule)
-        self.watches = {end.shell.name: Watch(end) for end in ends}
+        self.links = {
+            name: Link(tuple(End(shell, name) for shell in self.shells.values()), one.children)
+            for name, one in plan.connections.items()
+        }
+        self.link = self.links[CONNECTION]
+        """The one that what happens next happens to."""
+        numbers = count(1)
+        self._traffic = {
+            name: Traffic(link, self.network, self.trace, self.schedule, numbers) for name, link in self.links.items()
+        }
+        self._far = {end.local_host: link.name for link in self.links.values() for end in link.places[1:]}
+        self.watches = {
+            name: Watch([end for link in self.links.values() for end in link.places if end.shell is shell])
+            for name, shell in self.shells.items()
+        }
         self.agreement = Agreement()
         self.thorough = False
         """Whether the garbage collector is asked at the end."""
+        self._open: set[End] = set()
+        """Ends of connections that are not in the configuration, or only just are: their prefixes need no guard."""
         self._pictures = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -87,16 +103,41 @@ class World:
         self._tries = max(
             tunnel.ike.retransmit_tries for shell in self.shells.values() for tunnel in shell.settings.tunnels
         )
+        self.roaming = Roaming(self) if plan.roams else None
+
+    @property
+    def traffic(self) -> Traffic:
+        """That of `link`."""
+        return self._traffic[self.link.name]
+
+    def connection_of(self, local: Endpoint, remote: Endpoint) -> str:
+        """What a datagram between these belongs to; the first one's when nothing tells."""
+        return self._far.get(local.host) or self._far.get(remote.host) or CONNECTION
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All outer addresses, without regard to NAT."""
+        return HOSTS["a"], *self._far
+
+    def look_at_one(self) -> Link:
+        """What happens next happens to one of the connections."""
+        if len(self.links) > 1:
+            self.link = self.chance.choice(tuple(self.links.values()))
+        return self.link
 
     # --- what a test does ---------------------------------------------------------------------------------------
 
     def start(self, *names: str) -> World:
-        """Both nodes, or those named; probes begin."""
-        self.link.wanted = True
+        """All nodes, or those named; probes begin."""
+        for link in self.links.values():
+            link.wanted = link.name in self.plan.connections
         self.guarded(lambda: [self.shells[name].start() for name in names or self.shells])
+        if self.roaming is not None and "a" in (names or self.shells):
+            self.roaming.equip(self.shells["a"])
         for name in names or self.shells:
             self.watches[name].restarted()
-        self.traffic.begin(self.now)
+        for traffic in self._traffic.values():
+            traffic.begin(self.now)
         return self
 
     def run(self, seconds: float) -> World:
@@ -125,10 +166,17 @@ class World:
         return True
 
     def converge(self, within: float) -> float:
-        """Until the link is up; returns when. Fails when it takes longer."""
-        if not self.run_until(lambda: self.link.up, within):
-            self.fail(f"not up after {within:.0f} s: {self.link.hindrance(self.now)}")
+        """Until every link is up that is wanted; returns when. Fails when it takes longer."""
+        links = [link for link in self.links.values() if link.wanted]
+        if not self.run_until(lambda: all(link.up for link in links), within):
+            down = next(link for link in links if not link.up)
+            self.fail(f"{down.name} not up after {within:.0f} s: {down.hindrance(self.now)}")
         return self.now
+
+    def converge_from(self, why: str) -> None:
+        """As `converge`, after what may have taken any of them down."""
+        self.trace.note(self.now, "", why)
+        self.converge(PATIENCE)
 
     def settle(self, within: float = 120.0) -> None:
         """The weather clears and nobody disturbs: the link must come to rest, in exactly one state, and carry traffic."""
@@ -137,44 +185,60 @@ class World:
         self.run_until(lambda: not self._unrest(), within)
         if reason := self._unrest():
             self.fail(f"does not come to rest within {within:.0f} s: {reason}")
-        before = self.traffic.delivered
+        before = {name: traffic.delivered for name, traffic in self._traffic.items()}
         self.run(1.0)
-        if self.traffic.delivered < before + 4:
-            self.fail("at rest, but no traffic passes")
+        for name, traffic in self._traffic.items():
+            if traffic.delivered < before[name] + 4:
+                self.fail(f"{name}: at rest, but no traffic passes")
         if self.thorough and (left := next((found for watch in self.watches.values() for found in watch.kept()), "")):
             self.fail(f"at rest, but {left}")
 
     def _unrest(self) -> str:
         """Why it is not at rest, or what is left of what is over."""
-        return unrest(self.link) or next((leak for watch in self.watches.values() for leak in watch.leaks()), "")
+        reason = next((why for link in self.links.values() if (why := unrest(link))), "")
+        return reason or next((leak for watch in self.watches.values() for leak in watch.leaks()), "")
 
     def operate(self, name: str, verb: str, child: str = "") -> None:
-        """An operator's command to one node."""
+        """An operator's command to one node about the link."""
         if verb == "terminate":
             self.link.excuse(self.now, verb)
             self.link.wanted = False
-        self.trace.note(self.now, name, f"{verb} {child or 'IKE_SA'}")
-        self.guarded(lambda: self.shells[name].command(inputs.Operate(verb, CONNECTION, child)))
+        self.trace.note(self.now, name, f"{verb} {self.link.name} {child or 'IKE_SA'}")
+        self.guarded(lambda: self.shells[name].command(inputs.Operate(verb, self.link.name, child)))
+
+    def drain(self, name: str, to: str) -> None:
+        """An operator sends the peer of one node to another one; "": no longer."""
+        there = next((end.local_host for end in self.link.places if end.shell.name == to), "")
+        self.trace.note(self.now, name, f"drains {self.link.name} to {to or 'nobody'}")
+        self.traffic.look_closely(self.now)
+        self.guarded(lambda: self.shells[name].command(inputs.Operate("drain", self.link.name, to=there)))
 
     def wish(self, name: str, child: str = "") -> None:
         """The end of `terminate`: an operator wants it up again. What was terminated may go down first."""
         self.operate(name, "initiate", child)
-        self.run_until(lambda: not any(deleting(end) for end in self.link.ends), PATIENCE)
-        self.link.excuse(self.now, "initiate")
-        self.link.wanted = True
+        link = self.link
+        self.run_until(lambda: not any(deleting(end) for end in link.places), PATIENCE)
+        link.excuse(self.now, "initiate")
+        link.wanted = True
 
     def reload(self, name: str, plan: Plan) -> None:
         """A new configuration for one node. What is up stays up."""
         self.trace.note(self.now, name, f"reloads: {plan}")
+        for one in plan.connections.keys() ^ self.plan.connections.keys():
+            self.links[one].excuse(self.now, "it goes from the configuration or comes")
+            self.links[one].wanted = one in plan.connections
         self.plan = plan
         self.traffic.look_closely(self.now)
         self.shells[name].settings = plan.settings(name)
+        ends = self.watches[name].ends
+        self._open.update(end for end in ends if end.connection not in plan.connections)
         self.guarded(lambda: self.shells[name].command(inputs.Reconfigured(plan.settings(name))))
 
     def instruct(self, name: str, *commands: object) -> None:
         """What the daemon itself tells its node at its end; the link may be down until the next `start`."""
-        self.link.excuse(self.now, f"{name} was told {commands}")
-        self.link.wanted = False
+        for link in self.links.values():
+            link.excuse(self.now, f"{name} was told {commands}")
+            link.wanted = False
         for command in commands:
             self.trace.note(self.now, name, type(command).__name__)
             self.guarded(lambda command=command: self.shells[name].command(command))  # type: ignore[misc]
@@ -191,10 +255,15 @@ class World:
         while self.now < until:
             self.run(min(self.chance.uniform(*period), until - self.now))
             verb, _, scope = self.chance.choice(verbs).partition(" ")
+            self.look_at_one()
             child = self.chance.choice(self.link.children) if scope else ""
             for name in names if self.chance.random() < 0.5 else self.chance.choice(names):
-                self.operate(name, verb, child)
+                self.operate(self.now_at(name), verb, child)
         return self
+
+    def now_at(self, name: str) -> str:
+        """`b` is whoever the peer is with now."""
+        return self.link.ends["ab".index(name)].shell.name
 
     def crash(self, name: str, host: bool = False) -> None:
         """The process is gone; with `host` the kernel's routes and guard too. `start` begins without state."""
@@ -212,28 +281,39 @@ class World:
         self.guarded(self.shells[name].thaw)
 
     def delete_tun(self, name: str) -> None:
-        self._fault(name, "its TUN is deleted", f"{name} loses its TUN")
-        self.guarded(lambda: self.shells[name].delete_tun(CONNECTION))
+        self._fault(name, f"its TUN of {self.link.name} is deleted", f"{name} loses its TUN", self.link)
+        self.guarded(lambda: self.shells[name].delete_tun(self.link.name))
 
     def rebind(self) -> None:
         self._fault("net", "the NAT forgets its mappings", "the NAT forgot its mappings")
         self.network.rebind()
+        if self.roaming is not None:
+            self.roaming.moved()
 
-    def _fault(self, who: str, text: str, excuse: str) -> None:
+    def move(self, outside: str) -> None:
+        """Who is behind the NAT has another address from now on."""
+        self._fault("net", f"{outside} is where a is now", "a is at another address")
+        self.network.move(HOSTS["a"], outside)
+        if self.roaming is not None:
+            self.roaming.moved()
+
+    def _fault(self, who: str, text: str, excuse: str, only: Link | None = None) -> None:
         self.trace.note(self.now, who, text)
-        self.link.excuse(self.now, excuse)
-        self.traffic.look_closely(self.now)
+        for link in self.links.values() if only is None else (only,):
+            link.excuse(self.now, excuse)
+            self._traffic[link.name].look_closely(self.now)
 
     def inject(self, data: bytes, source: Endpoint, target: Endpoint) -> None:
         """Somebody else's datagram."""
         self.guarded(lambda: self.network.inject("x", data, source, target, self.now))
 
     def partition(self, directions: str = "ab ba") -> None:
-        """Cuts the directions named, e.g. "ab"."""
+        """Cuts the directions named, e.g. "ab"; `b` is all that is there."""
         self.trace.note(self.now, "net", f"cut {directions}")
         self.traffic.look_closely(self.now)
         for direction in directions.split():
-            self.network.cut(direction[0], direction[1])
+            for far in self.shells.keys() - {"a"}:
+                self.network.cut(*(far if one == "b" else one for one in direction))
 
     def heal(self) -> None:
         self.trace.note(self.now, "net", "healed")
@@ -260,38 +340,42 @@ class World:
         passage = self.network.send(shell.name, data, local, remote, self.now)
         if local.port == NATT_PORT and not data.startswith(MARKER):
             return  # a NAT keepalive
-        self.trace.ike(shell.name, data.removeprefix(MARKER) if local.port == NATT_PORT else data, passage)
-        self.traffic.look_closely(self.now)
+        connection, ike = self.connection_of(local, remote), data.removeprefix(MARKER)
+        self.trace.ike(shell.name, connection, ike if local.port == NATT_PORT else data, passage)
+        self._traffic[connection].look_closely(self.now)
 
     def happened(self, shell: Shell, event: effects.Event) -> None:
-        self.trace.note(self.now, shell.name, f"{event.event}: {event.text}")
+        self.trace.note(self.now, shell.name, f"{event.tunnel} {event.event}: {event.text}".lstrip())
         silent = event.failure in SILENCE or any(event.text.endswith(reason) for reason in SILENCE)
-        if event.event in ("ike-down", "ike-spare-down") and silent and self.link.up:
-            if self.trace.unanswered(shell.name, self._tries) is None:
-                raise Broken(f"{shell.name} gave up, though the network brought it every answer")
-            self.link.excuse(self.now, f"{shell.name} had no answer")
+        link = self.links.get(event.tunnel)
+        if link is not None and event.event in ("ike-down", "ike-spare-down") and silent and link.up:
+            if self.trace.unanswered(shell.name, link.name, self._tries) is None:
+                raise Broken(f"{shell.name} gave {link.name} up, though the network brought it every answer")
+            link.excuse(self.now, f"{shell.name} had no answer")
 
     def performed(self, shell: Shell, effect: object) -> None:
         if isinstance(effect, effects.AddSa):
-            self.agreement.installed(shell.name, "b" if shell.name == "a" else "a", effect.sa)
+            self.agreement.installed(shell.name, self.network.at(effect.sa.remote.host), effect.sa)
+        if self.roaming is not None:
+            self.roaming.check_target(shell, effect)
 
     def settled(self, shell: Shell) -> None:
         """A node has said all it had to say."""
-        for end in self.link.ends:
-            if end.shell is shell:
-                for sa in shell.node.ike.sas(end.connection):
-                    self.trace.learn(sa)
+        for link in self.links.values():
+            for sa in shell.node.ike.sas(link.name):
+                self.trace.learn(sa)
         self.trace.check_ivs()
         self.watches[shell.name].check(self.now)
         self._check_picture(shell)
-        if self.link.up and (why := self._outlived()):
-            self.link.excuse(self.now, why)
-        if self.link.check(self.now):
-            self.trace.note(self.now, "", "the connection is up")
+        for link in self.links.values():
+            if link.up and (why := self._outlived(link)):
+                link.excuse(self.now, why)
+            if link.check(self.now):
+                self.trace.note(self.now, "", f"{link.name} is up")
 
-    def _outlived(self) -> str:
+    def _outlived(self, link: Link) -> str:
         """A CHILD_SA reached the end of its life while the network kept the messages of its rekey."""
-        for end in self.link.ends:
+        for end in link.places:
             for sa in end.shell.node.ike.sas(end.connection) if end.shell.running else ():
                 rekey, pending = sa.exchange, sa.window.pending
                 if not isinstance(rekey, CreateChild) or rekey.old is None or pending is None:
@@ -314,20 +398,23 @@ class World:
                 stale = [field.name for field in fields(one) if getattr(one, field.name) != getattr(fresh, field.name)]
                 raise Broken(f"{shell.name} would show an old picture of {one.name}: {stale}")
 
-    def exhausted(self, shell: Shell) -> None:
-        self.link.excuse(self.now, f"an SA of {shell.name} reached its hard limit")
+    def exhausted(self, shell: Shell, connection: int) -> None:
+        for link in self.links.values():
+            if any(end.shell is shell and end.number == connection for end in link.places):
+                link.excuse(self.now, f"an SA of {shell.name} reached its hard limit")
 
     def check_kernel(self, shell: Shell) -> None:
         """After every single operation: a protected prefix leads into its TUN or nowhere."""
         if not shell.ever_guarded:
             return
-        for end in self.link.ends:
-            if end.shell is not shell:
-                continue
+        for end in self.watches[shell.name].ends:
             allowed = {"blackhole", shell.interfaces.get(end.connection, "blackhole")}
-            for prefix in end.prefixes:
-                if (found := shell.kernel.lookup(prefix)) not in allowed:
-                    raise Broken(f"{shell.name}: {prefix} leads to {found}: clear text")
+            found = [(prefix, shell.kernel.lookup(prefix)) for prefix in end.prefixes]
+            open_ = [f"{prefix} leads to {where}" for prefix, where in found if where not in allowed]
+            if not open_ and shell.settings.tunnel(end.connection) is not None and shell.node.fib.settled:
+                self._open.discard(end)
+            elif open_ and end not in self._open:
+                raise Broken(f"{shell.name}: {open_[0]}: clear text")
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -361,19 +448,22 @@ class World:
         copy.arrived = True
         if copy.fate is Fate.INTACT and not passage.probe:
             self.trace.arrived(shell.name, copy.data.removeprefix(MARKER))
+            if self.roaming is not None:
+                self.roaming.arrived(shell, copy.data, passage.source)
         if copy.fate is Fate.CORRUPTED:
             packets = self._receive_damaged(shell, copy.data, local, passage.source)
         else:
             packets = [packet for _, packet in shell.receive(copy.data, local, passage.source)]
-        self.traffic.arrived(passage, copy, shell, packets, self.now)
+        connection = self.connection_of(passage.source, passage.target)
+        self._traffic[connection].arrived(passage, copy, shell, packets, self.now)
 
     def _receive_damaged(self, shell: Shell, data: bytes, local: Endpoint, source: Endpoint) -> list[bytes]:
         """Nobody authenticated it: whatever it says, nothing that matters changes."""
         ike = data if local.port not in (NATT_PORT, ESP_PORT) else b""
         if local.port == NATT_PORT and data.startswith(MARKER):
             ike = data.removeprefix(MARKER)
-        before = snapshots.take(shell, CONNECTION, ike)
+        before = snapshots.take(shell, self.links, ike)
         packets = [packet for _, packet in shell.receive(data, local, source)]
-        if changed := snapshots.difference(before, snapshots.take(shell, CONNECTION, ike)):
+        if changed := snapshots.difference(before, snapshots.take(shell, self.links, ike)):
             raise Broken(f"{shell.name}: a datagram that does not verify changed something: {changed}")
         return packets

@@ -16,12 +16,12 @@ from gateway.ike import crash_detection, proposal, resources
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import intermediate
-from gateway.ike.exchanges.base import NONCE_OCTETS, wanted_group
+from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange, wanted_group
 from gateway.ike.exchanges.create_child import RETRIED, CreateChild, again, soon
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
 from gateway.ike.exchanges.mobike import CheckAddress
-from gateway.ike.exchanges.tell import Tell
+from gateway.ike.exchanges.tell import Redirect, Tell
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.keymat import check_nonce
 from gateway.ike.message import Message
@@ -242,7 +242,10 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     """Moves CHILD_SAs and waiting exchanges to the successor."""
     new.children, old.children = old.children, {}
     new.lingering, old.lingering = old.lingering, []
-    waiting = [exchange for exchange in old.queue if isinstance(exchange, CreateChild | CheckAddress)]
+    waiting: list[Exchange] = [one for one in old.queue if isinstance(one, CreateChild | CheckAddress | Redirect)]
+    if isinstance(old.exchange, CheckAddress | Redirect):
+        # The peer may delete the old one before it answers
+        waiting.append(type(old.exchange)())
     # Whoever wanted to end the old one meant the connection
     deleting = [exchange for exchange in old.queue if isinstance(exchange, DeleteIke | DeleteChild)]
     old.queue.clear()

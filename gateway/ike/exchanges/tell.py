@@ -25,3 +25,13 @@ class Tell(Exchange):
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
         sa.finish(now)
         return True
+
+
+class Redirect(Tell):
+    """RFC 5685 5: to an initiator that is to go elsewhere, as long as it is. A rekey of the IKE_SA takes it along (rekey_ike.py)."""
+
+    def still_wanted(self, sa: IkeSa) -> bool:
+        return sa.established and bool(sa.services.redirects.order_of(sa))
+
+    def start(self, sa: IkeSa, now: float) -> None:
+        sa.request(self.kind, sa.services.redirects.order_of(sa), now)

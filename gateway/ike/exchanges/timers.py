@@ -22,8 +22,8 @@ PROOF_WAIT, PROOF_PATIENCE = 2.0, 60.0
 """Seconds between looks whether the peer has our answer, and until it has either had it or given up."""
 REAUTH_RETRY = 60.0
 """Seconds until a reauthentication that did not come to its end is begun again."""
-COVER_WAIT = 1.0
-"""Seconds until a duplicate that still carries something is looked at again."""
+COVER_WAIT = 1.5
+"""Seconds between two looks at a duplicate that is to be closed; at both it carries nothing any more."""
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 2.3
 NAT_KEEPALIVE_INTERVAL = 20.0  # RFC 3948 4; sa.py arms it
 
@@ -36,16 +36,23 @@ def run(sa: IkeSa, now: float) -> None:
         sa.give_up_at = None
         _give_up(sa, now)
     if sa.close_at is not None and now >= sa.close_at:
-        # What is under way on it may still add to what it carries
-        if sa.exchange is None and sa.services.covered(sa):
-            sa.close_at = None
-            close(sa, "", now)
-        else:
-            sa.close_at = now + COVER_WAIT
+        _close_covered(sa, now)
     for child in list(sa.children.values()):
         _child(sa, child, now)
     if sa.established:
         _established(sa, now)
+
+
+def _close_covered(sa: IkeSa, now: float) -> None:
+    """A duplicate goes once nothing that it carries is on its way any more: the peer may be another gateway than that of the one
+    that stays, and hold nothing of it after the DELETE."""
+    # What is under way on it may still add to what it carries
+    covered = sa.exchange is None and sa.services.covered(sa)
+    if covered and sa.covered:
+        sa.close_at = None
+        close(sa, "", now)
+        return
+    sa.covered, sa.close_at = covered, now + COVER_WAIT
 
 
 def _lingering(sa: IkeSa, now: float) -> None:

@@ -147,6 +147,18 @@ def test_it_moves_on_while_it_is_asked() -> None:
     assert moved(pair.right) == {OTHER_PORT}
 
 
+def test_it_rekeys_while_it_is_asked() -> None:
+    """The question was lost, and the IKE_SA that it was asked on is deleted: it is asked on the new one."""
+    pair = established()
+    pair.left.sa.mobike = True
+    ask(pair, AWAY, UPDATE, *detection(pair, AWAY))
+    pair.drop()
+    pair.left.command(Rekey(NAME))
+    pair.run(10)
+    assert moved(pair.right) == {AWAY}
+    assert pair.right.sa.traffic_remote is None
+
+
 def test_a_liveness_check_from_elsewhere_moves_nothing_and_is_answered_there() -> None:
     """RFC 4555 3.8: the peer sees by the answer that its NAT has another mapping, and says UPDATE_SA_ADDRESSES."""
     pair = established()

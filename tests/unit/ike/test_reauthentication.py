@@ -10,7 +10,7 @@ from support.ike_pair import CHILD, ESP_OFFERS, NAME, Flight, Pair, connection
 from gateway.contract import Endpoint
 from gateway.ike.commands import Configure, Initiate, Rekey, Terminate
 from gateway.ike.events import ExchangeFailed, IkeDown, IkeUp
-from gateway.ike.exchanges import auth, rekey_ike
+from gateway.ike.exchanges import auth, rekey_ike, timers
 from gateway.ike.exchanges.delete import DeleteIke
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.payloads import Notify, SecurityAssociation
@@ -309,4 +309,20 @@ def test_a_duplicate_is_not_closed_while_it_makes_a_child() -> None:
     assert sa.state.name == "ESTABLISHED"
     assert sa.exchange is not None
     pair.run(5)
+    pair.assert_agreed()
+
+
+def test_a_duplicate_goes_only_when_nothing_that_it_carried_is_on_its_way() -> None:
+    """It may have carried something until just before it is looked at."""
+    pair = Pair()
+    pair.establish()
+    sa = pair.left.sa
+    pair.left.core.reauthenticate(sa, pair.now)
+    pair.drain()
+    pair.settle()
+    assert sa.close_at is not None
+    pair.run(sa.close_at - pair.now + 0.1)
+    assert (sa.established, sa.exchange) == (True, None)
+    pair.run(timers.COVER_WAIT)
+    assert not sa.established
     pair.assert_agreed()

@@ -121,6 +121,43 @@ def test_an_established_one_moves_before_it_is_closed() -> None:
     made.up_between(made.other)
 
 
+@pytest.mark.parametrize("who", ["left", "right"])
+def test_a_rekey_takes_the_order_along(who: str) -> None:
+    """It waits behind our rekey; or the peer deletes the old IKE_SA and never had it."""
+    made = established()
+    if who == "right":
+        made.right.command(Rekey(NAME))
+    made.right.command(Drain(NAME, THERE))
+    if who == "left":
+        made.drop()
+        made.left.command(Rekey(NAME))
+    made.run(15)
+    made.up_between(made.other)
+
+
+def test_who_goes_is_not_called_back() -> None:
+    made = established()
+    made.right.command(Drain(NAME, THERE))
+    made.drop()
+    assert not made.right.core.reauthenticate(made.right.sa, made.now)
+    made.right.command(Drain(NAME))
+    assert made.right.core.reauthenticate(made.right.sa, made.now)
+
+
+def test_that_the_first_gateway_holds_nothing_is_not_said_of_the_second() -> None:
+    """RFC 7296 2.4: both have one identity, but INITIAL_CONTACT is of one of them. What stands at the other stays until this stands."""
+    made = established()
+    made.right.command(Drain(NAME, THERE))
+    made.run(40)
+    made.up_between(made.other)
+    made.right.command(Drain(NAME))
+    made.right.command(Initiate(NAME))
+    made.settle()
+    assert {sa.remote.host for sa in made.left.sas if sa.established} == {RIGHT, THERE}
+    made.run(15)
+    made.up_between(made.right)
+
+
 def test_nobody_there_and_it_stays() -> None:
     made = established()
     made.other.command(Configure(()))
