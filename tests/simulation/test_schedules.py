@@ -165,20 +165,23 @@ FOUND = {
         ("freeze", "lifetimes"),
     ),
     "who was sent elsewhere deleted its IKE_SA while something sent on it was on its way": Schedule(
-        1574,
+        3318,
         Plan(
-            starters="a",
-            children=("net", "voice"),
-            further="-ke1_mlkem768-ke2_x25519",
-            child_options=("rekey_packets = 200",),
-            esn="-esn-noesn",
-            ppk="ab",
-            ppk_required=True,
+            further="-ke1_mlkem768",
+            options=('rekey_time = "60s"', "resource_sas = 3"),
+            esn="-esn",
             redirect=True,
         ),
-        "torn",
+        "foul",
+        "fast",
+        ("drain", "rekeys"),
+    ),
+    "the order to go elsewhere waited behind a rekey of the IKE_SA, and was forgotten with the old one": Schedule(
+        429,
+        Plan(options=("dpd_delay = 2", "fragment_size = 296", "quick_crash_detection = false"), ppk="b", redirect=True),
+        "calm",
         "slow",
-        ("busy rekeys", "stop", "drain"),
+        ("rekeys", "forgeries", "drain"),
     ),
 }
 
