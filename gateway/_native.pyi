@@ -201,7 +201,7 @@ class Probes:
         """An eventfd, readable when `news()` has something."""
 
     def listen(self, fd: int, kind: str) -> None:
-        """A bound socket on which packets of this kind arrive: "bfd", "bfd-multihop", "echo4" or "echo6" (raw sockets). The
+        """A bound socket on which packets of this kind arrive: "bfd", "bfd-multihop", "heartbeat", "echo4" or "echo6" (raw sockets). The
         caller keeps owning the fd and calls unlisten before closing it."""
 
     def unlisten(self, fd: int) -> None: ...
@@ -236,9 +236,32 @@ class Probes:
 
     def send(self, id: int, octets: bytes) -> None: ...
     def remove(self, id: int) -> None: ...
+    def beat(
+        self,
+        path: int,
+        fd: int,
+        remote: tuple[str, int],
+        prefix: bytes,
+        body: bytes,
+        seal: bytes,
+        peer: bytes,
+        open: bytes,
+        echoed_ns: int,
+        shortest_ns: int,
+        longest_ns: int,
+        hold_ns: int,
+        at_once: bool,
+    ) -> None:
+        """What `gateway.ha.beating.Arm` says; `open` are its keys, one after the other. `fd` sends and is not touched after
+        `beat_rest`. What arrives on a socket that listens for "heartbeat" is told, whatever it is."""
+
+    def beat_once(self, path: int, body: bytes) -> None:
+        """Seals and sends this one now. ValueError where the path is not armed."""
+
+    def beat_rest(self, path: int) -> None: ...
     def news(self) -> list[tuple[int, int, float, bytes | None]]:
         """Drains (id, generation, CLOCK_MONOTONIC seconds, octets): packets that were not as expected; None: the detection
-        time is over."""
+        time is over. Of heartbeats' sockets: everything that arrived, in CLOCK_BOOTTIME seconds."""
 
     def statistics(self) -> tuple[list[ProbeRow], tuple[int, ...]]:
         """Of each probe; and how many packets were refused, by PROBE_REFUSALS."""

@@ -83,17 +83,35 @@ static uint64_t between(struct probes *probes, uint64_t shortest, uint64_t longe
 }
 
 static void transmit(struct probe *probe, const uint8_t *octets, size_t length) {
-  ssize_t sent = sendto(probe->path.socket, octets, length, MSG_DONTWAIT | MSG_NOSIGNAL,
-                        (const struct sockaddr *)&probe->name, probe->name_length);
+  int fd = probe->beat ? beat_socket(probe->beat) : probe->path.socket;
+  ssize_t sent = sendto(fd, octets, length, MSG_DONTWAIT | MSG_NOSIGNAL, (const struct sockaddr *)&probe->name,
+                        probe->name_length);
   if (sent < 0)
     probe->statistics.send_failed++;
   else
     probe->statistics.sent++;
 }
 
+static void transmit_beat(struct probe *probe, const uint8_t *body, size_t length) {
+  uint8_t sealed[BEAT_OCTETS_MAX];
+  size_t octets = beat_seal(probe->beat, body, length, sealed);
+  if (octets)
+    transmit(probe, sealed, octets);
+  else
+    probe->statistics.send_failed++;
+}
+
 static void transmit_regularly(struct probes *probes, struct probe *probe, uint64_t now) {
   const struct probe_program *program = &probe->program;
-  transmit(probe, program->octets, program->length);
+  if (!probe->beat) {
+    transmit(probe, program->octets, program->length);
+  } else if (beat_vouched(probe->beat)) {
+    transmit_beat(probe, NULL, 0);
+  } else {
+    /* Python hangs: a gateway that nobody leads is to be taken for what it is. */
+    probe->send_at = NEVER;
+    return;
+  }
   probe->sent_at = now;
   probe->send_at = now + between(probes, program->shortest_ns, program->longest_ns);
 }
@@ -227,8 +245,10 @@ static void free_news(struct probe_news *news) {
 
 void probes_free(struct probes *probes) {
   probes_stop(probes);
-  for (size_t i = 0; i < probes->count; i++)
+  for (size_t i = 0; i < probes->count; i++) {
+    beat_free(probes->heap[i]->beat);
     free(probes->heap[i]);
+  }
   for (struct listener *listener = probes->listeners, *next; listener; listener = next) {
     next = listener->next;
     free(listener);
@@ -308,8 +328,7 @@ struct fault probe_unlisten(struct probes *probes, int fd) {
   return leave(probes, NO_FAULT);
 }
 
-static void name_remote(struct probe *probe) {
-  const struct endpoint *remote = &probe->path.remote;
+static void name_remote(struct probe *probe, const struct endpoint *remote) {
   if (remote->family == AF_INET) {
     struct sockaddr_in *name = (struct sockaddr_in *)&probe->name;
     *name = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(remote->port)};
@@ -372,7 +391,7 @@ struct fault probe_add(struct probes *probes, const struct probe_path *path) {
   probe->path = *path;
   probe->send_at = probe->detect_at = NEVER;
   probe->statistics.id = path->id;
-  name_remote(probe);
+  name_remote(probe, &path->remote);
   struct fault fault = enter(probes);
   if (fault.sentence) {
     free(probe);
@@ -380,7 +399,8 @@ struct fault probe_add(struct probes *probes, const struct probe_path *path) {
   }
   if (index_at(&probes->by_id, path->id))
     fault = (struct fault){"there is a probe with this id", 0};
-  else if (path->key == 0 || index_at(&probes->by_key, probe_key(path->kind, path->key)))
+  else if (path->kind == PROBE_HEARTBEAT || path->key == 0 ||
+           index_at(&probes->by_key, probe_key(path->kind, path->key)))
     fault = (struct fault){"the key is zero or another probe's", 0};
   else if (!enroll(probes, probe))
     fault = (struct fault){"out of memory", 0};
@@ -388,26 +408,31 @@ struct fault probe_add(struct probes *probes, const struct probe_path *path) {
   return leave(probes, fault);
 }
 
+static void begin_sending(struct probes *probes, struct probe *probe, uint64_t now) {
+  if (probe->program.at_once) {
+    transmit_regularly(probes, probe, now);
+    return;
+  }
+  /* RFC 5880 6.8.3: not later than the new interval after the packet before */
+  uint64_t latest = probe->sent_at + probe->program.longest_ns;
+  if (latest < now) latest = now;
+  if (probe->send_at > latest) probe->send_at = latest;
+}
+
 struct fault probe_arm(struct probes *probes, uint32_t id, const struct probe_program *program) {
   if (program->length && program->shortest_ns == 0) return (struct fault){"an interval must not be zero", 0};
   struct fault fault = enter(probes);
   if (fault.sentence) return fault;
   struct probe *probe = index_at(&probes->by_id, id);
-  if (!probe) return leave(probes, (struct fault){"there is no such probe", 0});
+  if (!probe || probe->beat) return leave(probes, (struct fault){"there is no such probe", 0});
   uint64_t now = probe_clock();
   probe->program = *program;
   probe->doubted = false;
   probe->detect_at = program->detection_ns ? now + program->detection_ns : NEVER;
-  if (!program->length) {
+  if (program->length)
+    begin_sending(probes, probe, now);
+  else
     probe->send_at = NEVER;
-  } else if (program->at_once) {
-    transmit_regularly(probes, probe, now);
-  } else {
-    /* RFC 5880 6.8.3: not later than the new interval after the packet before */
-    uint64_t latest = probe->sent_at + program->longest_ns;
-    if (latest < now) latest = now;
-    if (probe->send_at > latest) probe->send_at = latest;
-  }
   schedule(probes, probe);
   return leave(probes, NO_FAULT);
 }
@@ -416,18 +441,83 @@ struct fault probe_send(struct probes *probes, uint32_t id, const uint8_t *octet
   struct fault fault = enter(probes);
   if (fault.sentence) return fault;
   struct probe *probe = index_at(&probes->by_id, id);
-  if (probe) transmit(probe, octets, length);
+  bool known = probe && !probe->beat;
+  if (known) transmit(probe, octets, length);
   pthread_mutex_unlock(&probes->lock);
-  return probe ? NO_FAULT : (struct fault){"there is no such probe", 0};
+  return known ? NO_FAULT : (struct fault){"there is no such probe", 0};
 }
 
 struct fault probe_remove(struct probes *probes, uint32_t id) {
   struct fault fault = enter(probes);
   if (fault.sentence) return fault;
   struct probe *probe = index_at(&probes->by_id, id);
-  if (probe) {
+  /* A heartbeat rests: its numbers must go on where they were. */
+  if (probe && !probe->beat) {
     withdraw(probes, probe);
     free(probe);
+  }
+  return leave(probes, NO_FAULT);
+}
+
+/* ---- heartbeats ---- */
+
+static struct probe *beat_of_path(struct probes *probes, uint32_t path) {
+  struct probe *probe = index_at(&probes->by_id, path);
+  return probe && probe->beat ? probe : NULL;
+}
+
+static struct fault add_beat(struct probes *probes, uint32_t path) {
+  if (index_at(&probes->by_id, path)) return (struct fault){"there is a probe with this id", 0};
+  struct probe *probe = calloc(1, sizeof *probe);
+  if (!probe) return (struct fault){"out of memory", 0};
+  probe->path = (struct probe_path){.id = path, .key = path + 1, .kind = PROBE_HEARTBEAT, .socket = -1};
+  probe->send_at = probe->detect_at = NEVER;
+  probe->statistics.id = path;
+  probe->beat = beat_new();
+  if (probe->beat && enroll(probes, probe)) return NO_FAULT;
+  beat_free(probe->beat);
+  free(probe);
+  return (struct fault){"out of memory", 0};
+}
+
+struct fault probe_beat(struct probes *probes, uint32_t path, const struct beat_program *program) {
+  if (path >= BEAT_PATHS) return (struct fault){"a heartbeat has at most 256 paths", 0};
+  if (program->shortest_ns == 0) return (struct fault){"an interval must not be zero", 0};
+  if (program->length < BEAT_BODY_LEAST) return (struct fault){"this is no heartbeat", 0};
+  struct fault fault = enter(probes);
+  if (fault.sentence) return fault;
+  if (!beat_of_path(probes, path)) fault = add_beat(probes, path);
+  if (fault.sentence) return leave(probes, fault);
+  struct probe *probe = beat_of_path(probes, path);
+  if (!beat_arm(probe->beat, program)) return leave(probes, (struct fault){"out of memory", 0});
+  name_remote(probe, &program->remote);
+  probe->program.shortest_ns = program->shortest_ns;
+  probe->program.longest_ns = program->longest_ns;
+  probe->program.at_once = program->at_once;
+  begin_sending(probes, probe, probe_clock());
+  schedule(probes, probe);
+  return leave(probes, NO_FAULT);
+}
+
+struct fault probe_beat_once(struct probes *probes, uint32_t path, const uint8_t *body, size_t length) {
+  if (length < BEAT_BODY_LEAST || length > BEAT_BODY_MAX) return (struct fault){"this is no heartbeat", 0};
+  struct fault fault = enter(probes);
+  if (fault.sentence) return fault;
+  struct probe *probe = beat_of_path(probes, path);
+  bool armed = probe && beat_socket(probe->beat) >= 0;
+  if (armed) transmit_beat(probe, body, length);
+  pthread_mutex_unlock(&probes->lock);
+  return armed ? NO_FAULT : (struct fault){"this heartbeat is not armed", 0};
+}
+
+struct fault probe_beat_rest(struct probes *probes, uint32_t path) {
+  struct fault fault = enter(probes);
+  if (fault.sentence) return fault;
+  struct probe *probe = beat_of_path(probes, path);
+  if (probe) {
+    beat_rest(probe->beat);
+    probe->send_at = NEVER;
+    schedule(probes, probe);
   }
   return leave(probes, NO_FAULT);
 }

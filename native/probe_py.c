@@ -180,6 +180,90 @@ static PyObject *py_remove(PyObject *self, PyObject *args, PyObject *kwargs) {
   CONTROL(probe_remove(probes, id));
 }
 
+/* Exactly `wanted` octets. */
+static bool copy_exactly(uint8_t *out, size_t wanted, const char *from, Py_ssize_t length, const char *what) {
+  if ((size_t)length != wanted) {
+    PyErr_Format(PyExc_ValueError, "%s has %zu octets", what, wanted);
+    return false;
+  }
+  memcpy(out, from, wanted);
+  return true;
+}
+
+static bool copy_body(uint8_t *out, const char *from, Py_ssize_t length) {
+  if (length <= BEAT_BODY_MAX) {
+    memcpy(out, from, (size_t)length);
+    return true;
+  }
+  PyErr_Format(PyExc_ValueError, "more than %d octets", BEAT_BODY_MAX);
+  return false;
+}
+
+static bool copy_keys(struct beat_program *program, const char *from, Py_ssize_t length) {
+  program->open_count = (size_t)length / BEAT_KEY_OCTETS;
+  if (program->open_count <= BEAT_KEYS_MAX && (size_t)length % BEAT_KEY_OCTETS == 0) {
+    memcpy(program->open, from, (size_t)length);
+    return true;
+  }
+  PyErr_Format(PyExc_ValueError, "at most %d keys of %d octets", BEAT_KEYS_MAX, BEAT_KEY_OCTETS);
+  return false;
+}
+
+static bool parse_beat(PyObject *args, PyObject *kwargs, uint32_t *path, struct beat_program *program) {
+  static char *keywords[] = {"path", "fd",        "remote",      "prefix",     "body",    "seal",    "peer",
+                             "open", "echoed_ns", "shortest_ns", "longest_ns", "hold_ns", "at_once", NULL};
+  const char *remote, *prefix, *body, *seal, *peer, *open;
+  Py_ssize_t prefix_length, body_length, seal_length, peer_length, open_length;
+  unsigned port;
+  int at_once;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&i(sO&)y#y#y#y#y#O&O&O&O&p", keywords, to_u32, path,
+                                   &program->socket, &remote, to_u32, &port, &prefix, &prefix_length, &body,
+                                   &body_length, &seal, &seal_length, &peer, &peer_length, &open, &open_length, to_u64,
+                                   &program->echoed_ns, to_u64, &program->shortest_ns, to_u64, &program->longest_ns,
+                                   to_u64, &program->hold_ns, &at_once))
+    return false;
+  program->length = (size_t)body_length;
+  program->at_once = at_once;
+  return parse_endpoint(remote, port, &program->remote) &&
+         copy_exactly(program->prefix, BEAT_PREFIX, prefix, prefix_length, "a prefix") &&
+         copy_exactly(program->seal, BEAT_KEY_OCTETS, seal, seal_length, "a key") &&
+         copy_exactly(program->peer, BEAT_BOOT_OCTETS, peer, peer_length, "a boot identifier") &&
+         copy_body(program->body, body, body_length) && copy_keys(program, open, open_length);
+}
+
+static PyObject *py_beat(PyObject *self, PyObject *args, PyObject *kwargs) {
+  struct probes *probes = probes_of(self);
+  struct beat_program program = {0};
+  struct fault fault = NO_FAULT;
+  uint32_t path;
+  bool parsed = probes && parse_beat(args, kwargs, &path, &program);
+  if (parsed) {
+    Py_BEGIN_ALLOW_THREADS fault = probe_beat(probes, path, &program);
+    Py_END_ALLOW_THREADS
+  }
+  explicit_bzero(&program, sizeof program);
+  return parsed ? none_or_raise(fault) : NULL;
+}
+
+static PyObject *py_beat_once(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"path", "body", NULL};
+  struct probes *probes = probes_of(self);
+  const char *body;
+  Py_ssize_t length;
+  unsigned path;
+  if (!probes || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&y#", keywords, to_u32, &path, &body, &length))
+    return NULL;
+  CONTROL(probe_beat_once(probes, path, (const uint8_t *)body, (size_t)length));
+}
+
+static PyObject *py_beat_rest(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"path", NULL};
+  struct probes *probes = probes_of(self);
+  unsigned path;
+  if (!probes || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&", keywords, to_u32, &path)) return NULL;
+  CONTROL(probe_beat_rest(probes, path));
+}
+
 static PyObject *news_row(const struct probe_news *news) {
   if (news->expired) return Py_BuildValue("(IIdO)", news->id, news->generation, (double)news->at_ns / 1e9, Py_None);
   return Py_BuildValue("(IIdy#)", news->id, news->generation, (double)news->at_ns / 1e9, (const char *)news->octets,
@@ -239,11 +323,19 @@ PyObject *probe_refusal_names(void) {
 #define METHOD(name)          {#name, py_##name, METH_NOARGS, NULL}
 #define METHOD_KEYWORDS(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_VARARGS | METH_KEYWORDS, NULL}
 
-static PyMethodDef probes_methods[] = {METHOD(event_fd),          METHOD_KEYWORDS(listen),
-                                       METHOD_KEYWORDS(unlisten), METHOD_KEYWORDS(add),
-                                       METHOD_KEYWORDS(arm),      METHOD_KEYWORDS(send),
-                                       METHOD_KEYWORDS(remove),   METHOD(news),
-                                       METHOD(statistics),        METHOD(stop),
+static PyMethodDef probes_methods[] = {METHOD(event_fd),
+                                       METHOD_KEYWORDS(listen),
+                                       METHOD_KEYWORDS(unlisten),
+                                       METHOD_KEYWORDS(add),
+                                       METHOD_KEYWORDS(arm),
+                                       METHOD_KEYWORDS(send),
+                                       METHOD_KEYWORDS(remove),
+                                       METHOD_KEYWORDS(beat),
+                                       METHOD_KEYWORDS(beat_once),
+                                       METHOD_KEYWORDS(beat_rest),
+                                       METHOD(news),
+                                       METHOD(statistics),
+                                       METHOD(stop),
                                        {NULL, NULL, 0, NULL}};
 
 static PyType_Slot probes_slots[] = {{Py_tp_init, (void *)probes_py_init},

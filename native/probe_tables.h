@@ -16,7 +16,7 @@
 #define DRAIN_BATCHES 512
 
 #define CONTROL_OCTETS 128
-#define SLOT_OCTETS    256 /* longer datagrams are cut: nothing that long is expected */
+#define SLOT_OCTETS    768 /* longer datagrams are cut: nothing that long is expected */
 
 struct probe {
   struct probe_path path;
@@ -30,6 +30,7 @@ struct probe {
   size_t place;                 /* in the heap */
   struct probe *next_of_remote; /* of those that share a hash */
   struct probe_statistics statistics;
+  struct beat *beat; /* NULL: not a heartbeat */
 };
 
 struct listener {
@@ -60,6 +61,7 @@ struct probes {
   struct probe_news *news, **news_end;
   size_t news_count;
   uint64_t refused[PROBE_REFUSAL_COUNT];
+  struct probe strangers; /* whose heartbeats nobody vouches for; in no table */
   struct slots slots;
 };
 
@@ -70,6 +72,27 @@ uint64_t probe_key(enum probe_kind kind, uint32_t key);
 /* News for the control thread; false when there is no room. */
 bool probe_tell(struct probes *probes, const struct probe *probe, bool expired, uint64_t now, const uint8_t *octets,
                 size_t length);
+
+/* probe_beat.c. A beat owns its cipher contexts; NULL: out of memory. */
+struct beat *beat_new(void);
+void beat_free(struct beat *beat);
+/* The program from now on; false, and all as before: no memory. */
+bool beat_arm(struct beat *beat, const struct beat_program *program);
+void beat_rest(struct beat *beat);
+int beat_socket(const struct beat *beat); /* -1: it rests */
+/* Whether somebody armed it so recently that it may speak for him. */
+bool beat_vouched(const struct beat *beat);
+/* The regular one, or (`body`) another; the length of what is to be sent, 0: it cannot be sealed. */
+size_t beat_seal(struct beat *beat, const uint8_t *body, size_t length, uint8_t out[BEAT_OCTETS_MAX]);
+/* Whether it is authentic, of the peer that is followed, and newer than what is echoed; it is what is echoed then. */
+bool beat_hear(struct beat *beat, const uint8_t *data, size_t length, uint64_t now);
+
+/* The clock of the pair: it goes on while the machine is suspended. */
+static inline uint64_t beat_clock(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
+}
 
 /* CLOCK_MONOTONIC, not the coarse one of the workers. */
 static inline uint64_t probe_clock(void) {

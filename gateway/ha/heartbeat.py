@@ -10,7 +10,8 @@ its events go to the election. What it guarantees about them:
   stored: nothing an attacker replays can displace a genuine one.
 - "Up" means both directions of one path: the peer's datagrams arrive *and* its echo of our sequence number advances.
   The peer is up while any path is (`paths.py`), and heard while anything of it arrives.
-- A stall of our own process is not taken for a death of the peer.
+- A stall of our own process is not taken for a death of the peer; a loop that is merely busy hears what arrived meanwhile, with
+  the time when it did. Sending is not its business, either (`beating.py`).
 
         A                                B (just started)
         |<---- boot B, no echo ----------|   unknown boot
@@ -27,7 +28,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gateway.contract import Endpoint, RandomSource, Transmit
+from gateway.contract import Endpoint, RandomSource
+from gateway.ha.beating import REFRESHES, Arm, Beat, Once, Rest, hold_of
 from gateway.ha.message import (
     BOOT_OCTETS,
     CHALLENGE_OCTETS,
@@ -37,11 +39,11 @@ from gateway.ha.message import (
     Message,
     Refused,
     Rejection,
+    body,
     keyring,
     open_,
-    seal,
 )
-from gateway.ha.paths import Path, PathStatus, Way, echo_of, microseconds
+from gateway.ha.paths import Path, PathStatus, Way, echo_of
 
 JITTER = 0.1  # of the interval, so that pairs started together do not stay in step
 ANSWERS_PER_INTERVAL = 8  # to boots we do not follow; bounds what replaying recordings makes us send
@@ -96,51 +98,50 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatStatus:
-    """The fields of observe.snapshot.HaStatus. The round trip is that of the best path."""
+    """Fields of observe.snapshot.HaStatus. The round trip is that of the best path."""
 
     peer_name: str
     peer_address: str
     peer_up: bool
     last_heartbeat_at: float | None
     round_trip: float | None
-    sent: int
     received: int
     rejected: dict[str, int]
 
 
 class Heartbeat:
-    """One end of the pair's heartbeat. `next_deadline()` is at once after creation: the first datagrams."""
+    """One end of the pair's heartbeat. `next_deadline()` is at once after creation: what to send is said first then."""
 
     def __init__(self, settings: Settings, random: RandomSource) -> None:
         self._settings = settings
-        self._random = random
         self._keys = keyring((settings.secret, *settings.older_secrets), settings.cluster)
         self._boot = random.octets(BOOT_OCTETS)
         self._challenge_key = random.octets(32)
         self._dead_time = settings.interval * settings.dead_after
         self._ways: list[Way] = []
         self._left: list[Way] = []
+        self._effects: deque[Beat | PeerUp | PeerDown | PeerSaid] = deque()
         self._lead(settings)
         self._advertised, self._revision = Advertised(), 0
-        self._effects: deque[Transmit | PeerUp | PeerDown | PeerSaid] = deque()
         self._rejected = dict.fromkeys(Rejection, 0)
         self._received = 0
-        self._next_send = 0.0
+        self._arm_at = 0.0
         self._started = False
         self._grace = 0.0
-        self._answers = 0
+        self._answers, self._answers_since = 0, 0.0
         self._newest: Message | None = None  # of the boot of the peer that we follow
         self._heard_at = 0.0
         self._boots_followed = 0
         self._heard = self._up = False
 
-    def receive(self, data: bytes, remote: Endpoint, now: float) -> None:
-        """A datagram; `remote` is not looked at: the tag, the boot identifier and the number of the path are what counts."""
+    def receive(self, data: bytes, now: float, at: float | None = None) -> None:
+        """A datagram that arrived at `at`, or now. From where is not looked at: the tag, the boot identifier and the number of the
+        path are what counts."""
         try:
             message = open_(data, self._keys)
             if message.path >= len(self._ways):
                 raise Refused(Rejection.MALFORMED)
-            self._accept(message, now)
+            self._accept(message, now, now if at is None else min(at, now))
         except Refused as refused:
             self._rejected[refused.why] += 1
 
@@ -150,6 +151,8 @@ class Heartbeat:
         self._keys = keyring((settings.secret, *settings.older_secrets), settings.cluster)
         self._dead_time = settings.interval * settings.dead_after
         self._lead(settings)
+        if self._started:
+            self._arm(at_once=False)
 
     def command(self, advertised: Advertised, now: float) -> None:
         """What to say of ourselves from now on; told at once when it changed."""
@@ -157,29 +160,28 @@ class Heartbeat:
             self._advertised = advertised
             self._revision += 1
             if self._started:
-                self._transmit_everywhere(now)
+                self._arm(at_once=True)
 
-    def poll(self) -> Iterator[Transmit | PeerUp | PeerDown | PeerSaid]:
+    def poll(self) -> Iterator[Beat | PeerUp | PeerDown | PeerSaid]:
         while self._effects:
             yield self._effects.popleft()
 
     def next_deadline(self) -> float:
         if self._up:
-            return min(self._next_send, self._dead_at())
-        return min(self._next_send, self._silent_at()) if self._heard else self._next_send
+            return min(self._arm_at, self._dead_at())
+        return min(self._arm_at, self._silent_at()) if self._heard else self._arm_at
 
     def handle_deadline(self, now: float) -> None:
-        late = self._started and now - self._next_send > self._settings.interval
+        late = self._started and now - self.next_deadline() > self._settings.interval
         if late and now >= self._grace + self._dead_time:
             # We slept, so datagrams may wait unread in the socket: read those before calling the peer dead. Once per
             # dead time, so that a loop that is always late cannot hide a dead peer.
             self._grace = now + self._settings.interval
         self._bury(now)
-        if now >= self._next_send:
-            self._answers = 0
-            self._transmit_everywhere(now)
+        if now >= self._arm_at:
+            self._arm(at_once=not self._started)
             self._started = True
-            self._next_send = now + self._settings.interval * self._random.uniform(1 - JITTER, 1 + JITTER)
+            self._arm_at = now + hold_of(self._settings.interval) / REFRESHES
 
     def status(self, now: float) -> HeartbeatStatus:
         trips = [way.round_trip for way in self._ways if way.round_trip is not None]
@@ -189,7 +191,6 @@ class Heartbeat:
             peer_up=self._up and now < self._dead_at(),
             last_heartbeat_at=self._heard_at if self._newest else None,
             round_trip=min(trips, default=None),
-            sent=sum(way.sent for way in self._ways),
             received=self._received,
             rejected={why.value: count for why, count in self._rejected.items()},
         )
@@ -213,12 +214,13 @@ class Heartbeat:
         return self._newest.advertised if self._newest and self._up else None
 
     def _lead(self, settings: Settings) -> None:
-        """A path that is left is kept: when it comes back, its numbers go on, and no nonce comes twice."""
+        """A path that is left is kept: what was heard on it is not heard again when it comes back."""
         paths = (Path(settings.local, settings.remote), *settings.further)
         known = self._ways + self._left
         known += [Way(path) for path in paths[len(known) :]]
         for way, path in zip(known, paths, strict=False):
             way.path = path
+        self._effects.extend(Rest(number) for number in range(len(paths), len(self._ways)))
         self._ways, self._left = known[: len(paths)], known[len(paths) :]
 
     @property
@@ -228,22 +230,22 @@ class Heartbeat:
 
     # --- receiving --------------------------------------------------------------------------------------------
 
-    def _accept(self, message: Message, now: float) -> None:
+    def _accept(self, message: Message, now: float, at: float) -> None:
         if message.boot == self._boot:
             raise Refused(Rejection.OWN_REFLECTION)
         if self._newest is None or message.boot != self._newest.boot:
-            self._meet(message, now)
+            self._meet(message, now, at)
         elif not self._ways[message.path].window.admit(message.sequence):
             raise Refused(Rejection.REPLAY)
         else:
-            self._hear(message, now)
+            self._hear(message, now, at)
 
-    def _meet(self, message: Message, now: float) -> None:
+    def _meet(self, message: Message, now: float, at: float) -> None:
         """A boot we do not follow: it must echo the challenge made for it, or is given one."""
         if not hmac.compare_digest(message.echo.challenge, self._challenge(message.boot)):
-            if self._answers < ANSWERS_PER_INTERVAL:
-                self._answers += 1
-                self._transmit(self._ways[message.path], now, echo_of(message), self._challenge(message.boot))
+            if self._may_answer(now):
+                echo = echo_of(message, now - at)
+                self._effects.append(Once(message.path, self._body(message.path, echo, self._challenge(message.boot))))
             raise Refused(Rejection.UNKNOWN_BOOT)
         if self._up:
             self._down(DownReason.RESTARTED)
@@ -253,14 +255,21 @@ class Heartbeat:
         for way in self._ways + self._left:
             way.forget()
         self._ways[message.path].window.admit(message.sequence)
-        self._hear(message, now)
-        self._transmit_everywhere(now)
+        self._hear(message, now, at)
+        if self._started:
+            self._arm(at_once=True)
 
-    def _hear(self, message: Message, now: float) -> None:
+    def _may_answer(self, now: float) -> bool:
+        if now >= self._answers_since + self._settings.interval:
+            self._answers, self._answers_since = 0, now
+        self._answers += 1
+        return self._started and self._answers <= ANSWERS_PER_INTERVAL
+
+    def _hear(self, message: Message, now: float, at: float) -> None:
         assert self._newest is not None
         self._received += 1
-        self._heard_at = now
-        self._ways[message.path].hear(message, self._boot, now)
+        self._heard_at = max(self._heard_at, at)
+        self._ways[message.path].hear(message, self._boot, at)
         news = not self._heard or message.revision > self._newest.revision
         if message.revision >= self._newest.revision:
             self._newest = message
@@ -277,24 +286,38 @@ class Heartbeat:
 
     # --- sending and timing -----------------------------------------------------------------------------------
 
-    def _transmit_everywhere(self, now: float) -> None:
-        for way in self._ways:
-            self._transmit(way, now, way.echo(now), NO_CHALLENGE)
+    def _arm(self, *, at_once: bool) -> None:
+        interval, peer = self._settings.interval, self._newest.boot if self._newest is not None else None
+        for number, way in enumerate(self._ways):
+            program = Arm(
+                number,
+                way.path,
+                prefix=self._keys.prefix(self._boot, number),
+                body=self._body(number, way.echo(), NO_CHALLENGE),
+                seal=self._keys.sealing(self._boot, number),
+                interval=(interval * (1 - JITTER), interval * (1 + JITTER)),
+                hold=hold_of(interval),
+                peer=peer,
+                opens=self._keys.opening(peer, number) if peer is not None else (),
+                echoed_at=way.newest_at,
+                at_once=at_once,
+            )
+            self._effects.append(program)
 
-    def _transmit(self, way: Way, now: float, echo: Echo, challenge: bytes) -> None:
-        way.sent += 1  # the one place where the sequence of a path is counted: no nonce comes twice
+    def _body(self, path: int, echo: Echo, challenge: bytes) -> bytes:
+        """Clock and sequence are the sender's."""
         message = Message(
             name=self._settings.name,
             boot=self._boot,
-            sequence=way.sent,
-            sent_us=microseconds(now),
+            sequence=0,
+            sent_us=0,
             challenge=challenge,
             echo=echo,
             advertised=self._advertised,
             revision=self._revision,
-            path=self._ways.index(way),
+            path=path,
         )
-        self._effects.append(Transmit(seal(message, self._keys), way.path.local, way.path.remote))
+        return body(message)
 
     def _dead_at(self) -> float:
         """When no path has proof of life any more."""

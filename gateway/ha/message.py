@@ -1,7 +1,8 @@
 """The heartbeat: what is in the body of a sealed datagram (`sealed.py`), octet by octet.
 
 No standard: this is our own format, version 2.0. Times are microseconds of the sender's boot-time clock. What changes
-with every datagram stands first, so that a sender in C rewrites 12 octets and the sequence, and leaves the rest.
+with every datagram stands first: the sender in C (native/probe_beat.c) writes `sent_us`, `held_us`, the echo and the
+sequence, and leaves the rest.
 
     octets
     8   sent_us          the sender's clock
@@ -35,7 +36,7 @@ verifies: the boot identifiers, not the key, tell the two directions apart (`hea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 from struct import Struct
 
@@ -65,9 +66,13 @@ __all__ = [
     "Rejection",
     "Role",
     "Standing",
+    "body",
+    "echoed",
     "keyring",
     "open_",
     "seal",
+    "stamped",
+    "to_echo",
 ]
 
 MAGIC = b"GWHB"
@@ -187,9 +192,44 @@ def keyring(secrets: Sequence[bytes], cluster: int = 0) -> Keyring:
 
 def seal(message: Message, keys: Keyring) -> bytes:
     """The datagram, encrypted and authenticated."""
+    return keys.seal(message.boot, message.path, message.sequence, body(message))
+
+
+def body(message: Message) -> bytes:
+    """Without its header, and not encrypted."""
     writer = Writer()
     _emit(message, writer)
-    return keys.seal(message.boot, message.path, message.sequence, writer.done())
+    return writer.done()
+
+
+def stamped(body: bytes, sent_us: int, echo: Echo | None = None) -> bytes:
+    """The same body with this clock, and with this echo: what the sender does (`beating.py`). None: the echo it has."""
+    reader, writer = Reader(body), Writer()
+    _, held_us, revision = reader.unpack(_TIMES)
+    writer.pack(_TIMES, sent_us, held_us if echo is None else echo.held_us, revision)
+    writer.put(reader.take(CHALLENGE_OCTETS))
+    if echo is not None:
+        _read_echo(reader)
+        writer.put(echo.boot)
+        writer.pack(_ECHOED, echo.sequence, echo.sent_us)
+        writer.put(echo.challenge)
+    writer.put(reader.rest())
+    return writer.done()
+
+
+def echoed(body: bytes) -> Echo:
+    """What a body echoes."""
+    reader = Reader(body)
+    _, held_us, _ = reader.unpack(_TIMES)
+    reader.take(CHALLENGE_OCTETS)
+    return replace(_read_echo(reader), held_us=held_us)
+
+
+def to_echo(boot: bytes, sequence: int, body: bytes) -> Echo:
+    """What to give back of a datagram."""
+    reader = Reader(body)
+    sent_us, _, _ = reader.unpack(_TIMES)
+    return Echo(boot, sequence, sent_us, 0, reader.take(CHALLENGE_OCTETS))
 
 
 def open_(data: bytes, keys: Keyring) -> Message:
@@ -199,6 +239,12 @@ def open_(data: bytes, keys: Keyring) -> Message:
         return _parse(opened)
     except (Truncated, ValueError) as error:
         raise Refused(Rejection.MALFORMED) from error
+
+
+def _read_echo(reader: Reader) -> Echo:
+    boot = reader.take(BOOT_OCTETS)
+    sequence, sent_us = reader.unpack(_ECHOED)
+    return Echo(boot, sequence, sent_us, 0, reader.take(CHALLENGE_OCTETS))
 
 
 def _emit(message: Message, writer: Writer) -> None:
@@ -222,9 +268,8 @@ def _parse(opened: Opened) -> Message:
     """Mirrors `_emit`; what is left at the end belongs to a later minor version."""
     reader = Reader(opened.body)
     sent_us, held_us, revision = reader.unpack(_TIMES)
-    challenge, boot = reader.take(CHALLENGE_OCTETS), reader.take(BOOT_OCTETS)
-    sequence, echoed_us = reader.unpack(_ECHOED)
-    echoed = reader.take(CHALLENGE_OCTETS)
+    challenge = reader.take(CHALLENGE_OCTETS)
+    echo = replace(_read_echo(reader), held_us=held_us)
     role, level, standing, handover, flags, priority, health, reasons, epoch, claim, yields = reader.unpack(_STATE)
     config_hash = reader.take(HASH_OCTETS)
     name, software = _text(reader), _text(reader)
@@ -232,7 +277,6 @@ def _parse(opened: Opened) -> Message:
         Role(role), priority, epoch, config_hash, Level(level), Standing(standing), Handover(handover),
         bool(flags & _READY), health, reasons, claim, yields, software,
     )  # fmt: skip
-    echo = Echo(boot, sequence, echoed_us, held_us, echoed)
     return Message(name, opened.boot, opened.sequence, sent_us, challenge, echo, advertised, revision, opened.path)
 
 

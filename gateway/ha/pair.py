@@ -2,7 +2,7 @@
 
     heartbeat datagrams, answers of the witness, own health, an operator, time
         -> Heartbeat, Lease -> their events -> Election -> what to say in heartbeats, what to do with the lease
-        -> Transmit, Ask, RoleChanged, LevelChanged, Remember, CommandRefused, and the heartbeat's own events
+        -> Arm, Once, Rest, Ask, RoleChanged, LevelChanged, Remember, CommandRefused, and the heartbeat's own events
 
 `now` is CLOCK_BOOTTIME: it goes on while the machine is suspended. Whatever comes in, the lease is looked at first; so a
 process that stood still demotes itself before it does anything else. Decides nothing itself. Not here: the way to the
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gateway.contract import Endpoint, Transmit
+from gateway.ha.beating import Arm, Beat, Once, Rest
 from gateway.ha.election import Election
 from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp, Settings
 from gateway.ha.message import Level, Role, Standing
@@ -32,7 +32,7 @@ from gateway.ha.roles import (
 )
 from gateway.ha.witness import Acquire, Answer, Ask, Break, Lease, Release
 
-PairEffect = Transmit | Ask | PeerUp | PeerDown | PeerSaid | RoleChanged | LevelChanged | CommandRefused | Remember
+PairEffect = Beat | Ask | PeerUp | PeerDown | PeerSaid | RoleChanged | LevelChanged | CommandRefused | Remember
 
 
 class Pair:
@@ -45,10 +45,10 @@ class Pair:
         self._standing: Standing | None = None
         self._effects: deque[PairEffect] = deque()
 
-    def receive(self, data: bytes, remote: Endpoint, now: float) -> None:
-        """A heartbeat datagram."""
+    def receive(self, data: bytes, now: float, at: float | None = None) -> None:
+        """A heartbeat datagram that arrived at `at`, or now. That is for the heartbeat; a lease is valid or not now."""
         self._begin(now)
-        self.heartbeat.receive(data, remote, now)
+        self.heartbeat.receive(data, now, at)
         self._settle(now)
 
     def answered(self, ticket: int, answer: Answer, now: float) -> None:
@@ -147,7 +147,7 @@ class Pair:
     def _carry_heartbeat(self, now: float) -> bool:
         events = list(self.heartbeat.poll())
         for event in events:
-            if not isinstance(event, Transmit):
+            if not isinstance(event, Arm | Once | Rest):
                 self.election.receive(event, now)
             self._effects.append(event)
         return bool(events)

@@ -39,8 +39,6 @@ class Way:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sent = 0
-        """Of our datagrams, the sequence of the last. Counted for the life of the process, not of the peer's."""
         self.forget()
 
     def forget(self) -> None:
@@ -50,22 +48,22 @@ class Way:
         self.round_trip: float | None = None
         self._proven = -1  # highest of our sequence numbers the peer echoed
         self._newest: Message | None = None
-        self._newest_at = 0.0
+        self.newest_at = 0.0
 
-    def hear(self, message: Message, our_boot: bytes, now: float) -> None:
-        """An authentic datagram whose number is new."""
-        self.heard_at = now
+    def hear(self, message: Message, our_boot: bytes, at: float) -> None:
+        """An authentic datagram whose number is new, and when it arrived."""
+        self.heard_at = max(self.heard_at, at)
         if self._newest is None or message.sequence >= self._newest.sequence:
-            self._newest, self._newest_at = message, now
+            self._newest, self.newest_at = message, at
         echo = message.echo
         if echo.boot == our_boot and echo.sequence > self._proven:
-            self._proven, self.proven_at = echo.sequence, now
+            self._proven, self.proven_at = echo.sequence, at
             # The echo carries our own clock back, and how long the peer held it
-            self.round_trip = max(0, microseconds(now) - echo.sent_us - echo.held_us) / 1e6
+            self.round_trip = max(0, microseconds(at) - echo.sent_us - echo.held_us) / 1e6
 
-    def echo(self, now: float) -> Echo:
-        """What to give back on this path."""
-        return Echo() if self._newest is None else echo_of(self._newest, now - self._newest_at)
+    def echo(self) -> Echo:
+        """What to give back on this path; it arrived at `newest_at`."""
+        return Echo() if self._newest is None else echo_of(self._newest)
 
     def dead_at(self, interval: float, dead_time: float) -> float:
         """An echo may lag one interval behind, so silence is noticed first where both stop."""

@@ -21,8 +21,8 @@ No standard: this is our own format, version 2. All integers in network byte ord
 The key is one of its own for every family of messages, cluster, boot and path: HKDF-SHA256 (RFC 5869) of the shared
 secret over them gives 32 octets of key and 4 of salt. The nonce is that salt and the sequence (as RFC 4106 section 4
 does it for ESP), the 36 octets before the body are authenticated with it. A boot identifier is 16 random octets of one
-process, and whoever sends counts the sequence in one place: so no nonce comes twice under a key, and a sender that is
-not Python (the probe of native/) needs the key, the salt and the octets at 28 to go on by itself.
+process, and whoever sends counts the sequence in one place: so no nonce comes twice under a key. Of heartbeats that place
+is not here (native/probe_beat.c): it is given key, salt and the 28 octets before the sequence.
 
 Several secrets: what is sent is sealed with the first; what the others sealed is opened too, so that a pair changes
 its secret one gateway after the other. A higher minor version has further fields at the end of the body, which are not
@@ -77,6 +77,27 @@ class Refused(Exception):
         self.why = why
 
 
+class Key:
+    """Key and salt of one boot and path."""
+
+    def __init__(self, material: bytes) -> None:
+        self.material = material
+        reader = Reader(material)
+        self._aead, self._salt = AESGCM(reader.take(KEY_OCTETS)), reader.take(SALT_OCTETS)
+
+    def seal(self, prefix: bytes, sequence: int, body: bytes) -> bytes:
+        """The datagram. The caller never gives the same sequence twice."""
+        writer = Writer()
+        writer.put(prefix)
+        writer.u64(sequence)
+        header = writer.done()
+        return header + self._aead.encrypt(_nonce(self._salt, sequence), body, header)
+
+    def open(self, header: bytes, sequence: int, sealed: bytes) -> bytes:
+        """The body; raises InvalidTag."""
+        return self._aead.decrypt(_nonce(self._salt, sequence), sealed, header)
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An authentic datagram. `secret` is which of ours sealed it: 0 is the current one."""
@@ -99,19 +120,30 @@ class Keyring:
             raise ValueError(f"at most {SECRETS} secrets at a time")
         self.magic, self.cluster = magic, cluster
         self._secrets = tuple(secrets)
-        self._kept: dict[tuple[int, bytes, int], tuple[AESGCM, bytes]] = {}
+        self._kept: dict[tuple[int, bytes, int], Key] = {}
 
     def seal(self, boot: bytes, path: int, sequence: int, body: bytes) -> bytes:
         """The datagram. The caller never gives the same boot, path and sequence twice."""
+        return self._sealing(boot, path).seal(self.prefix(boot, path), sequence, body)
+
+    def prefix(self, boot: bytes, path: int) -> bytes:
+        """The 28 octets before the sequence."""
         writer = Writer()
         writer.put(self.magic)
         writer.pack(_VERSIONS, MAJOR, MINOR, path, 0, self.cluster)
         writer.put(boot)
-        writer.u64(sequence)
-        header = writer.done()
-        key, salt = self._key(0, boot, path)
-        self._keep(0, boot, path, key, salt)
-        return header + key.encrypt(_nonce(salt, sequence), body, header)
+        return writer.done()
+
+    def sealing(self, boot: bytes, path: int) -> bytes:
+        """Key and salt, 36 octets, with which this boot of ours seals. Whoever has it counts the sequence."""
+        return self._sealing(boot, path).material
+
+    def opening(self, boot: bytes, path: int) -> tuple[bytes, ...]:
+        """Keys and salts with which a boot that proved to be authentic may seal."""
+        keys = [self._key(index, boot, path) for index in range(len(self._secrets))]
+        for index, key in enumerate(keys):
+            self._keep(index, boot, path, key)
+        return tuple(key.material for key in keys)
 
     def open(self, data: bytes) -> Opened:
         """Raises Refused. Nothing but magic and major version is acted on before the tag verified."""
@@ -130,25 +162,30 @@ class Keyring:
 
     def _body(self, header: bytes, sealed: bytes, boot: bytes, path: int, sequence: int) -> tuple[bytes, int]:
         for index in range(len(self._secrets)):
-            key, salt = self._key(index, boot, path)
+            key = self._key(index, boot, path)
             try:
-                body = key.decrypt(_nonce(salt, sequence), sealed, header)
+                body = key.open(header, sequence, sealed)
             except InvalidTag:
                 continue
-            self._keep(index, boot, path, key, salt)
+            self._keep(index, boot, path, key)
             return body, index
         raise Refused(Rejection.BAD_MAC)
 
-    def _key(self, index: int, boot: bytes, path: int) -> tuple[AESGCM, bytes]:
+    def _sealing(self, boot: bytes, path: int) -> Key:
+        key = self._key(0, boot, path)
+        self._keep(0, boot, path, key)
+        return key
+
+    def _key(self, index: int, boot: bytes, path: int) -> Key:
         kept = self._kept.get((index, boot, path))
         return kept if kept is not None else _derive(self._secrets[index], self.magic, self.cluster, boot, path)
 
-    def _keep(self, index: int, boot: bytes, path: int, key: AESGCM, salt: bytes) -> None:
+    def _keep(self, index: int, boot: bytes, path: int, key: Key) -> None:
         """Only what is ours or proved to be authentic: nobody else's datagrams push a key out."""
         if (index, boot, path) not in self._kept:
             while len(self._kept) >= KEPT:
                 del self._kept[next(iter(self._kept))]
-            self._kept[index, boot, path] = key, salt
+            self._kept[index, boot, path] = key
 
 
 class Window:
@@ -184,13 +221,11 @@ class Window:
         return 1 - arrived / expected
 
 
-def _derive(secret: bytes, magic: bytes, cluster: int, boot: bytes, path: int) -> tuple[AESGCM, bytes]:
+def _derive(secret: bytes, magic: bytes, cluster: int, boot: bytes, path: int) -> Key:
     """RFC 5869: extract and expand, SHA-256."""
     info = magic + bytes([MAJOR]) + cluster.to_bytes(4, "big") + boot + bytes([path])
-    material = Reader(
-        HKDF(algorithm=SHA256(), length=KEY_OCTETS + SALT_OCTETS, salt=b"gatewayd", info=info).derive(secret)
-    )
-    return AESGCM(material.take(KEY_OCTETS)), material.take(SALT_OCTETS)
+    hkdf = HKDF(algorithm=SHA256(), length=KEY_OCTETS + SALT_OCTETS, salt=b"gatewayd", info=info)
+    return Key(hkdf.derive(secret))
 
 
 def _nonce(salt: bytes, sequence: int) -> bytes:

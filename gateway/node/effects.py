@@ -13,6 +13,7 @@ from gateway.bfd.probing import Arm
 from gateway.bgp.settings import SpeakerSettings
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaParameters
+from gateway.ha.beating import Beat
 from gateway.node.instances import InstanceSettings
 from gateway.routing.model import Prefix, Route
 
@@ -166,8 +167,15 @@ class ProbeClose:
 
 
 @dataclass(frozen=True, slots=True)
+class PairBeat:
+    """What heartbeats to send to the other gateway of the pair."""
+
+    beat: Beat
+
+
+@dataclass(frozen=True, slots=True)
 class PairTransmit:
-    """A datagram to the other gateway of the pair, or to the witness."""
+    """A datagram to the witness."""
 
     data: bytes
     local: Endpoint

@@ -98,9 +98,9 @@ class Gateway:
             self.speaker.receive(lines, now)
             self._settle(now)
 
-    def receive_pair(self, data: bytes, remote: Endpoint, now: float) -> None:
-        """Of the other gateway, or of the witness."""
-        self.pairing.receive(data, remote, now)
+    def receive_pair(self, data: bytes, now: float, at: float | None = None) -> None:
+        """Of the other gateway, or of the witness; it arrived at `at`, or now."""
+        self.pairing.receive(data, now, at)
         self._settle(now)
 
     def command(self, command: object, now: float) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gateway.bgp import attraction, events
-from gateway.contract import Endpoint, RandomSource, Transmit
+from gateway.contract import RandomSource, Transmit
 from gateway.ha import fabric_values as cloud
 from gateway.ha import lease_message
+from gateway.ha.beating import Arm, Once, Rest
 from gateway.ha.election import Election
 from gateway.ha.fabric import Fabric
 from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp
@@ -69,10 +70,10 @@ class HighAvailability:
 
     # --- the contract -------------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes, remote: Endpoint, now: float) -> None:
-        """A datagram of the pair's, from wherever."""
+    def receive(self, data: bytes, now: float, at: float | None = None) -> None:
+        """A datagram of the pair's, from wherever; it arrived at `at`, or now."""
         if not data.startswith(lease_message.MAGIC):
-            self.pair.receive(data, remote, now)
+            self.pair.receive(data, now, at)
         elif self.link is not None:
             self.link.receive(data)
         self._settle(now)
@@ -169,8 +170,8 @@ class HighAvailability:
         found = list(self.pair.poll())
         for event in found:
             match event:
-                case Transmit(data, local, remote):
-                    self._effects.append(effects.PairTransmit(data, local, remote))
+                case Arm() | Once() | Rest():
+                    self._effects.append(effects.PairBeat(event))
                 case Ask() if self.link is not None:
                     self.link.ask(event)
                 case Ask():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway import __version__
 from gateway.config import derive
@@ -30,6 +31,13 @@ class PairSecrets:
     witness: bytes = field(default=b"", repr=False)
 
 
+class PairSockets(NamedTuple):
+    """By which addresses a gateway of a pair talks: with the other one, and with the witness."""
+
+    heartbeats: tuple[Endpoint, ...] = ()
+    witness: tuple[Endpoint, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class PairSettings:
     """This gateway's part of the pair. `ttl` of the lease, in seconds; `witness` is the node that grants it, None where that is a
@@ -47,10 +55,10 @@ class PairSettings:
         return self.election.both_carry
 
     @property
-    def sockets(self) -> tuple[Endpoint, ...]:
+    def sockets(self) -> PairSockets:
         """Where datagrams of the pair come in."""
-        found = [self.heartbeat.local, *(path.local for path in self.heartbeat.further)]
-        return (*dict.fromkeys([*found, *([self.witness.local] if self.witness is not None else [])]),)
+        beats = [self.heartbeat.local, *(path.local for path in self.heartbeat.further)]
+        return PairSockets((*dict.fromkeys(beats),), (self.witness.local,) if self.witness is not None else ())
 
 
 def pair_settings(config: Config, secrets: PairSecrets) -> PairSettings | None:

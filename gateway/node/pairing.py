@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from gateway.bgp import events as bgp
 from gateway.bgp.attraction import Attraction
 from gateway.bgp.settings import Role, SpeakerSettings
-from gateway.contract import Endpoint, RandomSource
+from gateway.contract import RandomSource
 from gateway.ha.roles import MachineLeaves, Operate
 from gateway.node import effects, inputs
 from gateway.node.health import Health
@@ -94,9 +94,9 @@ class Pairing:
 
     # --- the contract -------------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes, remote: Endpoint, now: float) -> None:
+    def receive(self, data: bytes, now: float, at: float | None = None) -> None:
         if self.ha is not None:
-            self.ha.receive(data, remote, now)
+            self.ha.receive(data, now, at)
 
     def command(self, command: PairCommand, now: float) -> None:
         if self.ha is None:

@@ -53,6 +53,7 @@ class ShellFacts:
     workers: tuple[WorkerStatus, ...] = ()
     probes: Mapping[int, ProbeCounts] = field(default_factory=dict)  # by number of the watch
     probe_refused: Mapping[str, int] = field(default_factory=dict)
+    heartbeats_sent: int = 0
     journal: tuple[JournalEntry, ...] = ()
     problems: tuple[str, ...] = ()
     certificate_problems: tuple[str, ...] = ()
@@ -73,7 +74,7 @@ def build(
     fade(node)
     draw_some(node, facts, kept, 0 if stale else len(node.redraw))
     pair = node.pairing.ha
-    ha = ha_status(pair, now) if pair is not None else None
+    ha = ha_status(pair, now, facts.heartbeats_sent) if pair is not None else None
     fabric = fabric_status(pair.fabric.view()) if pair is not None and pair.fabric is not None else None
     return Snapshot(
         name=node.settings.name,

@@ -13,8 +13,8 @@ from gateway.observe.snapshot import HaPathStatus, HaStatus
 _LEASE = {Standing.OURS: "ours", Standing.FREE: "free", Standing.OTHER: "other", Standing.UNKNOWN: "unknown"}
 
 
-def ha_status(ha: HighAvailability, now: float) -> HaStatus:
-    """The picture of now."""
+def ha_status(ha: HighAvailability, now: float, sent: int) -> HaStatus:
+    """The picture of now; `sent` heartbeats are counted by who sends them."""
     pair = ha.pair
     election, lease, beat = pair.election, pair.lease, pair.heartbeat.status(now)
     own, peer = election.advertised(now), pair.heartbeat.peer_said
@@ -24,7 +24,7 @@ def ha_status(ha: HighAvailability, now: float) -> HaStatus:
         peer_up=beat.peer_up,
         last_heartbeat_at=beat.last_heartbeat_at,
         round_trip=beat.round_trip,
-        sent=beat.sent,
+        sent=sent,
         received=beat.received,
         rejected=beat.rejected,
         role=election.role.name.lower(),

@@ -2,7 +2,7 @@
 
 configuration -> settings -> node (gateway/node) <-> driver
                                |
-    UdpSockets   NativeDataPlane   KernelRoutes   BgpService   HaLink   ControlServer   HttpServer   Notifier
+    UdpSockets   NativeDataPlane   KernelRoutes   BgpService   Listeners   ControlServer   HttpServer   Notifier
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gateway.ha.witness import Ask
 from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
+from gateway.node.pair_settings import PairSockets
 from gateway.node.settings import GatewaySettings
 from gateway.observe.build import ShellFacts, build, draw, draw_routes, draw_some, fade
 from gateway.observe.explain import explain
@@ -89,7 +90,7 @@ class Daemon:
             loaded.settings, SystemRandom(), Libcrypto(), _wall, self._crash_secret(), self._learned_earlier(),
             self._epoch_earlier(),
         )  # fmt: skip
-        self.driver = Driver(self.node, self._perform)
+        self.driver = Driver(self.node, self._perform, hear=lambda: self.listeners.heartbeats.drain())
         self.dataplane = NativeDataPlane(
             workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike
         )
@@ -212,8 +213,8 @@ class Daemon:
     def _received_ike(self, data: bytes, local: Endpoint, remote: Endpoint) -> None:
         self.driver.feed(lambda node, now: node.receive_ike(data, local, remote, now))
 
-    def _received_pair(self, data: bytes, remote: Endpoint) -> None:
-        self.driver.feed(lambda node, now: node.receive_pair(data, remote, now))
+    def _received_pair(self, data: bytes, at: float | None) -> None:
+        self.driver.feed(lambda node, now: node.receive_pair(data, now, at))
 
     def _received_bgp(self, lines: str) -> None:
         self.driver.feed(lambda node, now: node.receive_bgp(lines, now))
@@ -343,6 +344,8 @@ class Daemon:
                 self.probes.perform(effect)
             case effects.SaveGuard():
                 self._spawn(self._save_guard(effect), "guard")
+            case effects.PairBeat(beat):
+                self.listeners.heartbeats.perform(beat)
             case effects.PairTransmit():
                 self.listeners.send(effect)
             case Call():
@@ -436,6 +439,7 @@ class Daemon:
             workers=self.dataplane.worker_status(),
             probes=probes,
             probe_refused=refused,
+            heartbeats_sent=self.listeners.heartbeats.sent,
             journal=self.journal.entries(),
             problems=(*self.problems, *((self.bgp.problem,) if self.bgp.problem else ()), *self.disclosures.problems()),
             certificate_problems=self.certificate_problems,
@@ -536,8 +540,8 @@ class Daemon:
             log.error("task %s ended by %r", task.get_name(), error, exc_info=error, extra={"event": "task-failed"})
 
 
-def _sockets(loaded: Loaded) -> tuple[Endpoint, ...]:
-    return loaded.settings.pair.sockets if loaded.settings.pair is not None else ()
+def _sockets(loaded: Loaded) -> PairSockets:
+    return loaded.settings.pair.sockets if loaded.settings.pair is not None else PairSockets()
 
 
 def _wall(now: float) -> float:

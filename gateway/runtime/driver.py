@@ -32,9 +32,17 @@ Input = Callable[[Gateway, float], None]
 class Driver:
     """One node on one event loop. Everything here runs in the loop's thread, except Compute jobs."""
 
-    def __init__(self, node: Gateway, perform: Callable[[object], None], compute_threads: int = 2) -> None:
+    def __init__(
+        self,
+        node: Gateway,
+        perform: Callable[[object], None],
+        compute_threads: int = 2,
+        hear: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`hear` feeds what arrived in time and waits: a loop that was busy hears it before it looks at the clock."""
         self.node = node
         self._perform = perform
+        self._hear = hear
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(compute_threads, thread_name_prefix="compute")
         self._inputs: deque[Input] = deque()
@@ -130,4 +138,5 @@ class Driver:
 
     def _wake(self) -> None:
         self._timer = None
+        self._hear()
         self.feed(lambda node, now: node.handle_deadline(now))

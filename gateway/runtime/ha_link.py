@@ -1,4 +1,4 @@
-"""The heartbeat's UDP socket. The heartbeat itself is the node's (gateway/ha/heartbeat.py)."""
+"""The UDP socket towards the witness (gateway/ha/witness_link.py). Heartbeats have their own: heartbeats.py."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class HaLink:
 
     async def open(self) -> None:
         """Binds. OSError: the address is not ours or taken."""
-        with explained(f"heartbeat {self._local}", listening("ha", "local_address")):
-            bound = _bound(self._local, self._mark)
+        with explained(f"witness {self._local}", listening("ha", "local_address")):
+            made = bound(self._local, self._mark)
         loop = asyncio.get_running_loop()
         with ExitStack() as unless_taken:
-            unless_taken.callback(bound.close)
-            self._transport, _ = await loop.create_datagram_endpoint(lambda: _Receiver(self._received), sock=bound)
+            unless_taken.callback(made.close)
+            self._transport, _ = await loop.create_datagram_endpoint(lambda: _Receiver(self._received), sock=made)
             unless_taken.pop_all()
 
     def send(self, data: bytes, remote: Endpoint) -> None:
@@ -50,18 +50,19 @@ class _Receiver(asyncio.DatagramProtocol):
         self._received(data, Endpoint(addr[0], addr[1]))
 
     def error_received(self, exc: Exception) -> None:
-        """An ICMP error or a full queue: heartbeats are lost then, and silence is what the core measures."""
+        """An ICMP error or a full queue: questions are lost then, and asked again."""
 
 
-def _bound(local: Endpoint, mark: int | None) -> socket.socket:
+def bound(local: Endpoint, mark: int | None) -> socket.socket:
+    """A marked socket of one of our addresses; OSError when that cannot be had."""
     family = socket.AF_INET6 if ":" in local.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_DGRAM)
+    made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
-        bound.setblocking(False)
+        made.setblocking(False)
         if mark is not None:
-            bound.setsockopt(*mark_option(mark))
-        bound.bind((local.host, local.port))
+            made.setsockopt(*mark_option(mark))
+        made.bind((local.host, local.port))
     except OSError:
-        bound.close()
+        made.close()
         raise
-    return bound
+    return made

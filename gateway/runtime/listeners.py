@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from gateway.config.model import Config, Metrics
 from gateway.contract import Endpoint
 from gateway.node.effects import PairTransmit
+from gateway.node.pair_settings import PairSockets
 from gateway.observe.snapshot import Snapshot
 from gateway.runtime.ha_link import HaLink
+from gateway.runtime.heartbeats import Heartbeats
 from gateway.runtime.http import HttpServer
+
+NOBODY = PairSockets()
 
 
 class Listeners:
-    """`follow` at the start and at each reload, `close` at the end."""
+    """`follow` at the start and at each reload, `close` at the end. `received` takes a datagram of the pair, and when it arrived in
+    seconds of CLOCK_BOOTTIME: None, now."""
 
     def __init__(
         self,
         picture: Callable[[], Snapshot],
-        received: Callable[[bytes, Endpoint], None],
+        received: Callable[[bytes, float | None], None],
         snapshot: Callable[[], Awaitable[Snapshot]] | None = None,
     ) -> None:
         self._snapshot = snapshot
@@ -27,38 +32,48 @@ class Listeners:
         self._metrics: Metrics | None = None
         self._http: HttpServer | None = None
         self._links: dict[Endpoint, HaLink] = {}
+        self._beating: frozenset[Endpoint] = frozenset()
+        self.heartbeats = Heartbeats(received)
 
-    async def follow(self, config: Config, wanted: Sequence[Endpoint] = ()) -> None:
-        """`wanted` are the sockets of the pair. What did not change is not touched. OSError (a sentence) when an address is not to
-        be had: all is as before."""
+    async def follow(self, config: Config, wanted: PairSockets = NOBODY) -> None:
+        """What did not change is not touched. OSError (a sentence) when an address is not to be had: all is as before."""
         opened: dict[Endpoint, HaLink] = {}
+        beating = frozenset(wanted.heartbeats)
         try:
-            for local in wanted:
+            for local in beating - self._beating:
+                self.heartbeats.open(local, config.gateway.mark)
+            for local in wanted.witness:
                 if local not in self._links:
                     opened[local] = await self._opened(local, config.gateway.mark)
             if config.metrics != self._metrics:
                 await self._serve(config.metrics)
         except OSError:
+            for local in beating - self._beating:
+                self.heartbeats.close(local)
             for link in opened.values():
                 link.close()
             raise
-        for local in self._links.keys() - set(wanted):
+        for local in self._beating - beating:
+            self.heartbeats.close(local)
+        for local in self._links.keys() - set(wanted.witness):
             self._links.pop(local).close()
+        self._beating = beating
         self._links |= opened
 
     def send(self, effect: PairTransmit) -> None:
-        """A datagram of the pair."""
+        """A datagram to the witness."""
         if (link := self._links.get(effect.local)) is not None:
             link.send(effect.data, effect.remote)
 
     async def close(self) -> None:
         if self._http is not None:
             await self._http.stop()
+        await self.heartbeats.stop()
         for link in self._links.values():
             link.close()
 
     async def _opened(self, local: Endpoint, mark: int) -> HaLink:
-        link = HaLink(local, self._received, mark)
+        link = HaLink(local, lambda data, _: self._received(data, None), mark)
         await link.open()
         return link
 

@@ -317,7 +317,7 @@ def heartbeat(data: bytes) -> None:
             continue
         assert read.name.isprintable()
         end = Heartbeat(HeartbeatSettings(HERE, THERE, "gw-b", b"sixteen octets!!", cluster=7), SeededRandom())
-        end.receive(octets, THERE, 1.0)
+        end.receive(octets, 1.0)
         assert not end.status(1.0).peer_up
         assert len(list(end.poll())) <= 2
 

@@ -88,7 +88,7 @@ class HaWatch:
 
     def check(self) -> None:
         world = self.world
-        running = [one for one in world.machines.values() if one.pair is not None and not one.paused]
+        running = [one for one in world.machines.values() if one.pair is not None and not one.paused and not one.busy]
         if self.attracted and not any(one.pair and one.pair.election.level > Level.STANDBY for one in running):
             raise Broken("nobody attracts the traffic")
         if world.plan.policy == "stay":

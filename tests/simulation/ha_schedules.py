@@ -123,6 +123,13 @@ def _stand_still(world: HaWorld) -> None:
     world.later(world.chance.choice((_some_time(world), 60.0)), lambda: world.resume(name))
 
 
+def _busy(world: HaWorld) -> None:
+    """A loop that has no time: not for long, or for good and ever."""
+    name = _one(world)
+    world.keep_busy(name)
+    world.later(world.chance.choice((world.chance.uniform(0, 1), _some_time(world), 60.0)), lambda: world.resume(name))
+
+
 def _clock_jumps(world: HaWorld) -> None:
     name = _one(world)
     world.jump_clock(name, world.chance.choice((1.0, TTL, world.chance.uniform(0, 60), 86400.0)))
@@ -239,6 +246,7 @@ ACTS: dict[str, Callable[[HaWorld], None]] = {
     "crash for good": _crash_for_good,
     "both restart": _both_restart,
     "stand still": _stand_still,
+    "busy": _busy,
     "clock jumps": _clock_jumps,
     "cut heartbeat": _cut_heartbeat,
     "cut witness": _cut_witness,
@@ -269,11 +277,12 @@ class _Light:
 
 @contextmanager
 def _cipher(real: bool) -> Iterator[None]:
-    whole = sealed._derive
+    whole, cipher = sealed._derive, sealed.AESGCM
     if not real:
-        light = (_Light(), bytes(4))
-        sealed._derive = lambda *_: light  # type: ignore[assignment,return-value]
+        sealed.AESGCM = lambda key: _Light()  # type: ignore[assignment,misc]
+        light = sealed.Key(bytes(sealed.KEY_OCTETS + sealed.SALT_OCTETS))
+        sealed._derive = lambda *_: light
     try:
         yield
     finally:
-        sealed._derive = whole
+        sealed._derive, sealed.AESGCM = whole, cipher  # type: ignore[misc]

@@ -21,11 +21,13 @@ from simulation.world import SimulationFailure
 from support.heartbeat_network import SeededRandom
 
 from gateway.contract import Endpoint, Transmit
+from gateway.ha.beating import Arm, Once, Rest
 from gateway.ha.election import Election
 from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp, Settings
 from gateway.ha.message import HealthReason, Level, Role
 from gateway.ha.pair import Pair
 from gateway.ha.paths import Path
+from gateway.ha.reference import Beats
 from gateway.ha.roles import (
     CommandRefused,
     HealthChanged,
@@ -65,12 +67,15 @@ class Machine:
         self.health = HealthReason(0)
         self.pair: Pair | None = None
         self.link: WitnessLink | None = None
+        self.beats = Beats(SeededRandom(0))
         self.paused = False
+        self.busy = False
+        """The loop does something else; its beats go on, and what arrives waits, with its time."""
         self.boots = 0
         self._due = 0.0
         self.heard_at = float("-inf")
         """When a heartbeat of the other's last reached the process."""
-        self._waiting: list[tuple[str, Transmit]] = []
+        self._waiting: list[tuple[str, Transmit, float | None]] = []
 
     @property
     def now(self) -> float:
@@ -87,17 +92,22 @@ class Machine:
     def wake_at(self) -> float | None:
         if self.pair is None or self.paused:
             return None
-        return max(self.world.now, self.world_time(self._due))
+        beat = self.beats.next_deadline()
+        due = [] if beat is None else [beat]
+        if not self.busy:
+            due.append(self._due)
+        return max(self.world.now, self.world_time(min(due))) if due else None
 
     def start(self) -> None:
         plan, now = self.world.plan, self.now
         self.boots += 1
-        self.paused, self._waiting, self.heard_at = False, [], self.world.now
+        self.paused, self.busy, self._waiting, self.heard_at = False, False, [], self.world.now
         chance = SeededRandom(self.world.seed * 1000 + self.boots * 10 + ord(self.name))
         paths = [Path(_at(self.name, 4780 + n), _at(OTHER[self.name], 4780 + n)) for n in range(plan.paths)]
         heartbeat = Heartbeat(
             Settings(*paths[0], f"gw-{self.name}", SECRET, INTERVAL, DEAD_AFTER, further=tuple(paths[1:])), chance
         )
+        self.beats = Beats(chance)
         election = Election(plan.election(self.name), now, self.epoch)
         self.pair = Pair(heartbeat, election, Lease(TTL, epoch=self.epoch) if plan.witness else None)
         self.link = WitnessLink(
@@ -107,36 +117,43 @@ class Machine:
 
     def crash(self) -> None:
         self.pair = self.link = None
-        self.paused, self._waiting = False, []
+        self.paused, self.busy, self._waiting = False, False, []
 
     def resume(self) -> None:
         """The first thing a process does is anything: a timer or a datagram that waited."""
-        if not self.paused:
+        if not (self.paused or self.busy):
             return
-        self.paused = False
+        self.paused = self.busy = False
         waiting, self._waiting = self._waiting, []
-        for sender, datagram in waiting:
-            self.arrive(sender, datagram)
+        for sender, datagram, at in waiting:
+            self.arrive(sender, datagram, at)
             self.world.watch.check()
 
     def wake(self) -> None:
-        self.enter(lambda pair: pair.handle_deadline(self.now))
+        self.beats.handle_deadline(self.now)
+        self._send_beats()
+        if self.now >= self._due:
+            self.enter(lambda pair: pair.handle_deadline(self.now))
 
-    def arrive(self, sender: str, datagram: Transmit) -> None:
-        if self.paused:
-            self._waiting = [*self._waiting, (sender, datagram)][-SOCKET:]
-        elif self.pair is None or self.link is None:
+    def arrive(self, sender: str, datagram: Transmit, at: float | None = None) -> None:
+        """`at`: when the thread of the beats took it from its socket; it takes none while the whole process stands still."""
+        if self.pair is None or self.link is None:
             return
+        if sender != "w" and at is None and not self.paused:
+            at = self.now
+            self.beats.receive(datagram.data, at)
+        if self.paused or self.busy:
+            self._waiting = [*self._waiting, (sender, datagram, at)][-SOCKET:]
         elif sender == "w":
             self.link.receive(datagram.data)  # most of what comes late is refused here, and the pair not entered
             self._drain()
             self._due = self.pair.next_deadline()
         else:
             self.heard_at = self.world.now
-            self.enter(lambda pair: pair.receive(datagram.data, datagram.local, self.now))
+            self.enter(lambda pair: pair.receive(datagram.data, self.now, at))
 
     def enter(self, action: Callable[[Pair], None]) -> None:
-        if self.pair is not None and not self.paused:
+        if self.pair is not None and not self.paused and not self.busy:
             action(self.pair)
             self._drain()
             self._due = self.pair.next_deadline()
@@ -152,10 +169,11 @@ class Machine:
             for effect in effects:
                 if isinstance(effect, Ask):
                     self.link.ask(effect)
-                elif isinstance(effect, Transmit):
-                    self.world.send(self.name, effect)
+                elif isinstance(effect, Arm | Once | Rest):
+                    self.beats.perform(effect, self.now)
                 else:
                     self._happened(effect)
+            self._send_beats()
             for out in said:
                 if isinstance(out, Transmit):
                     self.world.send(self.name, out)
@@ -164,6 +182,10 @@ class Machine:
                     self.pair.answered(out.ticket, out.answer, self.now)
                 else:
                     self.pair.noticed(self.now)
+
+    def _send_beats(self) -> None:
+        for out in self.beats.poll():
+            self.world.send(self.name, out)
 
     def _happened(
         self, effect: RoleChanged | LevelChanged | CommandRefused | Remember | PeerUp | PeerDown | PeerSaid
@@ -232,8 +254,15 @@ class HaWorld:
             self.watch.disturbed()
             self.machines[name].paused = True
 
+    def keep_busy(self, name: str) -> None:
+        """Only its loop: the thread of the beats goes on."""
+        if self.machines[name].pair is not None:
+            self.note(name, "IS BUSY")
+            self.watch.disturbed()
+            self.machines[name].busy = True
+
     def resume(self, name: str) -> None:
-        if self.machines[name].paused:
+        if self.machines[name].paused or self.machines[name].busy:
             self.note(name, "GOES ON")
             self.guarded(self.machines[name].resume)
 

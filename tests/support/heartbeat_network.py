@@ -6,8 +6,10 @@ import heapq
 import random
 from collections.abc import Callable
 
-from gateway.contract import Endpoint, Transmit
+from gateway.contract import Endpoint
+from gateway.ha.beating import Arm, Once, Rest
 from gateway.ha.heartbeat import Heartbeat, PeerDown, PeerSaid, PeerUp, Settings
+from gateway.ha.reference import Beats
 
 SECRET = b"a secret of the pair, long enough"
 ADDRESSES = {"a": Endpoint("10.0.0.4", 4780), "b": Endpoint("10.0.0.5", 4780)}
@@ -31,7 +33,8 @@ def settings(name: str, **changes: object) -> Settings:
 
 
 class Network:
-    """`deliver` may be replaced to drop or record; `frozen` nodes neither read nor wake."""
+    """`passes` may be replaced to drop or record. `frozen` nodes neither read nor wake; of `busy` ones the beats go on, and what
+    they hear waits."""
 
     def __init__(
         self, seed: int = 1, loss: float = 0.0, duplicate: float = 0.0, delay: tuple[float, float] = (0.001, 0.001)
@@ -40,11 +43,14 @@ class Network:
         self.random = random.Random(seed)
         self.loss, self.duplicate, self.delay = loss, duplicate, delay
         self.nodes: dict[str, Heartbeat] = {}
+        self.beats: dict[str, Beats] = {}
         self.events: list[tuple[float, str, PeerUp | PeerDown]] = []
         self.heard: list[tuple[float, str, PeerSaid]] = []
         self.sent: list[tuple[str, bytes]] = []
         self.passes: Callable[[str, bytes], bool] = lambda sender, data: True
         self.frozen: set[str] = set()
+        self.busy: set[str] = set()
+        self._waiting: list[tuple[str, bytes, float]] = []
         self._queue: list[tuple[float, int, str, bytes]] = []
         self._count = 0
         self._boots = seed * 1000
@@ -52,16 +58,33 @@ class Network:
     def boot(self, name: str, **changes: object) -> Heartbeat:
         self._boots += 1
         self.nodes[name] = Heartbeat(settings(name, **changes), SeededRandom(self._boots))
+        self.beats[name] = Beats(SeededRandom(-self._boots))
         return self.nodes[name]
 
+    def kill(self, name: str) -> None:
+        del self.nodes[name], self.beats[name]
+
     def inject(self, target: str, data: bytes) -> None:
-        self.nodes[target].receive(data, ADDRESSES[OTHER[target]], self.now)
+        self.beats[target].receive(data, self.now)
+        if target in self.busy:
+            self._waiting.append((target, data, self.now))
+            return
+        self.nodes[target].receive(data, self.now, self.now)
         self._drain(target)
+
+    def go_on(self, name: str) -> None:
+        """A busy one hears what waits, then looks at the clock (runtime/driver.py)."""
+        self.busy.discard(name)
+        for target, data, at in self._waiting:
+            self.nodes[target].receive(data, self.now, at)
+        self._waiting = []
+        self.nodes[name].handle_deadline(self.now)
+        self._drain(name)
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
         while True:
-            deadlines = [(node.next_deadline(), name) for name, node in self.nodes.items() if name not in self.frozen]
+            deadlines = [(at, name) for name in self.nodes if (at := self._deadline(name)) is not None]
             arrival = self._queue[0][0] if self._queue else end + 1
             at, name = min(deadlines, default=(end + 1, ""))
             if min(at, arrival) > end:
@@ -70,9 +93,22 @@ class Network:
             if arrival <= at:
                 self._arrive()
             else:
-                self.nodes[name].handle_deadline(self.now)
-                self._drain(name)
+                self._wake(name)
         self.now = end
+
+    def _deadline(self, name: str) -> float | None:
+        if name in self.frozen:
+            return None
+        beat = self.beats[name].next_deadline()
+        if name in self.busy:
+            return beat
+        return min(self.nodes[name].next_deadline(), float("inf") if beat is None else beat)
+
+    def _wake(self, name: str) -> None:
+        self.beats[name].handle_deadline(self.now)
+        if name not in self.busy and self.nodes[name].next_deadline() <= self.now:
+            self.nodes[name].handle_deadline(self.now)
+        self._drain(name)
 
     def said(self, name: str) -> list[str]:
         return [("up" if isinstance(e, PeerUp) else e.reason.value) for _, who, e in self.events if who == name]
@@ -89,14 +125,16 @@ class Network:
             if isinstance(effect, PeerSaid):
                 self.heard.append((self.now, name, effect))
                 continue
-            if not isinstance(effect, Transmit):
+            if isinstance(effect, Arm | Once | Rest):
+                self.beats[name].perform(effect, self.now)
+            else:
                 self.events.append((self.now, name, effect))
-                continue
-            self.sent.append((name, effect.data))
+        for out in self.beats[name].poll():
+            self.sent.append((name, out.data))
             copies = 1 + (self.random.random() < self.duplicate)
             for _ in range(copies):
-                if self.passes(name, effect.data) and self.random.random() >= self.loss:
-                    self._push(self.now + self.random.uniform(*self.delay), OTHER[name], effect.data)
+                if self.passes(name, out.data) and self.random.random() >= self.loss:
+                    self._push(self.now + self.random.uniform(*self.delay), OTHER[name], out.data)
 
     def _push(self, at: float, target: str, data: bytes) -> None:
         self._count += 1

@@ -46,7 +46,7 @@ def test_silence_brings_the_peer_down_after_the_dead_time_and_not_before():
     world = pair()
     world.run(5.0)
     stopped = world.now
-    del world.nodes["b"]
+    world.kill("b")
     world.run(3.0)
     ((at, _, event),) = [entry for entry in world.events if entry[0] > stopped]
     assert event.reason.value == "silence"
@@ -91,7 +91,7 @@ def test_recordings_of_an_earlier_boot_move_nothing():
     recorded = [data for sender, data in world.sent if sender == "b"]
     world.boot("b")
     world.run(2.0)
-    del world.nodes["b"]  # the genuine one is gone; only the attacker speaks
+    world.kill("b")  # the genuine one is gone; only the attacker speaks
     before = world.said("a")
     for _ in range(40):
         world.run(0.1)
@@ -351,7 +351,7 @@ def test_a_peer_that_does_not_hear_us_still_says_what_it_is_and_its_silence_is_t
     _, who, said = world.heard[-1]
     assert who == "a" and (said.advertised.role, said.advertised.epoch) == (Role.ACTIVE, 9)
     assert world.nodes["a"].peer_advertised is None, "it is not up"
-    del world.nodes["b"]
+    world.kill("b")
     world.run(2.0)
     assert world.said("a") == ["up", "one-way", "silence"]
 

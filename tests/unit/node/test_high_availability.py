@@ -28,12 +28,13 @@ from gateway.ha.fabric_values import (
 )
 from gateway.ha.heartbeat import Settings as HeartbeatSettings
 from gateway.ha.message import HealthReason, Role
+from gateway.ha.reference import Beats
 from gateway.ha.roles import ElectionSettings, HealthChanged, Operate, Verb
 from gateway.ha.witness import Ask, Granted, Held
 from gateway.ha.witness import Operation as Asked
 from gateway.ha.witness_link import WitnessSettings
 from gateway.ha.witness_node import ClusterSettings, Persist, Record, WitnessNode
-from gateway.node.effects import Event, PairTransmit, SaveEpoch
+from gateway.node.effects import Event, PairBeat, PairTransmit, SaveEpoch
 from gateway.node.high_availability import HighAvailability
 from gateway.node.pair_settings import PairSettings
 
@@ -73,6 +74,7 @@ class Two:
             name: HighAvailability(make(name), fabric(name) if tables else None, SeededRandom(n), self.now)
             for n, name in enumerate("ab")
         }
+        self.beats = {name: Beats(SeededRandom(10 + n)) for n, name in enumerate("ab")}
         self.said: dict[str, list[object]] = {"a": [], "b": []}
         self.cut = False
         self.dead: set[str] = set()
@@ -96,11 +98,13 @@ class Two:
         while True:
             due = {name: self.ha[name].next_deadline() for name in "ab" if name not in self.dead}
             at = self.witness.next_deadline()
-            first = min([*due.values(), *([at] if at is not None else [])])
+            beats = [beat for name in due if (beat := self.beats[name].next_deadline()) is not None]
+            first = min([*due.values(), *beats, *([at] if at is not None else [])])
             if first > end:
                 break
             self.now = max(self.now, first)
             for name, deadline in due.items():
+                self.beats[name].handle_deadline(self.now)
                 if deadline <= self.now:
                     self.ha[name].handle_deadline(self.now)
             if at is not None and at <= self.now:
@@ -128,18 +132,20 @@ class Two:
         self.said[name] += found
         for effect in found:
             if isinstance(effect, PairTransmit):
-                self._deliver(name, effect)
+                self.witness.receive(effect.data, effect.local, self.now)
+            elif isinstance(effect, PairBeat):
+                self.beats[name].perform(effect.beat, self.now)
             elif isinstance(effect, Call):
                 self.ha[name].table_answered(effect.ticket, self._cloud(effect.operation), self.now)
-        return bool(found)
+        beats = [beat.data for beat in self.beats[name].poll()]
+        for data in beats:
+            self._deliver("b" if name == "a" else "a", data)
+        return bool(found or beats)
 
-    def _deliver(self, name: str, effect: PairTransmit) -> None:
-        if effect.remote == WITNESS:
-            self.witness.receive(effect.data, effect.local, self.now)
-        elif not self.cut:
-            other = "b" if name == "a" else "a"
-            if other not in self.dead:
-                self.ha[other].receive(effect.data, effect.local, self.now)
+    def _deliver(self, other: str, data: bytes) -> None:
+        if not self.cut and other not in self.dead:
+            self.beats[other].receive(data, self.now)
+            self.ha[other].receive(data, self.now)
 
     def _drain_witness(self) -> bool:
         found = list(self.witness.poll())
@@ -150,7 +156,7 @@ class Two:
                 case Transmit(data, _, remote):
                     (name,) = (one for one, at in SOURCE.items() if at == remote)
                     if name not in self.dead:
-                        self.ha[name].receive(data, WITNESS, self.now)
+                        self.ha[name].receive(data, self.now)
         return bool(found)
 
     def _cloud(self, operation: Operation) -> Outcome:
