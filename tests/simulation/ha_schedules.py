@@ -260,7 +260,7 @@ ACTS: dict[str, Callable[[HaWorld], None]] = {
     "operators": _operators,
     "switchover": _switchover,
 }
-RARE = ("slow witness", "slow witness")
+RARE = ("slow witness", "slow witness", "witness restarts")
 """More often than others: what they find needs several things at once."""
 WITNESS_ACTS = ("cut witness", "slow witness", "witness restarts")
 

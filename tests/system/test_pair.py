@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from support.capture import Capture
@@ -160,6 +161,69 @@ def test_who_was_stopped_for_a_while_is_not_active_when_it_goes_on(pair: TwoGate
     pair.wait_whole()
     assert pair.active() == other
     assert any("the lease could not be renewed in time" in text for text in journal(pair, active, "ha-standby"))
+
+
+BUSY = """
+import signal, time
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+signal.signal(signal.SIGUSR1, lambda *_: spin(0.5))
+signal.signal(signal.SIGUSR2, lambda *_: spin(6.0))
+"""
+"""A sitecustomize.py of the test's: gatewayd as it is, but a signal keeps its loop busy, with the interpreter to itself."""
+
+
+@pytest.fixture
+def busy_pair(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TwoGateways:
+    """With a lease that is longer than a loop is busy, and a dead time of 60 ms."""
+    (tmp_path / "sitecustomize.py").write_text(BUSY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    made = TwoGateways(lab, ha='drain_time = "500ms"', interval="20ms", ttl="2s")
+    made.start()
+    made.wait_whole()
+    return made
+
+
+def _pid(pair: TwoGateways, at: int) -> int:
+    (pid,) = [one for one in pair.gateways[at].pids_of("gatewayd") if _is_daemon(one)]
+    return pid
+
+
+def test_a_busy_loop_is_no_death_and_a_death_is_seen_as_fast_as_ever(busy_pair: TwoGateways) -> None:
+    pair = busy_pair
+    active = pair.active()
+    before = [journal(pair, at, "ha-peer-down") for at in (0, 1)]
+    for at in (active, 1 - active) * 3:
+        began = time.monotonic()
+        os.kill(_pid(pair, at), signal.SIGUSR1)
+        assert pair.role(at)
+        assert time.monotonic() - began > 0.4, "eight dead times long nobody answered"
+        time.sleep(0.1)
+    assert [journal(pair, at, "ha-peer-down") for at in (0, 1)] == before
+    assert pair.active() == active
+    killed = time.clock_gettime(time.CLOCK_BOOTTIME)
+    pair.daemons[active].kill()
+    wait_until(lambda: journal(pair, 1 - active, "ha-peer-down") != before[1 - active], 5, "the other notices")
+    status = pair.daemons[1 - active].status()
+    assert status is not None
+    noticed = [entry["at"] for entry in status["journal"] if entry["event"] == "ha-peer-down"][-1]
+    assert 0.03 < noticed - killed < 0.25, "60 ms, on a busy machine"
+    pair.wait_role(1 - active, "active", 10)
+
+
+@pytest.mark.slow
+def test_one_that_hangs_for_good_does_not_look_alive_for_ever(busy_pair: TwoGateways) -> None:
+    pair = busy_pair
+    active = pair.active()
+    began = time.monotonic()
+    os.kill(_pid(pair, active), signal.SIGUSR2)
+    pair.wait_role(1 - active, "active", 5)
+    assert time.monotonic() - began < 2.2 + MOST, "its lease is over, and it is silent by then"
+    wait_until(lambda: pair.role(active) == "standby", 10, "it demotes itself when it goes on")
+    pair.wait_whole()
+    assert pair.active() == 1 - active
 
 
 def _is_daemon(pid: int) -> bool:

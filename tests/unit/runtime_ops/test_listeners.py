@@ -15,6 +15,7 @@ from gateway.config.load import load_text
 from gateway.config.model import Config
 from gateway.contract import Endpoint
 from gateway.node.effects import PairTransmit
+from gateway.node.pair_settings import PairSockets
 from gateway.runtime.faults import Unavailable
 from gateway.runtime.listeners import Listeners
 
@@ -29,8 +30,8 @@ def metrics(port: int, address: str = "127.0.0.1") -> str:
     return f'[metrics]\naddress = "{address}"\nport = {port}\n'
 
 
-def heartbeat(port: int, address: str = "127.0.0.1") -> tuple[Endpoint, ...]:
-    return (Endpoint(address, port),)
+def heartbeat(port: int, address: str = "127.0.0.1") -> PairSockets:
+    return PairSockets(heartbeats=(Endpoint(address, port),))
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
@@ -85,6 +86,10 @@ def test_an_address_that_is_not_to_be_had_leaves_everything_as_it_was() -> None:
         assert await answers(port)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
             free.bind(("127.0.0.1", pair))
+        both = PairSockets((Endpoint("127.0.0.1", pair),), (Endpoint("192.0.2.1", 0),))
+        with pytest.raises(Unavailable, match=r"witness 192\.0\.2\.1:.*correct ha\.local_address"):
+            await listeners.follow(config(metrics(port)), both)
+        assert _free(pair), "what was bound before it is let go"
         with pytest.raises(Unavailable, match=r"heartbeat 192\.0\.2\.1:.*correct ha\.local_address"):
             await listeners.follow(config(metrics(port)), heartbeat(pair, "192.0.2.1"))
         assert await answers(port)
@@ -105,29 +110,31 @@ def test_a_taken_port_is_a_sentence_with_its_fix() -> None:
     play(scenario)
 
 
-def test_the_heartbeat_opens_moves_and_closes_with_the_section() -> None:
+def test_the_sockets_of_the_pair_open_and_close_with_the_section() -> None:
     if not _may_mark():
         pytest.skip("setting a mark needs CAP_NET_ADMIN")
-    port = free_port(socket.SOCK_DGRAM)
+    beats, asks = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_DGRAM)
+    local, witness = Endpoint("127.0.0.1", beats), Endpoint("127.0.0.1", asks)
 
     async def scenario(listeners: Listeners) -> None:
-        await listeners.follow(config(metrics(0)), heartbeat(port))
-        with pytest.raises(OSError, match="Address already in use"):
-            _bind(port)
-        (local,) = heartbeat(port)
-        listeners.send(PairTransmit(b"x", local, local))
-        listeners.send(PairTransmit(b"y", Endpoint("127.0.0.9", port), local))  # by none of the sockets
+        await listeners.follow(config(metrics(0)), PairSockets((local,), (witness,)))
+        for port in (beats, asks):
+            with pytest.raises(OSError, match="Address already in use"):
+                _bind(port)
+        listeners.send(PairTransmit(b"x", witness, witness))
+        listeners.send(PairTransmit(b"y", Endpoint("127.0.0.9", asks), witness))  # by none of the sockets
+        listeners.send(PairTransmit(b"z", witness, local))
         async with asyncio.timeout(5):
-            while not received:
+            while len(received) < 2:
                 await asyncio.sleep(0.001)
         await listeners.follow(config(metrics(0)))
         async with asyncio.timeout(5):
-            while not _free(port):
+            while not (_free(beats) and _free(asks)):
                 await asyncio.sleep(0.001)
 
     received: list[bytes] = []
     play(scenario, received)
-    assert received == [b"x"]
+    assert sorted(received) == [b"x", b"z"]
 
 
 def _free(port: int) -> bool:
