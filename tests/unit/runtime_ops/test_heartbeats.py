@@ -92,7 +92,9 @@ class Side:
 async def two(host: str = "127.0.0.1", paths: int = 1, mark: int | None = None) -> tuple[Side, Side]:
     """Both up."""
     ports = free_ports(host, 2 * paths)
-    there = [Path(Endpoint(host, one), Endpoint(host, other)) for one, other in zip(ports[::2], ports[1::2], strict=True)]
+    there = [
+        Path(Endpoint(host, one), Endpoint(host, other)) for one, other in zip(ports[::2], ports[1::2], strict=True)
+    ]
     back = [Path(path.remote, path.local) for path in there]
     sides = Side("gw-a", *there, mark=mark).start(), Side("gw-b", *back, mark=mark).start()
     for side in sides:
