@@ -17,18 +17,12 @@ from dataclasses import dataclass, field
 
 from gateway.ha.paths import Path
 
-LEAST_HOLD = 1.0
-"""Seconds for which beats hold, at the least. Longer than a loop is ever busy with what it is here for (a reload of a
-thousand connections is some tenths of a second), and no longer than the lease of a witness node lasts unless it is told
-otherwise (1 s, config/derive.py): a gateway that hangs for good is silent when its lease is over, and the other takes it."""
-HELD_INTERVALS = 3
-REFRESHES = 4
-"""How many times in that time they are armed again."""
-
-
-def hold_of(interval: float) -> float:
-    """Seconds."""
-    return max(LEAST_HOLD, HELD_INTERVALS * interval)
+HOLD = 1.0
+"""Seconds for which beats hold. Longer than a loop is ever busy with what it is here for (a reload of a thousand connections
+is some tenths of a second), and no longer than the lease of a witness node lasts unless it is told otherwise
+(config/derive.py): a gateway that hangs for good is silent when its lease is over, and the other takes it."""
+REFRESH = HOLD / 4
+"""Seconds after which they are armed again, also when nothing is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +32,7 @@ class Arm:
     `prefix` are the 28 octets before the sequence, `seal` is key and salt (`sealed.py`). Of `body` the sender writes
     the clock, the hold time and the echo (`message.py`): that of the newest datagram of `peer`, opened with one of
     `opens`; the one that is in `body` arrived at `echoed_at`. `interval`: the shortest and the longest time between two,
-    each time chosen anew. `hold`: seconds after which nothing is sent, unless it is armed again. `at_once`: the first goes
-    now.
+    each time chosen anew. `hold`: seconds after which nothing is sent, unless it is armed again. `at_once`: the first goes now.
     """
 
     number: int

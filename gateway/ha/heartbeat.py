@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.contract import Endpoint, RandomSource
-from gateway.ha.beating import REFRESHES, Arm, Beat, Once, Rest, hold_of
+from gateway.ha.beating import HOLD, REFRESH, Arm, Beat, Once, Rest
 from gateway.ha.message import (
     BOOT_OCTETS,
     CHALLENGE_OCTETS,
@@ -181,7 +181,7 @@ class Heartbeat:
         if now >= self._arm_at:
             self._arm(at_once=not self._started)
             self._started = True
-            self._arm_at = now + hold_of(self._settings.interval) / REFRESHES
+            self._arm_at = now + REFRESH
 
     def status(self, now: float) -> HeartbeatStatus:
         trips = [way.round_trip for way in self._ways if way.round_trip is not None]
@@ -296,7 +296,7 @@ class Heartbeat:
                 body=self._body(number, way.echo(), NO_CHALLENGE),
                 seal=self._keys.sealing(self._boot, number),
                 interval=(interval * (1 - JITTER), interval * (1 + JITTER)),
-                hold=hold_of(interval),
+                hold=HOLD,
                 peer=peer,
                 opens=self._keys.opening(peer, number) if peer is not None else (),
                 echoed_at=way.newest_at,
@@ -328,7 +328,7 @@ class Heartbeat:
 
     def _bury(self, now: float) -> None:
         if self._up and now >= self._dead_at():
-            silent = now - self._heard_at >= self._dead_time
+            silent = now >= self._heard_at + self._dead_time  # by the same sum as the deadline, to the last bit
             self._heard = not silent
             self._down(DownReason.SILENCE if silent else DownReason.ONE_WAY)
         elif self._heard and not self._up and now >= self._silent_at():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
-from support.heartbeat_network import SECRET, Network
+from support.heartbeat_network import SECRET, Network, settings
 
 from gateway.contract import Endpoint
+from gateway.ha.beating import HOLD, REFRESH, Arm, Beat
 from gateway.ha.heartbeat import HeartbeatStatus, PeerUp
 from gateway.ha.message import Advertised, Message, Rejection, Role, keyring, open_, seal
 from gateway.ha.paths import Path
@@ -212,6 +214,86 @@ def test_a_stall_of_our_own_is_not_the_death_of_the_peer():
     world.frozen.clear()
     world.run(2.0)
     assert world.said("a") == ["up"], "the datagrams waiting in the socket were read first"
+
+
+@pytest.mark.parametrize("who", ["a", "b", "ab"])
+def test_a_busy_loop_is_not_the_death_of_anybody(who: str):
+    """Its beats go on and echo; what it hears has the time when it came."""
+    world = two_paths()
+    world.run(1.0)
+    world.busy = set(who)
+    world.run(0.5)
+    for name in who:
+        world.go_on(name)
+    world.run(1.0)
+    assert world.said("a") == world.said("b") == ["up"]
+    trip = world.nodes["a"].status(world.now).round_trip
+    assert trip == pytest.approx(0.002, abs=1e-4)
+    assert all(path.loss == 0 for path in world.nodes["a"].paths(world.now))
+
+
+def test_a_death_while_the_loop_is_busy_is_noticed_at_its_end():
+    world = pair()
+    world.run(2.0)
+    world.busy.add("a")
+    world.run(0.05)
+    world.kill("b")
+    world.run(3.0)
+    world.go_on("a")
+    world.run(0.25)
+    assert world.said("a") == ["up", "silence"]
+
+
+def test_one_that_hangs_for_good_falls_silent():
+    world = pair(delay=(0.001, 0.001))
+    for name in "ab":
+        world.boot(name, interval=0.02, dead_after=3)
+    world.run(2.0)
+    hung = world.now
+    world.busy.add("b")
+    world.run(5.0)
+    ((at, who, event),) = [entry for entry in world.events if entry[0] > hung]
+    assert (who, event.reason.value) == ("a", "silence")
+    assert 0.75 - 0.02 < at - hung < 1.0 + 0.06 + 0.04, "one second after it was armed last, and the dead time"
+
+
+def test_a_time_of_arrival_is_never_later_than_now():
+    world = pair()
+    world.run(0.5)
+    world.nodes["a"].receive([data for sender, data in world.sent if sender == "b"][-1], world.now, world.now + 100)
+    held: list[bytes] = []
+    world.passes = lambda sender, data: bool(held.append(data))
+    world.run(0.3)
+    world.nodes["a"].receive(held[-1] if path_of(held[-1]) == 0 else held[0], world.now, world.now + 100)
+    heard = world.nodes["a"].status(world.now).last_heartbeat_at
+    assert heard is not None and heard <= world.now
+
+
+def test_what_stays_the_same_is_armed_again_well_before_it_ends_and_what_is_new_at_once():
+    world = pair()
+    world.run(2.0)
+    node = world.nodes["a"]
+    armed: list[tuple[float, Arm]] = []
+    real = world.beats["a"].perform
+
+    def perform(beat: Beat, now: float) -> None:
+        assert isinstance(beat, Arm)
+        armed.append((now, beat))
+        real(beat, now)
+
+    world.beats["a"].perform = perform  # type: ignore[method-assign]
+    world.run(2.0)
+    times = [at for at, _ in armed]
+    assert max(after - before for before, after in pairwise(times)) <= HOLD / 3
+    assert len(times) <= 2.0 / REFRESH + 1
+    assert not any(arm.at_once for _, arm in armed)
+    node.command(Advertised(Role.ACTIVE, epoch=1), world.now)
+    world._drain("a")
+    assert armed[-1][0] == world.now and armed[-1][1].at_once
+    node.configure(settings("a", interval=0.5))
+    world._drain("a")
+    assert armed[-1][1].interval == (pytest.approx(0.45), pytest.approx(0.55))
+    assert {arm.hold for _, arm in armed} == {HOLD}
 
 
 def test_a_loop_that_is_always_late_still_notices_a_death():

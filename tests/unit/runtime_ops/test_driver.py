@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.contract import Compute
+from gateway.runtime.clock import boottime
 from gateway.runtime.driver import TURN, Driver
 
 
@@ -87,6 +88,28 @@ def test_an_input_that_fails_leaves_the_driver_usable(inputs: int) -> None:
         driver._pool.shutdown(wait=True)
         while not node.results:
             await asyncio.sleep(0)
+        driver.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))
+
+
+def test_a_loop_that_was_busy_hears_what_waits_before_it_looks_at_the_clock() -> None:
+    class Waiting(Counting):
+        said: list[str] = []
+
+        def next_deadline(self) -> float | None:
+            return None if self.said else boottime() + 0.01
+
+        def handle_deadline(self, now: float) -> None:
+            self.said.append("time is over")
+
+    async def scenario() -> None:
+        node: Any = Waiting(0)
+        driver = Driver(node, lambda effect: None, hear=lambda: node.said.append("a sign of life"))
+        driver.command("begin")
+        while len(node.said) < 2:
+            await asyncio.sleep(0.001)
+        assert node.said == ["a sign of life", "time is over"]
         driver.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 5))
