@@ -17,7 +17,7 @@ from gateway.ha import sealed
 from gateway.ha.beating import Arm, Beat, Once, Rest
 from gateway.ha.message import Echo, echoed, stamped, to_echo
 from gateway.ha.paths import microseconds
-from gateway.wire import Reader
+from gateway.wire import Reader, Truncated
 
 
 @dataclass(slots=True)
@@ -70,10 +70,9 @@ class Beats:
         rest = reader.rest()
         for key in program.opens:
             try:
-                body = key.open(header, sequence, rest)
-            except InvalidTag:
+                self._echoes[number] = (to_echo(boot, sequence, key.open(header, sequence, rest)), now)
+            except (InvalidTag, Truncated):
                 continue
-            self._echoes[number] = (to_echo(boot, sequence, body), now)
             return
 
     def poll(self) -> Iterator[Transmit]:

@@ -130,6 +130,13 @@ def test_the_thread_says_what_the_reference_says(both: Both, seed: int) -> None:
     assert echoes > 3
 
 
+def test_an_authentic_one_that_is_too_short_is_echoed_by_neither(both: Both) -> None:
+    both.arm(program(both.path, PEERS[0], Echo()))
+    both.hear(OURS.seal(PEERS[0], 2, 5, bytes(11)))
+    native, reference = both.arm(program(both.path, PEERS[0], Echo()))
+    assert native.echo == reference.echo == Echo()
+
+
 def test_what_is_wrong_has_a_sentence(both: Both) -> None:
     arm = program(both.path, PEERS[0], Echo())
     right = {
