@@ -183,6 +183,48 @@ FOUND = {
         "slow",
         ("rekeys", "forgeries", "drain"),
     ),
+    "one for a worker, asked for while there was no common one, was made as a second common one": Schedule(
+        53459,
+        Plan(
+            "ab",
+            ("net", "voice"),
+            further="-ke1_mlkem768-ke2_x25519",
+            nat=True,
+            options=(
+                'rekey_time = "60s"',
+                "fragment_size = 296",
+                "encap = false",
+                "rekey_check = 3",
+                "quick_crash_detection = false",
+                "resource_sas = 3",
+            ),
+            child_options=("rekey_packets = 200",),
+            esn="-esn",
+            ppk="a",
+        ),
+        "foul",
+        "slow",
+        ("reload", "operator", "lifetimes"),
+    ),
+    "the tap asked for the key of an SA that its last packet had made the node remove": Schedule(
+        57510,
+        Plan(
+            "b",
+            ("net", "voice"),
+            further="-ke1_mlkem768-ke2_x25519",
+            options=(
+                'rekey_time = "60s"',
+                "fragment_size = 296",
+                "quick_crash_detection = false",
+                "resource_sas = 3",
+            ),
+            child_options=("rekey_packets = 200",),
+            esn="-esn-noesn",
+        ),
+        "foul",
+        "fast",
+        ("crash", "reload", "operator"),
+    ),
 }
 
 

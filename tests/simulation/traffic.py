@@ -80,11 +80,12 @@ class Traffic:
         self.sent += 1
         number = next(self._numbers)
         packet = self._packets[index][child] + number.to_bytes(8, "big")
+        held = shell.sad.copy()  # the node may remove an SA as soon as it hears that this was its last packet
         datagrams = shell.send_inside(end.connection, packet, number % WORKERS)
         if not datagrams and self._link.up:
             raise Broken(f"{shell.name} has a tunnel but no SA for {self._link.children[child]}")
         for data, local, remote in datagrams:
-            key = shell.sad[Direction.OUTBOUND, end.number, int.from_bytes(data[:4], "big")].encryption_key
+            key = held[Direction.OUTBOUND, end.number, int.from_bytes(data[:4], "big")].encryption_key
             self._trace.esp(shell.name, key, data)
             epoch = self._link.epoch if self._link.up else -1
             self._waiting[number] = Probe(packet, now, epoch)

@@ -415,6 +415,9 @@ class _Answer:
             _check_replaceable(sa, self.old)
         _check_room(sa)
         _check_alone(sa, self.old, self.terms)
+        if self.told and self.old is None and sa.usable_child(self.terms.settings.name) is not None:
+            # RFC 9611 3: one is the common one. Asked for beside it, this one came while there was none, or its place was free
+            raise PeerError(Violation.TEMPORARY, "its place was taken meanwhile", NotifyType.TEMPORARY_FAILURE)
         if child_negotiation.spi_is_taken(sa, self.terms.spi_out):
             # RFC 4303 2.1: one SPI names one SA; another took it in between
             raise PeerError(Violation.NO_PROPOSAL, f"SPI {self.terms.spi_out:08x}", NotifyType.NO_PROPOSAL_CHOSEN)

@@ -188,6 +188,29 @@ def test_a_common_one_that_is_deleted_leaves_the_others_to_send_on_until_it_is_b
     assert [len(host.data_plane.active) for host in pair.hosts] == [4, 4]
 
 
+def test_one_asked_for_while_the_common_one_is_made_anew_does_not_become_a_second_common_one() -> None:
+    """RFC 9611 3: it came when there was none to be beside, and its key exchange ended when there was one again."""
+    pair = Group(1, 1, defer=True)
+    pair.hold(resources.ASK)
+    pair.deliver()  # the key pair: the request leaves
+    common = pair.right.sa.usable_child(CHILD)
+    assert common is not None
+    pair.right.sa.enqueue(DeleteChild(common), pair.now)
+    pair.drain()
+    pair.deliver()  # the request
+    work = pair.in_flight.pop()
+    assert work.run is not None
+    pair.settle()
+    pair.right.command(CreateChildSa(NAME, CHILD))
+    pair.settle()
+    pair.in_flight.append(work)
+    pair.settle()
+    assert pair.members(pair.right) == pair.members(pair.left) == [CHILD]
+    assert notifies(pair, NotifyType.TEMPORARY_FAILURE) == 1
+    pair.run(resources.BUSY)
+    pair.whole(1)
+
+
 def test_an_operator_who_ends_a_child_ends_all_of_it() -> None:
     pair = Group()
     pair.run(resources.ASK)
