@@ -43,19 +43,25 @@ def extend(seed: int, plan: Plan, acts: tuple[str, ...], draw: DrawPlan) -> tupl
     several, mobike, redirect = (chance.random() < share for share in (SEVERAL, MOBIKE, REDIRECT))
     nat = plan.nat or mobike
     if several:
-        plan = replace(plan, beside=tuple(draw(chance, nat) for _ in range(chance.choice((1, 1, 2)))))
+        beside = tuple(draw(chance, nat) for _ in range(chance.choice((1, 1, 2))))
+        # Who cannot reach the one behind the NAT tries in vain; were there several, there would always be one that tries
+        plan = replace(plan, beside=tuple(_without(one, "reauth_time") if nat else one for one in beside))
         acts = _with(acts, chance, ("", "flood", "removed connection"))
     if mobike:
         options = (*(line for line in plan.options if line != "encap = false"), ROAMING)
         plan = replace(plan, nat=True, starters="a", options=options)
         acts = _with(acts, chance, ("roam",))
     if redirect:
-        beside = tuple(replace(one, starters="a") for one in plan.beside)
-        plan = replace(plan, redirect=True, starters="a", beside=beside)
+        others = tuple(replace(one, starters="a") for one in plan.beside)
+        plan = replace(plan, redirect=True, starters="a", beside=others)
         acts = _with(acts, chance, ("drain",))
     if nat and plan.starters == "b":
         plan = replace(plan, starters="a")
     return plan, acts
+
+
+def _without(plan: Plan, option: str) -> Plan:
+    return replace(plan, options=tuple(line for line in plan.options if not line.startswith(option)))
 
 
 def _with(acts: tuple[str, ...], chance: random.Random, names: tuple[str, ...]) -> tuple[str, ...]:
