@@ -148,10 +148,11 @@ class DataPlane:
         hard_packets: int,
         socket_fd: int,
         worker: int,
+        sequence: int,
     ) -> None:
         """Strings are the values of the enums of gateway/esp/dataplane.py. `socket_fd`: the UDP socket an
-        outbound SA sends on (-1 for inbound). `worker`: the one an outbound SA is for (RFC 9611); -1: all. ValueError
-        names what is wrong."""
+        outbound SA sends on (-1 for inbound). `worker`: the one an outbound SA is for (RFC 9611); -1: all. `sequence`: that
+        number and all below it are used up: outbound never sent, inbound taken as seen. ValueError names what is wrong."""
 
     def remove_sa(self, direction: str, connection: int, spi: int) -> SaRow | None:
         """What it did in all; None where there was none."""
@@ -182,6 +183,9 @@ class DataPlane:
 
     def worker_statistics(self) -> list[WorkerStatistics]:
         """One for each worker, in their order."""
+
+    def halt(self) -> None:
+        """Stops and joins the workers: the counters are the last ones. Nothing but counters may be asked after it, and stop()."""
 
     def stop(self) -> None:
         """Stops and joins the workers, wipes every key. Idempotent."""

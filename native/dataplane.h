@@ -168,6 +168,7 @@ struct dataplane {
 
   /* The control thread's own. */
   pthread_mutex_t control;
+  bool halted;
   bool stopped;
   struct sa *sas; /* those of one connection stand together */
   struct connection *connections;
@@ -196,6 +197,8 @@ struct fault dataplane_start(unsigned workers, enum esp_engine engine, struct da
 struct fault dataplane_start_placed(unsigned workers, enum esp_engine engine, const struct placement *placement,
                                     struct dataplane **plane);
 /* Joins the workers and wipes every key. The rings stay readable until dataplane_free. Idempotent. */
+/* Joins the workers; SAs and their counters stay until dataplane_stop. */
+void dataplane_halt(struct dataplane *plane);
 void dataplane_stop(struct dataplane *plane);
 void dataplane_free(struct dataplane *plane);
 struct fault dataplane_worker_statistics(struct dataplane *plane,
@@ -315,7 +318,8 @@ struct sa_request {
   uint32_t replay_window;
   struct limits limits;
   int socket;
-  int worker; /* outbound: ANY_WORKER or the one it is for */
+  int worker;        /* outbound: ANY_WORKER or the one it is for */
+  uint64_t sequence; /* used up by a process before this one: never sent again, or taken as seen */
 };
 
 struct sa_statistics {

@@ -138,6 +138,14 @@ static PyObject *py_stop(PyObject *self, PyObject *unused) {
   Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
+static PyObject *py_halt(PyObject *self, PyObject *unused) {
+  (void)unused;
+  struct dataplane *plane = plane_of(self);
+  if (!plane) return NULL;
+  Py_BEGIN_ALLOW_THREADS dataplane_halt(plane);
+  Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
 static PyObject *py_event_fd(PyObject *self, PyObject *unused) {
   (void)unused;
   struct dataplane *plane = plane_of(self);
@@ -265,17 +273,19 @@ static bool parse_sa(PyObject *args, PyObject *kwargs, struct sa_request *r, PyO
   static char *keywords[] = {"direction",      "connection",    "spi",           "encryption",  "integrity",
                              "encryption_key", "integrity_key", "esn",           "encapsulate", "local",
                              "remote",         "selectors",     "replay_window", "soft_octets", "hard_octets",
-                             "soft_packets",   "hard_packets",  "socket_fd",     "worker",      NULL};
+                             "soft_packets",   "hard_packets",  "socket_fd",     "worker",      "sequence",
+                             NULL};
   const char *direction, *encryption, *integrity, *encryption_key, *integrity_key, *local, *remote;
   Py_ssize_t encryption_length, integrity_length;
   unsigned local_port, remote_port;
   int esn, encapsulate, inbound, cipher, hash;
   if (!PyArg_ParseTupleAndKeywords(
-          args, kwargs, "$sO&O&ssy#y#pp(sO&)(sO&)OO&O&O&O&O&ii", keywords, &direction, to_u32, &r->connection, to_u32,
+          args, kwargs, "$sO&O&ssy#y#pp(sO&)(sO&)OO&O&O&O&O&iiO&", keywords, &direction, to_u32, &r->connection, to_u32,
           &r->spi, &encryption, &integrity, &encryption_key, &encryption_length, &integrity_key, &integrity_length,
           &esn, &encapsulate, &local, to_u32, &local_port, &remote, to_u32, &remote_port, selectors, to_u32,
           &r->replay_window, to_u64, &r->limits.soft_octets, to_u64, &r->limits.hard_octets, to_u64,
-          &r->limits.soft_packets, to_u64, &r->limits.hard_packets, &r->socket, &r->worker))
+          &r->limits.soft_packets, to_u64, &r->limits.hard_packets, &r->socket, &r->worker, to_u64,
+          &r->sequence))
     return false;
   if (!named(directions, "direction", direction, &inbound) || !named(encryptions, "encryption", encryption, &cipher) ||
       !named(integrities, "integrity", integrity, &hash))
@@ -499,6 +509,7 @@ static PyMethodDef dataplane_methods[] = {METHOD(event_fd),
                                           METHOD(sa_changes),
                                           METHOD(drops),
                                           METHOD(worker_statistics),
+                                          METHOD(halt),
                                           METHOD(stop),
                                           {NULL, NULL, 0, NULL}};
 

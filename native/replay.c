@@ -32,6 +32,15 @@ void replay_free(struct replay_window *window) {
   *window = (struct replay_window){0};
 }
 
+void replay_resume(struct replay_window *window, uint64_t top) {
+  window->top = top;
+  if (window->size == 0) return;
+  memset(window->bitmap, 0xff, ring_words(window) * sizeof *window->bitmap);
+  /* In the word of the top, what is above it is still to come; the words after it are cleared as the top gets there. */
+  uint64_t seen = top % WORD_BITS;
+  window->bitmap[top / WORD_BITS & (ring_words(window) - 1)] = UINT64_MAX >> (WORD_BITS - 1 - seen);
+}
+
 /* RFC 4303 Appendix A2.1. W is the window's size; without a window, the half range. */
 uint64_t replay_infer(const struct replay_window *window, uint32_t low) {
   if (!window->esn) return low;

@@ -16,6 +16,8 @@ struct replay_window {
 
 bool replay_init(struct replay_window *window, uint32_t size, bool esn); /* rounds size up to a power of two */
 void replay_free(struct replay_window *window);
+/* Of a window just initialised: all numbers up to `top` were seen, elsewhere, before this process. */
+void replay_resume(struct replay_window *window, uint64_t top);
 
 /* The full sequence number of a received low half: Appendix A2.1 with ESN, the value itself without. */
 uint64_t replay_infer(const struct replay_window *window, uint32_t low);

@@ -82,6 +82,7 @@ static struct fault sa_allowed(struct dataplane *plane, const struct sa_request 
   if (r->replay_window > REPLAY_WINDOW_MAX) return (struct fault){"the replay window is too large", 0};
   if (r->worker != ANY_WORKER && (r->inbound || r->worker < 0 || (unsigned)r->worker >= plane->worker_count))
     return (struct fault){"an outbound SA is for any worker or for one there is", 0};
+  if (!r->suite.esn && r->sequence > SEQUENCE_MAX_32) return (struct fault){"the sequence number is too large", 0};
   if (r->selector_count == 0) return (struct fault){"an SA needs a selector", 0};
   /* RFC 4303 3.3.1: encryption without integrity is not offered here. */
   if (r->suite.encryption == ESP_AES_CBC && r->suite.integrity == ESP_INTEG_NONE)
@@ -114,6 +115,10 @@ static struct fault sa_new(struct dataplane *plane, const struct sa_request *r, 
     fault.sentence = "out of memory";
   } else {
     memcpy(sa->selectors, r->selectors, r->selector_count * sizeof *sa->selectors);
+    if (!r->inbound)
+      sa->sequence = r->sequence;
+    else if (r->sequence != 0)
+      replay_resume(&sa->window, r->sequence);
     sa->key = esp_key_new(plane->engine, &r->suite, r->encryption_key, r->encryption_key_length, r->integrity_key,
                           r->integrity_key_length, r->spi, !r->inbound, &fault.sentence);
     if (sa->key) sa->shape = *esp_key_shape(sa->key);

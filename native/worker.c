@@ -282,11 +282,22 @@ struct fault dataplane_start_placed(unsigned workers, enum esp_engine engine, co
   return NO_FAULT;
 }
 
+static void halt(struct dataplane *plane) {
+  if (!plane->halted) workers_join(plane, plane->worker_count);
+  plane->halted = true;
+}
+
+void dataplane_halt(struct dataplane *plane) {
+  pthread_mutex_lock(&plane->control);
+  if (!plane->stopped) halt(plane);
+  pthread_mutex_unlock(&plane->control);
+}
+
 void dataplane_stop(struct dataplane *plane) {
   pthread_mutex_lock(&plane->control);
   if (!plane->stopped) {
     plane->stopped = true;
-    workers_join(plane, plane->worker_count);
+    halt(plane);
     for (struct source *source = plane->sockets, *next; source; source = next) {
       next = source->next;
       free(source);

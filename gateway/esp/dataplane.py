@@ -109,7 +109,8 @@ class SaParameters:
     `selectors`: inbound, inner packets must match one of them; outbound, what the SA may carry.
     `local`/`remote`: the outer end points; ESP goes in UDP between them when `encapsulate`,
     else as protocol 50. `worker`: the one whose traffic an outbound SA is for (RFC 9611 2: a per-resource
-    CHILD_SA), modulo their number; None: everybody's, and the fallback of workers without one.
+    CHILD_SA), modulo their number; None: everybody's, and the fallback of workers without one. `sequence`: that number and all
+    below it are used up, by a process before this one: outbound never sent, inbound taken as seen.
     """
 
     direction: Direction
@@ -125,6 +126,7 @@ class SaParameters:
     replay_window: int = 4096
     limits: Limits = Limits()
     worker: int | None = None
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,8 +197,13 @@ class ReplayWindow:
             while self.size < size:
                 self.size *= 2
         self.esn = esn
-        self.top = 0
+        self.top = self._resumed = 0
         self._seen: set[int] = set()
+
+    def resume(self, top: int) -> None:
+        """Of a new window: all numbers up to `top` were seen elsewhere."""
+        self.top = top
+        self._resumed = top if self.size else 0
 
     def infer(self, low: int) -> int:
         """RFC 4303 Appendix A2.1: the one number with these low bits in the 2^32 from the window's bottom on."""
@@ -213,7 +218,7 @@ class ReplayWindow:
             return False
         if self.size == 0 or sequence > self.top:
             return True
-        return self.top - sequence < self.size and sequence not in self._seen
+        return self.top - sequence < self.size and sequence > self._resumed and sequence not in self._seen
 
     def accept(self, sequence: int) -> bool:
         """Marks the number after its packet was authenticated; False for a replay."""

@@ -190,10 +190,13 @@ class ReferenceDataPlane:
         taken = (Direction.OUTBOUND, sa.connection, sa.spi) in self._sas
         if self._inbound_sa(sa.spi) if sa.direction is Direction.INBOUND else taken:
             raise ValueError("an SA with this SPI exists")
+        window = ReplayWindow(sa.replay_window, sa.suite.esn)
+        window.resume(sa.sequence)
         self._sas[sa.direction, sa.connection, sa.spi] = _Sa(
             parameters=sa,
             keys=EspKeys(sa.suite, sa.encryption_key, sa.integrity_key),
-            window=ReplayWindow(sa.replay_window, sa.suite.esn),
+            window=window,
+            sequence=sa.sequence,
             remote=sa.remote,
             sequence_limit=(2**64 if sa.suite.esn else SEQUENCE_SPACE) - 1,
         )

@@ -192,6 +192,11 @@ class IkeEndpoint:
         return {sa.local.host for sa in self._sas.values()}
 
     @property
+    def busy(self) -> bool:
+        """Whether an exchange of an established IKE_SA is under way, or a request of its peer's being answered."""
+        return any(sa.window.pending or sa.window.answering for sa in self._sas.values() if sa.established)
+
+    @property
     def half_open(self) -> int:
         return len(self._half_open)
 
@@ -248,6 +253,7 @@ class IkeEndpoint:
     def adopt(self, sa: IkeSa) -> None:
         self._sas[_our_spi(sa)] = sa
         self._by_name.setdefault(sa.name, {})[_our_spi(sa)] = sa
+        self._child_spis.update(sa.children)
         self._stir(sa.name)
 
     def has_other_sa(self, sa: IkeSa) -> bool:

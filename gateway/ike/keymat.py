@@ -97,7 +97,7 @@ class Envelope:
     choice: Choice
     encryption_key: bytes = field(repr=False)
     integrity_key: bytes = field(repr=False)
-    _sealed: int = 0
+    sealed: int = 0
 
     @property
     def _aead(self) -> bool:
@@ -134,8 +134,8 @@ class Envelope:
 
     def _seal_aead(self, prefix: bytes, plaintext: bytes, pad: int) -> bytes:
         # RFC 5282 3.1: the IV is a counter, never repeated under one key
-        self._sealed += 1
-        iv = self._sealed.to_bytes(AEAD_IV, "big")
+        self.sealed += 1
+        iv = self.sealed.to_bytes(AEAD_IV, "big")
         # RFC 5282 3, RFC 7634 3: no padding is needed, any is taken
         text = plaintext + bytes(pad) + bytes([pad])
         # RFC 4106 6: a shorter ICV is the beginning of the long one
@@ -191,6 +191,23 @@ class Envelope:
 
 def _pad(octets: int, least: int) -> int:
     return min(max(0, least - octets), PAD_MAX)
+
+
+RESUMED = 1 << 16
+"""IVs left out by a process that resumes an IKE_SA: more than any step between what is kept and what is sent can use."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptKeys:
+    """The keys of an established IKE_SA for the next process. `sealed`: how many IVs were used."""
+
+    choice: Choice
+    is_initiator: bool
+    sealed: int
+    sk_d: bytes = field(repr=False)
+    sealing: tuple[bytes, bytes] = field(repr=False)
+    opening: tuple[bytes, bytes] = field(repr=False)
+    sk_p: tuple[bytes, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +280,27 @@ class IkeKeys:
         keys._sk_d, keys._sk_pi, keys._sk_pr = (
             prf_plus(self.choice.prf, ppk, secret, len(secret)) for secret in (self._sk_d, self._sk_pi, self._sk_pr)
         )
+        return keys
+
+    def kept(self) -> KeptKeys:
+        """Of an IKE_SA whose IKE_AUTH is over."""
+        sealing, opening = self.sealing, self.opening
+        return KeptKeys(
+            self.choice, self.is_initiator, sealing.sealed, self._sk_d,
+            (sealing.encryption_key, sealing.integrity_key), (opening.encryption_key, opening.integrity_key),
+            (self._sk_pi, self._sk_pr),
+        )  # fmt: skip
+
+    @classmethod
+    def resumed(cls, kept: KeptKeys) -> IkeKeys:
+        """No IV of before is used again (RFC 5282 3.1)."""
+        keys = cls.__new__(cls)
+        keys.choice, keys.is_initiator = kept.choice, kept.is_initiator
+        keys.rounds = keys.intermediates = 0
+        keys._said = {True: b"", False: b""}
+        keys._sk_d, (keys._sk_pi, keys._sk_pr) = kept.sk_d, kept.sk_p
+        keys.sealing = Envelope(kept.choice, *kept.sealing, kept.sealed + RESUMED)
+        keys.opening = Envelope(kept.choice, *kept.opening)
         return keys
 
     def child(self, choice: Choice, shared: bytes, ni: bytes, nr: bytes, later: bytes = b"") -> ChildKeys:

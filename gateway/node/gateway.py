@@ -25,6 +25,7 @@ from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.services import WallClock, since_1970
 from gateway.node import effects, inputs, operator, outcomes
+from gateway.node.keeping import Earlier, Keeper
 from gateway.node.learned import Learned
 from gateway.node.liveness import Liveness
 from gateway.node.pairing import Pairing
@@ -58,6 +59,7 @@ class Gateway:
         crash_secret: bytes = b"",
         learned: Mapping[str, tuple[routing.Prefix, ...]] | None = None,
         epoch: int = 0,
+        earlier: Earlier | None = None,
     ) -> None:
         self.settings = settings
         self.ike = IkeEndpoint(random, key_exchanges, wall, crash_secret)
@@ -67,6 +69,7 @@ class Gateway:
         self.pairing = Pairing(random, epoch)
         self.tunnels: dict[str, Tunnel] = {}
         self.liveness = Liveness(self.tunnels, random)
+        self.keeper = Keeper(self.ike, self.tunnels, earlier or Earlier())
         self._names: dict[int, str] = {}  # of the tunnels, by connection number
         self._supervisor = Supervisor(self.tunnels, self.ike)
         self._to_close: dict[str, None] = {}  # a set in order of insertion, at the end
@@ -336,7 +339,7 @@ class Gateway:
                 self._open_tunnel(tunnel)
 
     def _open_tunnel(self, tunnel: Tunnel) -> None:
-        tunnel.mtu = tunnel.mtu or INITIAL_MTU
+        tunnel.mtu = tunnel.mtu or self.keeper.mtu(tunnel) or INITIAL_MTU
         settings = tunnel.settings
         self._emit(
             effects.OpenTunnel(settings.id, tunnel.name, tunnel.mtu, settings.addresses, settings.local_destinations)
@@ -358,6 +361,9 @@ class Gateway:
         self._event("info", "guard-installed", "", "clear-text guard is in the kernel")
         self.learned.changed(now, 0.0)
         self._open_tunnels()
+        for tunnel in self.tunnels.values():
+            self._emit_all(self.keeper.resume(tunnel, now))
+        self.keeper.finish()
         self._start_bgp()
 
     # --- inputs -------------------------------------------------------------------------------------------------
@@ -437,7 +443,11 @@ class Gateway:
             tunnel = self._by_id(number)
             if tunnel is not None:
                 self.redraw.add(tunnel.name)
-                if heard := tunnel.read(counters):
+                heard = tunnel.read(counters)
+                if tunnel.due:
+                    self.keeper.touch(tunnel.name)
+                    self._emit_all(tunnel.grants())
+                if heard:
                     self.ike.command(ike.TrafficSeen(tunnel.name, frozenset(heard), max(heard.values())), now)
 
     def _operate(self, command: inputs.Operate, now: float) -> None:
@@ -479,6 +489,7 @@ class Gateway:
             self._check_guard(now)
             for name in self.ike.stirred():
                 self._look_after(name)
+                self.keeper.touch(name)
             if self.guarded and not self.stopping:
                 turns -= (supervised := self._supervisor.look_after_some(turns, now))
                 progress = progress or supervised > 0
@@ -486,6 +497,8 @@ class Gateway:
                 del self._to_close[name]
                 self.ike.command(ike.Terminate(name, reason="STOPPING"), now)
                 progress, turns = True, turns - 1
+        # What leaves depends on what is kept
+        self._effects.extendleft(self.keeper.poll())
 
     def _ike_event(self, event: object, now: float) -> None:
         if isinstance(event, Transmit | Compute | Fetch):

@@ -18,6 +18,7 @@ from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove
 from gateway.ike.sa import IkeSa
 from gateway.node import effects, security_associations
 from gateway.node.endings import Endings
+from gateway.node.installed import InstalledChild
 from gateway.node.settings import TunnelSettings
 
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
@@ -61,14 +62,6 @@ class BackOff:
 
 
 @dataclass(slots=True)
-class InstalledChild:
-    """A pair of SAs in the data plane, as installed."""
-
-    event: ChildInstall
-    installed_at: float
-
-
-@dataclass(slots=True)
 class Totals:
     """Packets and octets of SAs that are gone, so that counters never fall at a rekey."""
 
@@ -99,6 +92,7 @@ class Tunnel:
         self.device_fault = ""  # why its TUN cannot be had; until then nothing is negotiated
         self.mtu = 0
         self.installed: dict[int, InstalledChild] = {}  # by spi_in
+        self.due: dict[int, InstalledChild] = {}  # by spi_in, of which more is to be granted and kept
         self.active: list[int] = []  # outbound SPIs, newest first
         self.established_at: float | None = None
         self.endings = Endings()
@@ -144,20 +138,25 @@ class Tunnel:
     # --- SAs ----------------------------------------------------------------------------------------------------
 
     def install(self, event: ChildInstall, now: float) -> Iterator[object]:
-        settings = self.settings
+        yield from self.enter(InstalledChild(event, now))
+
+    def enter(self, child: InstalledChild, *, sends: bool = True) -> Iterator[object]:
+        """`sends`: its outbound SA, too, which nothing is sent on before `activate`."""
+        settings, event = self.settings, child.event
         # A child that a reload removed meanwhile is deleted again by the IKE core
         limits, window = (
             settings.limits.get(event.child, Limits()),
             settings.replay_windows.get(event.child, DEFAULT_WINDOW),
         )
-        inbound, outbound = security_associations.parameters(event, settings.id, limits, window)
+        inbound, outbound = child.parameters(settings.id, limits, window)
         self._bank({(Direction.INBOUND, event.spi_in), (Direction.OUTBOUND, event.spi_out)} & self._removed)
-        self.installed[event.spi_in] = InstalledChild(event, now)
+        self.installed[event.spi_in] = child
         self._names[Direction.INBOUND, event.spi_in] = event.child
         self._names[Direction.OUTBOUND, event.spi_out] = event.child
         yield effects.AddSa(inbound)
-        yield effects.AddSa(outbound)
-        yield effects.Grant(settings.id, event.spi_out, security_associations.sequence_limit(event.choice))
+        if sends:
+            yield effects.AddSa(outbound)
+            yield effects.Grant(settings.id, event.spi_out, child.granted)
 
     def activate(self, event: ChildActivate) -> Iterator[object]:
         """The new SA first; the data plane takes the first whose selectors match."""
@@ -228,8 +227,23 @@ class Tunnel:
                 if key[0] is Direction.INBOUND:
                     heard[key[1]] = value.last_used
         self.counters.update({key: value for key, value in counters.items() if key in self._names})
+        self._look_ahead(counters)
         self._bank(set(self._removed))
         return heard
+
+    def _look_ahead(self, counters: dict[tuple[Direction, int], SaCounters]) -> None:
+        for spi, child in self.installed.items():
+            inbound = counters.get((Direction.INBOUND, spi))
+            sending = Direction.OUTBOUND, child.event.spi_out
+            outbound = counters.get(sending) if sending in self._names.keys() - self._removed else None
+            if (inbound or outbound) and child.read(inbound, outbound):
+                self.due[spi] = child
+
+    def grants(self) -> Iterator[effects.Grant]:
+        """For SAs that have come far since they were last asked for. What is kept of them is another thing, too."""
+        due, self.due = self.due, {}
+        for child in due.values():
+            yield effects.Grant(self.settings.id, child.event.spi_out, child.granted)
 
     def _bank(self, removed: set[tuple[Direction, int]]) -> None:
         """What they carried is kept, they are forgotten."""

@@ -25,7 +25,8 @@ from gateway.ha.roles import Operate, Verb
 from gateway.ha.witness import Ask
 from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
-from gateway.node.gateway import Gateway
+from gateway.node.gateway import STALE_SWEEP, Gateway
+from gateway.node.keeping import Keep
 from gateway.node.pair_settings import PairSockets
 from gateway.node.settings import GatewaySettings
 from gateway.observe.build import ShellFacts, build, draw, draw_routes, draw_some, fade
@@ -46,8 +47,10 @@ from gateway.runtime.disclosures import Disclosures
 from gateway.runtime.driver import Driver
 from gateway.runtime.fabric_calls import FabricCalls
 from gateway.runtime.faults import DIRECTORY, explained
+from gateway.runtime.fd_store import FdStore, Inherited
 from gateway.runtime.fetcher import Fetcher
 from gateway.runtime.host_checks import host_problems
+from gateway.runtime.kept_state import KeptState
 from gateway.runtime.kernel_routes import KernelRoutes
 from gateway.runtime.listeners import Listeners
 from gateway.runtime.loading import Loaded
@@ -69,6 +72,8 @@ SHOWN_ROUTES = 100
 """BGP routes in a picture, where not all are asked for; and drawn in one go."""
 HOST_CHECK_INTERVAL = 30.0
 STOP_PATIENCE = 3.0
+LEAVE_PATIENCE = 0.5
+"""Seconds for exchanges under way to end before a restart: what they are for is lost otherwise."""
 WORKERS_PATIENCE = 2.0
 """Seconds of no turn of any data plane thread, until another gateway shall take over."""
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -77,9 +82,13 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 class Daemon:
     """The running gateway."""
 
-    def __init__(self, loaded: Loaded, workers: int) -> None:
+    def __init__(self, loaded: Loaded, workers: int, inherited: Inherited) -> None:
         self.loaded = loaded
         config = loaded.config
+        self.inherited, self.store = inherited, FdStore()
+        self.kept = KeptState(inherited, self.store, len(config.connection))
+        self.left = False
+        """The next process goes on from where this one stopped."""
         self.started_at = boottime()
         self.journal = Journal()
         self.problems: tuple[str, ...] = ()
@@ -88,17 +97,20 @@ class Daemon:
         self.notifier = systemd.Notifier()
         self.node = Gateway(
             loaded.settings, SystemRandom(), Libcrypto(), _wall, self._crash_secret(), self._learned_earlier(),
-            self._epoch_earlier(),
+            self._epoch_earlier(), self.kept.earlier,
         )  # fmt: skip
         self.driver = Driver(self.node, self._perform, hear=lambda: self.listeners.heartbeats.drain())
         self.dataplane = NativeDataPlane(
-            workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike
-        )
+            workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike,
+            inherited, self.store,
+        )  # fmt: skip
         self.fetcher = Fetcher(
             config.gateway.mark,
             lambda ticket, octets: self.driver.feed(lambda node, now: node.computed(ticket, octets, now)),
         )
-        self.sockets = UdpSockets(config.gateway.mark, workers, self._received_ike, self.tell)
+        self.sockets = UdpSockets(
+            config.gateway.mark, workers, self._received_ike, self.tell, inherited, self.store
+        )  # fmt: skip
         self.probes = NativeProbes(config.gateway.mark, SystemRandom(), self.driver.command, self.tell)
         self.netlink = Netlink(config.gateway)
         self.operations = DaemonOperations(self)
@@ -138,7 +150,7 @@ class Daemon:
             stack.push_async_callback(self.fetcher.close)
             await stack.enter_async_context(self.netlink)
             stack.push_async_callback(self._close_packet_sockets)
-            stack.push_async_callback(self.dataplane.stop, self._delete_links)
+            stack.push_async_callback(self._stop_dataplane)
             stack.push_async_callback(self.probes.close)
             self._open_packet_sockets()
             stack.callback(self.sockets.close)
@@ -160,6 +172,7 @@ class Daemon:
             self._spawn(self._read_counters(), "counters")
             self._spawn(self._check_host(), "host-checks")
             self._spawn(self._attend(), "systemd")
+            self._spawn(self._close_unclaimed(), "inherited")
             self._watch_signals()
             self.notifier.ready()
             log.info("gatewayd is running: %s", self.dataplane_name(), extra={"event": "started"})
@@ -268,6 +281,12 @@ class Daemon:
             self.driver.command(inputs.RetryTunnels())
             await asyncio.sleep(HOST_CHECK_INTERVAL)
 
+    async def _close_unclaimed(self) -> None:
+        """Of what the process before left: devices and sockets of connections that are not configured any more."""
+        await asyncio.sleep(STALE_SWEEP)
+        for name in self.inherited.close():
+            self.store.drop(name)
+
     async def _look_at_host(self) -> None:
         names = [interface_name(tunnel.name) for tunnel in self.node.settings.tunnels]
         underlay = await self.netlink.interfaces_towards(next_to_us(self.loaded.config))
@@ -304,6 +323,8 @@ class Daemon:
                 self.disclosures.sent()
             case Fetch():
                 self.fetcher.fetch(effect)
+            case Keep():
+                self.kept.keep(effect)
             case effects.AddSa(sa):
                 self.dataplane.add_sa(sa)
             case effects.RemoveSa(direction, connection, spi):
@@ -371,6 +392,12 @@ class Daemon:
     async def close(self, names: Sequence[str]) -> None:
         """`kernel_routes.Devices`."""
         await self.dataplane.close_removed(lambda: self._delete_links(names))
+
+    async def _stop_dataplane(self) -> None:
+        if self.left:
+            await self.dataplane.leave()
+        else:
+            await self.dataplane.stop(self._delete_links)
 
     async def _delete_links(self, names: Sequence[str]) -> None:
         try:
@@ -503,11 +530,33 @@ class Daemon:
         self.notifier.stopping()
         self.disclosures.close()
         await self._hand_over()
-        if self.bgp.outlives and await systemd.restarting():
+        restarting = await systemd.restarting()
+        if self.bgp.outlives and restarting:
             log.info("restarting: BGP sessions and announced routes stay", extra={"event": "bgp-left"})
             await self.bgp.leave()
         else:
             await self.bgp.stop()
+        if restarting and self.store.exists:
+            await self._leave()
+        else:
+            await self._close_tunnels()
+
+    async def _leave(self) -> None:
+        """Nobody is told: tunnels, devices, sockets and routes are the next process's."""
+        deadline = time.monotonic() + LEAVE_PATIENCE
+        while time.monotonic() < deadline and self.node.ike.busy:
+            await asyncio.sleep(0.005)
+        self.left = True
+        await self._end_tasks()
+        await asyncio.to_thread(self.dataplane.halt)
+        self.read_counters(drops=False)
+        self.driver.rest()
+        for keep in self.node.keeper.at_the_end():
+            self.kept.keep(keep)
+        self.kept.end()
+        log.info("restarting: the tunnels stay", extra={"event": "tunnels-left"})
+
+    async def _close_tunnels(self) -> None:
         self.driver.command(inputs.Stop())
         self.driver.command(inputs.CloseTunnels())
         deadline = time.monotonic() + STOP_PATIENCE
@@ -515,6 +564,11 @@ class Daemon:
             self.node.ike.sas(tunnel.name) for tunnel in self.node.settings.tunnels
         ):
             await asyncio.sleep(0.02)
+        self.kept.forget()
+        self.sockets.forget()
+        await self._end_tasks()
+
+    async def _end_tasks(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

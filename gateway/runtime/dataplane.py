@@ -18,8 +18,9 @@ from gateway.esp.dataplane import Direction, SaCounters, SaParameters
 from gateway.node.effects import OpenTunnel
 from gateway.node.inputs import DataPlaneEvent
 from gateway.observe.snapshot import WorkerStatus
+from gateway.runtime.fd_store import FdStore, Inherited
 from gateway.runtime.packet_sockets import PacketSockets
-from gateway.runtime.tun import TunError, interface_name, open_tun, reattach_tun
+from gateway.runtime.tun import TunError, interface_name, is_attached, open_tun, reattach_tun
 from gateway.runtime.tun_queues import QueueDrops
 from gateway.runtime.udp import Received, UdpSockets
 
@@ -42,7 +43,11 @@ class NativeDataPlane:
         config: DataPlane,
         on_event: Callable[[DataPlaneEvent], None],
         on_ike: Received,
+        inherited: Inherited | None = None,
+        store: FdStore | None = None,
     ) -> None:
+        self._inherited = inherited or Inherited()
+        self._store = store or FdStore({})
         self._native = _native.DataPlane(
             workers,
             engine,
@@ -96,7 +101,7 @@ class NativeDataPlane:
                 self.packets.forget(connection)
             if fds is not None:
                 self._native.remove_connection(connection)
-                self._names.pop(connection, None)
+                self._store.drop(_kept_as(self._names.pop(connection, "")))
                 self._removed += fds
 
         self._when_made(connection, remove)
@@ -130,6 +135,7 @@ class NativeDataPlane:
             hard_packets=sa.limits.hard_packets,
             socket_fd=self.sockets.esp_fd(sa.local, sa.encapsulate) if outbound and self.sockets is not None else -1,
             worker=-1 if sa.worker is None else sa.worker % self._workers,
+            sequence=sa.sequence,
         )  # fmt: skip
         if outbound and self.packets is not None:
             if sa.encapsulate:
@@ -215,8 +221,21 @@ class NativeDataPlane:
         finally:
             await asyncio.to_thread(_close, removed)
 
+    def halt(self) -> None:
+        """The workers end; then the counters are the last ones. Blocks for a moment."""
+        self._native.halt()
+
+    async def leave(self) -> None:
+        """Joins the workers and wipes the keys; the TUNs are the next process's."""
+        asyncio.get_running_loop().remove_reader(self._native.event_fd())
+        await asyncio.to_thread(self._native.stop)
+        await asyncio.to_thread(_close, [fd for fds in self._tuns.values() for fd in fds])
+        self._tuns.clear()
+
     async def stop(self, delete: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         """Joins the workers, wipes the keys, deletes the TUNs (named to `delete`): what is left in the kernel is the guard."""
+        for name in self._names.values():
+            self._store.drop(_kept_as(name))
         asyncio.get_running_loop().remove_reader(self._native.event_fd())
         await asyncio.to_thread(self._native.stop)
         self._removed += [fd for fds in self._tuns.values() for fd in fds]
@@ -236,10 +255,23 @@ class NativeDataPlane:
             if reattach_tun(interface_name(name), known):
                 self._native.reopen_connection(connection)
             return known
-        fds = open_tun(interface_name(name), self._workers)
+        fds = self._adopted(interface_name(name))
+        if not fds:
+            fds = open_tun(interface_name(name), self._workers)
+            self._store.keep(_kept_as(interface_name(name)), fds)
         self._native.add_connection(connection, fds, mtu)
         self._names[connection] = interface_name(name)
         return fds
+
+    def _adopted(self, name: str) -> list[int]:
+        """The queues of the process before this one; none where it had another number of them, or somebody deleted the device."""
+        fds = self._inherited.take(_kept_as(name))
+        if len(fds) == self._workers and all(map(is_attached, fds)):
+            return fds
+        if fds:
+            self._store.drop(_kept_as(name))
+        _close(fds)
+        return []
 
     def _when_made(self, connection: int, call: Callable[[], None]) -> None:
         waiting = self._waiting.get(connection)
@@ -312,6 +344,10 @@ def _counters(one: _native.SaStatistics) -> SaCounters:
         one["packets"], one["octets"], one["sequence"], one["last_used"],
         one["replay_drops"], one["integrity_failures"], one["selector_drops"],
     )  # fmt: skip
+
+
+def _kept_as(interface: str) -> str:
+    return f"tun-{interface}"
 
 
 def _close(fds: Sequence[int]) -> None:

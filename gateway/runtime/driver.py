@@ -48,12 +48,14 @@ class Driver:
         self._inputs: deque[Input] = deque()
         self._results: deque[tuple[int, Callable[[], object]]] = deque()
         self._lasting: dict[object, float] = {}  # seconds, by the code of the job
-        self._busy = False
+        self._busy = self._resting = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
 
     def feed(self, entry: Input) -> None:
         """Gives the node one input and does all that follows. Inputs arising meanwhile wait their turn."""
+        if self._resting:
+            return
         self._inputs.append(entry)
         if self._busy:
             return
@@ -67,6 +69,10 @@ class Driver:
 
     def command(self, command: object) -> None:
         self.feed(lambda node, now: node.command(command, now))
+
+    def rest(self) -> None:
+        """Nothing is fed any more: what the node knows now is what the next process goes on from."""
+        self._resting = True
 
     def close(self) -> None:
         if self._timer is not None:

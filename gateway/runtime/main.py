@@ -22,10 +22,11 @@ from gateway.config.diagnostics import render
 from gateway.config.load import load
 from gateway.config.model import Config, Gateway
 from gateway.config.witness_load import load_witness
-from gateway.runtime import bgp_unit, logs, memory, saved_guard, witness_process
+from gateway.runtime import bgp_unit, logs, memory, saved_guard, systemd, witness_process
 from gateway.runtime.cleanup import cleanup
 from gateway.runtime.control import AlreadyRunning
 from gateway.runtime.daemon import Daemon
+from gateway.runtime.fd_store import Inherited
 from gateway.runtime.loading import Loaded, LoadError, check_secrets, load_all, refuse_foreign_cpus
 from gateway.runtime.rights import missing_rights
 from gateway.runtime.rtnetlink import NetlinkError
@@ -101,6 +102,7 @@ def _check(path: Path, options: argparse.Namespace) -> int:
 
 
 def _run(loaded: Loaded) -> int:
+    inherited = Inherited.of_environment()
     problems = missing_rights(any(not connection.encap for connection in loaded.config.connection.values()))
     for problem in problems:
         log.error("cannot start: %s", problem, extra={"event": "start-failed"})
@@ -108,17 +110,20 @@ def _run(loaded: Loaded) -> int:
         return 1
     workers = workers_of(loaded.config.dataplane, len(os.sched_getaffinity(0)))
     try:
-        uvloop.run(_serve(loaded, workers))
+        left = uvloop.run(_serve(loaded, workers, inherited))
     except (OSError, NetlinkError, AlreadyRunning) as error:
         log.error("cannot start: %s", error, extra={"event": "start-failed"})
         return 1
-    for line in cleanup(loaded.config):
+    for line in () if left else cleanup(loaded.config):
         log.info("%s", line, extra={"event": "cleanup"})
     return 0
 
 
-async def _serve(loaded: Loaded, workers: int) -> None:
-    await Daemon(loaded, workers).run()
+async def _serve(loaded: Loaded, workers: int, inherited: Inherited) -> bool:
+    """Whether another process goes on with what is in the kernel."""
+    daemon = Daemon(loaded, workers, inherited)
+    await daemon.run()
+    return daemon.left
 
 
 def _cleanup(path: Path, everything: bool) -> int:
@@ -128,6 +133,9 @@ def _cleanup(path: Path, everything: bool) -> int:
     except LoadError:
         config = Config()
     bgp_unit.end_forsaken(Path(config.gateway.run_directory))
+    if not everything and systemd.begins_again():
+        print("the unit begins again: its tunnels are left to it")
+        return 0
     for line in cleanup(config, everything):
         print(line)
     return 0

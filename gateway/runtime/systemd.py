@@ -20,6 +20,7 @@ from gateway.observe.text import printable
 UNIT = "GATEWAYD_UNIT"
 """Set by gatewayd.service to its own name: there gatewayd-bgp.service is at its side."""
 JOB_TIMEOUT = 2.0
+EX_CONFIG = 78  # RestartPreventExitStatus= of the unit
 
 
 class Notifier:
@@ -27,7 +28,7 @@ class Notifier:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = os.environ if environment is None else environment
-        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
+        self._address = address(environment.get("NOTIFY_SOCKET", ""))
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if self._address else None
         self._watchdog = _watchdog_seconds(environment)
         self._status = ""
@@ -100,9 +101,8 @@ async def restarting(environment: Mapping[str, str] | None = None) -> bool:
     unit = environment.get(UNIT, "")
     if not unit:
         return False
-    command = ("systemctl", "list-jobs", "--plain", "--no-legend", "--no-pager", unit)
     try:
-        asked = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        asked = await asyncio.create_subprocess_exec(*_jobs(unit), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError:
         return False
     try:
@@ -112,6 +112,30 @@ async def restarting(environment: Mapping[str, str] | None = None) -> bool:
         asked.kill()
         await asked.wait()
         return False
+    return _is_restart(output, unit)
+
+
+def begins_again(environment: Mapping[str, str] | None = None) -> bool:
+    """In ExecStopPost=: whether the unit is going to be started again, after a crash or by a restart; its file descriptors are
+    kept until then, and closed by the manager if it does not come to that (systemd.exec(5), SERVICE_RESULT)."""
+    environment = os.environ if environment is None else environment
+    unit, result = environment.get(UNIT, ""), environment.get("SERVICE_RESULT", "")
+    if not unit or not result:
+        return False
+    if result != "success":
+        return environment.get("EXIT_STATUS") != str(EX_CONFIG)
+    try:
+        asked = subprocess.run(_jobs(unit), capture_output=True, timeout=JOB_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return _is_restart(asked.stdout, unit)
+
+
+def _jobs(unit: str) -> tuple[str, ...]:
+    return "systemctl", "list-jobs", "--plain", "--no-legend", "--no-pager", unit
+
+
+def _is_restart(output: bytes, unit: str) -> bool:
     # "8842 gatewayd.service restart running"
     return any(line.split()[1:3] == [unit, "restart"] for line in output.decode().splitlines())
 
@@ -132,7 +156,7 @@ def status_line(snapshot: Snapshot) -> str:
     return ", ".join(parts)
 
 
-def _address(value: str) -> str:
+def address(value: str) -> str:
     """A path, or an abstract name written with a leading "@". Others (vsock) are not for services like this."""
     if value.startswith("@"):
         return "\0" + value[1:]

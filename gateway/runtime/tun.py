@@ -67,7 +67,7 @@ def open_tun(name: str, queues: int) -> list[int]:
 def reattach_tun(name: str, fds: list[int]) -> bool:
     """Gives the fds of a deleted device a new one; False if the device is there (it only went down)."""
     try:
-        detached = [fd for fd in fds if not _attached(fd)]
+        detached = [fd for fd in fds if not is_attached(fd)]
         for fd in detached:
             _attach(fd, name, first=detached == fds and fd == fds[0])
     except OSError as error:
@@ -79,7 +79,8 @@ def _attach(fd: int, name: str, first: bool) -> None:
     fcntl.ioctl(fd, _TUNSETIFF, _REQUEST.pack(name.encode(), _FLAGS | (_IFF_TUN_EXCL if first else 0)))
 
 
-def _attached(fd: int) -> bool:
+def is_attached(fd: int) -> bool:
+    """Whether it is a queue of a device that exists."""
     try:
         fcntl.ioctl(fd, _TUNGETIFF, bytes(_REQUEST.size))
     except OSError as error:

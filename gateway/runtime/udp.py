@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from gateway.contract import Endpoint, Transmit
 from gateway.ike.settings import NATT_PORT
 from gateway.runtime import flood_filter
+from gateway.runtime.fd_store import FdStore, Inherited
 from gateway.runtime.marking import mark_option
 
 RECEIVE_BUFFER = SEND_BUFFER = 8 << 20
@@ -46,7 +47,17 @@ class PortError(OSError):
 class UdpSockets:
     """Every UDP socket of IKE and ESP."""
 
-    def __init__(self, mark: int, workers: int, on_ike: Received, tell: Tell = lambda level, event, text: None) -> None:
+    def __init__(
+        self,
+        mark: int,
+        workers: int,
+        on_ike: Received,
+        tell: Tell = lambda level, event, text: None,
+        inherited: Inherited | None = None,
+        store: FdStore | None = None,
+    ) -> None:
+        self._inherited = inherited or Inherited()
+        self._store = store or FdStore({})
         self._mark = mark
         self._workers = workers
         self._on_ike = on_ike
@@ -67,8 +78,11 @@ class UdpSockets:
                 self._plain[endpoint] = self._open_plain(endpoint)
             encapsulated = Endpoint(endpoint.host, NATT_PORT)
             if encapsulated not in self._natt:
-                _check_free(encapsulated)
-                sockets = [self._bound(encapsulated, reuse=True) for _ in range(self._workers)]
+                sockets = self._adopted(encapsulated, self._workers)
+                if not sockets:
+                    _check_free(encapsulated)
+                    sockets = [self._bound(encapsulated, reuse=True) for _ in range(self._workers)]
+                    self._store.keep(_kept_as(encapsulated), [one.fileno() for one in sockets])
                 self._natt[encapsulated] = sockets
                 made += [(worker, one.fileno()) for worker, one in enumerate(sockets)]
         return made
@@ -124,13 +138,22 @@ class UdpSockets:
         loop = asyncio.get_running_loop()
         for endpoint in [one for one in self._plain if one not in configured and one.host not in busy]:
             plain = self._plain.pop(endpoint)
+            self._store.drop(_kept_as(endpoint))
             loop.remove_reader(plain.fileno())
             plain.close()
-        gone = [self._natt.pop(endpoint) for endpoint in list(self._natt) if endpoint.host not in hosts]
+        unused = [endpoint for endpoint in self._natt if endpoint.host not in hosts]
+        for endpoint in unused:
+            self._store.drop(_kept_as(endpoint))
+        gone = [self._natt.pop(endpoint) for endpoint in unused]
         gone += [[self._raw.pop(host)] for host in list(self._raw) if host not in hosts]
         for one in (one for sockets in gone for one in sockets):
             detach(one.fileno())
             one.close()
+
+    def forget(self) -> None:
+        """This process ends, and none follows: nobody holds the ports."""
+        for endpoint in (*self._plain, *self._natt):
+            self._store.drop(_kept_as(endpoint))
 
     def close(self) -> None:
         if self._guarded is not None:
@@ -146,7 +169,10 @@ class UdpSockets:
         self._natt.clear()
 
     def _open_plain(self, endpoint: Endpoint) -> socket.socket:
-        plain = self._bound(endpoint, reuse=False)
+        adopted = self._adopted(endpoint, 1)
+        plain = adopted[0] if adopted else self._bound(endpoint, reuse=False)
+        if not adopted:
+            self._store.keep(_kept_as(endpoint), [plain.fileno()])
         asyncio.get_running_loop().add_reader(plain.fileno(), self._readable, plain, endpoint)
         return plain
 
@@ -193,6 +219,18 @@ class UdpSockets:
         counts = (struct.unpack_from("=9I", one.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)) for one in sockets)
         return sum(count[_DROPS] for count in counts)
 
+    def _adopted(self, endpoint: Endpoint, count: int) -> list[socket.socket]:
+        """Those of the process before this one, with what waits in them; none where it had another number of them."""
+        name = _kept_as(endpoint)
+        found = [socket.socket(fileno=fd) for fd in self._inherited.take(name)]
+        if len(found) == count:
+            return found
+        if found:
+            self._store.drop(name)
+        for one in found:
+            one.close()
+        return []
+
     def _bound(self, endpoint: Endpoint, reuse: bool, raw: bool = False) -> socket.socket:
         made = _socket(endpoint, raw)
         try:
@@ -207,6 +245,11 @@ class UdpSockets:
             made.close()
             raise _explained(error, endpoint) from error
         return made
+
+
+def _kept_as(endpoint: Endpoint) -> str:
+    """sd_pid_notify_with_fds(3): a name has no colon."""
+    return f"udp-{endpoint.host.replace(':', '_')}-{endpoint.port}"
 
 
 def _socket(endpoint: Endpoint, raw: bool = False) -> socket.socket:

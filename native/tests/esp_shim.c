@@ -22,6 +22,7 @@ void shim_open(struct esp_thread *thread, const struct esp_key *key, size_t coun
                uint8_t *next_headers, int *results);
 struct replay_window *shim_replay_new(uint32_t size, int esn);
 void shim_replay_free(struct replay_window *window);
+void shim_replay_resume(struct replay_window *window, uint64_t top);
 uint64_t shim_replay_infer(const struct replay_window *window, uint32_t low);
 int shim_replay_check(const struct replay_window *window, uint64_t sequence);
 int shim_replay_accept(struct replay_window *window, uint64_t sequence);
@@ -105,6 +106,10 @@ struct replay_window *shim_replay_new(uint32_t size, int esn) {
 void shim_replay_free(struct replay_window *window) {
   replay_free(window);
   free(window);
+}
+
+void shim_replay_resume(struct replay_window *window, uint64_t top) {
+  replay_resume(window, top);
 }
 
 uint64_t shim_replay_infer(const struct replay_window *window, uint32_t low) {

@@ -61,7 +61,7 @@ def senders_keys(flight: Flight) -> IkeKeys | None:
         return None
     keys = copy.deepcopy(sa.keys)
     keys.sealing, keys.opening = keys.opening, keys.sealing
-    keys.sealing._sealed = keys.opening._sealed = 1 << 32  # no IV of the recording again
+    keys.sealing.sealed = keys.opening.sealed = 1 << 32  # no IV of the recording again
     return keys
 
 

@@ -143,10 +143,14 @@ def test_numbers_that_python_refuses_c_refuses(suite: Suite, ends: tuple[EspKeys
     st.lists(
         st.one_of(st.integers(-70, 70), st.integers(-1100, 3000), st.integers(2**31 - 5, 2**31 + 5)), max_size=200
     ),
+    st.booleans(),
 )
-def test_windows_agree(shim: ctypes.CDLL, size: int, esn: bool, start: int, steps: list[int]) -> None:
+def test_windows_agree(shim: ctypes.CDLL, size: int, esn: bool, start: int, steps: list[int], resumed: bool) -> None:
     model = ReplayWindow(size, esn)
     window = ctypes.c_void_p(shim.shim_replay_new(ctypes.c_uint32(size), int(esn)))
+    if resumed:
+        model.resume(start)
+        shim.shim_replay_resume(window, ctypes.c_uint64(start))
     try:
         position = start
         for step in steps:

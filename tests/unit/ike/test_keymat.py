@@ -144,7 +144,7 @@ def test_seals_octet_for_octet_what_strongswan_sealed(record: dict[str, Any]) ->
             sealed, plain = octets_of(line, "octets", "plain")
             envelope = keys.sealing if line["sent"] else keys.opening
             # RFC 5282 3.1: each sender makes its IVs as it likes; ours is a counter
-            envelope._sealed = int.from_bytes(sealed[32:40], "big") - 1
+            envelope.sealed = int.from_bytes(sealed[32:40], "big") - 1
             assert sealed[:32] + envelope.seal(sealed[:32], plain, Octets()) == sealed
 
 
@@ -278,7 +278,7 @@ def test_the_chacha20_poly1305_message_of_its_rfc() -> None:
     tag = bytes.fromhex("6b71bfe25236efd7cdc67066906315b2")
     envelope = Envelope(Choice(ENCRYPTION_NAMES["chacha20-poly1305"], 0), key + salt, b"")
     assert envelope.open(prefix, iv + sealed + tag) == plain
-    envelope._sealed = int.from_bytes(iv, "big") - 1
+    envelope.sealed = int.from_bytes(iv, "big") - 1
     assert envelope.seal(prefix, plain, Octets()) == iv + sealed + tag
 
 

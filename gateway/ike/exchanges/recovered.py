@@ -1,0 +1,60 @@
+"""The rest of an exchange that a process before this one began: its request is repeated until it is answered (RFC 7296 2.1).
+
+What the request was for is lost with that process. What the peer made of it is of no use here: a CHILD_SA is deleted again, and
+an IKE_SA, to which the peer has moved everything, gives way to a new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.ike.errors import PeerError
+from gateway.ike.exchanges.base import Exchange
+from gateway.ike.message import Message
+from gateway.ike.payloads import Delete, SecurityAssociation
+from gateway.ike.registry import ExchangeType, Protocol
+
+if TYPE_CHECKING:
+    from gateway.ike.sa import IkeSa
+
+
+class Recovered(Exchange):
+    """Never queued: it is the current one from the beginning. `makes`: our SPI of what it was to make, 0 for nothing."""
+
+    def __init__(self, kind: ExchangeType, makes: int, ike: bool) -> None:
+        self.kind = kind
+        self.makes = makes
+        self.ike = ike
+
+    def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
+        made = message.first(SecurityAssociation) is not None
+        if made and self.ike:
+            sa.notice(
+                "warning",
+                "ike-rekey-lost",
+                "the peer has rekeyed an IKE_SA with a process that is gone; setting up anew",
+            )
+            sa.services.reauthenticate(sa, now)
+        elif made and self.makes:
+            sa.enqueue(_DeleteUnknown(self.makes), now)
+        sa.finish(now)
+        return True
+
+    def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
+        sa.finish(now, "failed")
+
+
+class _DeleteUnknown(Exchange):
+    """RFC 7296 1.4.1: by our inbound SPI, though nothing was ever installed under it."""
+
+    kind = ExchangeType.INFORMATIONAL
+
+    def __init__(self, spi_in: int) -> None:
+        self.spi_in = spi_in
+
+    def start(self, sa: IkeSa, now: float) -> None:
+        sa.request(self.kind, (Delete(Protocol.ESP, (self.spi_in.to_bytes(4, "big"),)),), now)
+
+    def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
+        sa.finish(now)
+        return True

@@ -1,0 +1,163 @@
+"""What of each connection is kept for the next process, so that a restart, an upgrade or a crash drops no tunnel.
+
+    something changed -> touch(name) -> ... end of the step -> Keep(name, KeptConnection), before every other effect of the step
+
+A datagram leaves only after what it depends on is kept, so message IDs and IVs of IKE go on where they stopped. Sequence numbers
+of ESP move too fast for that: a worker may use them up to a limit that is kept before it is granted, and the next process
+begins above it. A repeated AES-GCM IV would give the key away, a gap costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from gateway.esp.dataplane import Direction, SaCounters
+from gateway.ike import keeping as ike_keeping
+from gateway.ike.endpoint import IkeEndpoint
+from gateway.ike.events import ChildInstall
+from gateway.ike.keeping import KeptIkeSa
+from gateway.node.effects import Event
+from gateway.node.installed import InstalledChild, Used
+from gateway.node.settings import TunnelSettings
+from gateway.node.tunnel import Tunnel
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSa:
+    """A CHILD_SA of the data plane, as `InstalledChild` has it."""
+
+    event: ChildInstall
+    installed_at: float
+    granted: int
+    seen: int
+    used: Used
+
+
+@dataclass(frozen=True, slots=True)
+class KeptConnection:
+    """`fingerprint`: of the settings that both ends agreed under; with others the connection begins anew."""
+
+    name: str
+    fingerprint: bytes
+    mtu: int
+    established_at: float | None
+    ike: KeptIkeSa
+    sas: tuple[KeptSa, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Effect: this is what the next process shall know of the connection; None: nothing. Carried out before what follows it."""
+
+    name: str
+    kept: KeptConnection | None
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What a process before this one kept, by connection. `clean`: it ended in order, after its last packet."""
+
+    connections: Mapping[str, KeptConnection] = field(default_factory=dict)
+    clean: bool = True
+
+
+class Keeper:
+    """Of all connections of the gateway."""
+
+    def __init__(self, ike: IkeEndpoint, tunnels: Mapping[str, Tunnel], earlier: Earlier) -> None:
+        self._ike = ike
+        self._tunnels = tunnels
+        self._earlier = dict(earlier.connections)
+        self._clean = earlier.clean
+        self._told: dict[str, KeptConnection] = {}
+        self._touched: dict[str, None] = dict.fromkeys(self._earlier)  # a set in order of insertion
+
+    # --- for the next process -----------------------------------------------------------------------------------
+
+    def touch(self, name: str) -> None:
+        """Something about it may be another thing now."""
+        self._touched[name] = None
+
+    def poll(self) -> Iterator[Keep]:
+        """What changed since it was last told. What waits to be resumed stays as it is."""
+        touched, self._touched = list(self._touched), {}
+        for name in touched:
+            if name in self._earlier:
+                continue
+            found = self._kept(name)
+            if found is None or found != self._told.get(name):
+                yield Keep(name, found)
+            if found is not None:
+                self._told[name] = found
+            else:
+                self._told.pop(name, None)
+
+    def at_the_end(self) -> Iterator[Keep]:
+        """Of everything, after the last packet."""
+        for name in self._tunnels:
+            if (found := self._kept(name, last=True)) is not None:
+                yield Keep(name, found)
+
+    def _kept(self, name: str, *, last: bool = False) -> KeptConnection | None:
+        tunnel, sa = self._tunnels.get(name), self._ike.primary(name)
+        known = ike_keeping.kept(sa) if sa is not None else None
+        if tunnel is None or known is None:
+            return None
+        alive = {child.spi_in for child in known.children} | {spi for _, spi, _ in known.lingering}
+        sas = []
+        for spi, installed in tunnel.installed.items():
+            if spi in alive:
+                one = _at_the_end(tunnel, installed) if last else installed
+                event = replace(one.event, local=known.local, remote=known.traffic_remote or known.remote)
+                sas.append(KeptSa(event, one.installed_at, one.granted, one.seen, one.used))
+        return KeptConnection(
+            name, fingerprint(tunnel.settings), tunnel.mtu, tunnel.established_at, known, tuple(sas)
+        )  # fmt: skip
+
+    # --- from the process before --------------------------------------------------------------------------------
+
+    def mtu(self, tunnel: Tunnel) -> int:
+        """Of its TUN as it was; 0 where nothing is known."""
+        found = self._earlier.get(tunnel.name)
+        return found.mtu if found is not None and self._fits(tunnel, found) else 0
+
+    def resume(self, tunnel: Tunnel, now: float) -> Iterator[object]:
+        """The connection goes on; effects for the data plane and for people."""
+        found = self._earlier.pop(tunnel.name, None)
+        self.touch(tunnel.name)
+        if found is None or not self._fits(tunnel, found):
+            return
+        children = {child.spi_in: child for child in found.ike.children}
+        for one in found.sas:
+            child = children.get(one.event.spi_in)
+            installed = InstalledChild(
+                one.event, one.installed_at, sent=one.granted, seen=one.seen, used=one.used
+            )  # fmt: skip
+            yield from tunnel.enter(installed, sends=child is not None and not child.left)
+        tunnel.established(now if found.established_at is None else found.established_at)
+        ike_keeping.resume(self._ike, tunnel.settings.ike, found.ike, now, renew=not self._clean)
+        text = f"goes on after a {'restart' if self._clean else 'crash'}, with {len(children)} CHILD_SAs"
+        yield Event("info", "ike-resumed", tunnel.name, text)
+
+    def finish(self) -> None:
+        """All were resumed that are configured; what is left is over."""
+        self._touched.update(dict.fromkeys(self._earlier))
+        self._earlier.clear()
+
+    def _fits(self, tunnel: Tunnel, found: KeptConnection) -> bool:
+        return found.fingerprint == fingerprint(tunnel.settings)
+
+
+def fingerprint(settings: TunnelSettings) -> bytes:
+    """Of all that both ends agreed on: other ends, identities or proposals need another IKE_SA."""
+    ike = settings.ike
+    agreed = (ike.local, ike.remote, ike.local_id, ike.remote_id, ike.encap, ike.mobike, ike.negotiated)
+    return hashlib.sha256(repr(agreed).encode()).digest()
+
+
+def _at_the_end(tunnel: Tunnel, installed: InstalledChild) -> InstalledChild:
+    event, counters = installed.event, tunnel.counters
+    inbound = counters.get((Direction.INBOUND, event.spi_in), SaCounters())
+    return installed.at_the_end(inbound, counters.get((Direction.OUTBOUND, event.spi_out), SaCounters()))

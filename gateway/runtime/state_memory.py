@@ -1,0 +1,164 @@
+"""Memory that outlives the process: what is kept of each connection, keys included, so never a file.
+
+A memfd, sealed against resizing only. Each connection has a place, and each place two halves that are written in turn, with a
+checksum each: whoever is killed while writing leaves the older half as it was.
+
+    | header | place 0: half, half | place 1: half, half | ...
+    half: generation (8), length (4), BLAKE2b-128 (16), octets; length 0: nothing is kept
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+MAGIC = b"gwstate\0"
+VERSION = 1
+"""Of what is inside: one more whenever `KeptConnection`, or what it is made of, changes. An unknown one is a clean start."""
+HALF = 32 << 10
+"""Octets; pages nobody wrote take no memory. What does not fit is not kept, and begins anew."""
+LEAST_PLACES = 64
+_HEADER = struct.Struct("<8sIIII")  # magic, version, places, octets of a half, whether it ended in order
+_CLEAN_AT = _HEADER.size - 4
+_HALF = struct.Struct("<QI16s")
+_PAGE = 4096
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class UnknownStateError(ValueError):
+    """Not ours, or of another release."""
+
+
+@dataclass(slots=True)
+class _Place:
+    number: int
+    generation: int
+    half: int  # that holds the newest
+
+
+class StateMemory:
+    """By name of a connection some octets, or none."""
+
+    def __init__(self, fd: int) -> None:
+        """Of a memfd that `create` made, here or in a process before this one; UnknownStateError for any other."""
+        self.fd = fd
+        size = os.fstat(fd).st_size
+        if size < _PAGE or fcntl.fcntl(fd, fcntl.F_GET_SEALS) != _SEALS:
+            raise UnknownStateError("no state memory")
+        self._map = mmap.mmap(fd, size)
+        magic, version, places, half, clean = _HEADER.unpack_from(self._map)
+        if magic != MAGIC or version != VERSION or half != HALF or size != _PAGE + places * 2 * HALF:
+            self._map.close()
+            raise UnknownStateError(f"state of version {version}, this release has {VERSION}")
+        # Secrets reach no core file
+        self._map.madvise(mmap.MADV_DONTDUMP)
+        self._places: dict[str, _Place] = {}
+        self._free: list[int] = []
+        self.clean = bool(clean)
+        """Whether the process before ended in order, after its last packet."""
+        self._find(places)
+        self._set_clean(False)
+
+    @classmethod
+    def create(cls, connections: int) -> StateMemory:
+        """With room for twice as many connections."""
+        places = max(LEAST_PLACES, 2 * connections)
+        fd = os.memfd_create("gatewayd-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, _PAGE + places * 2 * HALF)
+        os.pwrite(fd, _HEADER.pack(MAGIC, VERSION, places, HALF, 1), 0)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        return cls(fd)
+
+    @property
+    def room(self) -> int:
+        """Connections that still fit."""
+        return len(self._free)
+
+    def write(self, name: str, content: bytes) -> bool:
+        """Whether it is kept now; where it is not, nothing is."""
+        octets = len(name.encode()).to_bytes(2, "big") + name.encode() + content
+        if len(octets) > HALF - _HALF.size or (name not in self._places and not self._free):
+            self.erase(name)
+            return False
+        place = self._places.get(name)
+        if place is None:
+            place = self._places[name] = _Place(self._free.pop(), 0, 1)
+        self._put(place, octets)
+        return True
+
+    def erase(self, name: str) -> None:
+        """Nothing is kept of it. What was is overwritten, in both halves."""
+        place = self._places.pop(name, None)
+        if place is None:
+            return
+        for _ in range(2):
+            self._put(place, b"")
+            at = self._at(place)
+            self._map[at + _HALF.size : at + HALF] = bytes(HALF - _HALF.size)
+        self._free.append(place.number)
+
+    def end(self) -> None:
+        """The last word of a process that ends in order."""
+        self._set_clean(True)
+
+    def close(self) -> None:
+        self._map.close()
+        with suppress(OSError):
+            os.close(self.fd)
+
+    def _put(self, place: _Place, octets: bytes) -> None:
+        place.half ^= 1
+        place.generation += 1
+        at = self._at(place)
+        self._map[at + _HALF.size : at + _HALF.size + len(octets)] = octets
+        digest = _digest(place.generation, octets)
+        self._map[at : at + _HALF.size] = _HALF.pack(place.generation, len(octets), digest)
+
+    def _at(self, place: _Place) -> int:
+        return _PAGE + (2 * place.number + place.half) * HALF
+
+    def _set_clean(self, clean: bool) -> None:
+        self._map[_CLEAN_AT : _CLEAN_AT + 4] = int(clean).to_bytes(4, "little")
+
+    def contents(self) -> Mapping[str, bytes]:
+        """By name."""
+        found: dict[str, bytes] = {}
+        for name, place in self._places.items():
+            read = self._read(place.number, place.half)
+            if read is not None:
+                found[name] = _parts(read[1])[1]
+        return found
+
+    def _find(self, places: int) -> None:
+        for number in range(places):
+            halves = [(*read, half) for half in (0, 1) if (read := self._read(number, half)) is not None]
+            generation, octets, half = max(halves, default=(0, b"", 1))
+            if not octets:
+                self._free.append(number)
+                continue
+            self._places[_parts(octets)[0]] = _Place(number, generation, half)
+
+    def _read(self, number: int, half: int) -> tuple[int, bytes] | None:
+        """None where nothing whole stands."""
+        at = _PAGE + (2 * number + half) * HALF
+        generation, length, digest = _HALF.unpack_from(self._map, at)
+        if generation == 0 or length > HALF - _HALF.size:
+            return None
+        octets = self._map[at + _HALF.size : at + _HALF.size + length]
+        return (generation, octets) if _digest(generation, octets) == digest else None
+
+
+def _parts(octets: bytes) -> tuple[str, bytes]:
+    """Name, content."""
+    length = int.from_bytes(octets[:2], "big")
+    return octets[2 : 2 + length].decode(), octets[2 + length :]
+
+
+def _digest(generation: int, octets: bytes) -> bytes:
+    return hashlib.blake2b(generation.to_bytes(8, "big") + octets, digest_size=16).digest()
