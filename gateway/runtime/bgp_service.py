@@ -26,7 +26,7 @@ from gateway.bgp.settings import SpeakerSettings
 from gateway.config.model import Bgp
 from gateway.runtime.bgp_frames import SOCKET, VERSION, frame, unframe
 from gateway.runtime.line_link import LineLink
-from gateway.runtime.systemd import UNIT
+from gateway.runtime.unit import UNIT
 
 RETRY = 15.0  # seconds until settings that were refused are told again
 REACH = 0.05  # between two attempts to reach the service

@@ -16,11 +16,7 @@ from collections.abc import Callable, Mapping
 from gateway.observe.liveness import Liveness
 from gateway.observe.snapshot import Snapshot
 from gateway.observe.text import printable
-
-UNIT = "GATEWAYD_UNIT"
-"""Set by gatewayd.service to its own name: there gatewayd-bgp.service is at its side."""
-JOB_TIMEOUT = 2.0
-EX_CONFIG = 78  # RestartPreventExitStatus= of the unit
+from gateway.runtime.unit import JOB_TIMEOUT, UNIT, is_restart, jobs
 
 
 class Notifier:
@@ -102,7 +98,7 @@ async def restarting(environment: Mapping[str, str] | None = None) -> bool:
     if not unit:
         return False
     try:
-        asked = await asyncio.create_subprocess_exec(*_jobs(unit), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        asked = await asyncio.create_subprocess_exec(*jobs(unit), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError:
         return False
     try:
@@ -112,32 +108,7 @@ async def restarting(environment: Mapping[str, str] | None = None) -> bool:
         asked.kill()
         await asked.wait()
         return False
-    return _is_restart(output, unit)
-
-
-def begins_again(environment: Mapping[str, str] | None = None) -> bool:
-    """In ExecStopPost=: whether the unit is going to be started again, after a crash or by a restart; its file descriptors are
-    kept until then, and closed by the manager if it does not come to that (systemd.exec(5), SERVICE_RESULT)."""
-    environment = os.environ if environment is None else environment
-    unit, result = environment.get(UNIT, ""), environment.get("SERVICE_RESULT", "")
-    if not unit or not result:
-        return False
-    if result != "success":
-        return environment.get("EXIT_STATUS") != str(EX_CONFIG)
-    try:
-        asked = subprocess.run(_jobs(unit), capture_output=True, timeout=JOB_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return _is_restart(asked.stdout, unit)
-
-
-def _jobs(unit: str) -> tuple[str, ...]:
-    return "systemctl", "list-jobs", "--plain", "--no-legend", "--no-pager", unit
-
-
-def _is_restart(output: bytes, unit: str) -> bool:
-    # "8842 gatewayd.service restart running"
-    return any(line.split()[1:3] == [unit, "restart"] for line in output.decode().splitlines())
+    return is_restart(output, unit)
 
 
 def status_line(snapshot: Snapshot) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 UNIT = "gatewayd.service"
 FIRST = 3
-RESTART_SEC = 0.1
+RESTART_SEC = 0.1  # of the unit
 STOP_TIMEOUT = 30.0
 
 

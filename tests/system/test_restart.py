@@ -51,7 +51,12 @@ def test_a_restart_keeps_the_tunnel(pair: Pair) -> None:
     losses = streams.stop()
     assert spis(pair) == before
     assert device(pair) == index
-    print(losses, since)
+    print(
+        losses,
+        since,
+        (manager.directory / "events").read_text(),
+        (pair.gateway.machine.directory / "gatewayd.log").read_text(),
+    )
     pair.no_clear_text()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime import systemd
+from gateway.runtime.unit import UNIT
 
 ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "systemd" / "gatewayd.service"
@@ -123,7 +123,7 @@ def test_exabgp_outlives_a_restart_of_the_daemon_and_is_stopped_before_it():
     for key in ("Requires", "BindsTo", "PartOf", "Requisite", "StopPropagatedFrom"):
         assert key not in bgp["Unit"]
     assert "PropagatesStopTo" not in daemon["Unit"]
-    assert daemon["Service"]["Environment"] == f"{systemd.UNIT}=%n"
+    assert daemon["Service"]["Environment"] == f"{UNIT}=%n"
     for key in ("User", "Group", "RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"):
         assert daemon["Service"][key] == bgp["Service"][key]
     assert daemon["Service"]["RuntimeDirectoryPreserve"] == "yes", (
