@@ -59,7 +59,7 @@ class StateMemory:
         # Secrets reach no core file
         self._map.madvise(mmap.MADV_DONTDUMP)
         self._places: dict[str, _Place] = {}
-        self._free: list[int] = []
+        self._free: list[_Place] = []
         self.clean = bool(clean)
         """Whether the process before ended in order, after its last packet."""
         self._find(places)
@@ -88,7 +88,7 @@ class StateMemory:
             return False
         place = self._places.get(name)
         if place is None:
-            place = self._places[name] = _Place(self._free.pop(), 0, 1)
+            place = self._places[name] = self._free.pop()
         self._put(place, octets)
         return True
 
@@ -101,7 +101,7 @@ class StateMemory:
             self._put(place, b"")
             at = self._at(place)
             self._map[at + _HALF.size : at + HALF] = bytes(HALF - _HALF.size)
-        self._free.append(place.number)
+        self._free.append(place)
 
     def end(self) -> None:
         """The last word of a process that ends in order."""
@@ -139,10 +139,11 @@ class StateMemory:
         for number in range(places):
             halves = [(*read, half) for half in (0, 1) if (read := self._read(number, half)) is not None]
             generation, octets, half = max(halves, default=(0, b"", 1))
-            if not octets:
-                self._free.append(number)
-                continue
-            self._places[_parts(octets)[0]] = _Place(number, generation, half)
+            place = _Place(number, generation, half)
+            if octets:
+                self._places[_parts(octets)[0]] = place
+            else:
+                self._free.append(place)
 
     def _read(self, number: int, half: int) -> tuple[int, bytes] | None:
         """None where nothing whole stands."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.unit import UNIT
+from gateway.runtime import unit
 
 ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "systemd" / "gatewayd.service"
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / "usr" / "bin" / program).chmod(0o755)
     library = tmp_path / "usr" / "lib" / "systemd" / "system"
     library.mkdir(parents=True)
-    for unit in (
+    for name in (
         "basic.target",
         "sysinit.target",
         "shutdown.target",
@@ -45,8 +45,8 @@ def root(tmp_path: Path) -> Path:
         "system.slice",
         "sysinit.target",
     ):
-        (library / unit).write_text(
-            f"[Unit]\nDescription={unit}\n" + ("[Mount]\nWhat=/dev/null\nWhere=/\n" if unit == "-.mount" else "")
+        (library / name).write_text(
+            f"[Unit]\nDescription={name}\n" + ("[Mount]\nWhat=/dev/null\nWhere=/\n" if name == "-.mount" else "")
         )
     return tmp_path
 
@@ -123,7 +123,7 @@ def test_exabgp_outlives_a_restart_of_the_daemon_and_is_stopped_before_it():
     for key in ("Requires", "BindsTo", "PartOf", "Requisite", "StopPropagatedFrom"):
         assert key not in bgp["Unit"]
     assert "PropagatesStopTo" not in daemon["Unit"]
-    assert daemon["Service"]["Environment"] == f"{UNIT}=%n"
+    assert daemon["Service"]["Environment"] == f"{unit.UNIT}=%n"
     for key in ("User", "Group", "RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"):
         assert daemon["Service"][key] == bgp["Service"][key]
     assert daemon["Service"]["RuntimeDirectoryPreserve"] == "yes", (
