@@ -149,10 +149,12 @@ class DataPlane:
         socket_fd: int,
         worker: int,
         sequence: int,
+        place: int,
     ) -> None:
         """Strings are the values of the enums of gateway/esp/dataplane.py. `socket_fd`: the UDP socket an
         outbound SA sends on (-1 for inbound). `worker`: the one an outbound SA is for (RFC 9611); -1: all. `sequence`: that
-        number and all below it are used up: outbound never sent, inbound taken as seen. ValueError names what is wrong."""
+        number and all below it are used up: outbound never sent, inbound taken as seen. `place`: where in the shared memory it
+        writes how far it is, 0 for nowhere. ValueError names what is wrong."""
 
     def remove_sa(self, direction: str, connection: int, spi: int) -> SaRow | None:
         """What it did in all; None where there was none."""
@@ -183,6 +185,10 @@ class DataPlane:
 
     def worker_statistics(self) -> list[WorkerStatistics]:
         """One for each worker, in their order."""
+
+    def share(self, fd: int) -> None:
+        """Memory that outlives the process, before there is any SA: places of 64 octets, of which the data plane writes the first 8,
+        the host's order: how far the SA is, before a packet leaves or is passed on."""
 
     def halt(self) -> None:
         """Stops and joins the workers: the counters are the last ones. Nothing but counters may be asked after it, and stop()."""

@@ -169,6 +169,8 @@ struct dataplane {
   /* The control thread's own. */
   pthread_mutex_t control;
   bool halted;
+  uint8_t *shared;
+  size_t shared_octets;
   bool stopped;
   struct sa *sas; /* those of one connection stand together */
   struct connection *connections;
@@ -197,6 +199,10 @@ struct fault dataplane_start(unsigned workers, enum esp_engine engine, struct da
 struct fault dataplane_start_placed(unsigned workers, enum esp_engine engine, const struct placement *placement,
                                     struct dataplane **plane);
 /* Joins the workers and wipes every key. The rings stay readable until dataplane_free. Idempotent. */
+/* Memory that outlives the process: a place of SHARED_PLACE octets for each SA that wants one, the first 8 of which
+ * hold how far it is, written before a packet leaves, or is passed on. Once, before any SA. */
+#define SHARED_PLACE 64
+struct fault dataplane_share(struct dataplane *plane, int fd);
 /* Joins the workers; SAs and their counters stay until dataplane_stop. */
 void dataplane_halt(struct dataplane *plane);
 void dataplane_stop(struct dataplane *plane);
@@ -297,6 +303,7 @@ struct sa {
   alignas(CACHE_LINE) struct spinlock lock;
   bool soft_raised, hard_reached;
   uint64_t sequence;       /* outbound: last one used */
+  _Atomic uint64_t *place; /* shared with the next process: the sequence number, or the window's top; NULL: none */
   uint64_t sequence_limit; /* outbound: granted */
   struct replay_window window;
   uint64_t packets, octets;
@@ -320,6 +327,7 @@ struct sa_request {
   int socket;
   int worker;        /* outbound: ANY_WORKER or the one it is for */
   uint64_t sequence; /* used up by a process before this one: never sent again, or taken as seen */
+  int64_t place;     /* in the shared memory where it writes how far it is; 0: none */
 };
 
 struct sa_statistics {
@@ -361,6 +369,8 @@ struct sa_news {
   bool soft, hard;
 };
 bool sa_account(struct sa *sa, uint64_t octets, struct sa_news *news);
+/* How far it is, for the next process; under the SA's lock. */
+void sa_mark(struct sa *sa, uint64_t sequence);
 /* The same for many packets at once; false, and nothing is done, where one of them would come near a limit. */
 bool sa_account_burst(struct sa *sa, uint64_t packets, uint64_t octets);
 void sa_raise(struct dataplane *plane, const struct sa *sa, struct sa_news news);

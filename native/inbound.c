@@ -231,6 +231,7 @@ static void accept_slice(const struct inbound *in, struct slice *slice, struct v
     if (kept < i) slice->items[kept] = *item;
     kept++;
   }
+  sa_mark(sa, sa->window.top);
   slice->count = kept;
   account(sa, slice, octets, verdict);
   if (slice->count > 0) sa->last_used_ns = now;

@@ -162,6 +162,13 @@ static PyObject *py_event_fd(PyObject *self, PyObject *unused) {
     Py_END_ALLOW_THREADS return none_or_raise(fault);                                                                  \
   } while (0)
 
+static PyObject *py_share(PyObject *self, PyObject *args) {
+  struct dataplane *plane = plane_of(self);
+  int fd;
+  if (!plane || !PyArg_ParseTuple(args, "i", &fd)) return NULL;
+  CONTROL(dataplane_share(plane, fd));
+}
+
 static PyObject *py_add_socket(PyObject *self, PyObject *args, PyObject *kwargs) {
   static char *keywords[] = {"worker", "fd", NULL};
   struct dataplane *plane = plane_of(self);
@@ -270,28 +277,30 @@ static PyObject *py_remove_connection(PyObject *self, PyObject *args, PyObject *
 /* ---- SAs and policies ---- */
 
 static bool parse_sa(PyObject *args, PyObject *kwargs, struct sa_request *r, PyObject **selectors) {
-  static char *keywords[] = {"direction",      "connection",    "spi",           "encryption",  "integrity",
-                             "encryption_key", "integrity_key", "esn",           "encapsulate", "local",
-                             "remote",         "selectors",     "replay_window", "soft_octets", "hard_octets",
-                             "soft_packets",   "hard_packets",  "socket_fd",     "worker",      "sequence",
-                             NULL};
+  static char *keywords[] = {
+      "direction",   "connection",   "spi",          "encryption", "integrity", "encryption_key", "integrity_key",
+      "esn",         "encapsulate",  "local",        "remote",     "selectors", "replay_window",  "soft_octets",
+      "hard_octets", "soft_packets", "hard_packets", "socket_fd",  "worker",    "sequence",       "place",
+      NULL};
   const char *direction, *encryption, *integrity, *encryption_key, *integrity_key, *local, *remote;
   Py_ssize_t encryption_length, integrity_length;
   unsigned local_port, remote_port;
   int esn, encapsulate, inbound, cipher, hash;
-  if (!PyArg_ParseTupleAndKeywords(
-          args, kwargs, "$sO&O&ssy#y#pp(sO&)(sO&)OO&O&O&O&O&iiO&", keywords, &direction, to_u32, &r->connection, to_u32,
-          &r->spi, &encryption, &integrity, &encryption_key, &encryption_length, &integrity_key, &integrity_length,
-          &esn, &encapsulate, &local, to_u32, &local_port, &remote, to_u32, &remote_port, selectors, to_u32,
-          &r->replay_window, to_u64, &r->limits.soft_octets, to_u64, &r->limits.hard_octets, to_u64,
-          &r->limits.soft_packets, to_u64, &r->limits.hard_packets, &r->socket, &r->worker, to_u64,
-          &r->sequence))
+  long long place;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$sO&O&ssy#y#pp(sO&)(sO&)OO&O&O&O&O&iiO&L", keywords, &direction,
+                                   to_u32, &r->connection, to_u32, &r->spi, &encryption, &integrity, &encryption_key,
+                                   &encryption_length, &integrity_key, &integrity_length, &esn, &encapsulate, &local,
+                                   to_u32, &local_port, &remote, to_u32, &remote_port, selectors, to_u32,
+                                   &r->replay_window, to_u64, &r->limits.soft_octets, to_u64, &r->limits.hard_octets,
+                                   to_u64, &r->limits.soft_packets, to_u64, &r->limits.hard_packets, &r->socket,
+                                   &r->worker, to_u64, &r->sequence, &place))
     return false;
   if (!named(directions, "direction", direction, &inbound) || !named(encryptions, "encryption", encryption, &cipher) ||
       !named(integrities, "integrity", integrity, &hash))
     return false;
   if (!parse_endpoint(local, local_port, &r->local) || !parse_endpoint(remote, remote_port, &r->remote)) return false;
   r->inbound = inbound;
+  r->place = place;
   r->encapsulate = encapsulate;
   r->suite = (struct esp_suite){(enum esp_encryption)cipher, (enum esp_integrity)hash, esn};
   r->encryption_key = (const uint8_t *)encryption_key;
@@ -509,6 +518,7 @@ static PyMethodDef dataplane_methods[] = {METHOD(event_fd),
                                           METHOD(sa_changes),
                                           METHOD(drops),
                                           METHOD(worker_statistics),
+                                          {"share", py_share, METH_VARARGS, NULL},
                                           METHOD(halt),
                                           METHOD(stop),
                                           {NULL, NULL, 0, NULL}};

@@ -82,6 +82,8 @@ static struct fault sa_allowed(struct dataplane *plane, const struct sa_request 
   if (r->replay_window > REPLAY_WINDOW_MAX) return (struct fault){"the replay window is too large", 0};
   if (r->worker != ANY_WORKER && (r->inbound || r->worker < 0 || (unsigned)r->worker >= plane->worker_count))
     return (struct fault){"an outbound SA is for any worker or for one there is", 0};
+  if (r->place < 0 || (r->place > 0 && r->place >= (int64_t)(plane->shared_octets / SHARED_PLACE)))
+    return (struct fault){"no such place in the shared memory", 0};
   if (!r->suite.esn && r->sequence > SEQUENCE_MAX_32) return (struct fault){"the sequence number is too large", 0};
   if (r->selector_count == 0) return (struct fault){"an SA needs a selector", 0};
   /* RFC 4303 3.3.1: encryption without integrity is not offered here. */
@@ -115,6 +117,10 @@ static struct fault sa_new(struct dataplane *plane, const struct sa_request *r, 
     fault.sentence = "out of memory";
   } else {
     memcpy(sa->selectors, r->selectors, r->selector_count * sizeof *sa->selectors);
+    if (r->place > 0) {
+      sa->place = (_Atomic uint64_t *)(void *)(plane->shared + r->place * SHARED_PLACE);
+      atomic_store(sa->place, r->sequence);
+    }
     if (!r->inbound)
       sa->sequence = r->sequence;
     else if (r->sequence != 0)
@@ -218,6 +224,7 @@ struct fault sa_advance(struct dataplane *plane, uint32_t connection, uint32_t s
     spin_lock(&sa->lock);
     uint64_t most = sa->esn ? UINT64_MAX : SEQUENCE_MAX_32;
     sa->sequence = by > most - sa->sequence ? most : sa->sequence + by;
+    sa_mark(sa, sa->sequence);
     spin_unlock(&sa->lock);
   }
   control_leave(plane);
@@ -272,6 +279,10 @@ static void number(struct esp_seal_item *items, size_t count, uint64_t last) {
     items[i].sequence = last + 1 + i;
 }
 
+void sa_mark(struct sa *sa, uint64_t sequence) {
+  if (sa->place) atomic_store_explicit(sa->place, sequence, memory_order_relaxed);
+}
+
 /* One by one, up to the limit that is near. */
 static size_t take_singly(struct sa *sa, struct esp_seal_item *items, size_t count, struct sa_news *news,
                           enum drop_reason *reason) {
@@ -304,6 +315,7 @@ size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *ite
     sa->sequence += count;
   else
     taken = take_singly(sa, items, count, &news, reason);
+  sa_mark(sa, sa->sequence);
   if (taken > 0) sa->last_used_ns = now;
   spin_unlock(&sa->lock);
   if (block) number(items, count, last);

@@ -9,7 +9,9 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "dataplane.h"
@@ -282,6 +284,26 @@ struct fault dataplane_start_placed(unsigned workers, enum esp_engine engine, co
   return NO_FAULT;
 }
 
+struct fault dataplane_share(struct dataplane *plane, int fd) {
+  struct stat found;
+  if (fstat(fd, &found)) return (struct fault){"the shared memory cannot be used", errno};
+  struct fault fault = control_enter(plane);
+  if (fault.sentence) return fault;
+  if (plane->shared || plane->sas) {
+    fault.sentence = "memory is shared once, before there are SAs";
+  } else {
+    void *mapped = mmap(NULL, (size_t)found.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (mapped == MAP_FAILED) {
+      fault = (struct fault){"the shared memory cannot be used", errno};
+    } else {
+      plane->shared = mapped;
+      plane->shared_octets = (size_t)found.st_size;
+    }
+  }
+  control_leave(plane);
+  return fault;
+}
+
 static void halt(struct dataplane *plane) {
   if (!plane->halted) workers_join(plane, plane->worker_count);
   plane->halted = true;
@@ -314,6 +336,8 @@ void dataplane_stop(struct dataplane *plane) {
     plane->sas = NULL;
     plane->connections = NULL;
     workers_free(plane);
+    if (plane->shared) munmap(plane->shared, plane->shared_octets);
+    plane->shared = NULL;
   }
   pthread_mutex_unlock(&plane->control);
 }

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 RENEW = (0.5, 3.0)
-"""Seconds, at random, after which an IKE_SA resumed after a crash rekeys its CHILD_SAs."""
+"""Seconds, at random, after which an IKE_SA rekeys CHILD_SAs of which nobody knows how far they were."""
 
 
 @dataclass(frozen=True, slots=True)

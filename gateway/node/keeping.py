@@ -26,13 +26,14 @@ from gateway.node.tunnel import Tunnel
 
 @dataclass(frozen=True, slots=True)
 class KeptSa:
-    """A CHILD_SA of the data plane, as `InstalledChild` has it."""
+    """A CHILD_SA of the data plane, as `InstalledChild` has it. `exact`: it sent `granted` and received `seen`, no more."""
 
     event: ChildInstall
     installed_at: float
     granted: int
     seen: int
     used: Used
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Keeper:
             if spi in alive:
                 one = _at_the_end(tunnel, installed) if last else installed
                 event = replace(one.event, local=known.local, remote=known.traffic_remote or known.remote)
-                sas.append(KeptSa(event, one.installed_at, one.granted, one.seen, one.used))
+                sas.append(KeptSa(event, one.installed_at, one.granted, one.seen, one.used, exact=last))
         return KeptConnection(
             name, fingerprint(tunnel.settings), tunnel.mtu, tunnel.established_at, known, tuple(sas)
         )  # fmt: skip
@@ -137,7 +138,8 @@ class Keeper:
             )  # fmt: skip
             yield from tunnel.enter(installed, sends=child is not None and not child.left)
         tunnel.established(now if found.established_at is None else found.established_at)
-        ike_keeping.resume(self._ike, tunnel.settings.ike, found.ike, now, renew=not self._clean)
+        renew = not all(one.exact for one in found.sas)
+        ike_keeping.resume(self._ike, tunnel.settings.ike, found.ike, now, renew=renew)
         text = f"goes on after a {'restart' if self._clean else 'crash'}, with {len(children)} CHILD_SAs"
         yield Event("info", "ike-resumed", tunnel.name, text)
 

@@ -152,9 +152,9 @@ class Tunnel:
         self._bank({(Direction.INBOUND, event.spi_in), (Direction.OUTBOUND, event.spi_out)} & self._removed)
         self.installed[event.spi_in] = child
         self._names[Direction.INBOUND, event.spi_in] = event.child
-        self._names[Direction.OUTBOUND, event.spi_out] = event.child
         yield effects.AddSa(inbound)
         if sends:
+            self._names[Direction.OUTBOUND, event.spi_out] = event.child
             yield effects.AddSa(outbound)
             yield effects.Grant(settings.id, event.spi_out, child.granted)
 
@@ -234,15 +234,18 @@ class Tunnel:
     def _look_ahead(self, counters: dict[tuple[Direction, int], SaCounters]) -> None:
         for spi, child in self.installed.items():
             inbound = counters.get((Direction.INBOUND, spi))
-            sending = Direction.OUTBOUND, child.event.spi_out
-            outbound = counters.get(sending) if sending in self._names.keys() - self._removed else None
+            outbound = counters.get((Direction.OUTBOUND, child.event.spi_out)) if self._sends(child) else None
             if (inbound or outbound) and child.read(inbound, outbound):
                 self.due[spi] = child
+
+    def _sends(self, child: InstalledChild) -> bool:
+        """Whether its outbound SA is in the data plane still."""
+        return (Direction.OUTBOUND, child.event.spi_out) in self._names.keys() - self._removed
 
     def grants(self) -> Iterator[effects.Grant]:
         """For SAs that have come far since they were last asked for. What is kept of them is another thing, too."""
         due, self.due = self.due, {}
-        for child in due.values():
+        for child in filter(self._sends, due.values()):
             yield effects.Grant(self.settings.id, child.event.spi_out, child.granted)
 
     def _bank(self, removed: set[tuple[Direction, int]]) -> None:

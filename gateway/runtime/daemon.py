@@ -102,7 +102,7 @@ class Daemon:
         self.driver = Driver(self.node, self._perform, hear=lambda: self.listeners.heartbeats.drain())
         self.dataplane = NativeDataPlane(
             workers, config.gateway.crypto_engine, config.dataplane, self.driver.command, self._received_ike,
-            inherited, self.store,
+            inherited, self.store, self.kept.progress,
         )  # fmt: skip
         self.fetcher = Fetcher(
             config.gateway.mark,
@@ -286,6 +286,7 @@ class Daemon:
         await asyncio.sleep(STALE_SWEEP)
         for name in self.inherited.close():
             self.store.drop(name)
+        self.kept.progress.forget_found()
 
     async def _look_at_host(self) -> None:
         names = [interface_name(tunnel.name) for tunnel in self.node.settings.tunnels]

@@ -20,6 +20,7 @@ from gateway.node.inputs import DataPlaneEvent
 from gateway.observe.snapshot import WorkerStatus
 from gateway.runtime.fd_store import FdStore, Inherited
 from gateway.runtime.packet_sockets import PacketSockets
+from gateway.runtime.progress_memory import ProgressMemory
 from gateway.runtime.tun import TunError, interface_name, is_attached, open_tun, reattach_tun
 from gateway.runtime.tun_queues import QueueDrops
 from gateway.runtime.udp import Received, UdpSockets
@@ -45,7 +46,9 @@ class NativeDataPlane:
         on_ike: Received,
         inherited: Inherited | None = None,
         store: FdStore | None = None,
+        progress: ProgressMemory | None = None,
     ) -> None:
+        self._progress = progress
         self._inherited = inherited or Inherited()
         self._store = store or FdStore({})
         self._native = _native.DataPlane(
@@ -55,6 +58,8 @@ class NativeDataPlane:
             busy_poll_us=config.busy_poll_us,
             count_cycles=config.count_cycles,
         )
+        if progress is not None:
+            self._native.share(progress.fd)
         self._workers = workers
         self._cpus = config.cpus
         self._on_event = on_event
@@ -101,6 +106,8 @@ class NativeDataPlane:
                 self.packets.forget(connection)
             if fds is not None:
                 self._native.remove_connection(connection)
+                if self._progress is not None:
+                    self._progress.free_connection(connection)
                 self._store.drop(_kept_as(self._names.pop(connection, "")))
                 self._removed += fds
 
@@ -136,6 +143,7 @@ class NativeDataPlane:
             socket_fd=self.sockets.esp_fd(sa.local, sa.encapsulate) if outbound and self.sockets is not None else -1,
             worker=-1 if sa.worker is None else sa.worker % self._workers,
             sequence=sa.sequence,
+            place=self._progress.take(sa, self._names[sa.connection]) if self._progress is not None else 0,
         )  # fmt: skip
         if outbound and self.packets is not None:
             if sa.encapsulate:
@@ -148,6 +156,8 @@ class NativeDataPlane:
             last = self._native.remove_sa(direction.value, connection, spi)
             if last is not None:
                 self._last.append(last)
+            if self._progress is not None:
+                self._progress.free(direction, connection, spi)
 
         self._when_made(connection, remove)
 

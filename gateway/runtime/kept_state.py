@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from gateway.node.keeping import Earlier, Keep, KeptConnection
+from gateway.esp.dataplane import Direction
+from gateway.node.keeping import Earlier, Keep, KeptConnection, KeptSa
 from gateway.runtime.fd_store import FdStore, Inherited
+from gateway.runtime.progress_memory import Key, ProgressMemory, which
 from gateway.runtime.state_memory import StateMemory, UnknownStateError
+from gateway.runtime.tun import interface_name
 
-NAME = "state"
+STATE, PROGRESS = "state", "progress"
 _CODEC = TypeAdapter(
     tuple[KeptConnection],
     config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True),
@@ -22,17 +26,23 @@ log = logging.getLogger(__name__)
 
 
 class KeptState:
-    """One for the process. `earlier`: what there was at its start."""
+    """One for the process. `earlier`: what there was at its start; `progress`: for the data plane."""
 
     def __init__(self, inherited: Inherited, store: FdStore, connections: int) -> None:
         self._store = store
         self._full = False
-        found = _found(inherited.take(NAME))
-        self.earlier = _earlier(found) if found is not None else Earlier()
+        found, progress = _found(inherited.take(STATE)), _found_progress(inherited.take(PROGRESS))
+        self.earlier = Earlier()
+        if found is not None:
+            self.earlier = _earlier(found, progress.found if progress is not None else {})
         if found is None:
-            store.drop(NAME)
+            store.drop(STATE)
             found = self._new(connections)
-        self._memory = found
+        if progress is None:
+            store.drop(PROGRESS)
+            progress = ProgressMemory.create(connections)
+            store.keep(PROGRESS, [progress.fd])
+        self._memory, self.progress = found, progress
 
     def keep(self, effect: Keep) -> None:
         """Before anything that depends on it."""
@@ -52,20 +62,22 @@ class KeptState:
 
     def forget(self) -> None:
         """This process ends, and none follows."""
-        self._store.drop(NAME)
+        for name in (STATE, PROGRESS):
+            self._store.drop(name)
 
     def close(self) -> None:
         self._memory.close()
+        self.progress.close()
 
     def _new(self, connections: int) -> StateMemory:
         memory = StateMemory.create(connections)
-        self._store.keep(NAME, [memory.fd])
+        self._store.keep(STATE, [memory.fd])
         return memory
 
     def _grow(self) -> None:
         """A reload brought more connections than there is room for."""
         before = self._memory
-        self._store.drop(NAME)
+        self._store.drop(STATE)
         self._memory = self._new(2 * len(before.contents()))
         for name, content in before.contents().items():
             self._memory.write(name, content)
@@ -90,11 +102,32 @@ def _found(fds: list[int]) -> StateMemory | None:
     return None
 
 
-def _earlier(memory: StateMemory) -> Earlier:
+def _found_progress(fds: list[int]) -> ProgressMemory | None:
+    for fd in fds[:1]:
+        try:
+            return ProgressMemory(fd)
+        except ValueError as error:
+            log.warning("how far the SAs are is not known: %s", error, extra={"event": "state-unknown"})
+    return None
+
+
+def _exact(name: str, one: KeptSa, progress: Mapping[Key, int]) -> KeptSa:
+    """With the data plane's own last word, where there is one."""
+    interface, event = interface_name(name), one.event
+    sent = progress.get((event.spi_out, which(Direction.OUTBOUND, interface)))
+    seen = progress.get((event.spi_in, which(Direction.INBOUND, interface)))
+    if one.exact or seen is None:
+        return one
+    # Without a place of its own it sends no more, or never had one: then only the limit is certain
+    return replace(one, granted=one.granted if sent is None else sent, seen=seen, exact=True)
+
+
+def _earlier(memory: StateMemory, progress: Mapping[Key, int]) -> Earlier:
     found: dict[str, KeptConnection] = {}
     for name, content in memory.contents().items():
         try:
-            found[name] = decode(content)
+            kept = decode(content)
+            found[name] = replace(kept, sas=tuple(_exact(name, one, progress) for one in kept.sas))
         except ValidationError as error:
             log.warning(
                 "%s begins anew: what was kept of it cannot be read (%s)", name, error.errors()[0]["type"],

@@ -3,7 +3,8 @@ r"""The double of runtime/: one node with its data plane and its kernel, driven 
     datagram, deadline, kernel answer -> feed -> node -> poll -> perform -> network | data plane | kernel model
                                                               \-> Compute -> later -> computed
 
-A crash takes the process: node, data plane, TUNs. The kernel's routes and rules stay, as they do on a host.
+A crash takes the process: node, data plane, TUNs. The kernel's routes and rules stay, as they do on a host; and what was kept of the
+connections, with the TUNs, where a manager stores descriptors (`stores`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from gateway.esp.reference import ReferenceDataPlane
 from gateway.ike.settings import IKE_PORT
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
+from gateway.node.keeping import Earlier, Keep, KeptConnection, KeptSa
 from gateway.node.settings import GatewaySettings
 from gateway.observe.snapshot import TunnelStatus
 from gateway.routing import model as routing
@@ -91,7 +93,8 @@ class Shell:
         self.seed = seed
         self.chance = random.Random(f"{seed} {name} machine")
         self.kernel = CountedKernel({UNDERLAY})
-        self.running = self.frozen = False
+        self.running = self.frozen = self.stores = False
+        self.kept: dict[str, KeptConnection] = {}
         self.ever_guarded = False
         self.incarnation = 0
         self.wake_at: float | None = None
@@ -115,7 +118,10 @@ class Shell:
         self.running = True
         self.drawn = {}
         seed = f"{self.seed} {self.name} {self.incarnation}"
-        self.node = Gateway(self.settings, SeededRandom(seed), CheapKeyExchanges())
+        if not self.stores:
+            self.kept.clear()
+        earlier = Earlier(dict(self.kept), clean=False)
+        self.node = Gateway(self.settings, SeededRandom(seed), CheapKeyExchanges(), earlier=earlier)
         self.dataplane = self.plane(SeededRandom(seed + " esp"))
         self.command(inputs.Underlay(self.connected))
         self.command(inputs.Start())
@@ -127,6 +133,8 @@ class Shell:
             for op in self._under_way.ops[: self.chance.randrange(len(self._under_way.ops) + 1)]:
                 self.kernel.apply(op)
                 self.world.check_kernel(self)
+        if self.running and self.stores:
+            self._write_progress()
         self.running = False
         self.incarnation += 1
         self.wake_at = None
@@ -138,6 +146,20 @@ class Shell:
         self.sad.clear()
         self.policies.clear()
         self._opened.clear()
+        if not self.stores:
+            self._delete_tuns()
+
+    def _write_progress(self) -> None:
+        """As the data plane does into its own memory with every packet."""
+        done = {(direction, spi): one.sequence for (direction, _, spi), one in self.dataplane.sa_counters().items()}
+
+        def exact(one: KeptSa) -> KeptSa:
+            sent = done.get((Direction.OUTBOUND, one.event.spi_out), one.granted)
+            return replace(one, granted=sent, seen=done[Direction.INBOUND, one.event.spi_in], exact=True)
+
+        self.kept = {name: replace(kept, sas=tuple(map(exact, kept.sas))) for name, kept in self.kept.items()}
+
+    def _delete_tuns(self) -> None:
         for index in self.interfaces.values():
             self.kernel.delete_interface(index)
             self.world.check_kernel(self)
@@ -146,6 +168,8 @@ class Shell:
     def reboot(self) -> None:
         """The host is gone, and with it what the kernel held."""
         self.crash()
+        self.kept.clear()
+        self._delete_tuns()
         self.kernel = CountedKernel({UNDERLAY})
         self.kernel.version = self.incarnation << 32
         self.ever_guarded = False
@@ -218,6 +242,8 @@ class Shell:
     def send_inside(self, connection: str, packet: bytes, worker: int = 0) -> list[tuple[bytes, Endpoint, Endpoint]]:
         """A host's packet that the kernel routed into the connection's TUN, to the queue of a worker."""
         tunnel = self.node.tunnels[connection]
+        if tunnel.settings.id not in self._opened:
+            return []  # the device outlived a process, and the next one has not taken it up yet
         datagrams = self.dataplane.outbound(tunnel.settings.id, packet, self.world.now, worker)
         self._drain()
         return datagrams
@@ -244,6 +270,11 @@ class Shell:
                 self.world.transmit(self, data, local, remote)
             case Compute():
                 self._compute(effect)
+            case Keep(name, kept):
+                if kept is None:
+                    self.kept.pop(name, None)
+                else:
+                    self.kept[name] = kept
             case effects.AddSa(sa):
                 dataplane.add_sa(sa)
                 self.sad[sa.direction, sa.connection, sa.spi] = sa
@@ -308,10 +339,11 @@ class Shell:
         self._later(self.chance.uniform(*self.pace.compute), done)
 
     def _tunnel_ready(self, name: str) -> None:
-        self._next_interface += 1
-        self.interfaces[name] = self._next_interface
-        self.kernel.interfaces.add(self._next_interface)
-        self.command(inputs.TunnelReady(name, self._next_interface))
+        if name not in self.interfaces:
+            self._next_interface += 1
+            self.interfaces[name] = self._next_interface
+        self.kernel.interfaces.add(self.interfaces[name])
+        self.command(inputs.TunnelReady(name, self.interfaces[name]))
 
     def _apply(self, effect: routing.RouteOps) -> None:
         self._under_way = None

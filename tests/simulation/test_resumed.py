@@ -1,0 +1,45 @@
+"""Processes that are killed and go on with what was kept: the invariants of all schedules hold, the IKE_SA is the same one, and no IV
+is used twice by both processes together."""
+
+from __future__ import annotations
+
+import pytest
+from simulation import schedules
+from simulation.schedules import compose
+from simulation.world import World
+
+
+def stored(seed: int) -> World:
+    """Both ends of this schedule's kind, with a manager that stores descriptors."""
+    schedule = compose(seed)
+    world = World(seed, schedule.plan, schedules.WEATHERS[schedule.weather], schedules.PACES[schedule.pace])
+    for shell in world.shells.values():
+        shell.stores = True
+    world.start().converge(schedules.PATIENCE)
+    return world
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_crashes_at_any_moment_amid_rekeys(seed: int) -> None:
+    world = stored(seed)
+    for _ in range(3):
+        name = world.chance.choice(("a", "b"))
+        world.disturb(world.chance.uniform(0.5, 5))
+        world.crash(name)
+        world.run(world.chance.uniform(0.05, 2))
+        world.start(name)
+        world.converge(schedules.PATIENCE)
+    world.settle(schedules.PATIENCE)
+
+
+def test_the_same_ike_sa_goes_on() -> None:
+    world = stored(1)
+    before = world.shells["a"].node.ike.primary("site")
+    world.run(1)
+    world.crash("a")
+    world.run(1)
+    world.start("a").run(1)
+    after = world.shells["a"].node.ike.primary("site")
+    assert before is not None
+    assert after is not None
+    assert (after.initiator_spi, after.responder_spi) == (before.initiator_spi, before.responder_spi)
