@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
+from gateway.ike import resources
 from gateway.ike.child import ChildSa, Lingering
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild
-from gateway.ike.exchanges.recovered import Recovered
+from gateway.ike.exchanges.recovered import Recovered, undo
 from gateway.ike.exchanges.rekey_ike import RekeyIke
 from gateway.ike.keymat import IkeKeys, KeptKeys
 from gateway.ike.nat import NatResult
@@ -63,13 +64,11 @@ class KeptChild:
 
 @dataclass(frozen=True, slots=True)
 class KeptRequest:
-    """Our request that is not answered yet. `makes`: our SPI of what it shall make, 0 for nothing; `ike`: that is an IKE_SA."""
+    """Our request that is not answered yet."""
 
     message_id: int
     datagrams: tuple[bytes, ...] = field(repr=False)
     kind: int
-    makes: int
-    ike: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +102,10 @@ class KeptIkeSa:
     cached_id: int
     cached_response: tuple[bytes, ...] | None = field(repr=False)
     pending: KeptRequest | None
+    makes: int
+    """Our SPI of the CHILD_SA that an exchange of ours is about to make; 0: none."""
+    rekeying: bool
+    """An exchange of ours is about to make another IKE_SA."""
     children: tuple[KeptChild, ...]
     lingering: tuple[tuple[str, int, float], ...]
 
@@ -141,6 +144,8 @@ def kept(sa: IkeSa) -> KeptIkeSa | None:
         cached_id=window.cached_id,
         cached_response=window.cached_response,
         pending=_pending(sa),
+        makes=_makes(sa),
+        rekeying=isinstance(sa.exchange, RekeyIke),
         children=tuple(_kept_child(child) for child in sa.children.values() if child.state is not ChildState.DELETING),
         lingering=tuple((one.child, one.spi_in, one.at) for one in sa.lingering),
     )
@@ -150,13 +155,12 @@ def _pending(sa: IkeSa) -> KeptRequest | None:
     request = sa.window.pending
     if request is None or request.outside:
         return None
-    makes = 0
-    if isinstance(sa.exchange, CreateChild) and sa.exchange.offer is not None:
-        makes = sa.exchange.offer.spi_in
-    elif isinstance(sa.exchange, RekeyIke):
-        makes = sa.exchange.spi
-    ike = isinstance(sa.exchange, RekeyIke)
-    return KeptRequest(request.message_id, request.datagrams, int(request.content[0]), makes, ike)
+    return KeptRequest(request.message_id, request.datagrams, int(request.content[0]))
+
+
+def _makes(sa: IkeSa) -> int:
+    exchange = sa.exchange
+    return exchange.offer.spi_in if isinstance(exchange, CreateChild) and exchange.offer is not None else 0
 
 
 def _kept_child(child: ChildSa) -> KeptChild:
@@ -187,6 +191,10 @@ def resume(endpoint: IkeEndpoint, settings: ConnectionSettings, kept: KeptIkeSa,
     endpoint.adopt(sa)
     endpoint.rekeys_are_tried(settings)
     endpoint.proven(sa, now)
+    resources.resumed(sa, now)
+    if kept.pending is None:
+        # Answered, but the process ended over its public-key work
+        undo(sa, kept.makes, kept.rekeying, now)
     for child in list(sa.children.values()):
         if child.state is ChildState.REKEYED:
             sa.enqueue(DeleteChild(child), now)
@@ -211,12 +219,12 @@ def _resumed(services: Services, settings: ConnectionSettings, kept: KeptIkeSa, 
     sa.created_at, sa.established_at = kept.created_at, kept.established_at
     sa.rekey_at, sa.planned_at, sa.reauth_at = kept.rekey_at, kept.planned_at, kept.reauth_at
     sa.unproven_lines = None
-    _resume_children(sa, kept)
+    _resume_children(sa, kept, now)
     _resume_window(sa, kept, now)
     return sa
 
 
-def _resume_children(sa: IkeSa, kept: KeptIkeSa) -> None:
+def _resume_children(sa: IkeSa, kept: KeptIkeSa, now: float) -> None:
     for one in kept.children:
         settings = sa.settings.child(one.name)
         if settings is None:
@@ -232,7 +240,7 @@ def _resume_children(sa: IkeSa, kept: KeptIkeSa) -> None:
             child.advance(ChildInput.REPLACED)
         elif one.rekey_at == one.life_at:
             # Its rekey was under way or in the queue
-            child.rekey_at = one.planned_at
+            child.rekey_at = now + sa.services.random.uniform(*RENEW)
         sa.children[one.spi_in] = child
     for one in kept.children:
         if one.spi_in in sa.children:
@@ -246,6 +254,6 @@ def _resume_window(sa: IkeSa, kept: KeptIkeSa, now: float) -> None:
     window.cached_id, window.cached_response = kept.cached_id, kept.cached_response
     if pending is not None:
         kind = ExchangeType(pending.kind)
-        sa.exchange = Recovered(kind, pending.makes, pending.ike)
+        sa.exchange = Recovered(kind, kept.makes, kept.rekeying)
         # Due at once: its first answer may have come while nobody was there
         window.pending = Request(pending.message_id, pending.datagrams, now, (kind, ()))

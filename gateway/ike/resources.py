@@ -66,6 +66,12 @@ def changed(sa: IkeSa, before: ConnectionSettings, now: float) -> None:
         _plan(sa, now + ASK)
 
 
+def resumed(sa: IkeSa, now: float) -> None:
+    """By another process: some may have been on their way."""
+    if any(child.shared for child in sa.children.values()):
+        _plan(sa, now + ASK)
+
+
 def ask(sa: IkeSa, now: float) -> list[ChildSettings]:
     """What to ask for now; when the next look is, is in the IKE_SA."""
     sa.resources_at = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.ike.errors import PeerError
 from gateway.ike.exchanges.base import Exchange
 from gateway.ike.message import Message
-from gateway.ike.payloads import Delete, SecurityAssociation
+from gateway.ike.payloads import Delete
 from gateway.ike.registry import ExchangeType, Protocol
 
 if TYPE_CHECKING:
@@ -27,16 +27,8 @@ class Recovered(Exchange):
         self.ike = ike
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
-        made = message.first(SecurityAssociation) is not None
-        if made and self.ike:
-            sa.notice(
-                "warning",
-                "ike-rekey-lost",
-                "the peer has rekeyed an IKE_SA with a process that is gone; setting up anew",
-            )
-            sa.services.reauthenticate(sa, now)
-        elif made and self.makes:
-            sa.enqueue(_DeleteUnknown(self.makes), now)
+        if message.error() is None:
+            undo(sa, self.makes, self.ike, now)
         sa.finish(now)
         return True
 
@@ -44,7 +36,18 @@ class Recovered(Exchange):
         sa.finish(now, "failed")
 
 
-class _DeleteUnknown(Exchange):
+def undo(sa: IkeSa, makes: int, ike: bool, now: float) -> None:
+    """The peer made something that nobody here has the keys of: a CHILD_SA with our SPI `makes`, or another IKE_SA."""
+    if ike:
+        sa.notice(
+            "warning", "ike-rekey-lost", "the peer rekeyed the IKE_SA with a process that is gone; setting up anew"
+        )
+        sa.services.reauthenticate(sa, now)
+    elif makes:
+        sa.enqueue(DeleteUnknown(makes), now)
+
+
+class DeleteUnknown(Exchange):
     """RFC 7296 1.4.1: by our inbound SPI, though nothing was ever installed under it."""
 
     kind = ExchangeType.INFORMATIONAL

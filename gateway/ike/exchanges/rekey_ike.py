@@ -21,6 +21,7 @@ from gateway.ike.exchanges.create_child import RETRIED, CreateChild, again, soon
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
 from gateway.ike.exchanges.mobike import CheckAddress
+from gateway.ike.exchanges.recovered import DeleteUnknown
 from gateway.ike.exchanges.tell import Redirect, Tell
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.keymat import check_nonce
@@ -242,7 +243,8 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     """Moves CHILD_SAs and waiting exchanges to the successor."""
     new.children, old.children = old.children, {}
     new.lingering, old.lingering = old.lingering, []
-    waiting: list[Exchange] = [one for one in old.queue if isinstance(one, CreateChild | CheckAddress | Redirect)]
+    kinds = CreateChild | CheckAddress | Redirect | DeleteUnknown
+    waiting: list[Exchange] = [one for one in old.queue if isinstance(one, kinds)]
     if isinstance(old.exchange, CheckAddress | Redirect):
         # The peer may delete the old one before it answers
         waiting.append(type(old.exchange)())
