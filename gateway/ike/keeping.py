@@ -16,7 +16,7 @@ from gateway.ike import resources
 from gateway.ike.child import ChildSa, Lingering
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild
-from gateway.ike.exchanges.recovered import Recovered, undo
+from gateway.ike.exchanges.recovered import DeleteUnknown, Recovered, undo
 from gateway.ike.exchanges.rekey_ike import RekeyIke
 from gateway.ike.keymat import IkeKeys, KeptKeys
 from gateway.ike.nat import NatResult
@@ -102,8 +102,8 @@ class KeptIkeSa:
     cached_id: int
     cached_response: tuple[bytes, ...] | None = field(repr=False)
     pending: KeptRequest | None
-    makes: int
-    """Our SPI of the CHILD_SA that an exchange of ours is about to make; 0: none."""
+    makes: tuple[int, ...]
+    """Our SPIs of CHILD_SAs that an exchange of ours is about to make, or that one of a process before was."""
     rekeying: bool
     """An exchange of ours is about to make another IKE_SA."""
     children: tuple[KeptChild, ...]
@@ -145,7 +145,7 @@ def kept(sa: IkeSa) -> KeptIkeSa | None:
         cached_response=window.cached_response,
         pending=_pending(sa),
         makes=_makes(sa),
-        rekeying=isinstance(sa.exchange, RekeyIke),
+        rekeying=isinstance(sa.exchange, RekeyIke) or (isinstance(sa.exchange, Recovered) and sa.exchange.ike),
         children=tuple(_kept_child(child) for child in sa.children.values() if child.state is not ChildState.DELETING),
         lingering=tuple((one.child, one.spi_in, one.at) for one in sa.lingering),
     )
@@ -158,9 +158,17 @@ def _pending(sa: IkeSa) -> KeptRequest | None:
     return KeptRequest(request.message_id, request.datagrams, int(request.content[0]))
 
 
-def _makes(sa: IkeSa) -> int:
-    exchange = sa.exchange
-    return exchange.offer.spi_in if isinstance(exchange, CreateChild) and exchange.offer is not None else 0
+def _makes(sa: IkeSa) -> tuple[int, ...]:
+    found: list[int] = []
+    for exchange in (sa.exchange, *sa.queue):
+        match exchange:
+            case CreateChild(offer=offer) if offer is not None:
+                found.append(offer.spi_in)
+            case Recovered(makes=makes):
+                found += makes
+            case DeleteUnknown(spi_in=spi_in):
+                found.append(spi_in)
+    return tuple(found)
 
 
 def _kept_child(child: ChildSa) -> KeptChild:

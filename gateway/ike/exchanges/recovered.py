@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Recovered(Exchange):
-    """Never queued: it is the current one from the beginning. `makes`: our SPI of what it was to make, 0 for nothing."""
+    """Never queued: it is the current one from the beginning. `makes`: our SPIs of what it was to make."""
 
-    def __init__(self, kind: ExchangeType, makes: int, ike: bool) -> None:
+    def __init__(self, kind: ExchangeType, makes: tuple[int, ...], ike: bool) -> None:
         self.kind = kind
         self.makes = makes
         self.ike = ike
@@ -36,15 +36,15 @@ class Recovered(Exchange):
         sa.finish(now, "failed")
 
 
-def undo(sa: IkeSa, makes: int, ike: bool, now: float) -> None:
-    """The peer made something that nobody here has the keys of: a CHILD_SA with our SPI `makes`, or another IKE_SA."""
+def undo(sa: IkeSa, makes: tuple[int, ...], ike: bool, now: float) -> None:
+    """The peer made something that nobody here has the keys of: CHILD_SAs with our SPIs `makes`, or another IKE_SA."""
     if ike:
         sa.notice(
             "warning", "ike-rekey-lost", "the peer rekeyed the IKE_SA with a process that is gone; setting up anew"
         )
         sa.services.reauthenticate(sa, now)
-    elif makes:
-        sa.enqueue(DeleteUnknown(makes), now)
+    for spi in makes:
+        sa.enqueue(DeleteUnknown(spi), now)
 
 
 class DeleteUnknown(Exchange):
