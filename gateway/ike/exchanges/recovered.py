@@ -27,8 +27,12 @@ class Recovered(Exchange):
         self.ike = ike
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
-        if message.error() is None:
+        queue, made = list(sa.queue), message.error() is None
+        sa.queue.clear()
+        if made:
             undo(sa, self.makes, self.ike, now)
+        # First the DELETEs: another request tells the peer that we have had its answer, and it sends on what it made
+        sa.queue.extend(queue)
         sa.finish(now)
         return True
 
@@ -61,3 +65,9 @@ class DeleteUnknown(Exchange):
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
         sa.finish(now)
         return True
+
+    def on_deleted(self, sa: IkeSa, now: float) -> None:
+        """The CHILD_SAs went on with another IKE_SA, this one among them."""
+        heir = sa.services.primary(sa.name)
+        if heir is not None and heir is not sa:
+            heir.enqueue(DeleteUnknown(self.spi_in), now)
