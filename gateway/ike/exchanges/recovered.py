@@ -46,6 +46,8 @@ def undo(sa: IkeSa, makes: tuple[int, ...], ike: bool, now: float) -> None:
         sa.notice(
             "warning", "ike-rekey-lost", "the peer rekeyed the IKE_SA with a process that is gone; setting up anew"
         )
+        # The peer is to forget what it made, with INITIAL_CONTACT (RFC 7296 2.4)
+        sa.lost = True
         sa.services.reauthenticate(sa, now)
     for spi in makes:
         sa.enqueue(DeleteUnknown(spi), now)
