@@ -193,8 +193,8 @@ class IkeEndpoint:
 
     @property
     def busy(self) -> bool:
-        """Whether an exchange of an established IKE_SA is under way, or a request of its peer's being answered."""
-        return any(sa.window.pending or sa.window.answering for sa in self._sas.values() if sa.established)
+        """Whether an exchange is under way, or an IKE_SA on its way out: the next process knows of none of those."""
+        return any(sa.window.pending or sa.window.answering or not sa.established for sa in self._sas.values())
 
     @property
     def half_open(self) -> int:
