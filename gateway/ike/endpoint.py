@@ -192,11 +192,6 @@ class IkeEndpoint:
         return {sa.local.host for sa in self._sas.values()}
 
     @property
-    def busy(self) -> bool:
-        """Whether an exchange is under way, or an IKE_SA on its way out: the next process knows of none of those."""
-        return any(sa.window.pending or sa.window.answering or not sa.established for sa in self._sas.values())
-
-    @property
     def half_open(self) -> int:
         return len(self._half_open)
 

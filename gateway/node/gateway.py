@@ -17,7 +17,6 @@ from itertools import islice
 from gateway.bgp import events as bgp
 from gateway.bgp.speaker import Speaker
 from gateway.contract import Compute, Endpoint, Fetch, RandomSource, Transmit
-from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ha.roles import MachineLeaves, Operate
 from gateway.ike import commands as ike
 from gateway.ike import events as ike_events
@@ -130,8 +129,8 @@ class Gateway:
                 self.pairing.links(connected)
             case inputs.DataPlaneEvent():
                 self._data_plane_event(command, now)
-            case inputs.Counters(sas, drops):
-                self._read_counters(dict(sas), dict(drops), now)
+            case inputs.Counters():
+                self._read_counters(command, now)
             case inputs.ProbePacket(number, octets):
                 self.liveness.packet(number, octets, now)
             case inputs.ProbeExpired(number, generation):
@@ -361,9 +360,7 @@ class Gateway:
         self._event("info", "guard-installed", "", "clear-text guard is in the kernel")
         self.learned.changed(now, 0.0)
         self._open_tunnels()
-        for tunnel in self.tunnels.values():
-            self._emit_all(self.keeper.resume(tunnel, now))
-        self.keeper.finish()
+        self._emit_all(self.keeper.resume_all(now))
         self._start_bgp()
 
     # --- inputs -------------------------------------------------------------------------------------------------
@@ -429,26 +426,18 @@ class Gateway:
             case _:
                 return
 
-    def _read_counters(
-        self, sas: dict[tuple[Direction, int, int], SaCounters], drops: dict[tuple[int, str], int], now: float
-    ) -> None:
-        if drops:
+    def _read_counters(self, reading: inputs.Counters, now: float) -> None:
+        if drops := dict(reading.drops):
             changed = set(drops.items()) ^ set(self.drops.items())
             self.redraw.update(self._names.get(number, "") for (number, _), _ in changed)
             self.drops = drops
-        of_connection: dict[int, dict[tuple[Direction, int], SaCounters]] = {}
-        for (direction, number, spi), value in sas.items():
-            of_connection.setdefault(number, {})[direction, spi] = value
-        for number, counters in of_connection.items():
+        for number, counters in reading.by_connection.items():
             tunnel = self._by_id(number)
             if tunnel is not None:
                 self.redraw.add(tunnel.name)
-                heard = tunnel.read(counters)
-                if tunnel.due:
-                    self.keeper.touch(tunnel.name)
-                    self._emit_all(tunnel.grants())
-                if heard:
+                if heard := tunnel.read(counters):
                     self.ike.command(ike.TrafficSeen(tunnel.name, frozenset(heard), max(heard.values())), now)
+                self._emit_all(self.keeper.grants(tunnel))
 
     def _operate(self, command: inputs.Operate, now: float) -> None:
         if (tunnel := self.tunnels.get(command.connection)) is not None:

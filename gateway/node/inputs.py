@@ -97,6 +97,14 @@ class Counters:
     sas: Mapping[tuple[Direction, int, int], SaCounters]
     drops: Mapping[tuple[int, str], int] = field(default_factory=dict)
 
+    @property
+    def by_connection(self) -> dict[int, dict[tuple[Direction, int], SaCounters]]:
+        """Connection number -> (direction, spi) -> counters."""
+        found: dict[int, dict[tuple[Direction, int], SaCounters]] = {}
+        for (direction, number, spi), value in self.sas.items():
+            found.setdefault(number, {})[direction, spi] = value
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class ForgetLearned:

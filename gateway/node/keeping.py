@@ -95,6 +95,21 @@ class Keeper:
             else:
                 self._told.pop(name, None)
 
+    def grants(self, tunnel: Tunnel) -> Iterator[object]:
+        """For SAs that have come far. What is kept of them is another thing, too, and comes first."""
+        if tunnel.due:
+            self.touch(tunnel.name)
+            yield from tunnel.grants()
+
+    @property
+    def at_rest(self) -> bool:
+        """No exchange is under way, and no IKE_SA on its way in or out: the next process would know of none of those."""
+        return all(
+            sa.established and not sa.window.pending and not sa.window.answering
+            for name in self._tunnels
+            for sa in self._ike.sas(name)
+        )
+
     def at_the_end(self) -> Iterator[Keep]:
         """Of everything, after the last packet."""
         for name in self._tunnels:
@@ -124,8 +139,14 @@ class Keeper:
         found = self._earlier.get(tunnel.name)
         return found.mtu if found is not None and self._fits(tunnel, found) else 0
 
-    def resume(self, tunnel: Tunnel, now: float) -> Iterator[object]:
-        """The connection goes on; effects for the data plane and for people."""
+    def resume_all(self, now: float) -> Iterator[object]:
+        """All that are configured go on, what is left is over; effects for the data plane and for people."""
+        for tunnel in self._tunnels.values():
+            yield from self._resume(tunnel, now)
+        self._touched.update(dict.fromkeys(self._earlier))
+        self._earlier.clear()
+
+    def _resume(self, tunnel: Tunnel, now: float) -> Iterator[object]:
         found = self._earlier.pop(tunnel.name, None)
         self.touch(tunnel.name)
         if found is None or not self._fits(tunnel, found):
@@ -142,11 +163,6 @@ class Keeper:
         ike_keeping.resume(self._ike, tunnel.settings.ike, found.ike, now, renew=renew)
         text = f"goes on after a {'restart' if self._clean else 'crash'}, with {len(children)} CHILD_SAs"
         yield Event("info", "ike-resumed", tunnel.name, text)
-
-    def finish(self) -> None:
-        """All were resumed that are configured; what is left is over."""
-        self._touched.update(dict.fromkeys(self._earlier))
-        self._earlier.clear()
 
     def _fits(self, tunnel: Tunnel, found: KeptConnection) -> bool:
         return found.fingerprint == fingerprint(tunnel.settings)

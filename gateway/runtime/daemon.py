@@ -11,7 +11,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,13 +35,11 @@ from gateway.observe.journal import Journal
 from gateway.observe.liveness import Liveness
 from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
 from gateway.routing import model as routing
-from gateway.routing.model import Prefix
-from gateway.runtime import epoch_file, logs, saved_guard, systemd
+from gateway.runtime import earlier, epoch_file, logs, saved_guard, systemd
 from gateway.runtime.bgp_service import BgpService, terms
 from gateway.runtime.certificate_files import expiring
 from gateway.runtime.clock import boottime
 from gateway.runtime.control import ControlServer
-from gateway.runtime.crash_secret import crash_secret
 from gateway.runtime.dataplane import NativeDataPlane
 from gateway.runtime.disclosures import Disclosures
 from gateway.runtime.driver import Driver
@@ -95,9 +93,10 @@ class Daemon:
         self.certificate_problems: tuple[str, ...] = ()
         self.stopping = asyncio.Event()
         self.notifier = systemd.Notifier()
+        directory = Path(config.gateway.state_directory)
         self.node = Gateway(
-            loaded.settings, SystemRandom(), Libcrypto(), _wall, self._crash_secret(), self._learned_earlier(),
-            self._epoch_earlier(), self.kept.earlier,
+            loaded.settings, SystemRandom(), Libcrypto(), _wall, earlier.secret(directory, self.tell),
+            earlier.learned(directory, self.tell), earlier.epoch(directory, self.tell), self.kept.earlier,
         )  # fmt: skip
         self.driver = Driver(self.node, self._perform, hear=lambda: self.listeners.heartbeats.drain())
         self.dataplane = NativeDataPlane(
@@ -178,28 +177,6 @@ class Daemon:
             log.info("gatewayd is running: %s", self.dataplane_name(), extra={"event": "started"})
             await self.stopping.wait()
             await self._stop()
-
-    def _crash_secret(self) -> bytes:
-        try:
-            return crash_secret(Path(self.loaded.config.gateway.state_directory))
-        except OSError as error:
-            self.tell("warning", "crash-secret-failed", str(error.strerror))
-            return b""
-
-    def _learned_earlier(self) -> Mapping[str, tuple[Prefix, ...]]:
-        saved = saved_guard.read(Path(self.loaded.config.gateway.state_directory))
-        if saved.problem:
-            self.tell("error", "saved-guard-unreadable", saved.problem)
-        return saved.learned
-
-    def _epoch_earlier(self) -> int:
-        directory = Path(self.loaded.config.gateway.state_directory)
-        try:
-            return epoch_file.read(directory)
-        except (OSError, ValueError) as error:
-            text = f"{directory / epoch_file.NAME} cannot be read ({error}); the epoch is learned from the others"
-            self.tell("warning", "epoch-unreadable", text)
-            return 0
 
     async def _save_epoch(self, epoch: int) -> None:
         """The highest one stands, in whichever order they are written."""
@@ -545,7 +522,7 @@ class Daemon:
     async def _leave(self) -> None:
         """Nobody is told: tunnels, devices, sockets and routes are the next process's."""
         deadline = time.monotonic() + LEAVE_PATIENCE
-        while time.monotonic() < deadline and self.node.ike.busy:
+        while time.monotonic() < deadline and not self.node.keeper.at_rest:
             await asyncio.sleep(0.005)
         self.left = True
         await self._end_tasks()
