@@ -252,7 +252,7 @@ class IkeEndpoint:
         self._stir(sa.name)
 
     def has_other_sa(self, sa: IkeSa) -> bool:
-        return any(other.established and not other.lost and other is not sa for other in self.sas(sa.name))
+        return any(other.established and other is not sa for other in self.sas(sa.name))
 
     def carries(self, sa: IkeSa, child: str) -> bool:
         primary = self._primary.get(sa.name)

@@ -113,7 +113,7 @@ class IkeSa:
         # While it is the rival in a collision: the IKE_SA whose place it may take
         self.predecessor: IkeSa | None = None
         # True while its end would be nobody's news: replaced by a rekey, or not yet in its predecessor's place
-        self.quiet = self.lost = False  # lost: the peer replaced it by one that nobody here has
+        self.quiet = False
         # A CREATE_CHILD_SA of the peer that further key exchanges are to complete (RFC 9370)
         self.followup: Pending | None = None
         self.init_request = self.init_response = b""

@@ -46,8 +46,8 @@ def undo(sa: IkeSa, makes: tuple[int, ...], ike: bool, now: float) -> None:
         sa.notice(
             "warning", "ike-rekey-lost", "the peer rekeyed the IKE_SA with a process that is gone; setting up anew"
         )
-        # The peer is to forget what it made, with INITIAL_CONTACT (RFC 7296 2.4)
-        sa.lost = True
+        # Not INITIAL_CONTACT: the peer would drop what carries the traffic before we have anything else (RFC 7296 2.4). It finds
+        # by its own liveness checks that nobody holds what it made
         sa.services.reauthenticate(sa, now)
     for spi in makes:
         sa.enqueue(DeleteUnknown(spi), now)
