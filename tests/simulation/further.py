@@ -112,10 +112,13 @@ def drain(world: World) -> None:
     link, since = world.link, len(world.trace.lines)
     here = world.now_at("b")
     there = "b" if here == "c" else "c"
+    primary = world.shells[here].node.ike.primary(link.name)
+    # Who was called by the other end is not sent away (RFC 5685)
+    goes = primary is None or primary.redirectable
     world.drain(there, "")
     world.drain(here, there)
     moved = world.run_until(lambda: link.up and link.ends[1].shell.name == there, MOVED)
-    if not moved and not any(word in line.text for line in world.trace.lines[since:] for word in HINDERED):
+    if goes and not moved and not any(word in line.text for line in world.trace.lines[since:] for word in HINDERED):
         world.fail(f"{link.name} was drained to {there}, and is not there")
     world.disturb(world.chance.uniform(0, 5))
     if world.chance.random() < 0.4:

@@ -49,9 +49,13 @@ class Watch:
 
     def restarted(self) -> None:
         """Its process is another one, or stood still: time begins anew."""
-        self._gone_once.clear()
         for since in self._spare_since.values():
             since.clear()
+
+    def began(self) -> None:
+        """Its process is another one."""
+        self._gone_once.clear()
+        self.restarted()
 
     def _check_counts(self, end: End, sas: list[IkeSa], now: float) -> None:
         name, primary = f"{self.shell.name}, {end.connection}:", self.shell.node.ike.primary(end.connection)

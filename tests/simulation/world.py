@@ -135,7 +135,7 @@ class World:
         if self.roaming is not None and "a" in (names or self.shells):
             self.roaming.equip(self.shells["a"])
         for name in names or self.shells:
-            self.watches[name].restarted()
+            self.watches[name].began()
         for traffic in self._traffic.values():
             traffic.begin(self.now)
         return self
