@@ -13,6 +13,7 @@ from benchmarks.failover import FailoverCase
 from benchmarks.ike_setup import SetupCase
 from benchmarks.load import latency, raw_seal, seal_and_send, tcp, tcp_8, udp_single
 from benchmarks.pair import PAIR_CASES
+from benchmarks.restart import RESTARTS
 from benchmarks.result import Goal
 from benchmarks.rounds import Case, MemoryCase, NetworkCase, Probe, Round, Row
 from benchmarks.route_memory import RouteMemoryCase
@@ -245,6 +246,7 @@ CASES: tuple[Case, ...] = (
     ),
     FailoverCase("routes-cut-300", "the same, BFD 300 ms x 3", silently=True, interval=300, goal=1.0),
     *PAIR_CASES,
+    *RESTARTS,
     SetupCase(
         "ike-setup-ecdsa", "the same with ECDSA P-256 certificates at both ends", certified=True, goal=0.4, least=200
     ),
