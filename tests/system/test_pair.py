@@ -366,7 +366,7 @@ def test_a_record_in_the_cloud_s_storage_is_the_witness(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_before_announced_maintenance_the_one_that_stays_becomes_active(lab: Lab) -> None:
-    pair = TwoGateways(lab, ha='drain_time = "500ms"' + SCHEDULED_EVENTS)
+    pair = TwoGateways(lab, ha='drain_time = "2s"' + SCHEDULED_EVENTS)
     azure = AzureBeside(pair)
     azure.start()
     pair.start()

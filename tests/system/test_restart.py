@@ -12,7 +12,8 @@ import pytest
 from support.managed import Managed
 from support.pair import Pair, make_pair
 from support.process import wait_until
-from support.scene import Scene
+from support.scene import VNET_HOST, Scene
+from support.traffic import Iperf, result
 from support.twins import Tap
 
 from gateway.runtime import state_memory
@@ -120,6 +121,24 @@ def test_a_crash_keeps_the_tunnel(pair: Pair, wire: Wire) -> None:
     streams.stop()
     wire.nothing_twice(at_least=500)
     pair.no_clear_text()
+
+
+def test_tcp_connections_live_through_a_restart_and_a_crash(pair: Pair) -> None:
+    manager = managed(pair)
+    iperf = Iperf(pair.scene.host, VNET_HOST)
+    client = iperf.background(pair.scene.site, 8, megabits=50)
+    wait_until(lambda: iperf_connections(pair) == 2, 5, "a control connection and a stream")
+    time.sleep(1)
+    manager.restart()
+    time.sleep(1)
+    manager.crash()
+    assert result(client, 20).gbit_per_s > 0.0125, "the stream went on afterwards, at its rate"
+    assert client.wait(1) == 0
+    iperf.stop()
+
+
+def iperf_connections(pair: Pair) -> int:
+    return pair.scene.site.run("ss", "-Hnt", "state", "established", "dport", "=", ":5201").count("\n")
 
 
 @pytest.mark.slow
