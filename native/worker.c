@@ -109,6 +109,7 @@ static void wait_for_turn(struct worker *worker, uint64_t turn) {
 }
 
 void workers_quiesce(struct dataplane *plane) {
+  if (plane->halted) return;
   atomic_thread_fence(memory_order_seq_cst);
   for (unsigned i = 0; i < plane->worker_count; i++) {
     uint64_t turn = atomic_load(&plane->workers[i].turn);
@@ -117,6 +118,7 @@ void workers_quiesce(struct dataplane *plane) {
 }
 
 void workers_quiesce_sources(struct dataplane *plane) {
+  if (plane->halted) return;
   atomic_thread_fence(memory_order_seq_cst);
   for (unsigned i = 0; i < plane->worker_count; i++) {
     struct worker *worker = &plane->workers[i];

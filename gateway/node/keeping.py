@@ -171,7 +171,8 @@ class Keeper:
 def fingerprint(settings: TunnelSettings) -> bytes:
     """Of all that both ends agreed on: other ends, identities or proposals need another IKE_SA."""
     ike = settings.ike
-    agreed = (ike.local, ike.remote, ike.local_id, ike.remote_id, ike.encap, ike.mobike, ike.negotiated)
+    children = tuple((child.name, child.resources) for child in ike.children)
+    agreed = (ike.local, ike.remote, ike.local_id, ike.remote_id, ike.encap, ike.mobike, ike.negotiated, children)
     return hashlib.sha256(repr(agreed).encode()).digest()
 
 

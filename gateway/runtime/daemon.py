@@ -51,7 +51,7 @@ from gateway.runtime.host_checks import host_problems
 from gateway.runtime.kept_state import KeptState
 from gateway.runtime.kernel_routes import KernelRoutes
 from gateway.runtime.listeners import Listeners
-from gateway.runtime.loading import Loaded
+from gateway.runtime.loading import Loaded, LoadError, load_all
 from gateway.runtime.maintenance import Maintenance
 from gateway.runtime.netlink import Netlink
 from gateway.runtime.offloads import merge_udp
@@ -70,6 +70,8 @@ SHOWN_ROUTES = 100
 """BGP routes in a picture, where not all are asked for; and drawn in one go."""
 HOST_CHECK_INTERVAL = 30.0
 STOP_PATIENCE = 3.0
+SETTLED = 10.0
+"""Seconds after which what the process before left is known not to end this one."""
 LEAVE_PATIENCE = 0.5
 """Seconds for exchanges under way to end before a restart: what they are for is lost otherwise."""
 WORKERS_PATIENCE = 2.0
@@ -260,7 +262,9 @@ class Daemon:
 
     async def _close_unclaimed(self) -> None:
         """Of what the process before left: devices and sockets of connections that are not configured any more."""
-        await asyncio.sleep(STALE_SWEEP)
+        await asyncio.sleep(SETTLED)
+        self.kept.settled()
+        await asyncio.sleep(STALE_SWEEP - SETTLED)
         for name in self.inherited.close():
             self.store.drop(name)
         self.kept.progress.forget_found()
@@ -508,7 +512,7 @@ class Daemon:
         self.notifier.stopping()
         self.disclosures.close()
         await self._hand_over()
-        restarting = await systemd.restarting()
+        restarting = await systemd.restarting() and await self._can_be_followed()
         if self.bgp.outlives and restarting:
             log.info("restarting: BGP sessions and announced routes stay", extra={"event": "bgp-left"})
             await self.bgp.leave()
@@ -518,6 +522,15 @@ class Daemon:
             await self._leave()
         else:
             await self._close_tunnels()
+
+    async def _can_be_followed(self) -> bool:
+        """By a process that reads the same file. One that refuses it would leave the peers to find out by themselves."""
+        try:
+            await asyncio.to_thread(load_all, self.loaded.path)
+        except LoadError as error:
+            log.error("the next start will fail, so the tunnels end now: %s", error, extra={"event": "tunnels-end"})
+            return False
+        return True
 
     async def _leave(self) -> None:
         """Nobody is told: tunnels, devices, sockets and routes are the next process's."""

@@ -21,7 +21,7 @@ from gateway.observe.snapshot import WorkerStatus
 from gateway.runtime.fd_store import FdStore, Inherited
 from gateway.runtime.packet_sockets import PacketSockets
 from gateway.runtime.progress_memory import ProgressMemory
-from gateway.runtime.tun import TunError, interface_name, is_attached, open_tun, reattach_tun
+from gateway.runtime.tun import TunError, add_queues, detach_queues, interface_name, is_attached, open_tun, reattach_tun
 from gateway.runtime.tun_queues import QueueDrops
 from gateway.runtime.udp import Received, UdpSockets
 
@@ -274,14 +274,23 @@ class NativeDataPlane:
         return fds
 
     def _adopted(self, name: str) -> list[int]:
-        """The queues of the process before this one; none where it had another number of them, or somebody deleted the device."""
+        """The queues of the process before this one, as many as there are workers now; none where somebody deleted the device."""
         fds = self._inherited.take(_kept_as(name))
-        if len(fds) == self._workers and all(map(is_attached, fds)):
-            return fds
-        if fds:
+        if not fds or not all(map(is_attached, fds)):
+            if fds:
+                self._store.drop(_kept_as(name))
+            _close(fds)
+            return []
+        if len(fds) > self._workers:
+            # The store's copies live on for a moment: nothing may be put into a queue that nobody reads
+            detach_queues(fds[self._workers :])
             self._store.drop(_kept_as(name))
-        _close(fds)
-        return []
+            self._store.keep(_kept_as(name), fds[: self._workers])
+            _close(fds[self._workers :])
+        more = add_queues(name, self._workers - len(fds)) if len(fds) < self._workers else []
+        if more:
+            self._store.keep(_kept_as(name), more)
+        return fds[: self._workers] + more
 
     def _when_made(self, connection: int, call: Callable[[], None]) -> None:
         waiting = self._waiting.get(connection)

@@ -9,6 +9,7 @@ It judges only requests for a new IKE_SA; all else passes. The core judges again
 from __future__ import annotations
 
 import ctypes
+import errno
 import socket
 import struct
 from collections.abc import Collection, Iterable
@@ -49,8 +50,13 @@ def attach(sockets: Collection[socket.socket], code: list[Instruction]) -> None:
 
 
 def detach(sockets: Collection[socket.socket]) -> None:
+    """Also where there is none."""
     for one in sockets:
-        one.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        try:
+            one.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
 
 
 def _key(address: str) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -16,6 +18,9 @@ from gateway.runtime.state_memory import StateMemory, UnknownStateError
 from gateway.runtime.tun import interface_name
 
 STATE, PROGRESS = "state", "progress"
+STARTS = 3
+"""Processes that may end early with the same state before nobody goes on from it."""
+WIPED_AT_ONCE = 1 << 16
 _CODEC = TypeAdapter(
     tuple[KeptConnection],
     config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True),
@@ -30,7 +35,7 @@ class KeptState:
 
     def __init__(self, inherited: Inherited, store: FdStore, connections: int) -> None:
         self._store = store
-        self._full = False
+        self._unkept: set[str] = set()
         found, progress = _found(inherited.take(STATE)), _found_progress(inherited.take(PROGRESS))
         self.earlier = Earlier()
         if found is not None:
@@ -50,11 +55,19 @@ class KeptState:
             self._memory.erase(effect.name)
             return
         content = encode(effect.kept)
-        if self._memory.write(effect.name, content) or self._full:
-            return
-        if self._memory.room == 0:
+        if self._memory.write(effect.name, content):
+            self._unkept.discard(effect.name)
+        elif self._memory.fits(effect.name, content):
             self._grow()
-            self._full = not self._memory.write(effect.name, content)
+            self._memory.write(effect.name, content)
+        elif effect.name not in self._unkept:
+            self._unkept.add(effect.name)
+            text = "%s begins anew at a restart: with %d octets its state does not fit"
+            log.warning(text, effect.name, len(content), extra={"event": "state-not-kept"})
+
+    def settled(self) -> None:
+        """What was found did not end this process."""
+        self._memory.settled()
 
     def end(self) -> None:
         """What was kept last is exact."""
@@ -94,21 +107,43 @@ def decode(content: bytes) -> KeptConnection:
 
 
 def _found(fds: list[int]) -> StateMemory | None:
-    for fd in fds[:1]:
+    found = None
+    for fd in fds:
         try:
-            return StateMemory(fd)
+            memory = StateMemory(fd) if found is None else None
         except UnknownStateError as error:
             log.warning("nothing of the process before goes on: %s", error, extra={"event": "state-unknown"})
-    return None
+            memory = None
+        if memory is not None and memory.starts < STARTS:
+            found = memory
+            continue
+        if memory is not None:
+            text = "%d processes that went on from it have ended at once; all begins anew"
+            log.error(text, memory.starts, extra={"event": "state-refused"})
+        _wipe(fd)
+    return found
+
+
+def _wipe(fd: int) -> None:
+    """Nobody goes on from it, and there are keys in it."""
+    with suppress(OSError):
+        size = os.fstat(fd).st_size
+        for at in range(0, size, WIPED_AT_ONCE):
+            if any(octets := os.pread(fd, WIPED_AT_ONCE, at)):
+                os.pwrite(fd, bytes(len(octets)), at)
+    os.close(fd)
 
 
 def _found_progress(fds: list[int]) -> ProgressMemory | None:
-    for fd in fds[:1]:
+    found = None
+    for fd in fds:
         try:
-            return ProgressMemory(fd)
+            found = found or ProgressMemory(fd)
         except ValueError as error:
             log.warning("how far the SAs are is not known: %s", error, extra={"event": "state-unknown"})
-    return None
+        if found is None or found.fd != fd:
+            os.close(fd)
+    return found
 
 
 def _exact(name: str, one: KeptSa, progress: Mapping[Key, int]) -> KeptSa:

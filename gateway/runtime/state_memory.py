@@ -24,8 +24,8 @@ VERSION = 1
 HALF = 32 << 10
 """Octets; pages nobody wrote take no memory. What does not fit is not kept, and begins anew."""
 LEAST_PLACES = 64
-_HEADER = struct.Struct("<8sIIII")  # magic, version, places, octets of a half, whether it ended in order
-_CLEAN_AT = _HEADER.size - 4
+_HEADER = struct.Struct("<8sIIIII")  # magic, version, places, octets of a half, whether it ended in order, starts
+_CLEAN_AT, _STARTS_AT = _HEADER.size - 8, _HEADER.size - 4
 _HALF = struct.Struct("<QI16s")
 _PAGE = 4096
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -52,7 +52,7 @@ class StateMemory:
         if size < _PAGE or fcntl.fcntl(fd, fcntl.F_GET_SEALS) != _SEALS:
             raise UnknownStateError("no state memory")
         self._map = mmap.mmap(fd, size)
-        magic, version, places, half, clean = _HEADER.unpack_from(self._map)
+        magic, version, places, half, clean, starts = _HEADER.unpack_from(self._map)
         if magic != MAGIC or version != VERSION or half != HALF or size != _PAGE + places * 2 * HALF:
             self._map.close()
             raise UnknownStateError(f"state of version {version}, this release has {VERSION}")
@@ -62,8 +62,11 @@ class StateMemory:
         self._free: list[_Place] = []
         self.clean = bool(clean)
         """Whether the process before ended in order, after its last packet."""
+        self.starts = starts
+        """Processes that began with this and did not come to `settled`."""
         self._find(places)
-        self._set_clean(False)
+        self._set(_CLEAN_AT, 0)
+        self._set(_STARTS_AT, starts + 1)
 
     @classmethod
     def create(cls, connections: int) -> StateMemory:
@@ -71,7 +74,7 @@ class StateMemory:
         places = max(LEAST_PLACES, 2 * connections)
         fd = os.memfd_create("gatewayd-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, _PAGE + places * 2 * HALF)
-        os.pwrite(fd, _HEADER.pack(MAGIC, VERSION, places, HALF, 1), 0)
+        os.pwrite(fd, _HEADER.pack(MAGIC, VERSION, places, HALF, 1, 0), 0)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         return cls(fd)
 
@@ -83,7 +86,7 @@ class StateMemory:
     def write(self, name: str, content: bytes) -> bool:
         """Whether it is kept now; where it is not, nothing is."""
         octets = len(name.encode()).to_bytes(2, "big") + name.encode() + content
-        if len(octets) > HALF - _HALF.size or (name not in self._places and not self._free):
+        if not self.fits(name, content) or (name not in self._places and not self._free):
             self.erase(name)
             return False
         place = self._places.get(name)
@@ -103,9 +106,17 @@ class StateMemory:
             self._map[at + _HALF.size : at + HALF] = bytes(HALF - _HALF.size)
         self._free.append(place)
 
+    def fits(self, name: str, content: bytes) -> bool:
+        return 2 + len(name.encode()) + len(content) <= HALF - _HALF.size
+
+    def settled(self) -> None:
+        """What was found did not end this process."""
+        self._set(_STARTS_AT, 0)
+
     def end(self) -> None:
         """The last word of a process that ends in order."""
-        self._set_clean(True)
+        self._set(_CLEAN_AT, 1)
+        self.settled()
 
     def close(self) -> None:
         self._map.close()
@@ -116,15 +127,17 @@ class StateMemory:
         place.half ^= 1
         place.generation += 1
         at = self._at(place)
-        self._map[at + _HALF.size : at + _HALF.size + len(octets)] = octets
+        # Keys of before stand at the end of what was longer
+        rest = max(0, _HALF.unpack_from(self._map, at)[1] - len(octets))
+        self._map[at + _HALF.size : at + _HALF.size + len(octets) + rest] = octets + bytes(rest)
         digest = _digest(place.generation, octets)
         self._map[at : at + _HALF.size] = _HALF.pack(place.generation, len(octets), digest)
 
     def _at(self, place: _Place) -> int:
         return _PAGE + (2 * place.number + place.half) * HALF
 
-    def _set_clean(self, clean: bool) -> None:
-        self._map[_CLEAN_AT : _CLEAN_AT + 4] = int(clean).to_bytes(4, "little")
+    def _set(self, at: int, value: int) -> None:
+        self._map[at : at + 4] = value.to_bytes(4, "little")
 
     def contents(self) -> Mapping[str, bytes]:
         """By name."""

@@ -18,7 +18,8 @@ PREFIX = "gw-"
 DEVICE = "/dev/net/tun"
 NAME_LENGTH = 15  # IFNAMSIZ - 1
 
-_TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
+_TUNSETIFF, _TUNGETIFF, _TUNSETQUEUE = 0x400454CA, 0x800454D2, 0x400454D9
+_IFF_DETACH_QUEUE = 0x0400
 _IFF_TUN, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x0001, 0x0100, 0x1000, 0x4000, 0x8000
 _FLAGS = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_MULTI_QUEUE
 _REQUEST = struct.Struct("=16sH22x")  # struct ifreq: ifr_name, ifr_flags
@@ -52,11 +53,26 @@ def interface_name(connection: str) -> str:
 
 def open_tun(name: str, queues: int) -> list[int]:
     """Non-blocking fds of a new device, one per queue; TunError leaves nothing open."""
+    return _open(name, queues, new=True)
+
+
+def add_queues(name: str, queues: int) -> list[int]:
+    """As `open_tun`, of a device that is held already."""
+    return _open(name, queues, new=False)
+
+
+def detach_queues(fds: list[int]) -> None:
+    """The device puts nothing into them any more, whoever else holds copies."""
+    for fd in fds:
+        fcntl.ioctl(fd, _TUNSETQUEUE, _REQUEST.pack(b"", _IFF_DETACH_QUEUE))
+
+
+def _open(name: str, queues: int, *, new: bool) -> list[int]:
     fds: list[int] = []
     try:
         for _ in range(queues):
             fds.append(os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-            _attach(fds[-1], name, first=len(fds) == 1)
+            _attach(fds[-1], name, first=new and len(fds) == 1)
     except OSError as error:
         for fd in fds:
             os.close(fd)

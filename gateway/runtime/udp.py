@@ -78,11 +78,7 @@ class UdpSockets:
                 self._plain[endpoint] = self._open_plain(endpoint)
             encapsulated = Endpoint(endpoint.host, NATT_PORT)
             if encapsulated not in self._natt:
-                sockets = self._adopted(encapsulated, self._workers)
-                if not sockets:
-                    _check_free(encapsulated)
-                    sockets = [self._bound(encapsulated, reuse=True) for _ in range(self._workers)]
-                    self._store.keep(_kept_as(encapsulated), [one.fileno() for one in sockets])
+                sockets = self._open_natt(encapsulated)
                 self._natt[encapsulated] = sockets
                 made += [(worker, one.fileno()) for worker, one in enumerate(sockets)]
         return made
@@ -220,16 +216,27 @@ class UdpSockets:
         return sum(count[_DROPS] for count in counts)
 
     def _adopted(self, endpoint: Endpoint, count: int) -> list[socket.socket]:
-        """Those of the process before this one, with what waits in them; none where it had another number of them."""
-        name = _kept_as(endpoint)
-        found = [socket.socket(fileno=fd) for fd in self._inherited.take(name)]
-        if len(found) == count:
-            return found
-        if found:
-            self._store.drop(name)
-        for one in found:
+        """Those of the process before this one, at most `count`, with what waits in them."""
+        found = [socket.socket(fileno=fd) for fd in self._inherited.take(_kept_as(endpoint))]
+        for one in found[count:]:
             one.close()
-        return []
+        for one in found[:count]:
+            one.setsockopt(*mark_option(self._mark))
+            flood_filter.detach([one])
+        if len(found) > count:
+            self._store.drop(_kept_as(endpoint))
+            self._store.keep(_kept_as(endpoint), [one.fileno() for one in found[:count]])
+        return found[:count]
+
+    def _open_natt(self, endpoint: Endpoint) -> list[socket.socket]:
+        """One for each worker. Those that the process before had hold the port, so that nobody else can have it."""
+        sockets = self._adopted(endpoint, self._workers)
+        if not sockets:
+            _check_free(endpoint)
+        made = [self._bound(endpoint, reuse=True) for _ in range(self._workers - len(sockets))]
+        if made:
+            self._store.keep(_kept_as(endpoint), [one.fileno() for one in made])
+        return sockets + made
 
     def _bound(self, endpoint: Endpoint, reuse: bool, raw: bool = False) -> socket.socket:
         made = _socket(endpoint, raw)

@@ -36,9 +36,12 @@ class Managed:
     def restart(self) -> None:
         """`systemctl restart`: until the next process answers."""
         before = self.pid
+        self.ask_for_restart()
+        self._wait_for_another(before)
+
+    def ask_for_restart(self) -> None:
         assert self.daemon.process is not None
         os.kill(self.daemon.process.pid, signal.SIGHUP)
-        self._wait_for_another(before)
 
     def crash(self) -> None:
         """kill -9, and the manager starts it again."""

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 UNIT = "gatewayd.service"
+EX_CONFIG = 78  # RestartPreventExitStatus=
 FIRST = 3
 RESTART_SEC = 0.1  # of the unit
 STOP_TIMEOUT = 30.0
@@ -66,7 +67,8 @@ class Manager:
                 self.start()
                 (self.directory / "jobs").unlink()
             elif not self.alive():
-                self.ended()
+                if self.ended() == EX_CONFIG:
+                    return EX_CONFIG
                 time.sleep(RESTART_SEC)
                 self.start()
 

@@ -209,3 +209,43 @@ def test_settings_that_changed_meanwhile_begin_anew_and_the_others_go_on(pair: P
     pair.wait_up()
     assert ike_spis(pair) != before
     wait_until(lambda: len(pair.charon.sas()) == 1, 10, "the edge has one IKE_SA")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_another_number_of_workers_keeps_the_tunnel(pair: Pair, workers: int) -> None:
+    text = pair.gateway.config.read_text()
+    pair.gateway.config.write_text(text + "[dataplane]\nworkers = 2\n")
+    manager = managed(pair)
+    before, index = ike_spis(pair), devices(pair)
+    pair.gateway.config.write_text(text + f"[dataplane]\nworkers = {workers}\n")
+    manager.restart()
+    pair.wait_up(5)
+    assert ike_spis(pair) == before
+    assert devices(pair) == index
+    pair.rekeyed_by_both_without_loss()
+    manager.restart()
+    pair.wait_up(5)
+    pair.rekeyed_by_both_without_loss()
+
+
+def test_a_child_sa_of_another_name_begins_anew(pair: Pair) -> None:
+    manager = managed(pair)
+    before = ike_spis(pair)
+    lines = pair.gateway.config.read_text().splitlines()
+    moved = [line for line in lines if line.startswith(("local_ts", "remote_ts", "esp_proposals"))]
+    kept = [line for line in lines if line not in moved]
+    pair.gateway.config.write_text("\n".join([*kept, "[connection.site.child.other]", *moved, ""]))
+    manager.restart()
+    pair.wait_up(10)
+    assert ike_spis(pair) != before
+    pair.streams(port=7200).stop()
+
+
+def test_a_restart_into_a_configuration_that_is_refused_tells_the_peer(pair: Pair) -> None:
+    manager = managed(pair)
+    pair.gateway.config.write_text(pair.gateway.config.read_text() + "nonsense = 1\n")
+    manager.ask_for_restart()
+    wait_until(lambda: pair.charon.sas() == [], 10, "the edge was told", logs=[pair.gateway.process])
+    assert pair.gateway.process is not None
+    assert pair.gateway.process.wait(10) == 78
+    assert devices(pair) == []
