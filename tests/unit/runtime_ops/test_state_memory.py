@@ -108,3 +108,22 @@ def test_nobody_can_resize_it(memory: StateMemory) -> None:
     with pytest.raises(OSError, match="not permitted") as refused:
         os.ftruncate(memory.fd, 0)
     assert refused.value.errno == errno.EPERM
+
+
+def test_keys_of_before_do_not_stay_behind_what_is_shorter(memory: StateMemory) -> None:
+    secret = b"\x8b\x12 a key \xff"
+    for _ in range(2):
+        memory.write("azure", b"two pairs of SAs " + secret)
+    for _ in range(2):
+        memory.write("azure", b"one pair")
+    assert secret not in os.pread(memory.fd, os.fstat(memory.fd).st_size, 0)
+
+
+def test_processes_that_did_not_settle_are_counted(memory: StateMemory) -> None:
+    second = again(memory)
+    assert (memory.starts, second.starts) == (0, 1)
+    assert again(memory).starts == 2
+    second.settled()
+    assert again(memory).starts == 0
+    second.end()
+    assert again(memory).starts == 0
