@@ -7,6 +7,7 @@
 #include "replay.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { WORD_BITS = 64, MINIMUM_SIZE = 64 };
 
