@@ -488,7 +488,7 @@ class IkeSa:
         """Removes a CHILD_SA: outbound at once, inbound after LINGER so that nothing on its way is lost."""
         self.children.pop(child.spi_in, None)
         child.advance(ChildInput.REMOVE)
-        succession.succeed(self, child, now)
+        succession.succeed(self, child.successor)
         spi_in, spi_out = 0 if linger else child.spi_in, 0 if child.left else child.spi_out
         if linger:
             self.lingering.append(Lingering(child.settings.group, child.spi_in, now + LINGER))

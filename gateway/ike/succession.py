@@ -17,18 +17,8 @@ if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
 
 
-ANEW = (1.0, 3.0)
-"""Seconds, at random, until what was to be replaced is, after what replaced it is gone."""
-
-
-def succeed(sa: IkeSa, gone: ChildSa, now: float) -> None:
-    """What it replaces is not replaced any more, and what replaces it carries the traffic."""
-    successor = gone.successor
-    for child in sa.children.values():
-        if child.successor is gone:
-            child.successor = successor
-            if successor is None:
-                child.rekey_at = min(child.planned_at, now + sa.services.random.uniform(*ANEW))
+def succeed(sa: IkeSa, successor: ChildSa | None) -> None:
+    """The one that it replaces is gone."""
     if successor is None or successor.spi_in not in sa.children or sa.state is IkeState.DESTROYING:
         return
     if successor.proven or not sa.services.carried(sa.name, successor.settings.group):

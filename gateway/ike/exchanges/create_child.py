@@ -190,7 +190,7 @@ class CreateChild(CreateExchange):
             self._end(sa, now, "ok")
             return
         sa.services.counts(sa.name).child_rekeys_ok[new.settings.group] += 1
-        if self.rival is not None and self.rival[0].spi_in in sa.children and self._is_redundant(nr):
+        if self.rival is not None and self._is_redundant(nr):
             # RFC 7296 2.8.1: whoever made the SA with the lowest nonce deletes it; the peer deletes the old one,
             # and may have replaced its own by yet another before our answer came
             self._restore(sa)
