@@ -179,7 +179,9 @@ signal.signal(signal.SIGUSR2, lambda *_: spin(6.0))
 def busy_pair(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TwoGateways:
     """With a lease that is longer than a loop is busy, and a dead time of 60 ms."""
     (tmp_path / "sitecustomize.py").write_text(BUSY)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    # Nothing empty among them: that would be the current directory, and with it the source tree
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     made = TwoGateways(lab, ha='drain_time = "500ms"', interval="20ms", ttl="2s")
     made.start()
     made.wait_whole()
