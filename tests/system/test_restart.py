@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -180,10 +181,18 @@ def test_a_stop_leaves_nothing_behind_that_a_restart_would(pair: Pair) -> None:
     wait_until(lambda: pair.charon.sas() == [], 5, "the edge was told")
 
 
+def state_memory_of(pid: int) -> Path:
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed between the two looks
+            if "gatewayd-state" in str(fd.readlink()):
+                return fd
+    raise AssertionError("no state memory")
+
+
 def test_state_of_another_release_is_a_clean_start_that_the_log_explains(pair: Pair) -> None:
     manager = managed(pair)
     before = ike_spis(pair)
-    memory, *_ = [fd for fd in Path(f"/proc/{manager.pid}/fd").iterdir() if "gatewayd-state" in str(fd.readlink())]
+    memory = state_memory_of(manager.pid)
     other = state_memory.VERSION + 1
     with memory.open("r+b") as file:
         file.seek(len(state_memory.MAGIC))
