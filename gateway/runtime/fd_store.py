@@ -79,11 +79,6 @@ class FdStore:
         """All of that name."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", ())
 
-    def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
     def _send(self, text: str, fds: Sequence[int]) -> None:
         if self._socket is None:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -25,8 +25,6 @@ _CODEC = TypeAdapter(
     tuple[KeptConnection],
     config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True),
 )
-Tell = Callable[[str, str, str], None]
-"""Level, event, text."""
 log = logging.getLogger(__name__)
 
 
@@ -77,10 +75,6 @@ class KeptState:
         """This process ends, and none follows."""
         for name in (STATE, PROGRESS):
             self._store.drop(name)
-
-    def close(self) -> None:
-        self._memory.close()
-        self.progress.close()
 
     def _new(self, connections: int) -> StateMemory:
         memory = StateMemory.create(connections)
@@ -151,8 +145,11 @@ def _exact(name: str, one: KeptSa, progress: Mapping[Key, int]) -> KeptSa:
     interface, event = interface_name(name), one.event
     sent = progress.get((event.spi_out, which(Direction.OUTBOUND, interface)))
     seen = progress.get((event.spi_in, which(Direction.INBOUND, interface)))
-    if one.exact or seen is None:
+    if seen is None:
         return one
+    if one.exact:
+        # Two witnesses of one end; an SA never goes back
+        return replace(one, granted=max(one.granted, sent or 0), seen=max(one.seen, seen))
     # Without a place of its own it sends no more, or never had one: then only the limit is certain
     return replace(one, granted=one.granted if sent is None else sent, seen=seen, exact=True)
 

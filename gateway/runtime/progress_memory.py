@@ -15,7 +15,6 @@ import mmap
 import os
 import struct
 from collections.abc import Mapping
-from contextlib import suppress
 
 from gateway.esp.dataplane import Direction, SaParameters
 
@@ -76,11 +75,6 @@ class ProgressMemory:
         """Of all its SAs."""
         for direction, number, spi in [key for key in self._taken if key[1] == connection]:
             self.free(direction, number, spi)
-
-    def close(self) -> None:
-        self._map.close()
-        with suppress(OSError):
-            os.close(self.fd)
 
     def _release(self, place: int) -> None:
         at = place * PLACE

@@ -10,11 +10,14 @@ import pytest
 from simulation import schedules
 from simulation.world import World
 
+from gateway.esp.dataplane import Direction
 from gateway.node.keeping import Keep, KeptConnection
 from gateway.runtime import kept_state
 from gateway.runtime.fd_store import FdStore, Inherited
 from gateway.runtime.kept_state import KeptState, decode, encode
+from gateway.runtime.progress_memory import which
 from gateway.runtime.state_memory import HALF, LEAST_PLACES
+from gateway.runtime.tun import interface_name
 
 STORE = FdStore({})
 
@@ -46,6 +49,20 @@ def test_secrets_are_not_in_its_representation(kept: KeptConnection) -> None:
     assert secret.hex() not in repr(kept)
     assert repr(secret) not in repr(kept)
     assert repr(kept.ike.keys.sk_d) not in repr(kept)
+
+
+def test_what_the_data_plane_wrote_itself_is_never_gone_below(kept: KeptConnection) -> None:
+    """An IV is used once: of two numbers for one SA the higher one counts, also after an orderly end."""
+    one = replace(kept.sas[0], granted=100, seen=70, exact=True)
+    spis = one.event.spi_out, one.event.spi_in
+    ends = [which(direction, interface_name("site")) for direction in (Direction.OUTBOUND, Direction.INBOUND)]
+    for sent, seen, expected in ((90, 60, (100, 70)), (120, 80, (120, 80))):
+        found = kept_state._exact("site", one, {(spis[0], ends[0]): sent, (spis[1], ends[1]): seen})
+        assert (found.granted, found.seen) == expected
+    limit = replace(one, granted=1 << 24, exact=False)
+    found = kept_state._exact("site", limit, {(spis[0], ends[0]): 90, (spis[1], ends[1]): 60})
+    assert (found.granted, found.seen, found.exact) == (90, 60, True)
+    assert not kept_state._exact("site", limit, {}).exact, "then only the limit is certain"
 
 
 def test_more_connections_than_at_the_start_have_room(kept: KeptConnection) -> None:
