@@ -42,6 +42,11 @@ def test_of_two_places_for_one_sa_the_one_that_is_further_counts() -> None:
     after = second.take(sa_parameters(OUT, 0x1000, GCM), "gw-site")
     write(second, after, 70)
     assert after != before
+    # The other way round, too
+    os.pwrite(second.fd, os.pread(second.fd, PLACE, after * PLACE), 9 * PLACE)
+    write(second, 9, 90)
+    assert again(second).found[0x1000, which(OUT, "gw-site")] == 90
+    write(second, 9, 60)
     assert again(second).found[0x1000, which(OUT, "gw-site")] == 70
 
 
