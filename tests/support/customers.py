@@ -44,7 +44,11 @@ _ANSWER = """
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("172.16.1.10", %d))
 while True:
-    data, who = s.recvfrom(64); s.sendto(sys.argv[1].encode(), who)
+    data, who = s.recvfrom(64)
+    try:
+        s.sendto(sys.argv[1].encode(), who)
+    except OSError:
+        pass  # The edge learns its way back a moment after the gateway learned the way here: a blackhole until then.
 """
 _ASK = """
 import socket, sys
