@@ -65,6 +65,8 @@ def _lines(now: float, status: Json) -> Iterator[str]:
         yield f"witness  {status['witness']}: {held}{problem}"
     if status["role"] != "active":
         yield f"takes over now?  {status['verdict']}"
+    if status["sent_away"]:
+        yield f"sent to the other gateway  {', '.join(status['sent_away'])}"
     changes = sum(status["transitions"].values())
     if status["changed_at"] is not None:
         yield f"last change  {_ago(now, status['changed_at'])}; {changes} since the start"

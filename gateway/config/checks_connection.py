@@ -45,6 +45,7 @@ def connection_findings(facts: Facts) -> Iterator[Finding]:
         yield from _sizes(path, connection)
         yield from _ppk(path, connection)
         yield from _mobike(path, connection)
+        yield from _redirect_to(path, connection, facts.config.ha is not None)
         yield from _inside_addresses(path, connection)
         yield from _weak_proposals(path, connection)
         for child_path, child in _children(path, connection):
@@ -177,6 +178,19 @@ def _mobike(path: KeyPath, connection: Connection) -> Iterator[Finding]:
             "needs `encap = true`: a peer that moves may find itself behind a NAT, which ESP without UDP does not pass"
         )
         yield "error", (*path, "mobike"), message
+
+
+def _redirect_to(path: KeyPath, connection: Connection, paired: bool) -> Iterator[Finding]:
+    to, where = connection.redirect_to, (*path, "redirect_to")
+    if to is None:
+        return
+    if not paired:
+        yield "error", where, "needs [ha]: peers are sent to the other gateway of a pair, by who is active"
+    if to in (connection.local_addrs, connection.remote_addrs):
+        whose = "our own address" if to == connection.local_addrs else "the peer's address"
+        yield "error", where, f"this is {whose}; the other gateway has one of its own"
+    elif to.version != connection.local_addrs.version:
+        yield "error", where, "not of the same family as local_addrs"
 
 
 def _inside_addresses(path: KeyPath, connection: Connection) -> Iterator[Finding]:

@@ -117,6 +117,7 @@ IMPACTS: dict[str, Impact] = {
     # Agreed with the CHILD_SA that the others stand beside.
     "connection.*.resource_sas": _I.REKEY,
     "connection.*.redirect": _I.IN_PLACE,
+    "connection.*.redirect_to": _I.IN_PLACE,
     "connection.*.encap": _I.RESTART_TUNNEL,
     "connection.*.start_action": _I.IN_PLACE,
     "connection.*.childless": _I.IN_PLACE,

@@ -210,6 +210,10 @@ class Connection(Section):
         default="ignore",
         description="what we do when the peer sends us to another gateway (RFC 5685). follow: go there, where the same identity and key must be; ignore: stay at remote_addrs, for which routes, firewalls and the private circuit are made",
     )
+    redirect_to: AddressField | None = Field(
+        default=None,
+        description="the other gateway of the pair, as the peer reaches it: a peer that initiated and follows redirects (RFC 5685) is sent there while that gateway is active and this one attracts nothing; for a peer with one tunnel to one gateway. Default: it has a tunnel to each, and is never sent away",
+    )
     rekey_time: Duration = Field(default=14400.0, ge=60, description="IKE_SA rekey after this long")
     reauth_time: Duration = Field(
         default=0.0,

@@ -466,6 +466,7 @@ class IkeEndpoint:
     def _configure(self, connections: tuple[ConnectionSettings, ...], now: float) -> None:
         self._connections = {settings.name: settings for settings in connections}
         self.recorder.keep_only(self._connections)
+        self.redirects.keep_only(self._connections)
         self._tried = {name: what for name, what in self._tried.items() if name in self._connections}
         # Of several between the same ends the first is meant
         self._by_ends = {(one.local.host, one.remote.host): one for one in reversed(connections)}

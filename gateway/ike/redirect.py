@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hmac
 from collections import deque
+from collections.abc import Collection
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,10 @@ class Redirects:
         self._drained.pop(connection, None)
         if to:
             self._drained[connection] = to
+
+    def keep_only(self, connections: Collection[str]) -> None:
+        """Nobody is sent away for a connection that is not configured any more."""
+        self._drained = {name: to for name, to in self._drained.items() if name in connections}
 
     def order_of(self, sa: IkeSa) -> tuple[Notify, ...]:
         """RFC 5685 6: for the answer to IKE_AUTH of who is to go elsewhere since its IKE_SA_INIT, and can."""

@@ -367,8 +367,7 @@ class Gateway:
 
     def _tunnel_ready(self, name: str, interface: int, now: float) -> None:
         self._look_after(name)
-        tunnel = self.tunnels.get(name)
-        if tunnel is not None:
+        if (tunnel := self.tunnels.get(name)) is not None:
             tunnel.interface = interface
             self._fib_of(tunnel).command(routing.ConnectionAdded(name, interface), now)
             self.liveness.path(name, now)
@@ -545,8 +544,7 @@ class Gateway:
                 self._emit(effects.BgpUnresponsive(times))
             case bgp.Drained():
                 self._emit(effects.BgpDrained())
-        if (told := journal_event(event)) is not None:
-            self._emit(told)
+        self._tell(journal_event(event))
 
     def _route(self, event: bgp.BestChanged | bgp.FollowNextHop, now: float) -> None:
         fib = self.tables.get(event.instance)
@@ -579,7 +577,9 @@ class Gateway:
         return speaker.all_told and all(map(self.liveness.passes, speaker.connections))
 
     def _pair_event(self, event: object, now: float) -> None:
-        if not isinstance(event, bgp.Attract):
+        if isinstance(event, inputs.Operate):
+            self._operate(event, now)
+        elif not isinstance(event, bgp.Attract):
             self._emit(event)
         elif self.speaker is not None:
             self.speaker.command(event, now)

@@ -144,6 +144,13 @@ class HighAvailability:
         """Somebody is there, to whom traffic can go."""
         return self.pair.heartbeat.peer_advertised is not None
 
+    @property
+    def gives_way(self) -> bool:
+        """The other one acts, and this one attracts nothing: who has a tunnel to one of the two should have it there."""
+        said = self.pair.heartbeat.peer_advertised
+        rests = self.pair.election.role is not Role.ACTIVE and Level(self.attraction.level) is Level.STANDBY
+        return rests and said is not None and said.role is Role.ACTIVE
+
     def is_another(self, settings: PairSettings) -> bool:
         """Whether these settings make it another pair: agreed with, or granted, by somebody else."""
         mine = self.settings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from gateway.ike import commands as ike
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.node.inputs import Operate
@@ -28,6 +30,11 @@ def obey(tunnel: Tunnel, endpoint: IkeEndpoint, command: Operate, now: float) ->
             _drain(tunnel, endpoint, command.to, now)
         case _:
             return
+
+
+def are_leaving(connections: Collection[str], endpoint: IkeEndpoint) -> bool:
+    """Whether some of their peers, sent elsewhere, still have their tunnel here."""
+    return any(sa.redirectable and sa.established for name in connections for sa in endpoint.sas(name))
 
 
 def _drain(tunnel: Tunnel, endpoint: IkeEndpoint, to: str, now: float) -> None:

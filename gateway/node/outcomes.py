@@ -88,6 +88,14 @@ def pair(event: PeerUp | PeerDown | RoleChanged | CommandRefused) -> Event:
             return Event(level, f"ha-{after.name.lower()}", "", text)
 
 
+def sent_away(connection: str, to: str) -> Event:
+    """Where the peer of a connection belongs, by which gateway of the pair is active."""
+    text = "its peer is served here again: the other gateway does not act for it"
+    if to:
+        text = f"the other gateway is active: a peer that initiated and follows redirects is sent to {to}"
+    return Event("info", "ha-redirect" if to else "ha-redirect-over", connection, text)
+
+
 def fabric(event: cloud.Event) -> Event:
     """What happens to the cloud's route tables."""
     match event:

@@ -10,7 +10,7 @@ from gateway.bgp.attraction import Attraction
 from gateway.bgp.settings import Role, SpeakerSettings
 from gateway.contract import RandomSource
 from gateway.ha.roles import MachineLeaves, Operate
-from gateway.node import effects, inputs
+from gateway.node import effects, inputs, outcomes
 from gateway.node.health import Health
 from gateway.node.high_availability import HighAvailability
 from gateway.node.settings import GatewaySettings
@@ -38,6 +38,10 @@ class Pairing:
         self._untold: dict[str, float] = {}
         """Until when a neighbor without a session may keep what it was told last."""
         self._now = 0.0
+        self._others: dict[str, str] = {}
+        """By connection: the other gateway's address, for a peer that has its tunnel with the active one."""
+        self.sent_away: dict[str, str] = {}
+        """Those whose peer is sent there now."""
 
     def start(self, settings: GatewaySettings, now: float) -> None:
         """What an earlier process told may stand as long as a hold time, unless a session of ours replaces it."""
@@ -48,6 +52,7 @@ class Pairing:
         """A pair with a witness where there was none, or without one, is another pair: it begins anew. `established`: the neighbors
         with a session."""
         self._outer = frozenset(tunnel.ike.local.host for tunnel in settings.tunnels)
+        self._others = {tunnel.name: tunnel.redirect_to for tunnel in settings.tunnels if tunnel.redirect_to}
         self.health.neighbors(settings.bgp, established)
         self._hold_times = _hold_times(settings.bgp) if settings.bgp is not None else {}
         self._untold = {name: until for name, until in self._untold.items() if name in self._hold_times}
@@ -71,7 +76,10 @@ class Pairing:
     # --- what is known of this gateway --------------------------------------------------------------------------
 
     def tunnel(self, tunnel: Tunnel, passes: bool) -> None:
-        """One that starts with the first packet carries it."""
+        """One that starts with the first packet carries it. That a peer is at the other gateway says nothing of this one."""
+        if tunnel.settings.redirect_to:
+            self.health.tunnel(tunnel.name, None)
+            return
         up = tunnel.usable or tunnel.settings.start_action == "trap"
         self.health.tunnel(tunnel.name, up and passes)
 
@@ -133,6 +141,18 @@ class Pairing:
             if isinstance(effect, effects.SaveEpoch):
                 self._epoch = effect.epoch
             yield effect
+        yield from self._redirect()
+
+    def _redirect(self) -> Iterator[object]:
+        """RFC 5685: whoever has one tunnel has it with the gateway that acts; it goes there before the one here ends."""
+        wanted = self._others if self.ha is not None and self.ha.gives_way else {}
+        if wanted == self.sent_away:
+            return
+        before, self.sent_away = self.sent_away, wanted
+        changed = [name for name in before | wanted if before.get(name) != wanted.get(name)]
+        for name in changed:
+            yield inputs.Operate("drain", name, to=wanted.get(name, ""))
+            yield outcomes.sent_away(name, wanted.get(name, ""))
 
     def next_deadline(self) -> float | None:
         if self.ha is None:

@@ -76,6 +76,7 @@ class TunnelSettings:
     instance: str = ""
     backup: bool = False  # what it protects leaves in clear by a private circuit while that works
     circuit: bool = False  # which is watched, and reached by the host's own routes
+    redirect_to: str = ""  # the other gateway of the pair, for a peer that has a tunnel to the active one alone
 
     @property
     def yielding(self) -> tuple[Prefix, ...]:
@@ -180,6 +181,7 @@ def _tunnel(
         instance=connection.instance or "",
         backup=connection.protection == "backup",
         circuit=connection.circuit is not None,
+        redirect_to=str(connection.redirect_to or ""),
     )
 
 

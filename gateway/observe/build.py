@@ -74,7 +74,7 @@ def build(
     fade(node)
     draw_some(node, facts, kept, 0 if stale else len(node.redraw))
     pair = node.pairing.ha
-    ha = ha_status(pair, now, facts.heartbeats_sent) if pair is not None else None
+    ha = ha_status(pair, now, facts.heartbeats_sent, node.pairing.sent_away) if pair is not None else None
     fabric = fabric_status(pair.fabric.view()) if pair is not None and pair.fabric is not None else None
     return Snapshot(
         name=node.settings.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gateway.ha.message import Advertised, HealthReason, Role, Standing
 from gateway.ha.roles import named
@@ -13,8 +13,8 @@ from gateway.observe.snapshot import HaPathStatus, HaStatus
 _LEASE = {Standing.OURS: "ours", Standing.FREE: "free", Standing.OTHER: "other", Standing.UNKNOWN: "unknown"}
 
 
-def ha_status(ha: HighAvailability, now: float, sent: int) -> HaStatus:
-    """The picture of now; `sent` heartbeats are counted by who sends them."""
+def ha_status(ha: HighAvailability, now: float, sent: int, sent_away: Iterable[str] = ()) -> HaStatus:
+    """The picture of now; `sent` heartbeats are counted by who sends them. `sent_away`: connections whose peers are redirected."""
     pair = ha.pair
     election, lease, beat = pair.election, pair.lease, pair.heartbeat.status(now)
     own, peer = election.advertised(now), pair.heartbeat.peer_said
@@ -55,6 +55,7 @@ def ha_status(ha: HighAvailability, now: float, sent: int) -> HaStatus:
             HaPathStatus(one.local, one.remote, one.up, one.heard_at, one.round_trip, one.loss)
             for one in pair.heartbeat.paths(now)
         ),
+        sent_away=tuple(sent_away),
     )
 
 

@@ -294,6 +294,7 @@ class HaStatus:
     witness: str = ""
     witness_problem: str = ""
     paths: tuple[HaPathStatus, ...] = ()
+    sent_away: tuple[str, ...] = ()  # connections whose peers are redirected to the other gateway
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import STALE_SWEEP, Gateway
 from gateway.node.keeping import Keep
+from gateway.node.operator import are_leaving
 from gateway.node.pair_settings import PairSockets
 from gateway.node.settings import GatewaySettings
 from gateway.observe.build import ShellFacts, build, draw, draw_routes, draw_some, fade
@@ -572,6 +573,8 @@ class Daemon:
         self.driver.command(Operate(Verb.MAINTENANCE))
         deadline = boottime() + STOP_PATIENCE
         while boottime() < deadline and pair.has_heir and not pair.is_relieved:
+            await asyncio.sleep(0.01)
+        while boottime() < deadline and are_leaving(self.node.pairing.sent_away, self.node.ike):
             await asyncio.sleep(0.01)
 
     def _spawn(self, work: object, name: str) -> None:

@@ -88,6 +88,7 @@ def test_the_same_is_no_change() -> None:
         ("[bgp]", 'local_id = "gw"\n[bgp]', '+ connection.a.local_id "gw" (restart-tunnel)'),
         ("aes256gcm16", "aes128gcm16",
          '~ connection.a.child.net.esp_proposals ["aes256gcm16"] -> ["aes128gcm16"] (rekey)'),
+        ("[bgp]", 'redirect_to = "192.0.2.9"\n[bgp]', '+ connection.a.redirect_to "192.0.2.9" (in-place)'),
         ("65010", "65011", "~ bgp.local_as 65010 -> 65011 (restart-session)"),
         ('secret.file = "x"', 'secret.credential = "x"',
          '~ ha.secret { file = "x" } -> { credential = "x" } (in-place)'),

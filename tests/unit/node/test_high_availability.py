@@ -425,3 +425,28 @@ def test_what_an_operator_asked_for_does_not_happen_long_after():
     two.cut = False
     two.run(5.0)
     assert two.roles() == (Role.ACTIVE, Role.STANDBY)
+
+
+def test_who_attracts_nothing_gives_way_to_the_one_that_acts():
+    two = Told(lambda name: settings(name, drain_time=0.5))
+    assert not two.ha["a"].gives_way, "nobody acts yet"
+    two.run(1.0)
+    assert [two.ha[name].gives_way for name in "ab"] == [False, True]
+    two.do("a", lambda ha: ha.command(Operate(Verb.FAILOVER), two.now))
+    two.run(0.2)
+    assert two.roles() == (Role.DRAINING, Role.ACTIVE)
+    assert [two.ha[name].gives_way for name in "ab"] == [True, False]
+    two.run(1.0)
+    assert [two.ha[name].gives_way for name in "ab"] == [True, False]
+    two.dead.add("b")
+    two.run(0.2)
+    assert not two.ha["a"].gives_way, "to nobody that may be dead"
+
+
+def test_where_both_carry_only_a_drained_one_gives_way():
+    two = Told(lambda name: settings(name, both_carry=True))
+    two.run(3.0)
+    assert [two.ha[name].gives_way for name in "ab"] == [False, False]
+    two.do("b", lambda ha: ha.command(Operate(Verb.DRAIN), two.now))
+    two.run(1.0)
+    assert [two.ha[name].gives_way for name in "ab"] == [False, True]

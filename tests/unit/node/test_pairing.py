@@ -10,10 +10,14 @@ from support.heartbeat_network import SeededRandom
 
 from gateway.bgp.attraction import Attraction, Level
 from gateway.config.load import load_text
-from gateway.ha.message import HealthReason
+from gateway.contract import Endpoint
+from gateway.ha.beating import Arm, Once, Rest
+from gateway.ha.heartbeat import Heartbeat, Settings
+from gateway.ha.message import Advertised, HealthReason, Role, Standing
 from gateway.ha.message import Level as Said
+from gateway.ha.reference import Beats
 from gateway.ike.key_exchange import Libcrypto
-from gateway.node import inputs
+from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
 from gateway.node.pair_settings import PairSecrets
 from gateway.node.pairing import Pairing
@@ -172,3 +176,103 @@ def test_a_link_that_goes_is_lost_also_when_it_was_the_only_one() -> None:
 def test_an_address_of_a_network_of_its_own_is_on_no_link_and_fit() -> None:
     """Google's: a /32, and a route to the gateway of the network."""
     assert links(["10.0.1.1/32"], ["10.0.1.1/32", "10.9.0.0/24"], []) == [True, True, True]
+
+
+# --- peers with a tunnel to the active gateway alone ----------------------------------------------------------------
+
+REDIRECTED = TUNNEL + 'redirect_to = "10.0.1.5"\n'
+ORDER = inputs.Operate("drain", "a", to="10.0.1.5")
+END = inputs.Operate("drain", "a")
+
+
+class Beside:
+    """Its other gateway, which is heard and says what the test wants."""
+
+    def __init__(self, pairing: Pairing) -> None:
+        chance = SeededRandom(3)
+        at, our = Endpoint("10.0.1.5", 4780), Endpoint("10.0.1.4", 4780)
+        self.heartbeat = Heartbeat(Settings(at, our, "gw-b", b"another secret of the pair", 0.2, 5), chance)
+        self.beats = {"ours": Beats(SeededRandom(4)), "theirs": Beats(SeededRandom(5))}
+        self.pairing, self.now, self.seen = pairing, 10.0, list[Any]()
+
+    def says(self, role: Role, epoch: int = 3) -> list[Any]:
+        """And what comes of it within a second."""
+        self.heartbeat.command(Advertised(role=role, epoch=epoch, standing=Standing.OTHER), self.now)
+        self.seen.clear()
+        end = self.now + 1.0
+        while self.now < end:
+            self.now += 0.05
+            self._carry()
+        return [one for one in self.seen if isinstance(one, inputs.Operate)]
+
+    def _carry(self) -> None:
+        assert self.pairing.ha is not None
+        self.pairing.handle_deadline(self.now)
+        self.pairing.announced(True, self.now)
+        self.heartbeat.handle_deadline(self.now)
+        for effect in self.pairing.poll(self.now):
+            self.seen.append(effect)
+            if isinstance(effect, effects.PairBeat):
+                self.beats["ours"].perform(effect.beat, self.now)
+        for event in self.heartbeat.poll():
+            if isinstance(event, Arm | Once | Rest):
+                self.beats["theirs"].perform(event, self.now)
+        for name, receive in (("ours", self.heartbeat.receive), ("theirs", self.pairing.receive)):
+            self.beats[name].handle_deadline(self.now)
+            other = self.beats["theirs" if name == "ours" else "ours"]
+            for sent in self.beats[name].poll():
+                other.receive(sent.data, self.now)
+                receive(sent.data, self.now)
+
+
+def told(beside: Beside) -> list[tuple[str, str]]:
+    return [
+        (one.event, one.tunnel) for one in beside.seen if isinstance(one, effects.Event) and "redirect" in one.event
+    ]
+
+
+def test_a_peer_is_sent_to_the_gateway_that_acts_and_served_again_when_it_does_not() -> None:
+    pairing = paired(REDIRECTED, HA)
+    beside = Beside(pairing)
+    assert beside.says(Role.STANDBY) == []
+    assert beside.says(Role.ACTIVE) == [ORDER]
+    assert told(beside) == [("ha-redirect", "a")]
+    assert pairing.sent_away == {"a": "10.0.1.5"}
+    assert beside.says(Role.ACTIVE, 4) == [], "it is said once"
+    assert beside.says(Role.STANDBY, 4) == [END]
+    assert told(beside) == [("ha-redirect-over", "a")]
+
+
+def test_a_peer_with_a_tunnel_to_each_is_never_sent_away() -> None:
+    assert Beside(paired(TUNNEL, HA)).says(Role.ACTIVE) == []
+
+
+def test_a_reload_is_followed_while_the_other_acts() -> None:
+    pairing = paired(REDIRECTED, HA)
+    beside = Beside(pairing)
+    assert beside.says(Role.ACTIVE) == [ORDER]
+    pairing.configure(settings(TUNNEL, HA), beside.now)
+    assert beside.says(Role.ACTIVE) == [END]
+    pairing.configure(settings(REDIRECTED.replace("1.5", "1.6"), HA), beside.now)
+    assert beside.says(Role.ACTIVE) == [inputs.Operate("drain", "a", to="10.0.1.6")]
+    pairing.configure(settings(TUNNEL), beside.now)
+    assert END in list(pairing.poll(beside.now)), "without a pair there is no other gateway"
+
+
+def test_that_a_peer_is_at_the_other_gateway_is_no_fault_of_this_one() -> None:
+    assert not node_reasons(REDIRECTED) & HealthReason.TUNNELS
+    assert node_reasons(TUNNEL) & HealthReason.TUNNELS
+
+
+def node_reasons(tunnel: str) -> HealthReason:
+    """Of a node whose tunnel is down."""
+    return started(tunnel, HA).pairing.health.judge().reasons
+
+
+def test_a_connection_that_was_removed_sends_nobody_away_when_it_is_there_again() -> None:
+    node = started(REDIRECTED, HA)
+    node.command(ORDER, 1.0)
+    assert node.ike.redirects._drained == {"a": "10.0.1.5"}
+    node.command(inputs.Reconfigured(settings('[gateway]\nname = "gw-a"\n', HA)), 2.0)
+    node.command(inputs.Reconfigured(settings(TUNNEL, HA)), 3.0)
+    assert node.ike.redirects._drained == {}
