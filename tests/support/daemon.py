@@ -34,6 +34,8 @@ class GatewayDaemon:
         self.machine = machine
         self.tunnel_name = tunnel
         self.process: Process | None = None
+        self.wrapper: tuple[str, ...] = ()
+        """A command that runs the one appended to it, at every start."""
         self.directory = machine.directory / "etc"
         self.directory.mkdir(exist_ok=True)
         # as RuntimeDirectory= and StateDirectory= of the unit
@@ -52,8 +54,8 @@ class GatewayDaemon:
         return self.machine.run_directory / "gatewayd" / "control.sock"
 
     def start(self, *, wait: bool = True, wrapper: Sequence[str] = ()) -> None:
-        """`wrapper`: a command that runs the one appended to it."""
-        argv = [*wrapper, str(binary("gatewayd")), "--config", str(self.config)]
+        """`wrapper`: as that of the attribute, before it."""
+        argv = [*wrapper, *self.wrapper, str(binary("gatewayd")), "--config", str(self.config)]
         self.process = self.machine.start("gatewayd", argv)
         if wait:
             wait_until(self._answers, 15, "gatewayd answers on its control socket", logs=[self.process])
