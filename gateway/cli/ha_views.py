@@ -65,6 +65,8 @@ def _lines(now: float, status: Json) -> Iterator[str]:
         yield f"witness  {status['witness']}: {held}{problem}"
     if status["role"] != "active":
         yield f"takes over now?  {status['verdict']}"
+    if status["machine_leaves"]:
+        yield "this machine leaves  the cloud announced it: a gateway that stays goes first"
     if status["sent_away"]:
         yield f"sent to the other gateway  {', '.join(status['sent_away'])}"
     changes = sum(status["transitions"].values())

@@ -112,9 +112,9 @@ class HaPeer(Section):
         le=300,
         description="after a failure of its own a gateway does not take over for so long while the other is there; doubles with each",
     )
-    scheduled_events: Literal["off", "azure"] = Field(
+    scheduled_events: Literal["off", "azure", "aws"] = Field(
         default="off",
-        description="azure: before maintenance of this VM that the metadata service announces (Scheduled Events) the other gateway becomes active",
+        description="before what the cloud's metadata service announces for this machine the other gateway becomes active. azure: Scheduled Events; aws: maintenance from 15 minutes before its time, the end of a spot instance and the recommendation to replace it (IMDSv2)",
     )
     imds_url: Text = Field(
         default="http://169.254.169.254", description="scheduled_events: the instance metadata service"

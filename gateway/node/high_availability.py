@@ -63,6 +63,8 @@ class HighAvailability:
         """By the new role."""
         self.refusal = ""
         """Why the operator's last command cannot be followed; "" if it is."""
+        self.machine_leaves = False
+        """The cloud announced that this machine will be restarted, moved or taken away."""
         self.pair.announced = Level.TOOK_OVER  # perhaps, by an earlier process
         self._random = random
         self._told: attraction.Attraction | None = None
@@ -81,6 +83,8 @@ class HighAvailability:
     def command(self, command: HealthChanged | Operate | MachineLeaves, now: float) -> None:
         if isinstance(command, Operate):
             self.refusal = ""
+        elif isinstance(command, MachineLeaves):
+            self.machine_leaves = command.soon
         self.pair.command(command, now)
         self._settle(now)
 

@@ -55,6 +55,7 @@ def ha_status(ha: HighAvailability, now: float, sent: int, sent_away: Iterable[s
             HaPathStatus(one.local, one.remote, one.up, one.heard_at, one.round_trip, one.loss)
             for one in pair.heartbeat.paths(now)
         ),
+        machine_leaves=ha.machine_leaves,
         sent_away=tuple(sent_away),
     )
 

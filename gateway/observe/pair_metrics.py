@@ -81,6 +81,7 @@ PAIR_FAMILIES: tuple[Family, ...] = (
         "gateway_ha_lease_seconds", "gauge", "until our lease is over unless it is renewed; 0: we have none", (),
         _of_pair(lambda ha: ha.lease_remaining or 0.0),
     ),
+    Family("gateway_ha_machine_leaves", "gauge", "1: the cloud announced that this machine is restarted, moved or taken away", (), _of_pair(lambda ha: ha.machine_leaves)),
     Family("gateway_ha_sent_away", "gauge", "connections whose peers are redirected to the other gateway, which is active", (), _of_pair(lambda ha: len(ha.sent_away))),
     Family("gateway_ha_config_differs", "gauge", "1: the two gateways protect or announce different things", (), _of_pair(lambda ha: ha.peer_config == "differs")),
     Family(

@@ -10,6 +10,8 @@ from gateway.config.model import HaPeer
 from gateway.ha.message import Role
 from gateway.ha.roles import MachineLeaves
 from gateway.node.high_availability import HighAvailability
+from gateway.runtime.announced_aws import AwsAnnouncements
+from gateway.runtime.announced_azure import AzureAnnouncements
 from gateway.runtime.cloud_http import CloudHttp
 from gateway.runtime.scheduled_events import ScheduledEvents
 
@@ -26,20 +28,21 @@ class Maintenance:
     ) -> None:
         self._http = CloudHttp(mark)
         self._pair, self._command, self._tell = pair, command, tell
-        self._url = ""
+        self._cloud, self._url = "off", ""
         self._watching: asyncio.Task[None] | None = None
 
     def configure(self, ha: HaPeer | None) -> None:
-        url = ha.imds_url if ha is not None and ha.scheduled_events == "azure" else ""
-        if url == self._url:
+        wanted = (ha.scheduled_events, ha.imds_url) if ha is not None and ha.scheduled_events != "off" else ("off", "")
+        if wanted == (self._cloud, self._url):
             return
-        self._url = url
+        self._cloud, self._url = wanted
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
             self._command(MachineLeaves(False))
-        if url:
-            events = ScheduledEvents(self._http, url, self._leaves, self._relieved, self._tell)
+        if self._url:
+            made = AwsAnnouncements if self._cloud == "aws" else AzureAnnouncements
+            events = ScheduledEvents(made(self._http, self._url), self._leaves, self._relieved, self._tell)
             self._watching = asyncio.create_task(events.run(), name="scheduled events")
 
     async def close(self) -> None:

@@ -1,29 +1,24 @@
-"""What Azure announces of this virtual machine: restarts, moves, freezes, evictions. The pair hands over before.
+"""What the cloud announces of this machine: the pair hands over before.
 
-    IMDS --GET scheduledevents--> ours? --> MachineLeaves(True)  --> the active gateway hands over to one that stays
-                                  relieved? --POST StartRequests--> it need not wait any longer
-                                  gone?   --> MachineLeaves(False)
+    IMDS --> ours? --> MachineLeaves(True)  --> the active gateway hands over to one that stays
+             relieved? --> it need not wait any longer, where it waits for that
+             gone?     --> MachineLeaves(False)
 
-Documented by Azure as "Scheduled Events"; minutes ahead for maintenance, seconds for an eviction. An answer that cannot be had or read
-changes nothing. Whether an event is ours is told by the name of the machine, which IMDS tells too.
+An answer that cannot be had or read changes nothing. What is asked, and how: `announced_azure.py`, `announced_aws.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-from gateway.runtime.cloud_http import CloudError, CloudHttp, Response
+from gateway.runtime.cloud_http import CloudError
 
-EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
-NAME = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
 INTERVAL = 5.0
-SECONDS = 130.0
-"""The first answer takes up to two minutes: Azure begins to watch the machine when it is asked."""
-_HEADERS = {"Metadata": "true"}
-_LONGEST_NAME = 256
+LONGEST_WORD = 256
+"""Characters of what is shown to people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +31,30 @@ class Announced:
     not_before: str
 
 
+class Announcements(Protocol):
+    """One cloud's."""
+
+    async def announced(self) -> list[Announced]:
+        """Those of this machine. Raises CloudError or ValueError."""
+
+    async def approve(self, chosen: Collection[str]) -> bool:
+        """These, by their ids, need not wait for the end of their notice; False: nobody waits for a word. Raises likewise."""
+
+
 class ScheduledEvents:
     """`leaves` is told, perhaps more than once; `relieved` says whether nobody relies on this machine any more."""
 
     def __init__(
         self,
-        http: CloudHttp,
-        url: str,
+        announcements: Announcements,
         leaves: Callable[[bool], None],
         relieved: Callable[[], bool],
         tell: Callable[[str, str, str], None],
         interval: float = INTERVAL,
     ) -> None:
-        self._http, self._url = http, url.rstrip("/")
+        self._announcements = announcements
         self._leaves, self._relieved, self._tell = leaves, relieved, tell
         self._interval = interval
-        self._name = ""
         self._known: dict[str, Announced] = {}
         self._approved: set[str] = set()
         self._problem = ""
@@ -65,12 +68,10 @@ class ScheduledEvents:
     async def look(self) -> None:
         """Asks once, and does what follows."""
         try:
-            self._name = self._name or _name(await self._http.request("GET", self._url + NAME, _HEADERS))
-            answer = await self._http.request("GET", self._url + EVENTS, _HEADERS, seconds=SECONDS)
-            found = {one.id: one for one in _events(answer, self._name)}
+            found = {one.id: one for one in await self._announcements.announced()}
             self._compare(found)
             await self._approve(one for one in found.values() if not one.begun)
-        except (CloudError, ValueError) as error:
+        except (CloudError, ValueError, RecursionError) as error:
             self._complain(str(error))
         else:
             self._problem = ""
@@ -94,12 +95,9 @@ class ScheduledEvents:
         chosen = [one.id for one in waiting if one.id not in self._approved]
         if not chosen or not self._relieved():
             return
-        body = {"StartRequests": [{"EventId": one} for one in chosen]}
-        answer = await self._http.request("POST", self._url + EVENTS, _HEADERS, body)
-        if answer.status != 200:
-            raise ValueError(f"the start of an announced event was answered with {answer.status}")
+        if await self._announcements.approve(chosen):
+            self._tell("info", "machine-may-leave", "the other gateway is active: the announced event may begin")
         self._approved.update(chosen)
-        self._tell("info", "machine-may-leave", "the other gateway is active: the announced event may begin")
 
     def _complain(self, problem: str) -> None:
         if problem != self._problem:
@@ -107,36 +105,3 @@ class ScheduledEvents:
             self._tell(
                 "warning", "scheduled-events-failed", f"announced events of this machine are not known: {problem}"
             )
-
-
-def _name(answer: Response) -> str:
-    """Raises ValueError."""
-    text = answer.body.decode("utf-8", "replace").strip()
-    if answer.status != 200 or not 0 < len(text) <= _LONGEST_NAME or not text.isprintable():
-        raise ValueError(f"IMDS answered {answer.status} to the question for this machine's name")
-    return text
-
-
-def _events(answer: Response, name: str) -> list[Announced]:
-    """Those that name this machine; raises ValueError."""
-    content = answer.json() if answer.status == 200 else None
-    events = content.get("Events") if isinstance(content, dict) else None
-    if not isinstance(events, list):
-        raise ValueError(f"IMDS answered {answer.status} without a list of events")
-    return [_event(one) for one in events if isinstance(one, dict) and name in _list(one.get("Resources"))]
-
-
-def _event(one: dict[str, Any]) -> Announced:
-    def text(key: str) -> str:
-        value = one.get(key)
-        return value if isinstance(value, str) and len(value) <= _LONGEST_NAME and value.isprintable() else ""
-
-    if not text("EventId"):
-        raise ValueError("IMDS announced an event without an EventId")
-    return Announced(
-        text("EventId"), text("EventType") or "an event", text("EventStatus") == "Started", text("NotBefore")
-    )
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from support.clouds import AzureServer, table_id
+from support.clouds import AzureServer, announcement, table_id
 from support.netns import Namespace
 from support.process import wait_until
 from support.two_gateways import WITNESS, TwoGateways
@@ -97,3 +97,27 @@ class AzureBeside(AzureServer):
         text = "" if content is None else json.dumps(content)
         url = f"{self.url}/admin/{what}"
         return json.loads(self.machine.run(sys.executable, "-S", "-E", "-c", _ASK, url, method, stdin=text) or "null")
+
+
+class MetadataBeside:
+    """AWS's instance metadata service of each gateway, on that machine's loopback, as `tests/clouds/imds.py` plays it. `start` before the
+    gateways."""
+
+    SECTION = f'\nscheduled_events = "aws"\nimds_url = "{URL}"\n'
+
+    def __init__(self, pair: TwoGateways) -> None:
+        self.pair = pair
+
+    def start(self) -> None:
+        for gateway in self.pair.gateways:
+            port_file = gateway.directory / "imds.port"
+            argv = (sys.executable, "-m", "clouds.imds", str(port_file), str(PORT))
+            process = gateway.start("imds", argv, env={**os.environ, "PYTHONPATH": str(TESTS)})
+            wait_until(port_file.exists, 30, "the metadata service", logs=[process])
+
+    def announce(self, at: int, **what: object) -> None:
+        """To one gateway; see `clouds.MetadataServer.announce`."""
+        content = json.dumps(announcement(**what))
+        self.pair.gateways[at].run(
+            sys.executable, "-S", "-E", "-c", _ASK, f"{URL}/admin/announce", "POST", stdin=content
+        )

@@ -103,6 +103,41 @@ class AwsServer:
         return {tag["Key"]: tag["Value"] for tag in found["Tags"]}
 
 
+class MetadataServer:
+    """`tests/clouds/imds.py` from outside."""
+
+    def __init__(self, url: str, process: Process) -> None:
+        self.url, self.process = url, process
+
+    def announce(self, **what: object) -> None:
+        """`maintenance`, `spot`, `rebalance`: what IMDS answers there; without, that there is nothing."""
+        _admin(self.url, "POST", "announce", announcement(**what))
+
+    def misbehave(self, *faults: dict[str, Any]) -> None:
+        _admin(self.url, "POST", "faults", faults)
+
+    def log(self) -> list[str]:
+        return list(_admin(self.url, "GET", "log"))
+
+
+_PATHS = {
+    "maintenance": "events/maintenance/scheduled",
+    "spot": "spot/instance-action",
+    "rebalance": "events/recommendations/rebalance",
+}
+
+
+def announcement(**what: object) -> dict[str, object]:
+    """By the paths of IMDS."""
+    return {_PATHS[name]: content for name, content in ({"maintenance": []} | what).items()}
+
+
+@contextmanager
+def imds(directory: Path) -> Iterator[MetadataServer]:
+    with _server("imds", directory) as (url, process):
+        yield MetadataServer(url, process)
+
+
 @contextmanager
 def azure(directory: Path) -> Iterator[AzureServer]:
     with _server("azure", directory) as (url, process):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.capture import Capture
-from support.cloud_beside import BLOB_WITNESS, FABRIC_SECTION, SCHEDULED_EVENTS, AzureBeside
+from support.cloud_beside import BLOB_WITNESS, FABRIC_SECTION, SCHEDULED_EVENTS, AzureBeside, MetadataBeside
 from support.clouds import route
 from support.netns import Lab
 from support.process import wait_until
@@ -392,3 +392,27 @@ def test_before_announced_maintenance_the_one_that_stays_becomes_active(lab: Lab
     pair.wait_whole()
     assert pair.active() == 1 - active, "no way back by itself"
     assert pair.lost(back) == (0, 0)
+
+
+@pytest.mark.slow
+def test_before_aws_takes_an_instance_away_the_one_that_stays_becomes_active(lab: Lab) -> None:
+    pair = TwoGateways(lab, ha='drain_time = "500ms"' + MetadataBeside.SECTION)
+    metadata = MetadataBeside(pair)
+    metadata.start()
+    pair.start()
+    pair.wait_whole()
+    pair.streams.start(500)
+    pair.streams.wait_flowing(10)
+    active = pair.active()
+    began = time.monotonic()
+    metadata.announce(active, spot={"action": "terminate", "time": "2033-09-19T18:29:47Z"})
+    pair.wait_role(1 - active, "active", 15)
+    assert "maintenance of this machine is announced" in journal(pair, active, "ha-draining")[-1]
+    assert "terminate (spot)" in journal(pair, active, "machine-leaves")[-1]
+    assert "gateway_ha_machine_leaves 1.0" in pair.daemons[active].http("/metrics")[1]
+    assert "this machine leaves" in pair.daemons[active].ctl("ha").stdout
+    metadata.announce(active)
+    wait_until(lambda: bool(journal(pair, active, "machine-stays")), 15, "it is over")
+    pair.wait_whole()
+    assert pair.active() == 1 - active, "no way back by itself"
+    assert pair.lost(began) == (0, 0)

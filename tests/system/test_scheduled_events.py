@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.clouds import AzureServer, azure
 
+from gateway.runtime.announced_azure import AzureAnnouncements
 from gateway.runtime.cloud_http import CloudHttp
 from gateway.runtime.scheduled_events import ScheduledEvents
 
@@ -45,8 +46,7 @@ def play(server: AzureServer, scenario: Callable[[ScheduledEvents, Told], Awaita
     async def run() -> None:
         http = CloudHttp()
         events = ScheduledEvents(
-            http,
-            url or f"{server.url}/vm-a",
+            AzureAnnouncements(http, url or f"{server.url}/vm-a"),
             told.leaves.append,
             lambda: told.relieved,
             lambda level, event, text: told.words.append((event, text)),
