@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 SOURCES := $(shell find gateway native -type f \( -name '*.py' -o -name '*.[ch]' -o -name '*.pyi' -o -name 'meson.build' \) 2>/dev/null) meson.build meson.options pyproject.toml
-PACKAGES := bird2 charon-systemd frr gcc git gobgpd iperf3 iproute2 iputils-ping libc6-dev libcharon-extra-plugins libipsec-mb-dev \
+PACKAGES := bird2 charon-systemd etcd-server frr gcc git gobgpd iperf3 iproute2 iputils-ping libc6-dev libcharon-extra-plugins libipsec-mb-dev \
 	libssl-dev libstrongswan-extra-plugins libstrongswan-standard-plugins nftables pkg-config procps python3-dev \
 	python3-venv strace strongswan-swanctl systemd tcpdump util-linux
 

@@ -8,16 +8,23 @@ from gateway.config.addresses import Address
 from gateway.config.derive import NAT_T_PORT, pair_paths
 from gateway.config.diagnostics import KeyPath
 from gateway.config.findings import Facts, Finding
-from gateway.config.ha_model import HaPath, HaPeer
-from gateway.config.service_url import service_url
+from gateway.config.ha_model import HaPath, HaPeer, HaWitness
+from gateway.config.service_url import is_private, service_url
 
-_NEEDED = {"node": ("address",), "azure-blob": ("url",), "dynamodb": ("table", "key"), "s3": ("bucket", "key")}
+_NEEDED = {
+    "node": ("address",),
+    "azure-blob": ("url",),
+    "dynamodb": ("table", "key"),
+    "s3": ("bucket", "key"),
+    "etcd": ("endpoints", "key"),
+}
 _AWS = {"key", "region", "endpoint_url"}
 _USED = {
     "node": {"address", "port", "secret"},
     "azure-blob": {"url", "client_id", "imds_url"},
     "dynamodb": {"table", *_AWS},
     "s3": {"bucket", *_AWS},
+    "etcd": {"endpoints", "key", "ca", "certificate", "private_key"},
 }
 _OF_A_KIND = set().union(*_USED.values())
 
@@ -70,7 +77,7 @@ def _witness(facts: Facts, ha: HaPeer) -> Iterator[Finding]:
     if ha.without_witness != "stay":
         yield "warning", ("ha", "without_witness"), "has no effect: there is a witness"
     for key in _NEEDED[witness.kind]:
-        if getattr(witness, key) is None:
+        if not getattr(witness, key):
             yield "error", path, f'kind = "{witness.kind}" needs `{key}`'
     for key in sorted(_OF_A_KIND - _USED[witness.kind]):
         if getattr(witness, key) != type(witness).model_fields[key].default:
@@ -80,6 +87,20 @@ def _witness(facts: Facts, ha: HaPeer) -> Iterator[Finding]:
     for key in ("url", "endpoint_url"):
         yield from service_url((*path, key), getattr(witness, key), token=True)
     yield from service_url((*path, "imds_url"), witness.imds_url, token=False)
+    yield from _etcd(witness)
+
+
+def _etcd(witness: HaWitness) -> Iterator[Finding]:
+    path = ("ha", "witness")
+    for at, endpoint in enumerate(witness.endpoints):
+        found = list(service_url((*path, "endpoints", at), endpoint, token=False))
+        yield from found
+        if not found and not is_private(endpoint):
+            message = f"'{endpoint}': the lease could be read and changed on the way; use https"
+            yield "error", (*path, "endpoints", at), message
+    if (witness.certificate is None) != (witness.private_key is None):
+        given, missing = ("certificate", "private_key") if witness.certificate else ("private_key", "certificate")
+        yield "error", (*path, given), f"needs `{missing}`, too"
 
 
 def _node(ha: HaPeer, address: Address | None) -> Iterator[Finding]:

@@ -248,6 +248,10 @@ IMPACTS: dict[str, Impact] = {
     "ha.witness.key": _I.IN_PLACE,
     "ha.witness.region": _I.IN_PLACE,
     "ha.witness.endpoint_url": _I.IN_PLACE,
+    "ha.witness.endpoints": _I.IN_PLACE,
+    "ha.witness.ca": _I.IN_PLACE,
+    "ha.witness.certificate": _I.IN_PLACE,
+    "ha.witness.private_key": _I.IN_PLACE,
     # Nothing of it is between a packet and its tunnel: the tables are read again.
     "fabric.cloud": _I.IN_PLACE,
     "fabric.cluster": _I.IN_PLACE,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gateway.config.addresses import AddressField
-from gateway.config.types import Duration, Integer, Name, Port, SecretSource, Section, Switch
+from gateway.config.types import Duration, FilePath, Integer, Name, Port, SecretSource, Section, Switch
 
 Ttl = Annotated[Duration, Field(ge=0.1, le=60)]
 Text = Annotated[str, Field(min_length=1, max_length=512)]
@@ -23,17 +23,18 @@ class HaPath(Section):
 
 
 class HaWitness(Section):
-    """Who grants the lease without which no gateway is active: a third machine that runs `gatewayd --witness`, or a record in a cloud's
-    storage that both gateways reach.
+    """Who grants the lease without which no gateway is active: a third machine that runs `gatewayd --witness`, or a record that both
+    gateways reach, in a cloud's storage or in an etcd of your own.
 
     A node tells who waits the moment the lease is over; put it where it fails with neither of the two: another zone, or the other end of
-    the circuit. A cloud is asked again and again, so that a failover takes up to `ttl` and a third of it longer. The active gateway renews the
+    the circuit. A storage is asked again and again, so that a failover takes up to `ttl` and a third of it longer. Both gateways name
+    the members of one and the same etcd: with two of them, each would grant what it has. The active gateway renews the
     lease three times in `ttl`. After a crash it is over before the other takes it, so a failover takes at least the rest of it, unless the
     lease is broken. Where nobody reaches the witness for that long, nobody is active.
     """
 
-    kind: Literal["node", "azure-blob", "dynamodb", "s3"] = Field(
-        default="node", description="`gatewayd --witness`, or a record in the cloud's storage"
+    kind: Literal["node", "azure-blob", "dynamodb", "s3", "etcd"] = Field(
+        default="node", description="`gatewayd --witness`, or a record in the cloud's storage or in etcd"
     )
     address: AddressField | None = Field(default=None, description="node: its address")
     port: Port = Field(default=4781, description="node: its UDP port")
@@ -49,14 +50,25 @@ class HaWitness(Section):
         default=None, description="dynamodb: the table, with the string `name` as its partition key"
     )
     bucket: Text | None = Field(default=None, description="s3: the bucket")
-    key: Text | None = Field(default=None, description="dynamodb, s3: the item or object, one for each pair")
+    key: Text | None = Field(default=None, description="dynamodb, s3, etcd: the item, object or key, one for each pair")
     region: Text | None = Field(default=None, description="dynamodb, s3: the region; default: what boto3 finds")
     endpoint_url: Text | None = Field(
         default=None, description="dynamodb, s3: the service's endpoint, e.g. a private one; default: the region's"
     )
+    endpoints: tuple[Text, ...] = Field(
+        default=(), max_length=9, description="etcd: its members, https://HOST:2379; any that answers will do"
+    )
+    ca: FilePath | None = Field(
+        default=None, description="etcd: PEM file of the authority of its members' certificates; default: the system's"
+    )
+    certificate: FilePath | None = Field(
+        default=None,
+        description="etcd: PEM file of the certificate with which we say who we are; read again when it changes",
+    )
+    private_key: FilePath | None = Field(default=None, description="etcd: PEM file of the key of `certificate`")
     ttl: Ttl | None = Field(
         default=None,
-        description="how long the lease lasts without being renewed; default: 1 s with a node, 6 s with a cloud",
+        description="how long the lease lasts without being renewed; default: 1 s with a node, 6 s with a storage",
     )
     break_lease: Switch = Field(
         default=False,

@@ -17,8 +17,14 @@ def service_url(path: KeyPath, url: str | None, *, token: bool) -> Iterator[Find
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         yield "error", path, f"'{url}' is no address of a service; write it as \"https://HOST\""
-    elif token and parts.scheme == "http" and not _is_loopback(parts.hostname):
+    elif token and not is_private(url):
         yield "error", path, f"tokens would go to {parts.hostname} in clear; use https"
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody on the way can read or change what goes there."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or _is_loopback(parts.hostname or "")
 
 
 def _is_loopback(host: str) -> bool:

@@ -105,7 +105,7 @@ def _reasons(said: Advertised) -> tuple[str, ...]:
 def _witness(ha: HighAvailability) -> str:
     if ha.settings.witness is not None:
         return str(ha.settings.witness.remote)
-    return "in the cloud" if ha.settings.cloud_witness else ""
+    return "in its storage" if ha.settings.cloud_witness else ""
 
 
 def _word(name: str) -> str:

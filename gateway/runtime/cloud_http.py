@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,10 +69,12 @@ class Response:
 
 
 class CloudHttp:
-    """Connections are kept and used again, unless a request must go `once`: nobody may repeat it, not even this client."""
+    """Connections are kept and used again, unless a request must go `once`: nobody may repeat it, not even this client. `tls`: whom
+    to believe, and who we are; None: the system's authorities."""
 
-    def __init__(self, mark: int | None = None) -> None:
+    def __init__(self, mark: int | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._mark = mark
+        self._tls = tls
         self._kept: aiohttp.ClientSession | None = None
         self._single: aiohttp.ClientSession | None = None
 
@@ -125,7 +128,8 @@ class CloudHttp:
         return self._kept
 
     def _made(self, **options: Any) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(socket_factory=self._socket, limit=32, ttl_dns_cache=600, **options)
+        tls = True if self._tls is None else self._tls
+        connector = aiohttp.TCPConnector(socket_factory=self._socket, limit=32, ttl_dns_cache=600, ssl=tls, **options)
         return aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
 
     def _socket(self, address: Any) -> socket.socket:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from gateway import _native
 from gateway.config.derive import next_to_us, uses_ipv6
-from gateway.config.model import Config
 from gateway.contract import Endpoint, Fetch, Transmit
 from gateway.ha.fabric_values import Call
 from gateway.ha.roles import Operate, Verb
@@ -162,7 +161,7 @@ class Daemon:
             stack.push_async_callback(self.tables.close)
             stack.push_async_callback(self.witness.close)
             stack.push_async_callback(self.maintenance.close)
-            self._configure_clouds(config)
+            self._configure_clouds(self.loaded)
             control = ControlServer(self.operations, run_directory / "control.sock")
             await control.start()
             stack.push_async_callback(control.stop)
@@ -465,7 +464,7 @@ class Daemon:
         except OSError:
             await self.listeners.follow(self.loaded.config, _sockets(self.loaded))
             raise
-        self._configure_clouds(loaded.config)
+        self._configure_clouds(loaded)
         logs.set_level(loaded.config.gateway.log_level)
         self.loaded = loaded
         self.driver.command(inputs.Reconfigured(loaded.settings))
@@ -473,10 +472,10 @@ class Daemon:
         await self._look_at_certificates()
         self._spawn(self._look_at_host(), "host-check")
 
-    def _configure_clouds(self, config: Config) -> None:
-        self.tables.configure(config.fabric)
-        self.witness.configure(config)
-        self.maintenance.configure(config.ha)
+    def _configure_clouds(self, loaded: Loaded) -> None:
+        self.tables.configure(loaded.config.fabric)
+        self.witness.configure(loaded.config, loaded.path.parent)
+        self.maintenance.configure(loaded.config.ha)
 
     def _open_sockets(self, settings: GatewaySettings) -> None:
         made = self.sockets.open(tunnel.ike.local for tunnel in settings.tunnels)

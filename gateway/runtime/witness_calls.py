@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 from gateway.config.derive import lease_ttl
 from gateway.config.model import Config, HaWitness
@@ -19,7 +20,8 @@ from gateway.ha.witness import Answer, Ask
 from gateway.runtime.cloud_http import CloudHttp
 from gateway.runtime.witness_aws import DynamoSettings, S3Settings
 from gateway.runtime.witness_blob import BlobSettings
-from gateway.runtime.witness_cloud import Asker, CloudWitness, cloud_witness
+from gateway.runtime.witness_cloud import Asker, CloudWitness, StoreSettings, cloud_witness
+from gateway.runtime.witness_etcd import EtcdSettings
 
 PATIENCE = 2.0
 
@@ -33,13 +35,14 @@ class WitnessCalls:
         self._answered = answered
         self._boot = random.octets(BOOT_OCTETS)
         self._http = CloudHttp(mark)
-        self._where: BlobSettings | DynamoSettings | S3Settings | None = None
+        self._where: StoreSettings | None = None
         self._witness: CloudWitness | None = None
         self._running: set[asyncio.Task[None]] = set()
 
-    def configure(self, config: Config) -> None:
+    def configure(self, config: Config, directory: Path) -> None:
+        """Files are relative to `directory`."""
         witness = config.ha.witness if config.ha is not None else None
-        where = _where(witness, self._mark)
+        where = _where(witness, directory, self._mark)
         if where == self._where:
             return
         if self._witness is not None:
@@ -75,7 +78,7 @@ class WitnessCalls:
         task.add_done_callback(self._running.discard)
 
 
-def _where(witness: HaWitness | None, mark: int | None) -> BlobSettings | DynamoSettings | S3Settings | None:
+def _where(witness: HaWitness | None, directory: Path, mark: int | None) -> StoreSettings | None:
     if witness is None:
         return None
     region, endpoint, key = witness.region or "", witness.endpoint_url or "", witness.key or ""
@@ -86,5 +89,12 @@ def _where(witness: HaWitness | None, mark: int | None) -> BlobSettings | Dynamo
             return DynamoSettings(witness.table or "", key, region=region, endpoint_url=endpoint, mark=mark)
         case "s3":
             return S3Settings(witness.bucket or "", key, region, endpoint, mark)
+        case "etcd":
+            ca, certificate, private_key = (
+                str(directory / name) if name else "" for name in (witness.ca, witness.certificate, witness.private_key)
+            )
+            # So short that another member can be asked while the lease lasts
+            seconds = lease_ttl(witness) / 4
+            return EtcdSettings(tuple(witness.endpoints), key, ca, certificate, private_key, mark, seconds)
         case _:
             return None

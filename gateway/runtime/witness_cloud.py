@@ -1,9 +1,9 @@
-"""A cloud's storage as the witness: carries out each `Ask` of the lease with the steps that `ha/recorded_lease.py` names.
+"""A storage as the witness, a cloud's or one's own etcd: carries out each `Ask` of the lease with the steps that `ha/recorded_lease.py` names.
 
-    Lease --Ask--> carry_out --Load, Save--> witness_blob | witness_aws --> the store
+    Lease --Ask--> carry_out --Load, Save--> witness_blob | witness_aws | witness_etcd --> the store
           <-Answer-           <-Loaded, Saved, Conflict, Failed-
 
-One mechanism for Azure's blobs, DynamoDB and S3: a record that is replaced only if nobody else replaced it. Azure's own blob lease
+One mechanism for Azure's blobs, DynamoDB, S3 and etcd: a record that is replaced only if nobody else replaced it. Azure's own blob lease
 is not used, because it is less: it lasts 15 s at least, neither DynamoDB nor S3 have it, and it carries no epoch: that would be a
 second write after the lease is taken, and between the two a holder could be gone or a reader see the epoch of before. What it would
 give, an end by the store's clock, costs us this: who comes after counts from when it first saw the last renewal, so a takeover from
@@ -30,8 +30,11 @@ from gateway.ha.witness import Answer, Ask, Failed
 from gateway.runtime.cloud_http import CloudHttp
 from gateway.runtime.witness_aws import DynamoSettings, DynamoStore, S3Settings, S3Store
 from gateway.runtime.witness_blob import BlobSettings, BlobStore
+from gateway.runtime.witness_etcd import EtcdSettings, EtcdStore
 
 log = logging.getLogger(__name__)
+
+StoreSettings = BlobSettings | DynamoSettings | S3Settings | EtcdSettings
 
 
 class RecordStore(Protocol):
@@ -99,10 +102,8 @@ class CloudWitness:
             return answer
 
 
-def cloud_witness(
-    asker: Asker, where: BlobSettings | DynamoSettings | S3Settings, http: CloudHttp, random: RandomSource
-) -> CloudWitness:
-    """`http` is marked already, and stays its owner's; boto3 has sockets of its own."""
+def cloud_witness(asker: Asker, where: StoreSettings, http: CloudHttp, random: RandomSource) -> CloudWitness:
+    """`http` is marked already, and stays its owner's; boto3 has sockets of its own, and so has etcd's TLS."""
     store: RecordStore
     match where:
         case BlobSettings():
@@ -111,4 +112,6 @@ def cloud_witness(
             store = DynamoStore(where)
         case S3Settings():
             store = S3Store(where)
+        case EtcdSettings():
+            store = EtcdStore(where)
     return CloudWitness(asker, store, random)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.clouds import AzureServer, azure
@@ -39,7 +40,7 @@ class Calls:
     def __init__(self, server: AzureServer, name: str, blob: str, seed: int) -> None:
         self.answers: asyncio.Queue[tuple[int, Answer]] = asyncio.Queue()
         self.calls = WitnessCalls(None, SeededRandom(seed), lambda *answer: self.answers.put_nowait(answer))
-        self.calls.configure(config(server, name, blob))
+        self.calls.configure(config(server, name, blob), Path())
         self._ticket = 0
 
     async def ask(self, operation: Operation, epoch: int = 0) -> Answer:
@@ -79,9 +80,9 @@ def test_a_reload_that_leaves_the_place_alone_keeps_what_is_known(server: AzureS
         one = Calls(server, "gw-a", "kept", 3)
         try:
             granted = await one.acquire(1)
-            one.calls.configure(config(server, "gw-a", "kept"))
+            one.calls.configure(config(server, "gw-a", "kept"), Path())
             assert await one.ask(Operation.RENEW, granted.epoch) == Granted(granted.epoch, TTL)
-            one.calls.configure(config(server, "gw-a", "elsewhere"))
+            one.calls.configure(config(server, "gw-a", "elsewhere"), Path())
             assert not isinstance(await one.ask(Operation.RENEW, granted.epoch), Granted)
         finally:
             await one.calls.close()

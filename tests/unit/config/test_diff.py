@@ -92,6 +92,8 @@ def test_the_same_is_no_change() -> None:
         ("65010", "65011", "~ bgp.local_as 65010 -> 65011 (restart-session)"),
         ('secret.file = "x"', 'secret.credential = "x"',
          '~ ha.secret { file = "x" } -> { credential = "x" } (in-place)'),
+        ('secret.file = "x"', 'secret.file = "x"\n[ha.witness]\nkind = "etcd"\nendpoints = ["https://a", "https://b"]\nkey = "k"',
+         "+ ha.witness (in-place)"),
         ("[bgp]", "[metrics]\nport = 1\n[bgp]", "~ metrics.port 9550 -> 1 (in-place)"),
         ("[bgp]", "[dataplane]\nworkers = 2\n[bgp]", '~ dataplane.workers "auto" -> 2 (restart-daemon)'),
         ("hunter2hunter2hunter2", "hunter3hunter3hunter3",
