@@ -108,6 +108,14 @@ class PeerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochHeard:
+    """A neighbor beside the tunnels teaches a route with this mark of an epoch (attraction.py), and none before it."""
+
+    name: str
+    mark: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The first path refused for `reason` since the session began; further ones are only counted."""
 
@@ -169,7 +177,7 @@ class Drained:
 
 Effect = (
     SendLine | BestChanged | FollowNextHop | PeerUp | PeerDown | Rejected | LimitCrossed | SessionsChanged | Resynchronized | AnswersMissing
-    | CommandRefused | Drained
+    | CommandRefused | Drained | EpochHeard
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from enum import Enum
 
 from gateway.bgp import messages
+from gateway.bgp.attraction import mark_of
 from gateway.bgp.events import Level, PeerStatus
 from gateway.bgp.messages import NeighborRow
 from gateway.bgp.outbound import Outbound
@@ -76,6 +77,7 @@ class Peer:
         self.refill_at: float | None = None  # when it is asked for what was refused over its limit
         self.level_in = self.level_out = Level.FINE
         self.suspended_until: float | None = None
+        self.mark: int | None = None  # of an epoch, as heard last
         self.heard_end_of_rib = False
         self.owes_end_of_rib = False
 
@@ -93,6 +95,16 @@ class Peer:
             prefix, known.name, known.connection, next_hop, attributes, known.address, known.remote_as, external,
             self.router_id,
         )  # fmt: skip
+
+    def new_mark(self, attributes: Attributes, local_as: int) -> int | None:
+        """The mark of an epoch that the last path had not. What a site says of our epochs is no matter: it may say anything."""
+        if not attributes.large_communities or self.role is Role.SITE:
+            return None
+        mark = mark_of(attributes.large_communities, local_as)
+        if mark is None or mark == self.mark:
+            return None
+        self.mark = mark
+        return mark
 
     def moved(self) -> None:
         """To another instance. The session lives on, and what was told stands until it is compared; what it taught us counted

@@ -29,6 +29,7 @@ from gateway.bgp.events import (
     CommandRefused,
     Drained,
     Effect,
+    EpochHeard,
     Forwarding,
     NextHop,
     PeerDown,
@@ -419,6 +420,8 @@ class Speaker:
     def _learn(self, peer: Peer, prefix: Prefix, next_hop: Address, attributes: Attributes, now: float) -> None:
         neighbor = peer.settings
         path = peer.path(prefix, next_hop, attributes, not self.settings.internal(neighbor))
+        if (mark := peer.new_mark(attributes, self.settings.local_as)) is not None:
+            self._effects.append(EpochHeard(peer.name, mark))
         used, reason = accept(self.settings, neighbor, path)
         known = peer.adj_in.entries.get(prefix)
         replaces = known is not None and not known.rejected
@@ -541,12 +544,8 @@ class Speaker:
     def _note_drained(self) -> None:
         if not self._draining or self._drained:
             return
-        pending = self._link.up and (
-            not self._link.synced
-            or self._undecided
-            or any(peer.up and not peer.adj_out.settled for peer in self._peers.values())
-        )
-        if not pending:
+        untold = any(peer.up and not peer.adj_out.settled for peer in self._peers.values())
+        if not self._link.up or (self._link.synced and not self._undecided and not untold):
             self._drained = True
             self._effects.append(Drained())
 

@@ -33,8 +33,10 @@ from gateway.ha.message import Advertised, Handover, Level, Role, Standing
 from gateway.ha.peer_view import Contact, PeerView
 from gateway.ha.roles import (
     ALL_REASONS,
+    LEASE_SENTENCES,
     CommandRefused,
     ElectionSettings,
+    EpochAnnounced,
     EpochSeen,
     HealthChanged,
     LevelChanged,
@@ -45,6 +47,7 @@ from gateway.ha.roles import (
     Verb,
     named,
 )
+from gateway.ha.sightings import Sightings
 from gateway.ha.witness import Acquire, Break, LeaseGranted, LeaseLost, LeaseRefused, Release
 
 Event = PeerUp | PeerDown | PeerSaid | LeaseGranted | LeaseLost | LeaseRefused
@@ -52,11 +55,6 @@ Effect = RoleChanged | LevelChanged | CommandRefused | Remember | Acquire | Brea
 
 TRANSITIONS = 8
 """The most that follow from one input; the next input goes on."""
-LEASE_SENTENCES = {
-    Standing.UNKNOWN: "the witness does not answer",
-    Standing.FREE: "the lease is free and not ours yet",
-    Standing.OTHER: "another holds the lease",
-}
 
 
 class Election:
@@ -70,6 +68,7 @@ class Election:
         """The highest known to have been granted."""
         self.acting_epoch = 0
         """That under which we are, or were last, active."""
+        self.sightings = Sightings()
         self._peer = PeerView(now + settings.init_wait, settings.both_carry)
         self._init_until = now + settings.init_wait
         self._health = HealthChanged(ALL_REASONS)  # until we are told otherwise
@@ -115,7 +114,9 @@ class Election:
                 self._consider_breaking(epoch, now)
         self._step(now)
 
-    def command(self, command: HealthChanged | Operate | Standing | MachineLeaves | EpochSeen, now: float) -> None:
+    def command(
+        self, command: HealthChanged | Operate | Standing | MachineLeaves | EpochSeen | EpochAnnounced, now: float
+    ) -> None:
         """Our own health, an operator's word, what is known of the lease, or an epoch found where it was left."""
         match command:
             case HealthChanged(reasons):
@@ -135,6 +136,8 @@ class Election:
                     # It acts though it is not heard: were its silence taken for death again, the two would act in turns
                     self._outdone_until = now + self._settings.hold_down_max
                 self._learn(epoch)
+            case EpochAnnounced(mark):
+                self.sightings.note(mark, self.epoch, now)
         self._step(now)
 
     def configure(self, settings: ElectionSettings, now: float) -> None:
@@ -210,7 +213,7 @@ class Election:
         if self.role is Role.ACTIVE:
             return  # said twice
         self._leased, self._broken, self._lease_epoch = True, broken, epoch
-        if not self._asking or epoch < self.epoch:
+        if not self._asking or epoch < max(self.epoch, self.sightings.highest + 1):
             self._give_up_lease()
         self._learn(epoch)
 
@@ -220,7 +223,7 @@ class Election:
         alive_since = epoch > self._epoch_at_silence
         if self._asking and self._settings.break_lease and not (self._broke or alive_since) and self._peer.dead(now):
             self._broke = True
-            self._effects.append(Break(self.epoch + 1))
+            self._effects.append(Break(self._next_epoch))
 
     # --- the machine --------------------------------------------------------------------------------------------
 
@@ -238,15 +241,8 @@ class Election:
 
     @property
     def _state(self) -> tuple[object, ...]:
-        return (
-            self.role,
-            self.level,
-            self._offer_until,
-            self._draw_until,
-            self._leave_at,
-            self._claim,
-            self._yields,
-        )
+        leaving = (self._offer_until, self._draw_until, self._leave_at)
+        return (self.role, self.level, *leaving, self._claim, self._yields)
 
     def _step_init(self, now: float) -> None:
         if (self._peer.up and not self._unfit) or now >= self._init_until:
@@ -266,6 +262,9 @@ class Election:
 
     def _step_active(self, now: float) -> None:
         peer = self._peer
+        if self.sightings.outdo(self.acting_epoch, self._settings, peer):
+            self._outdone_until = now + self._settings.hold_down_max
+            self._learn(self.sightings.highest)
         if self._overtaken:
             self._demote(f"epoch {self.epoch} is known, {self.acting_epoch} is over", now)
             return
@@ -308,9 +307,9 @@ class Election:
         if self._settings.witness:
             if not self._asking:
                 self._asking = True
-                self._effects.append(Acquire(self.epoch + 1))
+                self._effects.append(Acquire(self._next_epoch))
         elif self._peer.up and self._claim <= self.epoch:
-            self._claim = self.epoch + 1
+            self._claim = self._next_epoch
         if self._permitted(now):
             self._promote(now)
 
@@ -334,7 +333,7 @@ class Election:
         if self._settings.witness:
             self.acting_epoch = self._lease_epoch
         else:
-            self.acting_epoch = max(self._claim, self.epoch + 1)
+            self.acting_epoch = max(self._claim, self._next_epoch)
             self._learn(self.acting_epoch)
         self._claim = self._yields = 0
         self._asking = self._asked_for = False
@@ -509,6 +508,11 @@ class Election:
     def _peer_is_active(self) -> bool:
         said = self._peer.said
         return said is not None and said.role is Role.ACTIVE
+
+    @property
+    def _next_epoch(self) -> int:
+        """Nobody acts anew under one that somebody may have acted under."""
+        return max(self.epoch, self.sightings.highest) + 1
 
     @property
     def _overtaken(self) -> bool:

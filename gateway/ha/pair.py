@@ -22,6 +22,7 @@ from gateway.ha.message import Level, Role, Standing
 from gateway.ha.roles import (
     CommandRefused,
     ElectionSettings,
+    EpochAnnounced,
     EpochSeen,
     HealthChanged,
     LevelChanged,
@@ -74,8 +75,12 @@ class Pair:
         self.election.configure(election, now)
         self._settle(now)
 
-    def command(self, command: HealthChanged | Operate | MachineLeaves | EpochSeen, now: float) -> None:
+    def command(
+        self, command: HealthChanged | Operate | MachineLeaves | EpochSeen | EpochAnnounced, now: float
+    ) -> None:
         self._begin(now)
+        if self.lease is not None and isinstance(command, EpochAnnounced) and self.is_ahead(command):
+            self.lease.noticed(now)  # it knows whose epoch that is
         self.election.command(command, now)
         self._settle(now)
 
@@ -104,6 +109,10 @@ class Pair:
             self.heartbeat.handle_deadline(now)
         self.election.handle_deadline(now)
         self._settle(now)
+
+    def is_ahead(self, seen: EpochAnnounced) -> bool:
+        """Whether nobody of us knows of such an epoch."""
+        return self.election.sightings.ahead(seen.mark, self.election.epoch) > 0
 
     def acts(self, now: float) -> bool:
         """Whether this gateway may do what only one of the two may do."""

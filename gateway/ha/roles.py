@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from gateway.ha.message import BEST_HEALTH, HASH_OCTETS, HealthReason, Level, Role
+from gateway.ha.message import BEST_HEALTH, HASH_OCTETS, HealthReason, Level, Role, Standing
 
 ALL_REASONS = HealthReason.LINK | HealthReason.TUNNELS | HealthReason.BGP | HealthReason.DATA_PLANE
 WEIGHTS = {
@@ -19,6 +19,13 @@ WEIGHTS = {
     HealthReason.DATA_PLANE: 100,
 }
 """What each reason takes from the health, which is 1000 at best."""
+
+
+LEASE_SENTENCES = {
+    Standing.UNKNOWN: "the witness does not answer",
+    Standing.FREE: "the lease is free and not ours yet",
+    Standing.OTHER: "another holds the lease",
+}
 
 
 class Verb(Enum):
@@ -88,9 +95,16 @@ class MachineLeaves:
 
 @dataclass(frozen=True, slots=True)
 class EpochSeen:
-    """Somebody acts, or acted, under this epoch: so say a tag of a route table or the community of a route."""
+    """Somebody acts, or acted, under this epoch: so says a tag of a route table, which only the two gateways may write."""
 
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochAnnounced:
+    """Some route is announced with the low 32 bits of this epoch: see sightings.py."""
+
+    mark: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -381,8 +381,7 @@ class Gateway:
         """A connection without a device is none: its SAs would have nowhere to go, so nothing is negotiated for it."""
         self._reopen_at = now + REOPEN_DELAY
         self._look_after(name)
-        tunnel = self.tunnels.get(name)
-        if tunnel is not None and reason:
+        if reason and (tunnel := self.tunnels.get(name)) is not None:
             tunnel.device_fault = reason
             self._configure_ike(now)
             tunnel.note("TUN_FAILED", tunnel.context({"detail": reason}), now)
@@ -406,8 +405,7 @@ class Gateway:
         return self.tunnels.get(self._names.get(connection, ""))
 
     def _data_plane_event(self, event: inputs.DataPlaneEvent, now: float) -> None:
-        tunnel = self._by_id(event.connection)
-        if tunnel is None:
+        if (tunnel := self._by_id(event.connection)) is None:
             return
         self._look_after(tunnel.name)
         match event.kind:
@@ -540,6 +538,8 @@ class Gateway:
                 self.pairing.session(name, up=True, now=now)
             case bgp.PeerDown(name):
                 self.pairing.session(name, up=False, now=now)
+            case bgp.EpochHeard():
+                self.pairing.command(event, now)
             case bgp.AnswersMissing(times):
                 self._emit(effects.BgpUnresponsive(times))
             case bgp.Drained():

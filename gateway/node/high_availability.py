@@ -26,6 +26,7 @@ from gateway.ha.message import Level, Role
 from gateway.ha.pair import Pair
 from gateway.ha.roles import (
     CommandRefused,
+    EpochAnnounced,
     EpochSeen,
     HealthChanged,
     LevelChanged,
@@ -87,6 +88,25 @@ class HighAvailability:
             self.machine_leaves = command.soon
         self.pair.command(command, now)
         self._settle(now)
+
+    def epoch_announced(self, neighbor: str, mark: int, now: float) -> None:
+        """A neighbor teaches a route with this mark of an epoch. Said where it is above ours while we act."""
+        seen, election = EpochAnnounced(mark), self.pair.election
+        acted, is_ahead = election.role is Role.ACTIVE, self.pair.is_ahead(seen)
+        self.pair.command(seen, now)
+        if acted and is_ahead:
+            epochs = (election.sightings.highest, election.acting_epoch)
+            self._effects.append(outcomes.epoch_announced(neighbor, *epochs, self._who_decides))
+        self._settle(now)
+
+    @property
+    def _who_decides(self) -> str:
+        """Whether we act under a lower epoch than is announced somewhere."""
+        if self.pair.election.role is not Role.ACTIVE:
+            return "this gateway is active no more"
+        if self.pair.lease is not None:
+            return "the witness is asked, and knows"
+        return "the other gateway is heard and says otherwise" if self.has_heir else "silence promotes nobody (stay)"
 
     def announced(self, now: float) -> None:
         """Every neighbor has been told what `Attract` asked for last; not while that is still to be polled."""

@@ -88,6 +88,12 @@ def pair(event: PeerUp | PeerDown | RoleChanged | CommandRefused) -> Event:
             return Event(level, f"ha-{after.name.lower()}", "", text)
 
 
+def epoch_announced(neighbor: str, epoch: int, ours: int, who: str) -> Event:
+    """Somebody announces that it acts, under a higher epoch than this gateway."""
+    text = f"{neighbor} teaches routes of epoch {epoch}, and ours is {ours}: {who}"
+    return Event("warning", "ha-epoch-announced", "", text)
+
+
 def sent_away(connection: str, to: str) -> Event:
     """Where the peer of a connection belongs, by which gateway of the pair is active."""
     text = "its peer is served here again: the other gateway does not act for it"

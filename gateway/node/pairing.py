@@ -17,7 +17,7 @@ from gateway.node.settings import GatewaySettings
 from gateway.node.tunnel import Tunnel
 from gateway.routing.model import Prefix
 
-PairCommand = Operate | MachineLeaves | inputs.TableAnswered | inputs.WitnessAnswered
+PairCommand = Operate | MachineLeaves | bgp.EpochHeard | inputs.TableAnswered | inputs.WitnessAnswered
 
 
 class Pairing:
@@ -112,6 +112,8 @@ class Pairing:
         match command:
             case Operate() | MachineLeaves():
                 self.ha.command(command, now)
+            case bgp.EpochHeard(neighbor, mark):
+                self.ha.epoch_announced(neighbor, mark, now)
             case inputs.TableAnswered(ticket, outcome):
                 self.ha.table_answered(ticket, outcome, now)
             case inputs.WitnessAnswered(ticket, answer):

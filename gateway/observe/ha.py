@@ -55,6 +55,7 @@ def ha_status(ha: HighAvailability, now: float, sent: int, sent_away: Iterable[s
             HaPathStatus(one.local, one.remote, one.up, one.heard_at, one.round_trip, one.loss)
             for one in pair.heartbeat.paths(now)
         ),
+        epoch_announced=election.sightings.highest,
         machine_leaves=ha.machine_leaves,
         sent_away=tuple(sent_away),
     )
@@ -67,6 +68,11 @@ def problems(status: HaStatus) -> Iterator[str]:
     if status.witness and status.lease == "unknown":
         why = status.witness_problem or "nothing came back"
         yield f"pair: the witness {status.witness} does not answer ({why}); without it nobody takes over"
+    if status.role == "active" and status.epoch_announced > status.acting_epoch:
+        yield (
+            f"pair: somebody announces routes of epoch {status.epoch_announced}, and this gateway acts under {status.acting_epoch}: a gateway of "
+            "another pair with the same AS, or a forged large community; see `gatewayctl bgp routes`"
+        )
     if status.peer_up and status.peer_config == "differs":
         yield (
             f"pair: {status.peer_name} protects or announces other prefixes than this gateway, or by other policies; "

@@ -74,6 +74,10 @@ PAIR_FAMILIES: tuple[Family, ...] = (
         lambda s: [((), wall(s, s.ha.changed_at))] if s.ha else [],
     ),
     Family("gateway_ha_epoch", "gauge", "highest epoch that this gateway knows of", (), _of_pair(lambda ha: ha.epoch)),
+    Family(
+        "gateway_ha_epoch_announced", "gauge", "highest epoch in large communities of others' routes, of those above what was known; 0: none", (),
+        _of_pair(lambda ha: ha.epoch_announced),
+    ),
     Family("gateway_ha_health", "gauge", "what this gateway says of itself; 1000 is best", (), _of_pair(lambda ha: ha.health)),
     Family("gateway_ha_peer_health", "gauge", "what the other gateway said of itself last", (), _of_pair(lambda ha: ha.peer_health)),
     Family("gateway_ha_lease", "gauge", "exactly one state of the lease is 1, as far as is known here", ("state",), _leases),

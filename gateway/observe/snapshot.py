@@ -294,6 +294,7 @@ class HaStatus:
     witness: str = ""
     witness_problem: str = ""
     paths: tuple[HaPathStatus, ...] = ()
+    epoch_announced: int = 0  # the highest in routes of others that nobody here knew of
     machine_leaves: bool = False  # the cloud announced its restart, move or end
     sent_away: tuple[str, ...] = ()  # connections whose peers are redirected to the other gateway
 

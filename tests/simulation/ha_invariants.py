@@ -2,7 +2,7 @@
 
 at most one acts; with a lease that is valid by its own clock, the moment it acts
 with `stay` nobody becomes active while the other is silent, except who offered it and was not taken at its word
-epochs never go back: an active has a higher one than every active before it, and one that was granted to it
+epochs never go back: an active has a higher one than every active before it and than it was told of, and one that was granted to it
 during a planned switchover somebody attracts the traffic at every instant
 """
 
@@ -37,6 +37,7 @@ class HaWatch:
         self._granted: dict[int, str] = {}
         self._unfenced: dict[str, float] = {}  # who broke a lease, and when
         self._remembered: dict[str, int] = {}
+        self._told: dict[str, int] = {}  # the highest epoch that a process was told of by announcements
         self._instant: tuple[str, float, int] = ("", 0.0, 0)
 
     # --- what happened ------------------------------------------------------------------------------------------
@@ -61,6 +62,8 @@ class HaWatch:
         resumed = change.before is Role.DRAINING and (change.epoch, process) == self._highest
         if plan.policy == "stay" and not resumed and world.now > machine.heard_at + DEAD_TIME + SILENT:
             raise Broken(f"{machine.name} becomes active though the other is silent")
+        if change.epoch <= self._told.get(process, 0) and not resumed:
+            raise Broken(f"{process} acts under epoch {change.epoch}, and was told of {self._told[process]}")
         epoch, before = self._highest
         if plan.policy != "promote":
             if (change.fenced and change.epoch < epoch) or (change.epoch == epoch and before != process):
@@ -70,6 +73,18 @@ class HaWatch:
             raise Broken(f"{machine.name} is active under epoch {change.epoch}, which was not granted to it")
         if not change.fenced:
             self._unfenced[machine.name] = world.now
+
+    def told(self, machine: Machine, epoch: int) -> None:
+        """It has just heard that somebody announces this epoch."""
+        assert machine.pair is not None
+        process, election = f"{machine.name}{machine.boots}", machine.pair.election
+        self._told[process] = max(self._told.get(process, 0), epoch)
+        silent = self.world.now > machine.heard_at + DEAD_TIME + SILENT
+        acts = election.role is Role.ACTIVE and election.acting_epoch < epoch
+        if self.world.plan.policy == "promote" and silent and acts:
+            raise Broken(
+                f"{machine.name} goes on under {election.acting_epoch}, and one that is silent acts under {epoch}"
+            )
 
     def woken(self, machine: Machine) -> None:
         name, at, count = self._instant

@@ -212,6 +212,27 @@ def _announced(world: HaWorld) -> None:
         world.later(_some_time(world), lambda name=name: world.announce(name, soon=False))  # type: ignore[misc]
 
 
+def _forged_epoch(world: HaWorld) -> None:
+    """Somebody announces a route with a mark of an epoch that nobody has. It ends nothing, and who acts next does so above it."""
+    world.clear()
+    world.converge(PATIENCE)
+    world.run(2 * TTL)
+    world.converge(PATIENCE)
+    active = next(name for name, one in world.machines.items() if one.role is Role.ACTIVE)
+    pair = world.machines[active].pair
+    assert pair is not None
+    forged = pair.election.epoch + world.chance.choice((1, 7, 2**31 - 1))
+    for whom in world.chance.choice((active, OTHER[active], "ab", "ab")):
+        world.note(whom, f"is told of epoch {forged}")
+        world.guarded(lambda whom=whom: world.hear_epoch(whom, forged))  # type: ignore[misc]
+    ended = world.run_until(lambda: world.machines[active].role is not Role.ACTIVE, 4.0)
+    if ended and world.calm_preference(OTHER[active]):
+        world.fail(f"a mark that anybody may write ended what {active} does")
+    if world.chance.random() < 0.7:
+        world.operate(active, Verb.FAILOVER)
+        world.run(6.0)
+
+
 def _operators(world: HaWorld) -> None:
     """In the middle of whatever else happens."""
     for _ in range(world.chance.randrange(1, 4)):
@@ -257,6 +278,7 @@ ACTS: dict[str, Callable[[HaWorld], None]] = {
     "illness": _illness,
     "witness restarts": _witness_restarts,
     "announced maintenance": _announced,
+    "forged epoch": _forged_epoch,
     "operators": _operators,
     "switchover": _switchover,
 }

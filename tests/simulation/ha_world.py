@@ -30,6 +30,7 @@ from gateway.ha.paths import Path
 from gateway.ha.reference import Beats
 from gateway.ha.roles import (
     CommandRefused,
+    EpochAnnounced,
     HealthChanged,
     LevelChanged,
     MachineLeaves,
@@ -54,6 +55,8 @@ QUIET = 8.0
 SOCKET = 64
 """Datagrams that wait for a process that stands still."""
 LADDER_LINES = 80
+ANNOUNCED_AFTER = (0.05, 1.5)
+"""Seconds from one gateway's ExaBGP by a route server to the other's."""
 
 
 class Machine:
@@ -201,6 +204,7 @@ class Machine:
                 world.transitions += 1
                 if after is Role.ACTIVE:
                     world.watch.promoted(self, effect)
+                    world.tell_epoch(self.name, epoch)
             case LevelChanged(level, _, reason):
                 world.note(self.name, f"level {level.name}: {reason}")
             case PeerDown(reason):
@@ -313,6 +317,17 @@ class HaWorld:
         self.watch.disturbed()
         command = MachineLeaves(soon)
         self.guarded(lambda: self.machines[name].enter(lambda pair: pair.command(command, self.machines[name].now)))
+
+    def tell_epoch(self, name: str, epoch: int) -> None:
+        """Who became active announces it; a route server takes its time, and knows no cuts between the machines."""
+        self._push(self.now + self.chance.uniform(*ANNOUNCED_AFTER), lambda: self.hear_epoch(OTHER[name], epoch))
+
+    def hear_epoch(self, name: str, epoch: int) -> None:
+        """A route comes with this mark."""
+        machine = self.machines[name]
+        if machine.pair is not None and not machine.paused and not machine.busy:
+            machine.enter(lambda pair: pair.command(EpochAnnounced(epoch % 2**32), machine.now))
+            self.watch.told(machine, epoch)
 
     def operate(self, name: str, verb: Verb) -> None:
         self.note(name, f"operator: {verb.value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.ha.heartbeat import Heartbeat, PeerDown
 from gateway.ha.message import Level
 from gateway.ha.pair import Pair
 from gateway.ha.peer_view import PeerView
+from gateway.ha.sightings import Sightings
 from gateway.ha.witness import Lease
 from gateway.ha.witness_node import WitnessNode
 
@@ -113,6 +115,32 @@ def _forget_a_timer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Heartbeat, "_bury", lambda self, now: None)
 
 
+def _believe_any_mark(patch: pytest.MonkeyPatch) -> None:
+    """Whatever is announced is known from then on."""
+    whole = Sightings.note
+    elections = weakref.WeakKeyDictionary[Sightings, Election]()
+    command = Election.command
+
+    def remember(self: Election, what: Any, now: float) -> None:
+        elections[self.sightings] = self
+        command(self, what, now)
+
+    def note(self: Sightings, mark: int, known: int, now: float) -> None:
+        whole(self, mark, known, now)
+        elections[self]._learn(self.highest)
+
+    patch.setattr(Election, "command", remember)
+    patch.setattr(Sightings, "note", note)
+
+
+def _forget_what_was_announced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Sightings, "note", lambda self, mark, known, now: None)
+
+
+def _go_on_beside_a_higher_epoch(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Sightings, "outdo", lambda self, acting, settings, peer: False)
+
+
 MUTATIONS: dict[str, Mutation] = {
     "promote on silence": Mutation(
         _promote_on_silence, "without a valid lease|though the other is silent|not granted to it"
@@ -128,6 +156,9 @@ MUTATIONS: dict[str, Mutation] = {
     "ignore higher epochs": Mutation(_ignore_higher_epochs, "not exactly one active|nobody attracts|not the only one"),
     "stay at took-over": Mutation(_stay_took_over, "its level is TOOK_OVER|not the only one"),
     "never hear silence": Mutation(_never_hear_silence, "not exactly one active"),
+    "believe any mark": Mutation(_believe_any_mark, "a mark that anybody may write"),
+    "forget what was announced": Mutation(_forget_what_was_announced, "and was told of"),
+    "go on beside a higher epoch": Mutation(_go_on_beside_a_higher_epoch, "one that is silent acts under"),
     "forget a timer": Mutation(_forget_a_timer, "again and again at one instant"),
 }
 

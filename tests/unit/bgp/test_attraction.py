@@ -6,9 +6,12 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 
 import pytest
+from support.exabgp_model import attribute
+from support.speaker import EDGE, best, connected, of
+from support.speaker import FABRIC as ROUTE_SERVER
 
-from gateway.bgp.attraction import Attraction, Level
-from gateway.bgp.events import Attract, ProcessUp, Reconfigure
+from gateway.bgp.attraction import Attraction, Level, mark_of
+from gateway.bgp.events import Attract, EpochHeard, ProcessUp, Reconfigure
 from gateway.bgp.path import Announcement
 from gateway.bgp.settings import NeighborSettings, SpeakerSettings
 from gateway.bgp.speaker import Speaker
@@ -44,9 +47,24 @@ def test_inside_our_as_each_level_has_a_higher_preference(preference: int | None
     assert {one.as_path for one in found} == {(65001,)}
 
 
-def test_the_other_gateway_is_told_everything_as_it_is():
+def test_the_other_gateway_is_told_everything_as_it_is_and_who_acts():
     plain = Announcement(HOP, (65001,), local_preference=100)
-    assert {told(level, OTHER, plain, 7) for level in Level} == {plain}
+    assert {told(level, OTHER, plain) for level in Level} == {plain}
+    assert told(Level.ACTIVE, OTHER, plain, 7) == plain._replace(large_communities=("65010:26488:7",))
+
+
+@pytest.mark.parametrize(
+    ("communities", "mark"),
+    [
+        ((), None),
+        (("65010:1:2", "65001:26488:9"), None),
+        (("65010:26488:7",), 7),
+        (("65010:26488:7", "65010:1:2", "65010:26488:12"), 12),
+        (("650101:26488:7", "65010:264881:7"), None),
+    ],
+)
+def test_the_mark_of_an_epoch_is_read_from_our_as_alone(communities: tuple[str, ...], mark: int | None):
+    assert mark_of(communities, 65010) == mark
 
 
 def test_numbers_stay_within_their_fields():
@@ -85,3 +103,21 @@ def test_a_neighbor_that_comes_later_is_told_the_same_way():
     speaker.command(Reconfigure(replace(SETTINGS, neighbors=(FABRIC,))), 2.0)
     (peer,) = speaker._peers.values()
     assert peer.adj_out.wanted[ip_network("10.1.0.0/16")].as_path == (65010,) * 3
+
+
+def test_the_mark_of_another_gateway_is_heard_once_whether_or_not_its_path_is_used():
+    """A route server brings the other gateway's announcements back with our own AS in the path: a loop, which is not used."""
+    model = connected()
+
+    def heard(prefix: str, *marks: list[int], by: str = ROUTE_SERVER) -> list[EpochHeard]:
+        model.effects.clear()
+        model.announce(by, prefix, by, attribute([65515, 65001], large_community=list(marks)))
+        return of(model, EpochHeard)
+
+    ours, next_one = [65001, 26488, 7], [65001, 26488, 8]
+    assert heard("10.50.0.0/16", ours) == [EpochHeard("fabric", 7)]
+    assert "10.50.0.0/16" not in best(model)
+    assert heard("10.51.0.0/16", ours) == [], "ten thousand routes say it once"
+    assert heard("10.52.0.0/16") == []
+    assert heard("10.50.0.0/16", [65001, 1, 2], next_one) == [EpochHeard("fabric", 8)]
+    assert heard("172.20.0.0/16", [65001, 26488, 99], by=EDGE) == [], "a site may say anything"

@@ -450,3 +450,51 @@ def test_where_both_carry_only_a_drained_one_gives_way():
     two.do("b", lambda ha: ha.command(Operate(Verb.DRAIN), two.now))
     two.run(1.0)
     assert [two.ha[name].gives_way for name in "ab"] == [False, True]
+
+
+def test_an_epoch_announced_above_ours_is_for_the_witness_to_judge():
+    two = Two()
+    two.run(1.0)
+    two.said["a"].clear()
+    two.do("a", lambda ha: ha.epoch_announced("vnet", 40, two.now))
+    asked = [one for one in two.of("a", PairTransmit) if one.remote == WITNESS]
+    assert asked, "at once, though the lease has just been renewed"
+    (event,) = two.of("a", Event)
+    assert (event.event, event.level) == ("ha-epoch-announced", "warning")
+    assert event.text == "vnet teaches routes of epoch 40, and ours is 5: the witness is asked, and knows"
+    two.run(5.0)
+    assert two.roles() == (Role.ACTIVE, Role.STANDBY)
+    two.said["a"].clear()
+    two.do("a", lambda ha: ha.epoch_announced("vnet", 40, two.now))
+    two.do("a", lambda ha: ha.epoch_announced("vnet", 5, two.now))
+    assert two.of("a", Event) == [], "it is said once; and our own announcement comes back"
+    two.do("a", lambda ha: ha.command(Operate(Verb.FAILOVER), two.now))
+    two.run(1.0)
+    two.do("b", lambda ha: ha.command(Operate(Verb.FAILOVER), two.now))
+    two.run(10.0)
+    two.do("b", lambda ha: ha.command(Operate(Verb.FAILOVER), two.now))
+    two.run(1.0)
+    assert two.attraction("a").epoch == 41, "who acts again does so above it"
+
+
+def test_where_silence_promotes_the_one_that_is_outdone_by_an_announcement_says_so():
+    two = Two(lambda name: settings(name, witness=False, none="promote"))
+    two.dead.add("b")
+    two.run(5.0)
+    before = two.ha["a"].pair.election.acting_epoch
+    two.do("a", lambda ha: ha.epoch_announced("vnet", before + 1, two.now))
+    assert two.ha["a"].pair.election.role is Role.STANDBY
+    texts = [one.text for one in two.of("a", Event)]
+    assert texts[-2:] == [
+        f"vnet teaches routes of epoch {before + 1}, and ours is {before}: this gateway is active no more",
+        f"ACTIVE -> STANDBY: epoch {before + 1} is known, {before} is over",
+    ]
+
+
+def test_a_standby_that_hears_of_the_active_one_by_bgp_first_says_nothing():
+    two = Two()
+    two.run(1.0)
+    two.said["b"].clear()
+    two.do("b", lambda ha: ha.epoch_announced("vnet", 9, two.now))
+    assert two.of("b", Event) == []
+    assert two.ha["b"].pair.election.sightings.highest == 9
