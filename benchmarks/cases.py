@@ -9,6 +9,7 @@ from support.netns import Lab
 
 from benchmarks.announce import AnnounceCase
 from benchmarks.disturbance import tcp_disturbed
+from benchmarks.fabric import TableCase
 from benchmarks.failover import FailoverCase
 from benchmarks.ike_setup import SetupCase
 from benchmarks.load import latency, raw_seal, seal_and_send, tcp, tcp_8, udp_single
@@ -246,6 +247,7 @@ CASES: tuple[Case, ...] = (
     ),
     FailoverCase("routes-cut-300", "the same, BFD 300 ms x 3", silently=True, interval=300, goal=1.0),
     *PAIR_CASES,
+    TableCase(),
     *RESTARTS,
     SetupCase(
         "ike-setup-ecdsa", "the same with ECDSA P-256 certificates at both ends", certified=True, goal=0.4, least=200

@@ -70,6 +70,7 @@ def _perform_pair(screen: Screen, pair: PairPlay) -> str:
         ("kill -9 of the active one under traffic", pair.crash),
         ("it comes back", pair.comes_back),
         ("planned switchover: gatewayctl failover", pair.switch_over),
+        ("the cloud's route table is moved", pair.move_route),
         ("only the heartbeats are cut", pair.cut_heartbeats),
         ("the operator's view", pair.show),
         ("the capture of both gateways' WAN", pair.judge_captures),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from support.capture import Capture
+from support.cloud_beside import FABRIC_SECTION, AzureBeside
+from support.clouds import route
 from support.netns import Lab
-from support.process import LabError
-from support.two_gateways import NAMES, TwoGateways
+from support.process import LabError, wait_until
+from support.two_gateways import FABRIC, NAMES, TwoGateways
 
 RATE = 1000  # probe datagrams per second and direction
 SETTLED = 0.5
@@ -25,7 +28,10 @@ class PairPlay:
 
     def build(self) -> str:
         """Ten machines; ends when the pair is whole and packets pass both ways."""
-        self.pair = TwoGateways(self.lab, ha='drain_time = "500ms"')
+        self.pair = TwoGateways(self.lab, ha='drain_time = "500ms"', more=FABRIC_SECTION)
+        self.azure = AzureBeside(self.pair)
+        self.azure.start()
+        self.azure.tables(users={"routes": [route("internet", "0.0.0.0/0", kind="Internet")]})
         self.captures = [Capture(self.pair.wan, f"gw{name}", f"wan-{name}") for name in NAMES]
         for capture in self.captures:
             capture.start()
@@ -35,7 +41,7 @@ class PairPlay:
         self.pair.streams.wait_flowing(10)
         return (
             f"gw-{self._active} is active (lease of the witness), gw-{self._standby} stands by; heartbeats every 50 ms,\n"
-            "  both have a tunnel and BGP; the VNet's router and the site follow the better announcement"
+            "  both have a tunnel and BGP; the VNet's router and the site follow the better announcement, a route table of the cloud follows who is active"
         )
 
     def crash(self) -> str:
@@ -71,6 +77,28 @@ class PairPlay:
                 self.pair.wait_whole()
 
         return f"there and back: {self._without_loss('pair_switchover_lost', act)}"
+
+    def move_route(self) -> str:
+        """Another switchover, seen from the cloud's route table; ARM's server is a process of its own."""
+        old, began = self.pair.active(), time.monotonic()
+        before = self.azure.next_hop("users")
+        if before != FABRIC[old]:
+            raise LabError(f"the route table leads to {before or 'nobody'}, and gw-{NAMES[old]} is active")
+
+        def act() -> None:
+            self.pair.daemons[old].ctl("failover")
+            moved = partial(self.azure.switch, 1 - old, began)
+            wait_until(lambda: moved() and self.azure.next_hop("users") == FABRIC[1 - old], 10, "the route is moved")
+            self.pair.wait_whole()
+
+        said = self._without_loss("pair_route_moved_lost", act)
+        switch = self.azure.switch(1 - old, began)
+        assert switch is not None
+        self.figures["pair_route_moved_own_ms"] = round(switch.own * 1000, 1)
+        return (
+            f"172.16.0.0/12 of table `users` led to {before} (gw-{NAMES[old]}), leads to {FABRIC[1 - old]} (gw-{NAMES[1 - old]}):\n"
+            f"{switch.own * 1000:.0f} ms of our own from the promotion on, {switch.server * 1000:.1f} ms of the server's; {said}"
+        )
 
     def cut_heartbeats(self) -> str:
         """Only the link between the two: the lease says who is active."""

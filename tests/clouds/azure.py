@@ -103,10 +103,14 @@ class Azure:
         if request.path.startswith("/admin/"):
             return await handler(request)
         body = await request.text()
-        self.log.append({"method": request.method, "path": request.path_qs, "body": body, "at": time.monotonic()})
+        at = time.monotonic()
+        entry = {"method": request.method, "path": request.path_qs, "body": body, "at": at}
+        self.log.append(entry)
         fault = next((fault for fault in self.faults if fault.takes(request)), None)
         if fault is None:
-            return await handler(request)
+            answer = await handler(request)
+            entry["seconds"] = time.monotonic() - at
+            return answer
         fault.times -= 1
         request["fault"] = fault
         return await self._misbehave(fault, request, handler)

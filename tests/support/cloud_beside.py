@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ asyncio.run(main())
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """How long it took from a promotion until a table led there, in seconds, and how much of that the server of ARM took for itself."""
+
+    whole: float
+    server: float
+
+    @property
+    def own(self) -> float:
+        """Ours, and that of the two processes that carry the connection on."""
+        return self.whole - self.server
+
+
 class AzureBeside(AzureServer):
     """`start` before the gateways."""
 
@@ -88,6 +102,22 @@ class AzureBeside(AzureServer):
         self._forward(self.machine, (WITNESS, PORT), ("127.0.0.1", int(port_file.read_text())))
         for gateway in self.pair.gateways:
             self._forward(gateway, ("127.0.0.1", PORT), (WITNESS, PORT))
+
+    def next_hop(self, table: str, prefix: str = "172.16.0.0/12") -> str:
+        """To which address the table sends a prefix; "" nowhere."""
+        found = [
+            route.partition(" -> ")[2] for route in self.routes(table).values() if route.startswith(f"{prefix} ->")
+        ]
+        return found[0] if found else ""
+
+    def switch(self, at: int, since: float, table: str = "users") -> Switch | None:
+        """The last one that a gateway made, if it began after `since`, of CLOCK_MONOTONIC."""
+        status = self.pair.daemons[at].status()
+        found = [one for one in status["fabric"]["tables"] if one["name"] == table] if status else []
+        writes = [one for one in self.writes() if one["at"] >= since and "/routes/" in one["path"] and "seconds" in one]
+        if not found or found[0]["switch_seconds"] is None or not writes:
+            return None
+        return Switch(found[0]["switch_seconds"], sum(one["seconds"] for one in writes))
 
     def _forward(self, machine: Namespace, here: tuple[str, int], there: tuple[str, int]) -> None:
         words = [str(part) for part in (*here, *there)]

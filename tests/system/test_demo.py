@@ -82,5 +82,7 @@ def test_the_pair_loses_nothing_but_by_a_crash(report: dict[str, Any]) -> None:
     assert 50 < report["pair_crash_gap_ms"] < 2_000
     assert sum(report["pair_crash_lost"]) > 0, "the traffic ran"
     assert report["pair_return_lost"] == report["pair_switchover_lost"] == report["pair_cut_lost"] == 0
+    assert report["pair_route_moved_lost"] == 0
+    assert 0 < report["pair_route_moved_own_ms"] < 1_000
     assert report["pair_clear_text_packets"] == 0
     assert report["pair_leftovers"] == []
