@@ -116,9 +116,11 @@ class BgpLine:
 
 @dataclass(frozen=True, slots=True)
 class BgpStart:
-    """Run ExaBGP with these settings, or reload it when it runs."""
+    """Run ExaBGP with these settings, or reload it when it runs. `forwards`: packets go where this gateway last announced, as
+    neighbors are told when a session begins (the F bit of RFC 4724 3)."""
 
     settings: SpeakerSettings = field(repr=False)
+    forwards: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,6 @@ class Gateway:
         self.started = self.guarded = self.stopping = self._guarding = False
         self._random = random
         self._effects: deque[object] = deque()
-        self._sweep_at: float | None = None
         self._reopen_at: float | None = None
         self._connected: frozenset[routing.Prefix] = frozenset()
 
@@ -176,7 +175,7 @@ class Gateway:
             self.tables.next_deadline(),
             self.liveness.next_deadline(),
             self.pairing.next_deadline(),
-            self._sweep_at,
+            self.keeper.forwards_at,
             self._reopen_at,
         ]
         if self.guarded:
@@ -196,9 +195,8 @@ class Gateway:
         self.pairing.handle_deadline(now)
         if self.speaker is not None and (due := self.speaker.next_deadline()) is not None and now >= due:
             self.speaker.handle_deadline(now)
-        if self._sweep_at is not None and now >= self._sweep_at:
-            self._sweep_at = None
-            self.tables.command(routing.Sweep(), now)
+        if self.keeper.forwards_again(now):
+            self._start_bgp()
         if self._reopen_at is not None and now >= self._reopen_at:
             self._reopen_at = None
             self._open_tunnels()
@@ -212,7 +210,7 @@ class Gateway:
 
     def _start(self, now: float) -> None:
         self.started = True
-        self._sweep_at = now + (self.settings.bgp.stale_time if self.settings.bgp is not None else STALE_SWEEP)
+        self.tables.sweep_later(now + (self.settings.bgp.stale_time if self.settings.bgp is not None else STALE_SWEEP))
         self._set_instances(guarded=False)
         self.learned.start(self.settings.instances, now)
         self._adopt_tunnels(now)
@@ -286,7 +284,7 @@ class Gateway:
     def _start_bgp(self) -> None:
         """The sessions ExaBGP shall have."""
         if self.speaker is not None:
-            self._emit(effects.BgpStart(self.speaker.session_settings))
+            self._emit(effects.BgpStart(self.speaker.session_settings, self.keeper.forwards))
 
     def _adopt_tunnels(self, now: float) -> None:
         for settings in self.settings.tunnels:
@@ -360,7 +358,7 @@ class Gateway:
         self._event("info", "guard-installed", "", "clear-text guard is in the kernel")
         self.learned.changed(now, 0.0)
         self._open_tunnels()
-        self._emit_all(self.keeper.resume_all(now))
+        self._emit_all(self.keeper.resume_all(now, routes=self.tables.forwards))
         self._start_bgp()
 
     # --- inputs -------------------------------------------------------------------------------------------------

@@ -23,6 +23,10 @@ from gateway.node.installed import InstalledChild, Used
 from gateway.node.settings import TunnelSettings
 from gateway.node.tunnel import Tunnel
 
+FORWARDS_AFTER = 30.0
+"""Seconds after a start from nothing at which packets are said to go where we announce: sessions that begin until then find peers
+that may have kept our routes from before it."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeptSa:
@@ -74,6 +78,9 @@ class Keeper:
         self._clean = earlier.clean
         self._told: dict[str, KeptConnection] = {}
         self._touched: dict[str, None] = dict.fromkeys(self._earlier)  # a set in order of insertion
+        self.forwards = False
+        """RFC 4724 4.1: whether routes and SAs of before the start were taken over, or it is long ago."""
+        self.forwards_at: float | None = None
 
     # --- for the next process -----------------------------------------------------------------------------------
 
@@ -139,18 +146,30 @@ class Keeper:
         found = self._earlier.get(tunnel.name)
         return found.mtu if found is not None and self._fits(tunnel, found) else 0
 
-    def resume_all(self, now: float) -> Iterator[object]:
-        """All that are configured go on, what is left is over; effects for the data plane and for people."""
+    def resume_all(self, now: float, *, routes: bool) -> Iterator[object]:
+        """All that are configured go on, what is left is over; effects for the data plane and for people. `routes`: the kernel
+        has those of before."""
+        known = bool(self._earlier) or not self._tunnels
         for tunnel in self._tunnels.values():
             yield from self._resume(tunnel, now)
+        self.forwards = routes and known and not self._earlier
+        self.forwards_at = None if self.forwards else now + FORWARDS_AFTER
         self._touched.update(dict.fromkeys(self._earlier))
         self._earlier.clear()
 
+    def forwards_again(self, now: float) -> bool:
+        """Whether that has just become true."""
+        due = self.forwards_at is not None and now >= self.forwards_at
+        if due:
+            self.forwards, self.forwards_at = True, None
+        return due
+
     def _resume(self, tunnel: Tunnel, now: float) -> Iterator[object]:
-        found = self._earlier.pop(tunnel.name, None)
+        found = self._earlier.get(tunnel.name)
         self.touch(tunnel.name)
         if found is None or not self._fits(tunnel, found):
             return
+        del self._earlier[tunnel.name]
         children = {child.spi_in: child for child in found.ike.children}
         for one in found.sas:
             child = children.get(one.event.spi_in)

@@ -38,6 +38,7 @@ class Tables:
         self._fibs: dict[str, Fib] = {OWN: Fib()}
         self.settings: dict[str, InstanceSettings | None] = {OWN: None}
         self._leaving: dict[int, Fib] = {}  # by number
+        self._sweep_at: float | None = None
         self._adopted = False
 
     def __getitem__(self, instance: str) -> Fib:
@@ -66,6 +67,10 @@ class Tables:
         self._adopted = True
         self.settings = {OWN: None, **wanted}
         return new
+
+    def sweep_later(self, at: float) -> None:
+        """When what an earlier process left, and nobody asked for since, is removed."""
+        self._sweep_at = at
 
     def enter(self, tunnel: TunnelSettings, interface: int, now: float) -> None:
         """A connection and the routes its configuration asks for; `interface`: of its TUN, 0 before there is one."""
@@ -111,12 +116,15 @@ class Tables:
             del self._leaving[number]
 
     def next_deadline(self) -> float | None:
-        deadlines = (fib.next_deadline() for fib in self._all())
+        deadlines = (self._sweep_at, *(fib.next_deadline() for fib in self._all()))
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
         for fib in self._all():
             fib.handle_deadline(now)
+        if self._sweep_at is not None and now >= self._sweep_at:
+            self._sweep_at = None
+            self.command(Sweep(), now)
 
     def set_throws(self, connected: frozenset[Prefix], endpoints: frozenset[Address], now: float) -> None:
         """What is reached beside the tunnels; of an instance that alone which lies on its own side."""
@@ -134,6 +142,11 @@ class Tables:
     def synchronised(self) -> bool:
         """Whether every guard says what it holds."""
         return all(fib.synchronised for fib in self._fibs.values())
+
+    @property
+    def forwards(self) -> bool:
+        """Whether the kernel is known to hold a route that leads anywhere."""
+        return any(fib.view.forwards for fib in self._fibs.values())
 
     @property
     def guard_complete(self) -> bool:

@@ -551,7 +551,7 @@ class Fib:
         entry = self._ledger.mirror.entry(key)
         if not isinstance(entry, Route) or entry.kind is RouteKind.THROW:
             return False
-        return entry.kind is RouteKind.BLACKHOLE or not self._guard.protects(entry.prefix)
+        return not self._guard.protects(entry.prefix) or not self._ledger.mirror.in_clear(entry)
 
     def _ours(self, entry: Entry) -> bool:
         """Nexthop objects belong to no table: those of other FIBs are dumped, too."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gateway.routing.model import Entry, Group, Key, Nexthop, Route
+from gateway.routing.model import Entry, Group, Key, Nexthop, Route, RouteKind
 
 
 class Mirror:
@@ -29,6 +29,14 @@ class Mirror:
     def in_use(self, identifier: int) -> bool:
         """True while a group holds this nexthop, or a route this group."""
         return bool(self._users.get(identifier))
+
+    def in_clear(self, route: Route) -> bool:
+        """Whether it leads, or may lead, beside the tunnels: only there nexthops of ours have a gateway."""
+        group = self._entries.get(route.group)
+        if not isinstance(group, Group):
+            return route.kind is not RouteKind.BLACKHOLE
+        hops = [self._entries.get(member) for member in group.members]
+        return not all(isinstance(hop, Nexthop) and hop.gateway is None for hop in hops)
 
     def put(self, entry: Entry) -> None:
         """Added or replaced."""

@@ -107,6 +107,12 @@ class View:
             if isinstance(entry, Route):
                 yield self._earlier(entry)
 
+    @property
+    def forwards(self) -> bool:
+        """Whether the kernel is known to hold a route that leads anywhere, whoever asked for it."""
+        mirror = self._ledger.mirror
+        return any(isinstance(entry := mirror.entry(key), Route) and entry.kind is RouteKind.UNICAST for key in mirror)
+
     def find(self, address: Address) -> Found:
         """By the longest match, and of these by the lowest metric, as the kernel does it."""
         over: list[TableEntry] = []

@@ -1,7 +1,7 @@
 """What the daemon and the service that runs ExaBGP say to each other beside ExaBGP's own lines.
 
     service -> daemon   hello (version, release, pid)   state   up (generation)   down   configured   refused (text)   stopped
-    daemon -> service   hello (version, release)   configure (text, orphan_time)   relink   end   stop   restart
+    daemon -> service   hello (version, release)   configure (text, orphan_time, forwards)   relink   end   stop   restart
 
 Each is one line: an exclamation mark, then a JSON object with its "kind". Neither ExaBGP nor any command for it begins a line so.
 `hello` and `restart` never change: by them two releases that do not understand each other find that out, and the older
@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 SOCKET = "bgp-service.sock"
 _MARK = b"!"
 

@@ -74,6 +74,7 @@ class BgpService:
         self._lost = asyncio.Event()
         self._stopped = asyncio.Event()
         self._wanted: SpeakerSettings | None = None
+        self._forwards = False
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._child: subprocess.Popen[bytes] | None = None
@@ -88,9 +89,9 @@ class BgpService:
         """The service is a unit of its own, which stays when the daemon's unit ends."""
         return not self._terms().child
 
-    def want(self, settings: SpeakerSettings) -> None:
-        """These settings from now on; several in quick succession come to the last."""
-        self._wanted = settings
+    def want(self, settings: SpeakerSettings, forwards: bool = False) -> None:
+        """These settings from now on; several in quick succession come to the last. `forwards`: see `effects.BgpStart`."""
+        self._wanted, self._forwards = settings, forwards
         self._changed.set()
 
     def start(self, ready: Callable[[], Awaitable[None]]) -> None:
@@ -213,7 +214,8 @@ class BgpService:
             await ready()
             self._changed.clear()
             assert self._wanted is not None
-            self._link.send(frame("configure", text=render(self._wanted), orphan_time=self._terms().orphan_time))
+            wanted = {"text": render(self._wanted), "forwards": self._forwards}
+            self._link.send(frame("configure", **wanted, orphan_time=self._terms().orphan_time))
             waits = [asyncio.ensure_future(event.wait()) for event in (self._changed, self._lost)]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

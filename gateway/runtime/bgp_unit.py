@@ -70,6 +70,7 @@ class BgpUnit:
         """Until it is told to end, or has nothing left to do. True: to be started anew, as what is installed now."""
         path = self._run_directory / SOCKET
         path.unlink(missing_ok=True)
+        self._process.forwards(False)
         server = await listen(self, str(path))
         await self._process.adopt()
         self._wait_for_daemon(FIRST_WAIT)
@@ -141,6 +142,7 @@ class BgpUnit:
         assert self._daemon is not None
         link, self._daemon, self._greeted = self._daemon, None, False
         self._process.hold(False)
+        self._process.forwards(False)  # until the next one says that it took over
         self._process.relink()
         return link
 
@@ -168,6 +170,7 @@ class BgpUnit:
         try:
             self._orphan_time = float(message["orphan_time"])
             text = str(message["text"])
+            self._process.forwards(bool(message["forwards"]))
         except (KeyError, TypeError, ValueError):
             self._tell("refused", text="not understood")
             return

@@ -337,8 +337,8 @@ class Daemon:
                 self.routes.resolve(effect)
             case effects.BgpLine(text):
                 self.bgp.send(text)
-            case effects.BgpStart(settings):
-                self.bgp.want(settings)
+            case effects.BgpStart(settings, forwards):
+                self.bgp.want(settings, forwards)
             case effects.BgpUnresponsive(times):
                 self.bgp.unresponsive(times)
             case effects.BgpDrained():

@@ -4,7 +4,7 @@ ExaBGP runs in a session of its own: who supervises it may be another after a wh
 its BGP sessions; the relay simply reconnects. What the lines mean is `gateway.bgp`'s affair; who wants ExaBGP, and for how
 long, is `bgp_unit`'s.
 
-    run directory:  exabgp.conf (0600)   exabgp.json (pid, start time)   exabgp.log   bgp.sock (0600)
+    run directory:  exabgp.conf (0600)   exabgp.json (pid, start time)   exabgp.log   exabgp.forwards   bgp.sock (0600)
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gateway.runtime.left_running import Process, end_stale, recall, remember, s
 from gateway.runtime.line_link import LineLink, listen
 
 RELAY = Path(__file__).with_name("bgp_relay.py")
+PROGRAM = Path(__file__).with_name("exabgp_start.py")
 BACKOFF = (0.2, 30.0)
 STABLE_AFTER = 60.0  # seconds of life after which the back-off begins anew
 VALIDATE_TIMEOUT = 30.0
@@ -117,6 +118,13 @@ class ExabgpProcess:
             for delay in RELOAD_SIGNALS_AFTER:
                 self._reloads.add(loop.call_later(delay, self._signal, signal.SIGUSR1))
 
+    def forwards(self, preserved: bool) -> None:
+        """What every OPEN from now on says of our forwarding state (`exabgp_start`); nothing to sessions that stand."""
+        if preserved:
+            self._forwards_path.touch(0o600)
+        else:
+            self._forwards_path.unlink(missing_ok=True)
+
     def send(self, line: bytes) -> bool:
         """One command line. False: no link, or one that does not drain; the line is lost and a new link follows."""
         return self._link is not None and self._link.send_bounded(line)
@@ -200,7 +208,8 @@ class ExabgpProcess:
             backoff = min(backoff * 2, BACKOFF[1])
 
     def _spawn(self) -> None:
-        command = [*self._command_prefix, sys.executable, "-m", "exabgp", "server", str(self._config_path)]
+        program = [sys.executable, "-I", str(PROGRAM), str(self._forwards_path)]
+        command = [*self._command_prefix, *program, "server", str(self._config_path)]
         output = os.open(self.run_directory / "exabgp.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
             self._child = subprocess.Popen(
@@ -251,6 +260,10 @@ class ExabgpProcess:
     @property
     def _config_path(self) -> Path:
         return self.run_directory / "exabgp.conf"
+
+    @property
+    def _forwards_path(self) -> Path:
+        return self.run_directory / "exabgp.forwards"
 
     async def _write_config(self, content: bytes) -> None:
         candidate = self.run_directory / "exabgp.conf.new"

@@ -8,6 +8,8 @@ from simulation import schedules
 from simulation.schedules import compose
 from simulation.world import World
 
+from gateway.node.keeping import FORWARDS_AFTER
+
 
 def stored(seed: int) -> World:
     """Both ends of this schedule's kind, with a manager that stores descriptors."""
@@ -43,3 +45,21 @@ def test_the_same_ike_sa_goes_on() -> None:
     assert before is not None
     assert after is not None
     assert (after.initiator_spi, after.responder_spi) == (before.initiator_spi, before.responder_spi)
+
+
+def test_whether_packets_go_where_they_went_before_the_start() -> None:
+    """RFC 4724 4.1: so it is where SAs and routes were taken over; who begins from nothing says so only when that is long ago."""
+    world = stored(1)
+    shell = world.shells["a"]
+    assert not shell.node.keeper.forwards
+    world.run(FORWARDS_AFTER + 1)
+    assert shell.node.keeper.forwards
+    world.crash("a")
+    world.start("a").run(1)
+    assert shell.node.keeper.forwards
+    shell.stores = False
+    world.crash("a")
+    world.start("a").run(1)
+    assert not shell.node.keeper.forwards
+    world.run(FORWARDS_AFTER)
+    assert shell.node.keeper.forwards

@@ -110,7 +110,7 @@ class ClearLab:
         self.gateway = GatewayDaemon(self.machines["gateway"], head + neighbors, known)
 
     def exabgp(self) -> list[int]:
-        return self.machines["gateway"].pids_of("exabgp server")
+        return self.machines["gateway"].pids_of("exabgp_start.py")
 
     def relay(self) -> list[int]:
         return self.machines["gateway"].pids_of("bgp_relay")

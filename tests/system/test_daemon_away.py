@@ -14,7 +14,7 @@ from support.two_fabrics import OWN, TwoFabrics, Unit, manager
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
-SERVICE, RELAY, EXABGP = "gateway.runtime.bgp_unit", "bgp_relay.py", "exabgp server"
+SERVICE, RELAY, EXABGP = "gateway.runtime.bgp_unit", "bgp_relay.py", "exabgp_start.py"
 Play = Callable[..., TwoFabrics]
 
 

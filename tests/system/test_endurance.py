@@ -109,7 +109,7 @@ def test_secrets_are_nowhere_but_where_they_must_be(scene: Scene) -> None:
     assert site.daemon.process is not None
     proc = f"/proc/{site.daemon.process.pid}"
     wait_until(lambda: site.scene.gateway.pids_of("bgp_relay"), 10, "ExaBGP runs with its relay")
-    pids = [pid for word in ("exabgp server", "bgp_relay") for pid in site.scene.gateway.pids_of(word)]
+    pids = [pid for word in ("exabgp_start.py", "bgp_relay") for pid in site.scene.gateway.pids_of(word)]
     speakers = [f"/proc/{pid}" for pid in pids]
     seen = {
         "log": site.daemon.process.log.read_text(),

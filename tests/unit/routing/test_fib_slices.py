@@ -15,12 +15,17 @@ from gateway.routing.model import (
     DumpRequest,
     Entry,
     FibSettings,
+    Group,
+    Nexthop,
     Reconcile,
     RemoveRoute,
+    Route,
+    RouteKind,
     RouteOps,
     SetProtected,
     SetRoute,
     SetThrows,
+    Sweep,
     Verb,
     ViaConnection,
 )
@@ -61,6 +66,30 @@ def finish(fib: Fib) -> dict[object, Entry]:
         steps = list(fib.poll())
     assert fib.guard_complete and fib.next_deadline() is None
     return kernel
+
+
+@pytest.mark.parametrize("in_clear", [False, True])
+def test_a_learned_route_inside_the_guard_stays_over_a_restart_where_it_leads_into_a_tunnel(in_clear: bool) -> None:
+    """Nobody has asked for it yet: who taught it is only asked again. What leads beside the tunnels goes before all else."""
+    learned = ip_network("172.16.3.128/25")
+    assert any(learned.subnet_of(prefix) for prefix in PREFIXES)
+    one, other = FibSettings().first_id + 900, FibSettings().first_id + 901
+    hop = Nexthop(one, 4, 7, ip_address("192.0.2.1") if in_clear else None)
+    route = Route(learned, FibSettings().metric, RouteKind.UNICAST, other)
+    fib, wanted = begun(4)
+    fib.command(Reconcile(wanted.ticket, Dump((hop, Group(other, (one,)), route), frozenset({one, other}))), 5.0)
+    assert fib.view.forwards
+    deleted = []
+    for _ in range(3 * COUNT):
+        for step in fib.poll():
+            assert isinstance(step, RouteOps)
+            deleted += [op.entry for op in step.ops if op.verb is Verb.DELETE]
+            fib.command(Applied(step.ticket, {}), 6.0)
+        fib.handle_deadline(6.0)
+    assert (route in deleted) is in_clear
+    fib.command(Sweep(), 7.0)
+    swept = [op.entry for step in fib.poll() if isinstance(step, RouteOps) for op in step.ops]
+    assert (route in swept) is not in_clear
 
 
 def test_the_outcome_does_not_depend_on_the_size_of_the_slices() -> None:

@@ -122,11 +122,24 @@ def test_the_newest_settings_are_told_and_lines_pass_both_ways(tmp_path: Path) -
     heard = play(tmp_path, scenario, service)
     assert service.kinds()[:2] == ["hello", "configure"]
     assert service.heard[1]["orphan_time"] == 7.0
+    assert service.heard[1]["forwards"] is False
     assert "process gatewayd" in service.heard[1]["text"]
     assert "\n".join(heard.lines) == '{"a": 1}\ndone'
     assert service.commands == [b"show neighbor json"]
     assert heard.commands == [ProcessUp(3), ProcessDown()]
     assert service.kinds()[-1] == "stop"
+
+
+def test_whether_packets_go_where_they_went_before_is_told_with_the_settings(tmp_path: Path) -> None:
+    async def scenario(ours: BgpService, service: Service, heard: Heard) -> None:
+        ours.want(SETTINGS, True)
+        await until(lambda: service.kinds().count("configure") == 1)
+        ours.want(SETTINGS)
+        await until(lambda: service.kinds().count("configure") == 2)
+
+    service = Service()
+    play(tmp_path, scenario, service)
+    assert [one["forwards"] for one in service.heard if one["kind"] == "configure"] == [True, False]
 
 
 def test_a_refusal_is_said_once_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
