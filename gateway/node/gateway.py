@@ -126,6 +126,8 @@ class Gateway:
                 self._connected = connected
                 self._set_throws(now)
                 self.pairing.links(connected)
+            case inputs.TablesLeft(numbers):
+                self.tables.leave_behind(numbers, now)
             case inputs.DataPlaneEvent():
                 self._data_plane_event(command, now)
             case inputs.Counters():

@@ -64,6 +64,13 @@ class Underlay:
 
 
 @dataclass(frozen=True, slots=True)
+class TablesLeft:
+    """Numbers of routing tables that rules of ours lead to, and no instance has: an earlier process's."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DataPlaneEvent:
     """One of `gateway._native.DataPlane.events`: acquire, expire-soft, expire-hard, peer-moved, ..."""
 

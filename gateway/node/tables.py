@@ -68,6 +68,11 @@ class Tables:
         self.settings = {OWN: None, **wanted}
         return new
 
+    def leave_behind(self, numbers: Iterable[int], now: float) -> None:
+        """Tables of instances that an earlier process had, and nobody has now: they are emptied."""
+        known = {fib.table for fib in self._all()}
+        self._leaving |= {number: _emptied(number, now) for number in numbers if number not in known}
+
     def sweep_later(self, at: float) -> None:
         """When what an earlier process left, and nobody asked for since, is removed."""
         self._sweep_at = at

@@ -23,12 +23,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
-from typing import Any, TypeGuard
+from typing import Any
 
 from gateway.routing.candidates import Candidates
 from gateway.routing.guard import GUARD_METRIC, PLATFORM, Guard, guard
 from gateway.routing.identifiers import Identifiers
-from gateway.routing.kept import FULL, Kept, closed
+from gateway.routing.kept import Kept, closed
 from gateway.routing.ledger import Ledger
 from gateway.routing.model import (
     ENOENT,
@@ -76,7 +76,7 @@ from gateway.routing.model import (
     members_of,
 )
 from gateway.routing.next_hops import NextHops
-from gateway.routing.targets import Connection, Targets
+from gateway.routing.targets import CROWDED, Connection, Targets
 from gateway.routing.usage import Usage
 from gateway.routing.views import View
 
@@ -148,33 +148,8 @@ class Fib:
     def status(self) -> FibStatus:
         """Counts for metrics; sentences for the operator."""
         if self._status is None:
-            self._status = self._counted()
+            self._status = self.view.status(len(self._refused), self._guard.conflicts)
         return self._status
-
-    def _counted(self) -> FibStatus:
-        differing = [key[0] for key in self._ledger.dirty if self._routes(key)]
-        failed = sum(bool(self.state(prefix).error) for prefix in differing) if self._ledger.failing else 0
-        missing = self._ledger.guard_missing
-        problems = [*self._guard.conflicts, *([FULL] if self.kept.full else [])]
-        problems += [
-            f"clear-text guard: {route.kind.name.lower()} {route.prefix} is not installed: "
-            + (self._ledger.failure(route.key) or "not yet applied")
-            for route in missing
-        ]
-        return FibStatus(
-            desired=len(self._candidates),
-            installed=len(self._chosen) - len(differing),
-            failed=len(self._refused) + failed,
-            stale=len(self._ledger.stale),
-            guard=len(self._ledger.guarding) - len(missing),
-            guard_missing=len(missing),
-            kept=len(self.kept),
-            problems=tuple(problems),
-        )
-
-    def _routes(self, key: Key) -> TypeGuard[tuple[Prefix, int]]:
-        """Whether it is the entry of a chosen route."""
-        return isinstance(key, tuple) and key[1] == self._settings.metric and key[0] in self._chosen
 
     def state(self, prefix: Prefix) -> PrefixState:
         """Is the route for `prefix` in the kernel as wanted, and if not, why."""
@@ -333,6 +308,7 @@ class Fib:
                     touched[owner] = None
         for target in touched:
             self._refresh_all(target)
+        self._use_room()
 
     def _reconcile(self, command: Reconcile) -> None:
         if not isinstance(self._under_way, DumpRequest) or command.ticket != self._under_way.ticket:
@@ -357,6 +333,7 @@ class Fib:
                 self._ledger.mark(key)
         self._ledger.forgive()
         self._targets.retire_unused(self._usage.needed, self._held)
+        self._use_room()
 
     # From candidates to desired entries.
 
@@ -393,6 +370,15 @@ class Fib:
         if chosen is not None and chosen.keep and encrypts(chosen.target) and prefix not in self.kept:
             self._keep(prefix)
         self._point(prefix, chosen.target if chosen else None)
+
+    def _use_room(self) -> None:
+        """Ids were given back: what was refused for want of them is chosen again, as far as they reach."""
+        if not self._refused or not self._targets.room_again():
+            return
+        for prefix in [prefix for prefix, why in self._refused.items() if why == CROWDED]:
+            self._choose(prefix)
+            if self._refused.get(prefix) == CROWDED:
+                break
 
     def _keep(self, prefix: Prefix) -> None:
         if not self._guard.protects(prefix) and self.kept.add(prefix):

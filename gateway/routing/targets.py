@@ -26,6 +26,8 @@ from gateway.routing.model import (
     members_of,
 )
 
+CROWDED = "no nexthop id is left for it in the range of this table"
+
 
 @dataclass(slots=True)
 class Connection:
@@ -44,6 +46,7 @@ class Targets:
         self._free = ids
         self._ids: dict[tuple[Target | None, int], tuple[int, int]] = {}
         self._owners: dict[int, Target] = {}
+        self._room = False
 
     def avoid(self, used: frozenset[int]) -> None:
         """Ids never to hand out: what the first dump found in use, by an earlier process of ours or by anyone."""
@@ -150,7 +153,7 @@ class Targets:
         """Why there are no ids for it, "" if there are; those of its members and of the blackhole counted in."""
         if (target, family) in self._ids or self._free.left(2 * len(members_of(target)) + 3):
             return ""
-        return "no nexthop id is left for it in the range of this table"
+        return CROWDED
 
     def retire_unused(self, needed: Callable[[Target, int], bool], held: Callable[[int], bool]) -> None:
         """All those that no route needs."""
@@ -166,3 +169,9 @@ class Targets:
             for identifier in known:
                 del self._owners[identifier]
             self._free.give_back(known)
+            self._room = True
+
+    def room_again(self) -> bool:
+        """Whether ids were given back since this was last asked."""
+        room, self._room = self._room, False
+        return room

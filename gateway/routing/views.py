@@ -6,16 +6,18 @@ said no, *refused* when it was not even asked for, *stale* when an earlier proce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import TypeGuard
 
 from gateway.routing.candidates import Candidates
 from gateway.routing.guard import GUARD_METRIC, THROW_METRIC
-from gateway.routing.kept import Kept
+from gateway.routing.kept import FULL, Kept
 from gateway.routing.ledger import Ledger
 from gateway.routing.model import (
     Address,
+    FibStatus,
     Group,
     Key,
     Prefix,
@@ -91,6 +93,33 @@ class View:
         self._chosen = chosen
         self._state = state
         self._yielding = yielding
+
+    def status(self, refused: int, conflicts: Iterable[str]) -> FibStatus:
+        """Counts of all there is; `refused` routes have no entry."""
+        ledger = self._ledger
+        differing = [key[0] for key in ledger.dirty if self._is_route(key)]
+        failed = sum(bool(self._state(prefix).error) for prefix in differing) if ledger.failing else 0
+        missing = ledger.guard_missing
+        problems = [*conflicts, *([FULL] if self._kept.full else [])]
+        problems += [
+            f"clear-text guard: {route.kind.name.lower()} {route.prefix} is not installed: "
+            + (ledger.failure(route.key) or "not yet applied")
+            for route in missing
+        ]
+        return FibStatus(
+            desired=len(self._candidates),
+            installed=len(self._chosen) - len(differing),
+            failed=refused + failed,
+            stale=len(ledger.stale),
+            guard=len(ledger.guarding) - len(missing),
+            guard_missing=len(missing),
+            kept=len(self._kept),
+            problems=tuple(problems),
+        )
+
+    def _is_route(self, key: Key) -> TypeGuard[tuple[Prefix, int]]:
+        """Whether it is the entry of a chosen route."""
+        return isinstance(key, tuple) and key[1] == self._metric and key[0] in self._chosen
 
     def entries(self) -> Iterator[TableEntry]:
         """Everything that is wanted in the table, and what is left there of an earlier process; in no order, and to be taken

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 
 from gateway.config.model import Config, Gateway
 from gateway.routing.model import OWN_TABLE, Entry, Group, Nexthop, Op, Route, RouteKind, Verb
-from gateway.runtime.instance_rules import is_apart
+from gateway.runtime.instance_rules import is_apart, led_to
 from gateway.runtime.kernel import Kernel
-from gateway.runtime.rtnetlink import RT_TABLE_MAIN
 from gateway.runtime.rules import Rule, is_entry_guard
 from gateway.runtime.tun import PREFIX
 
@@ -37,11 +36,7 @@ def cleanup(config: Config, all: bool = False) -> list[str]:
 def _tables(kernel: Kernel, config: Config) -> dict[str, int]:
     """By the name of the instance, or the number alone where our rules lead to one that is configured no longer."""
     found = {"": OWN_TABLE} | {name: instance.table for name, instance in config.instance.items()}
-    led = {rule.table for rule in kernel.rules() if is_apart(rule, config.gateway)} - {
-        0,
-        RT_TABLE_MAIN,
-        *found.values(),
-    }
+    led = led_to(kernel.rules(), config.gateway) - set(found.values())
     return found | {str(table): table for table in sorted(led)}
 
 

@@ -52,6 +52,11 @@ def is_apart(rule: Rule, settings: Gateway) -> bool:
     return leading or _BLOCKS <= rule.priority < _BLOCKS + _TABLES * _BLOCK
 
 
+def led_to(rules: Iterable[Rule], settings: Gateway) -> set[int]:
+    """The tables of instances, configured or not, that rules in the kernel lead to."""
+    return {rule.table for rule in rules if is_apart(rule, settings)} - {0, RT_TABLE_MAIN}
+
+
 def _selectors(family: int, instance: InstanceSettings, entries: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
     """(interface, source or "")."""
     version = 4 if family == socket.AF_INET else 6

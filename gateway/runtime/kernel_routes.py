@@ -11,7 +11,7 @@ from ipaddress import ip_interface, ip_network
 from typing import Any, Protocol
 
 from gateway.node.effects import CloseTunnel, OpenTunnel, SetInstances, SetTunnelMtu
-from gateway.node.inputs import TunnelFailed, TunnelReady, Underlay
+from gateway.node.inputs import TablesLeft, TunnelFailed, TunnelReady, Underlay
 from gateway.node.instances import InstanceSettings
 from gateway.routing import model as routing
 from gateway.runtime.kernel import LinkSettings
@@ -74,6 +74,8 @@ class KernelRoutes:
         self._instances = instances
         changes = await self._netlink.ensure_rules(remove=False, instances=instances)
         _log_changes(changes, logging.INFO, "ip-rule")
+        if left := await self._netlink.tables_of_instances() - {one.table for one in instances}:
+            self._command(TablesLeft(tuple(sorted(left))))
         await self._report_underlay()
         self._netlink.monitor(self._changed)
 

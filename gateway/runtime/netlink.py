@@ -25,6 +25,7 @@ from gateway.config.model import Gateway
 from gateway.node.instances import InstanceSettings
 from gateway.routing.model import OWN_TABLE, Address, Dump, Op, OpError, Prefix, Resolution
 from gateway.runtime import rtnetlink
+from gateway.runtime.instance_rules import led_to
 from gateway.runtime.kernel import Kernel, LinkSettings
 from gateway.runtime.news import spare, waiting
 from gateway.runtime.rules import Entries
@@ -134,6 +135,10 @@ class Netlink:
         changed. Other rules of ours go, unless `remove` is false."""
         self._tables = {one.table for one in instances} | {self._settings.route_table}
         return await self._call(lambda kernel: kernel.ensure_rules(entries or {}, remove, instances))
+
+    async def tables_of_instances(self) -> set[int]:
+        """Those that rules of ours lead to, whoever made them."""
+        return await self._call(lambda kernel: led_to(kernel.rules(), self._settings))
 
     async def configure_link(
         self, name: str, mtu: int, addresses: Sequence[IPv4Interface | IPv6Interface], up: bool = True

@@ -89,8 +89,10 @@ def test_rules_of_customers_who_left_while_the_daemon_was_down_go_also_where_no_
     assert leading() == ["301", "302"]
     scene.daemon.kill()
     scene.daemon.config.write_text(configuration().partition("[bgp]")[0])
+    assert scene.gateway.routes("301") and scene.gateway.routes("302"), "their guards"
     scene.daemon.start()
     wait_until(lambda: leading() == [], 5, "no rule of theirs", logs=[scene.daemon.process])
+    wait_until(lambda: not scene.gateway.routes("301") and not scene.gateway.routes("302"), 5, "and empty tables")
     left = scene.gateway.run("ip", "rule", "show", "protocol", "221")
     assert "lan-" not in left and "gw-" not in left
 

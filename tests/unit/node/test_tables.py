@@ -62,6 +62,18 @@ class Kernel:
             self.tables.command(Applied(effect.ticket, table=effect.table), now)
 
 
+def test_a_table_that_an_earlier_process_left_is_emptied_but_not_one_that_is_used() -> None:
+    tables, kernel = made()
+    left = Route(SITE, 4278198272, RouteKind.BLACKHOLE)
+    kernel.routes[302] = {left.key: left}
+    guarded = dict(kernel.routes[301])
+    tables.leave_behind((301, 302), 1.0)
+    kernel.settle(1.0)
+    assert kernel.routes[302] == {}
+    assert kernel.routes[301] == guarded
+    assert not list(tables.poll()) and tables.next_deadline() is None, "and is let alone from then on"
+
+
 def made() -> tuple[Tables, Kernel]:
     tables = Tables()
     assert tables.adopt((BLUE,), 0.0) == ["blue"]

@@ -32,6 +32,7 @@ from gateway.routing.model import (
     ViaTiers,
     of_table,
 )
+from gateway.routing.targets import CROWDED
 
 INSTANCE = of_table(301)
 PREFIXES = [ip_network(f"10.{number}.0.0/16") for number in range(4)]
@@ -82,6 +83,24 @@ def test_a_range_that_is_full_refuses_and_what_is_there_stays() -> None:
         prefix for prefix, state in zip(PREFIXES, states, strict=True) if state.installed
     }
     assert states[0].installed
+
+
+def test_what_was_refused_for_want_of_ids_takes_those_that_are_given_back() -> None:
+    """Nobody tells the route again: an operator would not know that there is room."""
+    shell = Shell(settings=narrow(9))
+    shell.tell(SetProtected(frozenset()))
+    for prefix, hop in zip(PREFIXES, HOPS, strict=False):
+        shell.resolver[hop.address] = Resolution(hop.address, UNDERLAY)
+        shell.tell(SetRoute(prefix, hop))
+    installed = [prefix for prefix in PREFIXES if shell.fib.state(prefix).installed]
+    refused = [prefix for prefix in PREFIXES if shell.fib.state(prefix).error == CROWDED]
+    assert refused
+    shell.tell(RemoveRoute(installed[0]))
+    assert [shell.fib.state(prefix).installed for prefix in refused] == [True, *[False] * (len(refused) - 1)]
+    for prefix in installed[1:]:
+        shell.tell(RemoveRoute(prefix))
+    states = [shell.fib.state(prefix) for prefix in refused]
+    assert [state.installed for state in states[: len(installed)]] == [True] * min(len(installed), len(refused))
 
 
 def test_no_id_is_given_away_while_its_removal_is_under_way() -> None:

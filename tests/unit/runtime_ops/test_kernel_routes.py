@@ -33,7 +33,11 @@ class FakeNetlink:
         self.belonging: dict[str, str] = {}  # instances by interface
         self.index = 6
         self.gone: set[str] = set()  # interfaces that somebody deleted
+        self.led_to: set[int] = set()  # tables, by rules of ours that stand
         self.notify: Callable[[Change], None] = lambda _: None
+
+    async def tables_of_instances(self) -> set[int]:
+        return self.led_to
 
     async def ensure_rules(
         self, entries: dict[str, Entry] | None = None, remove: bool = True, instances: Sequence[InstanceSettings] = ()
