@@ -331,7 +331,7 @@ class Speaker:
         known = peer.adj_in.entries.get(row.prefix)
         if row.fault:
             peer.adj_in.remove(row.prefix)
-        elif not row.next_hop.is_link_local:
+        elif row.next_hop.version == 4 or not row.next_hop.is_link_local:
             self._learn(peer, row.prefix, row.next_hop, row.attributes, now)
             self._effects.extend(watch_in(peer))
         elif known is not None and known.path.attributes == row.attributes:

@@ -191,6 +191,18 @@ def test_a_dumped_link_local_next_hop_confirms_a_known_path_or_asks_the_peer() -
     ]
 
 
+def test_a_table_from_inside_a_tunnel_is_read_though_its_next_hops_are_link_local_addresses() -> None:
+    """169.254.21.2, as clouds number their tunnels. FRR 8.4 answers no route refresh unless it has said End-of-RIB, which it does not
+    without graceful restart: what is not read here would be gone."""
+    model = ExabgpModel(Speaker(SETTINGS), SETTINGS)
+    model.now = 100.0
+    model.peers[EDGE].up, model.peers[EDGE].since = True, 98.0
+    model.peers[EDGE].adj_in["172.16.0.0/16"] = ("169.254.21.2", attribute([65010]))
+    model.command(ProcessUp(1))
+    model.answer(3)
+    assert best(model) == {"172.16.0.0/16": "edge"}
+
+
 def test_missing_answers_are_said_again_and_again_until_one_comes() -> None:
     model = connected()
     model.announce(EDGE, "172.16.0.0/16", EDGE, attribute([65010]))
