@@ -200,11 +200,14 @@ def explain(snapshot: Json, tunnel: str) -> list[Block]:
 
 def faults(snapshot: Json) -> tuple[list[str], list[str]]:
     """(critical, warning) in a few words each, for monitoring."""
+    elsewhere = (snapshot.get("ha") or {}).get("sent_away", ())  # with the other gateway of the pair, as it should be
     critical = [] if snapshot["ready"] else ["not ready"]
-    critical += [f"tunnel {t['name']} {t['ike_state']}" for t in snapshot["tunnels"] if not t["up"]]
-    critical += [
-        f"BGP peer {p['address']} {p['state']}" for p in snapshot.get("peers", ()) if p["state"] != "Established"
+    down = [t for t in snapshot["tunnels"] if not t["up"] and t["name"] not in elsewhere]
+    critical += [f"tunnel {t['name']} {t['ike_state']}" for t in down]
+    idle = [
+        p for p in snapshot.get("peers", ()) if p["state"] != "Established" and p.get("connection") not in elsewhere
     ]
+    critical += [f"BGP peer {p['address']} {p['state']}" for p in idle]
     critical += [f"{one['name']} down" for one in snapshot.get("liveness", ()) if one["verdict"] == "down"]
     warning = ["other gateway of the pair down"] if snapshot.get("ha") and not snapshot["ha"]["peer_up"] else []
     failed = snapshot.get("kernel_routes", {}).get("failed", 0)

@@ -53,7 +53,7 @@ class Pairing:
         with a session."""
         self._outer = frozenset(tunnel.ike.local.host for tunnel in settings.tunnels)
         self._others = {tunnel.name: tunnel.redirect_to for tunnel in settings.tunnels if tunnel.redirect_to}
-        self.health.neighbors(settings.bgp, established)
+        self.health.neighbors(self._judged(settings.bgp), established)
         self._hold_times = _hold_times(settings.bgp) if settings.bgp is not None else {}
         self._untold = {name: until for name, until in self._untold.items() if name in self._hold_times}
         self.links(self._connected)
@@ -67,6 +67,12 @@ class Pairing:
             self.health.changed = True
         elif current is not None:
             self._effects.append(bgp.Attract(None))
+
+    def _judged(self, settings: SpeakerSettings | None) -> SpeakerSettings | None:
+        """Neighbors whose sessions say something of this gateway: not those in a tunnel that is at the active one alone."""
+        if settings is None:
+            return None
+        return settings.without({one.name for one in settings.neighbors if one.connection in self._others})
 
     @property
     def attraction(self) -> Attraction | None:

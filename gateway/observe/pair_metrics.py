@@ -86,7 +86,10 @@ PAIR_FAMILIES: tuple[Family, ...] = (
         _of_pair(lambda ha: ha.lease_remaining or 0.0),
     ),
     Family("gateway_ha_machine_leaves", "gauge", "1: the cloud announced that this machine is restarted, moved or taken away", (), _of_pair(lambda ha: ha.machine_leaves)),
-    Family("gateway_ha_sent_away", "gauge", "connections whose peers are redirected to the other gateway, which is active", (), _of_pair(lambda ha: len(ha.sent_away))),
+    Family(
+        "gateway_ha_sent_away", "gauge", "1: its peer has its tunnel with the active gateway, which is the other one", ("tunnel",),
+        lambda s: [((name,), 1.0) for name in (s.ha.sent_away if s.ha else ())],
+    ),
     Family("gateway_ha_config_differs", "gauge", "1: the two gateways protect or announce different things", (), _of_pair(lambda ha: ha.peer_config == "differs")),
     Family(
         "gateway_fabric_active", "gauge", "1: this gateway writes the cloud's route tables", (),

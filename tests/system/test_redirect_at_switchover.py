@@ -107,7 +107,8 @@ def test_a_planned_switchover_takes_along_who_has_one_tunnel_before_it_ends(bran
         assert came < went, "the new tunnel is there before the old one ends"
         (sent, _) = branch.events(here, "ha-redirect")[-1]
         assert sent < came
-        assert "gateway_ha_sent_away 1.0" in pair.daemons[here].http("/metrics")[1]
+        assert 'gateway_ha_sent_away{tunnel="branch"} 1.0' in pair.daemons[here].http("/metrics")[1]
+        assert "branch" not in pair.daemons[here].ctl("health").stdout, "it is where it should be"
         assert "sent to the other gateway  branch" in pair.daemons[here].ctl("ha").stdout
     time.sleep(0.5)
     assert pair.lost(began) == (0, 0), "a site with a tunnel to each gateway"

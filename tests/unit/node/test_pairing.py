@@ -264,6 +264,13 @@ def test_that_a_peer_is_at_the_other_gateway_is_no_fault_of_this_one() -> None:
     assert node_reasons(TUNNEL) & HealthReason.TUNNELS
 
 
+def test_nor_is_a_bgp_session_in_such_a_tunnel() -> None:
+    pairing = paired(REDIRECTED, BGP, HA)
+    assert not pairing.health.judge().reasons & HealthReason.BGP
+    pairing = paired(TUNNEL, BGP, HA)
+    assert pairing.health.judge().reasons & HealthReason.BGP
+
+
 def node_reasons(tunnel: str) -> HealthReason:
     """Of a node whose tunnel is down."""
     return started(tunnel, HA).pairing.health.judge().reasons
