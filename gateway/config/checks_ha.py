@@ -52,7 +52,30 @@ def ha_findings(facts: Facts) -> Iterator[Finding]:
                 f"the same addresses as those of line {facts.line(first)}; it would fail with that one",
             )
     yield from service_url(("ha", "imds_url"), ha.imds_url, token=False)
+    yield from _vote(ha)
     yield from _witness(facts, ha)
+
+
+def _vote(ha: HaPeer) -> Iterator[Finding]:
+    if ha.vote is None:
+        if ha.without_witness == "vote":
+            yield "error", ("ha", "without_witness"), '"vote" needs the targets of [ha.vote]'
+        return
+    if ha.without_witness != "vote":
+        yield "warning", ("ha", "vote"), 'has no effect without `without_witness = "vote"`'
+    taken = {ha.local_address, ha.remote_address}
+    taken |= {address for path in ha.path.values() for address in (path.local_address, path.remote_address)}
+    for at, target in enumerate(ha.vote.targets):
+        where = ("ha", "vote", "targets", at)
+        if target in taken:
+            yield "error", where, f"{target} is one of the two gateways; a target is somewhere else"
+        elif target in ha.vote.targets[:at]:
+            yield "error", where, f"{target} has one vote, and is there already"
+        elif target.version != ha.local_address.version:
+            yield "error", where, "not of the same family as local_address of [ha]"
+    if len(ha.vote.targets) % 2 == 0:
+        text = "an even number; with one more it can do without one more of them"
+        yield "warning", ("ha", "vote", "targets"), text
 
 
 def _path(facts: Facts, where: KeyPath, path: HaPeer | HaPath) -> Iterator[Finding]:

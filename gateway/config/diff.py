@@ -234,6 +234,9 @@ IMPACTS: dict[str, Impact] = {
     "ha.path.*.local_address": _I.IN_PLACE,
     "ha.path.*.remote_address": _I.IN_PLACE,
     "ha.path.*.port": _I.IN_PLACE,
+    "ha.vote.targets": _I.IN_PLACE,
+    "ha.vote.interval": _I.IN_PLACE,
+    "ha.vote.multiplier": _I.IN_PLACE,
     "ha.witness.address": _I.IN_PLACE,
     "ha.witness.port": _I.IN_PLACE,
     "ha.witness.ttl": _I.IN_PLACE,
@@ -295,6 +298,7 @@ _REMOVED: dict[str, Impact] = {
     "bgp.neighbor.*.bfd": _I.IN_PLACE,
     "ha": _I.IN_PLACE,
     "ha.path.*": _I.IN_PLACE,
+    "ha.vote": _I.IN_PLACE,
     # A pair with another kind of agreement begins anew, as after a start.
     "ha.witness": _I.IN_PLACE,
     "fabric": _I.IN_PLACE,

@@ -76,13 +76,27 @@ class HaWitness(Section):
     )
 
 
+class HaVote(Section):
+    """The vote of `without_witness = "vote"`: places that both gateways should reach, outside of every tunnel, and that answer ICMP
+    echo: routers, the edges' outer addresses, DNS servers; best an odd number of them, behind different links. A silent peer is taken over from where
+    more than half of them answer; who is active, hears nothing of the other, and does not reach more than half is active no more.
+
+    Weaker than any witness: where both gateways reach the targets and not each other, both are active.
+    """
+
+    targets: tuple[AddressField, ...] = Field(min_length=1, max_length=15, description="addresses that answer pings")
+    interval: Duration = Field(default=0.3, ge=0.05, le=10, description="between pings of each")
+    multiplier: Integer = Field(default=3, ge=2, le=100, description="unanswered in a row until a target is missed")
+
+
 class HaPeer(Section):
     """The other gateway of the pair. Both keep their tunnels and BGP sessions; one of them is active: it announces itself as the better
     one, and writes the route tables of [fabric].
 
     A standby takes over when the other is silent *and* the witness grants it the lease *and* it is healthy itself. Without [ha.witness]
     the two agree while they hear each other; what a silent peer means then is your choice: `stay`, nobody takes over (BGP still moves
-    what it can), or `promote`, both may be active while they do not hear each other.
+    what it can), `promote`, both may be active while they do not hear each other, or `vote`, whoever reaches most of the targets of
+    [ha.vote], which may be both.
     """
 
     local_address: AddressField = Field(description="our address of the heartbeat")
@@ -108,9 +122,9 @@ class HaPeer(Section):
         default=False, description="with the higher priority, take over from a healthy active gateway"
     )
     preempt_delay: Duration = Field(default=60.0, ge=0, le=86400, description="only after full health for so long")
-    without_witness: Literal["stay", "promote"] = Field(
+    without_witness: Literal["stay", "promote", "vote"] = Field(
         default="stay",
-        description="without [ha.witness]: whether the silence of the active gateway makes a standby active",
+        description="without [ha.witness]: whether the silence of the active gateway makes a standby active; vote: by [ha.vote]",
     )
     drain_time: Duration = Field(
         default=30.0,
@@ -134,4 +148,5 @@ class HaPeer(Section):
     path: dict[Name, HaPath] = Field(
         default_factory=dict, max_length=7, description="further ways for heartbeats by name"
     )
+    vote: HaVote | None = Field(default=None, description='the targets of `without_witness = "vote"`')
     witness: HaWitness | None = Field(default=None, description="who grants the lease; without it there is none")

@@ -9,9 +9,9 @@
         FAULT ------- unhealthy                       DRAINING: offers, then leaves
 
 Peer silence alone never promotes. A gateway becomes active when it is healthy itself, nobody it hears is active, and it
-holds the lease: all three. Where there is no witness, what silence means is the user's choice: nothing (`stay`), or
-promotion (`promote`, and both may be active while they do not hear each other). While the two hear each other they need
-no witness: the one asks for an epoch (`claim`), the other consents (`yields`) and from then on neither claims nor becomes
+holds the lease: all three. Where there is no witness, what silence means is the user's choice: nothing (`stay`), promotion
+(`promote`, and both may be active while they do not hear each other), or promotion by a vote (`vote`, see vote.py). While they do
+they need no witness: the one asks for an epoch (`claim`), the other consents (`yields`) and from then on neither claims nor becomes
 active until it has heard that the claim is over. So with `stay` two are never active at once either.
 
 Planned switchover: the active offers and releases the lease, but goes on attracting (DRAINING, its level stays); the
@@ -27,13 +27,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from gateway.ha import sentences
 from gateway.ha.damping import Damping
 from gateway.ha.heartbeat import PeerDown, PeerSaid, PeerUp
 from gateway.ha.message import Advertised, Handover, Level, Role, Standing
-from gateway.ha.peer_view import Contact, PeerView
+from gateway.ha.peer_view import PeerView
 from gateway.ha.roles import (
     ALL_REASONS,
-    LEASE_SENTENCES,
     CommandRefused,
     ElectionSettings,
     EpochAnnounced,
@@ -42,9 +42,11 @@ from gateway.ha.roles import (
     LevelChanged,
     MachineLeaves,
     Operate,
+    PairCommand,
     Remember,
     RoleChanged,
     Verb,
+    VoteChanged,
     named,
 )
 from gateway.ha.sightings import Sightings
@@ -79,7 +81,7 @@ class Election:
         self._asked_for = False  # an operator wants this standby to take over
         self._standing = Standing.UNKNOWN
         self._asking = self._leased = self._broken = self._broke = False
-        self._lease_epoch = 0
+        self._lease_epoch = self._reached = 0
         self._epoch_at_silence = epoch  # the highest known when the peer was last heard
         self._claim = self._yields = 0
         self._yielded = False  # at any time since the last offer
@@ -114,9 +116,7 @@ class Election:
                 self._consider_breaking(epoch, now)
         self._step(now)
 
-    def command(
-        self, command: HealthChanged | Operate | Standing | MachineLeaves | EpochSeen | EpochAnnounced, now: float
-    ) -> None:
+    def command(self, command: PairCommand | Standing, now: float) -> None:
         """Our own health, an operator's word, what is known of the lease, or an epoch found where it was left."""
         match command:
             case HealthChanged(reasons):
@@ -131,6 +131,8 @@ class Election:
                 self._standing = command
             case MachineLeaves(soon):
                 self._leaving = soon
+            case VoteChanged(reached):
+                self._reached = reached
             case EpochSeen(epoch):
                 if self.role is Role.ACTIVE and epoch > self.acting_epoch:
                     # It acts though it is not heard: were its silence taken for death again, the two would act in turns
@@ -156,6 +158,7 @@ class Election:
         times = [
             self._init_until,
             self._peer.silent_from,
+            self._peer.silent_from + settings.vote.wait,
             self._peer.quiet_since + settings.step_back,
             self._damping.until,
             self._healthy_since + settings.preempt_delay,
@@ -268,6 +271,9 @@ class Election:
         if self._overtaken:
             self._demote(f"epoch {self.epoch} is known, {self.acting_epoch} is over", now)
             return
+        if peer.dead(now) and self._settings.vote.is_lost(self._reached):
+            self._demote(f"{peer.name} is silent, and only {self._settings.vote.tally(self._reached)}", now)
+            return
         if self.level is Level.TOOK_OVER and now >= peer.quiet_since + self._settings.step_back:
             self._attract(Level.ACTIVE, f"{peer.name} is seen as a standby")
         if (reason := self._reason_to_leave(now)) == "":
@@ -325,11 +331,12 @@ class Election:
         if self._peer.up:
             said = self._peer.said
             return said is not None and 0 < self._claim == said.yields and said.role is not Role.ACTIVE
-        return self._settings.none == "promote" and self._peer.dead(now)
+        return self._settings.none != "stay" and self._peer.dead(now)
 
     def _promote(self, now: float) -> None:
         fenced = self._fenced
-        reason = self._promotion_reason()
+        taken_back = self._draw_until is not None
+        reason = sentences.promotion(self._peer, self._settings, taken_back=taken_back, broken=self._broken)
         if self._settings.witness:
             self.acting_epoch = self._lease_epoch
         else:
@@ -347,17 +354,6 @@ class Election:
         if not self._settings.witness:
             return self._peer.up
         return not self._broken and (self._peer.up or not self._settings.break_lease)
-
-    def _promotion_reason(self) -> str:
-        peer = self._peer
-        if peer.offers:
-            return f"{peer.name} hands over"
-        if self._draw_until is not None:
-            return f"{peer.name} did not take over"
-        by = ("with the lease" if not self._broken else "with a broken lease") if self._settings.witness else ""
-        by = by or ("with its consent" if peer.up else 'without a witness, by none = "promote"')
-        state = "is silent" if peer.contact is Contact.SILENT else "is not active"
-        return f"{peer.name} {state}; {by}"
 
     # --- leaving the active role --------------------------------------------------------------------------------
 
@@ -459,6 +455,8 @@ class Election:
                 return f"{peer.name} has not been silent for long enough"
             if not self._settings.witness and self._settings.none == "stay":
                 return f'{peer.name} is silent, and without a witness (none = "stay") silence promotes nobody'
+            if why := self._settings.vote.obstacle(self._reached, peer.silent_from, now):
+                return f"{peer.name} is silent, and {why}"
             if not self._settings.witness and now < self._outdone_until:
                 return f"{peer.name} is silent, and acts: its epoch {self.epoch} was found"
             return ""
@@ -490,7 +488,7 @@ class Election:
         if self._permitted(now):
             return ""
         if self._settings.witness:
-            return LEASE_SENTENCES.get(self._standing, "the lease is on its way")
+            return sentences.OF_THE_LEASE.get(self._standing, "the lease is on its way")
         return f"waits for {self._peer.name} to consent"
 
     @property

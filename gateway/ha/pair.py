@@ -23,11 +23,8 @@ from gateway.ha.roles import (
     CommandRefused,
     ElectionSettings,
     EpochAnnounced,
-    EpochSeen,
-    HealthChanged,
     LevelChanged,
-    MachineLeaves,
-    Operate,
+    PairCommand,
     Remember,
     RoleChanged,
 )
@@ -75,9 +72,7 @@ class Pair:
         self.election.configure(election, now)
         self._settle(now)
 
-    def command(
-        self, command: HealthChanged | Operate | MachineLeaves | EpochSeen | EpochAnnounced, now: float
-    ) -> None:
+    def command(self, command: PairCommand, now: float) -> None:
         self._begin(now)
         if self.lease is not None and isinstance(command, EpochAnnounced) and self.is_ahead(command):
             self.lease.noticed(now)  # it knows whose epoch that is

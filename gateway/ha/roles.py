@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from gateway.ha.message import BEST_HEALTH, HASH_OCTETS, HealthReason, Level, Role, Standing
+from gateway.ha.message import BEST_HEALTH, HASH_OCTETS, HealthReason, Level, Role
+from gateway.ha.vote import VoteSettings
 
 ALL_REASONS = HealthReason.LINK | HealthReason.TUNNELS | HealthReason.BGP | HealthReason.DATA_PLANE
 WEIGHTS = {
@@ -19,13 +20,6 @@ WEIGHTS = {
     HealthReason.DATA_PLANE: 100,
 }
 """What each reason takes from the health, which is 1000 at best."""
-
-
-LEASE_SENTENCES = {
-    Standing.UNKNOWN: "the witness does not answer",
-    Standing.FREE: "the lease is free and not ours yet",
-    Standing.OTHER: "another holds the lease",
-}
 
 
 class Verb(Enum):
@@ -43,13 +37,15 @@ class ElectionSettings:
     """One gateway's part.
 
     `witness` says whether there is a lease. Without one, `none` is what silence of the peer means: "stay" promotes
-    nobody, ever; "promote" makes a standby active though the other may be, too. Seconds everywhere.
+    nobody, ever; "promote" makes a standby active though the other may be, too; "vote" does so where `vote` is won, and makes
+    who is active a standby where it is lost. Seconds everywhere.
     """
 
     name: str
     priority: int = 100
     witness: bool = True
-    none: Literal["stay", "promote"] = "stay"
+    none: Literal["stay", "promote", "vote"] = "stay"
+    vote: VoteSettings = VoteSettings()
     break_lease: bool = False
     preempt: bool = False
     preempt_delay: float = 60.0  # in full health for so long
@@ -94,6 +90,13 @@ class MachineLeaves:
 
 
 @dataclass(frozen=True, slots=True)
+class VoteChanged:
+    """How many targets of the vote answer."""
+
+    reached: int
+
+
+@dataclass(frozen=True, slots=True)
 class EpochSeen:
     """Somebody acts, or acted, under this epoch: so says a tag of a route table, which only the two gateways may write."""
 
@@ -105,6 +108,10 @@ class EpochAnnounced:
     """Some route is announced with the low 32 bits of this epoch: see sightings.py."""
 
     mark: int
+
+
+PairCommand = HealthChanged | Operate | MachineLeaves | VoteChanged | EpochSeen | EpochAnnounced
+"""What the two together are told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from itertools import islice
 from gateway.bgp import events as bgp
 from gateway.bgp.speaker import Speaker
 from gateway.contract import Compute, Endpoint, Fetch, RandomSource, Transmit
-from gateway.ha.roles import MachineLeaves, Operate
+from gateway.ha.roles import MachineLeaves, Operate, VoteChanged
 from gateway.ike import commands as ike
 from gateway.ike import events as ike_events
 from gateway.ike.endpoint import IkeEndpoint
@@ -504,11 +504,10 @@ class Gateway:
                 self._tell(outcomes.ike_down(tunnel, event, self.ike.primary(tunnel.name) is not None, now))
             case ike_events.ChildInstall():
                 self._emit_all(tunnel.install(event, now))
-            case ike_events.ChildActivate():
+            case ike_events.ChildActivate(_, child, spi):
                 self._emit_all(tunnel.activate(event))
                 self._connection_state(tunnel, now)
-                text = f"CHILD_SA {event.child} sends on {event.spi_out:08x}"
-                self._event("info", "child-installed", tunnel.name, text)
+                self._event("info", "child-installed", tunnel.name, f"CHILD_SA {child} sends on {spi:08x}")
             case ike_events.ChildRemove():
                 self._emit_all(tunnel.remove(event))
                 self._connection_state(tunnel, now)
@@ -562,10 +561,11 @@ class Gateway:
                 self.speaker.command(event, now)
             case ike.CheckLiveness():
                 self.ike.command(event, now)
-            case effects.Event(_, _, connection):
-                self.redraw.add(connection)
-                self._emit(event)
+            case VoteChanged():
+                self.pairing.command(event, now)
             case _:
+                if isinstance(event, effects.Event):
+                    self.redraw.add(event.tunnel)
                 self._emit(event)
 
     @property

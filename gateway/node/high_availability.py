@@ -34,6 +34,7 @@ from gateway.ha.roles import (
     Operate,
     Remember,
     RoleChanged,
+    VoteChanged,
 )
 from gateway.ha.witness import Answer, Ask, Lease
 from gateway.ha.witness_link import Answered, WitnessLink
@@ -81,7 +82,7 @@ class HighAvailability:
             self.link.receive(data)
         self._settle(now)
 
-    def command(self, command: HealthChanged | Operate | MachineLeaves, now: float) -> None:
+    def command(self, command: HealthChanged | Operate | MachineLeaves | VoteChanged, now: float) -> None:
         if isinstance(command, Operate):
             self.refusal = ""
         elif isinstance(command, MachineLeaves):

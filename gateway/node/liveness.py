@@ -20,6 +20,7 @@ from gateway.bfd.session import Session, SessionSettings
 from gateway.bgp.events import Forwarding
 from gateway.contract import RandomSource
 from gateway.deadlines import Deadlines
+from gateway.ha.roles import VoteChanged
 from gateway.ike.commands import CheckLiveness
 from gateway.node import effects
 from gateway.node.circuits import Circuits
@@ -72,9 +73,10 @@ class Liveness:
         self._random = random
         self._watched: dict[str, _Watched] = {}  # by name of the watch
         self._by_id: dict[int, _Watched] = {}
-        self._by_target: dict[Single, list[_Watched]] = {}
+        self._by_target: dict[Single | None, list[_Watched]] = {}  # None: the vote's
         self._deadlines: Deadlines[int] = Deadlines(self._deadline_of)
         self._next_id = 1
+        self._reached = 0
         self._effects: deque[object] = deque()
         self.circuits = Circuits()
 
@@ -95,6 +97,7 @@ class Liveness:
             self._path(watched, now)
             if watched.session.verdict is Verdict.DOWN:
                 self._tell(watched, works=False)  # also to a speaker that is new, or has the neighbor anew
+        self._count_votes()
 
     def stop(self, now: float) -> None:
         """Nothing is watched any more. Circuits stay as they were found: what they carry need not stop with us."""
@@ -241,11 +244,21 @@ class Liveness:
             if verdict is not Verdict.UNKNOWN:  # as when it ends
                 self.circuits.verdict(watch.circuit, verdict is Verdict.UP, at)
             return
+        if watch.target is None:
+            self._count_votes()
+            return
         self._effects.append(Passes(watch.target, self._works(watch.target)))
         if watch.neighbor:
             self._effects.append(Forwarding(watch.neighbor, works))
         if watch.connection and not works:
             self._effects.append(CheckLiveness(watch.connection))
+
+    def _count_votes(self) -> None:
+        """A target that never answered is not reached, either."""
+        reached = sum(one.session.verdict is Verdict.UP for one in self._by_target.get(None, ()))
+        if reached != self._reached:
+            self._reached = reached
+            self._effects.append(VoteChanged(reached))
 
     def _works(self, target: Single) -> bool:
         verdicts = {one.session.verdict for one in self._by_target.get(target, ())}
@@ -258,6 +271,7 @@ class Liveness:
 
 def _event(watch: Watch, verdict: Verdict, reason: str) -> effects.Event:
     what = f"BFD session with {watch.neighbor}" if watch.neighbor else f"probe of {watch.remote}"
+    what += ", for the vote," if watch.votes else ""
     kind = "bfd" if watch.neighbor else "probe"
     if verdict is Verdict.UP:
         return effects.Event("info", f"{kind}-up", watch.connection, f"{what} is up")

@@ -14,6 +14,7 @@ from gateway.contract import Endpoint
 from gateway.ha.heartbeat import Settings as HeartbeatSettings
 from gateway.ha.paths import Path
 from gateway.ha.roles import ElectionSettings
+from gateway.ha.vote import VoteSettings
 from gateway.ha.witness_link import WitnessSettings
 
 WITNESS_SOURCE_PORT = 0
@@ -98,6 +99,7 @@ def _election(config: Config, ha: HaPeer) -> ElectionSettings:
         priority=ha.priority,
         witness=ha.witness is not None,
         none=ha.without_witness,
+        vote=_vote(ha),
         break_lease=ha.witness is not None and ha.witness.break_lease,
         preempt=ha.preempt,
         preempt_delay=ha.preempt_delay,
@@ -108,6 +110,13 @@ def _election(config: Config, ha: HaPeer) -> ElectionSettings:
         config_hash=alike(config),
         software=f"gatewayd {__version__}"[:32],
     )
+
+
+def _vote(ha: HaPeer) -> VoteSettings:
+    """Who is cut off misses its targets a detection time after the last answer, at the latest; the other waits for twice that."""
+    if ha.witness is not None or ha.without_witness != "vote" or ha.vote is None:
+        return VoteSettings()
+    return VoteSettings(len(ha.vote.targets), 2 * ha.vote.interval * ha.vote.multiplier)
 
 
 def _witness(config: Config, ha: HaPeer, secrets: PairSecrets) -> WitnessSettings | None:

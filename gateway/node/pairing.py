@@ -9,7 +9,7 @@ from gateway.bgp import events as bgp
 from gateway.bgp.attraction import Attraction
 from gateway.bgp.settings import Role, SpeakerSettings
 from gateway.contract import RandomSource
-from gateway.ha.roles import MachineLeaves, Operate
+from gateway.ha.roles import MachineLeaves, Operate, VoteChanged
 from gateway.node import effects, inputs, outcomes
 from gateway.node.health import Health
 from gateway.node.high_availability import HighAvailability
@@ -17,7 +17,7 @@ from gateway.node.settings import GatewaySettings
 from gateway.node.tunnel import Tunnel
 from gateway.routing.model import Prefix
 
-PairCommand = Operate | MachineLeaves | bgp.EpochHeard | inputs.TableAnswered | inputs.WitnessAnswered
+PairCommand = Operate | MachineLeaves | VoteChanged | bgp.EpochHeard | inputs.TableAnswered | inputs.WitnessAnswered
 
 
 class Pairing:
@@ -38,6 +38,7 @@ class Pairing:
         self._untold: dict[str, float] = {}
         """Until when a neighbor without a session may keep what it was told last."""
         self._now = 0.0
+        self._vote = VoteChanged(0)
         self._others: dict[str, str] = {}
         """By connection: the other gateway's address, for a peer that has its tunnel with the active one."""
         self.sent_away: dict[str, str] = {}
@@ -64,6 +65,7 @@ class Pairing:
         self.ha = None
         if wanted is not None:
             self.ha = HighAvailability(wanted, settings.fabric, self._random, now, self._epoch)
+            self.ha.command(self._vote, now)
             self.health.changed = True
         elif current is not None:
             self._effects.append(bgp.Attract(None))
@@ -113,10 +115,12 @@ class Pairing:
             self.ha.receive(data, now, at)
 
     def command(self, command: PairCommand, now: float) -> None:
+        if isinstance(command, VoteChanged):
+            self._vote = command
         if self.ha is None:
             return
         match command:
-            case Operate() | MachineLeaves():
+            case Operate() | MachineLeaves() | VoteChanged():
                 self.ha.command(command, now)
             case bgp.EpochHeard(neighbor, mark):
                 self.ha.epoch_announced(neighbor, mark, now)

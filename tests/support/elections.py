@@ -13,6 +13,7 @@ from gateway.ha.roles import (
     HealthChanged,
     Operate,
     RoleChanged,
+    VoteChanged,
 )
 from gateway.ha.witness import LeaseGranted
 
@@ -36,7 +37,7 @@ class Driver:
     def tell(self, event: object, after: float = 0.0) -> list[object]:
         """An input; what came out of it."""
         self.now += after
-        if isinstance(event, HealthChanged | Operate | Standing):
+        if isinstance(event, HealthChanged | Operate | Standing | VoteChanged):
             self.core.command(event, self.now)
         else:
             self.core.receive(event, self.now)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from gateway.config.model import (
     Gateway,
     HaPath,
     HaPeer,
+    HaVote,
     HaWitness,
     Instance,
     Metrics,
@@ -161,6 +162,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "bgp.neighbor.*.bfd": Bfd,
     "ha": HaPeer,
     "ha.path.*": HaPath,
+    "ha.vote": HaVote,
     "ha.witness": HaWitness,
     "fabric": Fabric,
     "fabric.table.*": FabricTable,
@@ -173,7 +175,7 @@ def test_every_key_of_the_model_has_an_impact_and_no_other() -> None:
     shorthands = {f"connection.*.{name}" for name in ("local_ts", "remote_ts", "esp_proposals")}
     keys = {f"{path}.{name}" for path, model in SECTIONS.items() for name in model.model_fields}
     tables = {"connection.*.child", "connection.*.probe", "connection.*.circuit", "bgp.neighbor", "bgp.neighbor.*.bfd"}
-    tables |= {"bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule", "fabric.table", "ha.path", "ha.witness"}
+    tables |= {"bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule", "fabric.table", "ha.path", "ha.vote", "ha.witness"}
     assert set(IMPACTS) == keys - shorthands - tables
     assert impact_of(("connection", "child", "child", "neighbor", "remote_ts")) is Impact.REKEY
 

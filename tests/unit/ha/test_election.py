@@ -23,7 +23,9 @@ from gateway.ha.roles import (
     Remember,
     RoleChanged,
     Verb,
+    VoteChanged,
 )
+from gateway.ha.vote import VoteSettings
 from gateway.ha.witness import Acquire, Break, LeaseGranted, LeaseLost, LeaseRefused, Release
 
 # --- with a witness -------------------------------------------------------------------------------------------------
@@ -179,6 +181,66 @@ def test_stay_is_stay():
     driver = Driver(witness=False)
     driver.wait(1e6)
     assert driver.core.role is Role.STANDBY, "also after a start alone"
+
+
+def vote(**settings: Any) -> dict[str, Any]:
+    """Of three targets, three seconds."""
+    return {"witness": False, "none": "vote", "vote": VoteSettings(3, 3.0), **settings}
+
+
+def became(effects: list[object]) -> list[Role]:
+    return [one.after for one in effects if isinstance(one, RoleChanged)]
+
+
+def test_a_vote_that_is_won_promotes_when_who_is_cut_off_has_found_out():
+    driver = standby(**vote())
+    driver.tell(VoteChanged(2))
+    assert driver.silence() == []
+    assert driver.why_not == "gw-b is silent, and the vote is given 3.0 s more: perhaps it misses its targets, too"
+    assert became(driver.wait(2.9)) == []
+    (change,) = [one for one in driver.wait(0.2) if isinstance(one, RoleChanged)]
+    assert (change.after, change.fenced) == (Role.ACTIVE, False), "no fence"
+    assert change.reason == 'gw-b is silent; without a witness, by none = "vote"'
+
+
+def test_a_vote_that_is_lost_promotes_nobody_until_it_is_won():
+    driver = standby(**vote())
+    for reached in (0, 1):
+        driver.tell(VoteChanged(reached))
+        driver.silence()
+        assert became(driver.wait(60.0)) == []
+        assert driver.why_not == f"gw-b is silent, and only {reached} of 3 targets of the vote answer"
+    assert became(driver.tell(VoteChanged(3))) == [Role.ACTIVE]
+
+
+def test_of_an_even_number_of_targets_half_is_no_majority():
+    driver = standby(**vote(vote=VoteSettings(2, 3.0)))
+    driver.tell(VoteChanged(1))
+    driver.silence()
+    assert became(driver.wait(60.0)) == []
+
+
+def test_who_is_active_hears_nothing_and_reaches_nothing_is_active_no_more():
+    driver = standby(**vote())
+    driver.tell(VoteChanged(3))
+    driver.silence()
+    driver.wait(5.0)
+    assert driver.core.role is Role.ACTIVE
+    assert became(driver.tell(VoteChanged(2))) == [], "two of three are enough"
+    (change,) = [one for one in driver.tell(VoteChanged(1)) if isinstance(one, RoleChanged)]
+    assert (change.after, change.reason) == (Role.STANDBY, "gw-b is silent, and only 1 of 3 targets of the vote answer")
+    assert driver.core.level is Level.STANDBY
+
+
+def test_while_the_two_hear_each_other_nobody_is_asked_to_vote():
+    driver = standby(**vote())
+    driver.tell(VoteChanged(3))
+    driver.silence()
+    driver.wait(5.0)
+    driver.up()
+    assert became(driver.tell(VoteChanged(0))) == []
+    assert driver.core.role is Role.ACTIVE
+    assert became(driver.silence()) == [Role.STANDBY]
 
 
 def test_promote_is_promote_and_says_that_nothing_was_fenced():
@@ -353,6 +415,7 @@ INPUTS = st.one_of(
     st.builds(LeaseRefused, st.integers(0, 9), st.just("gw-b")),
     st.sampled_from([SICK, WELL]),
     st.sampled_from(Standing),
+    st.builds(VoteChanged, st.integers(0, 3)),
     st.builds(Operate, st.sampled_from(Verb)),
     st.floats(0.0, 40.0),
 )
@@ -360,8 +423,8 @@ INPUTS = st.one_of(
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"break_lease": True, "preempt": True}, {"witness": False}, {"witness": False, "none": "promote"}],
-    ids=["witness", "break", "stay", "promote"],
+    [{}, {"break_lease": True, "preempt": True}, {"witness": False}, {"witness": False, "none": "promote"}, vote()],
+    ids=["witness", "break", "stay", "promote", "vote"],
 )
 @given(inputs=st.lists(INPUTS, max_size=30))
 def test_whatever_it_is_told(settings: dict[str, Any], inputs: list[object]):
@@ -382,5 +445,7 @@ def test_whatever_it_is_told(settings: dict[str, Any], inputs: list[object]):
             assert leased or not driver.core._settings.witness
             if before is not Role.ACTIVE and settings == {"witness": False}:
                 assert driver.core._peer.up
+            if settings == vote() and driver.core._peer.dead(driver.now):
+                assert driver.core._reached >= 2
         elif told.role is not Role.DRAINING:
             assert driver.core.level is Level.STANDBY

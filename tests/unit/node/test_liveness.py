@@ -11,6 +11,7 @@ from gateway.bfd.echo import EchoSettings
 from gateway.bfd.packet import ControlPacket, Diagnostic, State, emit, parse
 from gateway.bfd.session import SessionSettings
 from gateway.bgp.events import Forwarding
+from gateway.ha.roles import VoteChanged
 from gateway.ike.commands import CheckLiveness
 from gateway.node import effects
 from gateway.node.liveness import Liveness
@@ -138,6 +139,28 @@ def test_of_two_that_watch_one_tunnel_the_one_that_is_up_is_believed() -> None:
     generation = asked.session._armed.generation  # type: ignore[union-attr]
     bench.liveness.expired(2, generation, bench.now)
     assert Passes(ViaConnection("site"), works=True) in bench.said()
+
+
+def test_targets_of_the_vote_are_counted_and_speak_for_no_route() -> None:
+    targets = [ip_address(f"10.1.9.{number}") for number in (1, 2)]
+    votes = [Watch(f"vote {one}", "echo4", "", "", LOCAL, one, EchoSettings(4), votes=True) for one in targets]
+    beside = Watch("bfd next", "bfd", "next", "", LOCAL, targets[0], SessionSettings())
+    bench = Bench(*votes, beside)
+    bench.said()
+    told: list[object] = []
+    for number, watch in enumerate(votes, start=1):
+        (asked,) = (one for one in bench.liveness._watched.values() if one.watch is watch)
+        answer = asked.session._message(0)  # type: ignore[union-attr]
+        for _ in range(3):
+            bench.liveness.packet(number, answer, bench.now)
+        told += bench.said()
+    generation = asked.session._armed.generation  # type: ignore[union-attr]
+    bench.liveness.expired(2, generation, bench.now)
+    told += bench.said()
+    assert [one for one in told if isinstance(one, VoteChanged)] == [VoteChanged(1), VoteChanged(2), VoteChanged(1)]
+    assert not any(isinstance(one, Passes | Forwarding | CheckLiveness) for one in told)
+    bench.liveness.adopt([beside], bench.now)
+    assert VoteChanged(0) in bench.said(), "who is asked no more does not answer"
 
 
 def test_a_bgp_session_that_comes_up_all_the_same_is_believed() -> None:

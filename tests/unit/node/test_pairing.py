@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from ipaddress import ip_network
 from typing import Any
 
+import pytest
 from support.heartbeat_network import SeededRandom
 
 from gateway.bgp.attraction import Attraction, Level
@@ -16,6 +17,8 @@ from gateway.ha.heartbeat import Heartbeat, Settings
 from gateway.ha.message import Advertised, HealthReason, Role, Standing
 from gateway.ha.message import Level as Said
 from gateway.ha.reference import Beats
+from gateway.ha.roles import VoteChanged
+from gateway.ha.vote import VoteSettings
 from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import Gateway
@@ -55,6 +58,12 @@ def settings(*parts: str, edge: str = "169.254.21.2") -> GatewaySettings:
     loaded = load_text("".join(parts).format(edge=edge))
     assert loaded.config is not None, loaded.diagnostics
     return build(loaded.config, Secrets({"a": b"secret"}, {}, PairSecrets(b"another secret of the pair")))
+
+
+VOTE = """without_witness = "vote"
+[ha.vote]
+targets = ["10.0.9.1", "10.0.9.2", "10.0.9.3"]
+"""
 
 
 def started(*parts: str) -> Gateway:
@@ -283,3 +292,22 @@ def test_a_connection_that_was_removed_sends_nobody_away_when_it_is_there_again(
     node.command(inputs.Reconfigured(settings('[gateway]\nname = "gw-a"\n', HA)), 2.0)
     node.command(inputs.Reconfigured(settings(TUNNEL, HA)), 3.0)
     assert node.ike.redirects._drained == {}
+
+
+def test_the_vote_is_asked_from_where_heartbeats_leave_and_outlives_an_election() -> None:
+    node = started(TUNNEL, HA, VOTE)
+    made = [one for one in node.poll() if isinstance(one, effects.ProbeOpen)]
+    assert [(one.local, one.remote, one.interface) for one in made] == [
+        ("10.0.1.4", f"10.0.9.{number}", 0) for number in (1, 2, 3)
+    ]
+    pairing = node.pairing
+    assert pairing.ha is not None
+    pairing.command(VoteChanged(2), 1.0)
+    assert pairing.ha.pair.election._reached == 2
+    assert pairing.ha.settings.election.vote == VoteSettings(3, pytest.approx(1.8))
+    stored = '[ha.witness]\nkind = "s3"\nbucket = "b"\nkey = "k"\n'
+    first = pairing.ha
+    pairing.configure(settings(TUNNEL, HA, stored), 2.0)
+    pairing.configure(settings(TUNNEL, HA, VOTE), 3.0)
+    assert pairing.ha is not first
+    assert pairing.ha.pair.election._reached == 2
