@@ -50,6 +50,7 @@ from gateway.ha.roles import (
     named,
 )
 from gateway.ha.sightings import Sightings
+from gateway.ha.vote import Vote
 from gateway.ha.witness import Acquire, Break, LeaseGranted, LeaseLost, LeaseRefused, Release
 
 Event = PeerUp | PeerDown | PeerSaid | LeaseGranted | LeaseLost | LeaseRefused
@@ -81,9 +82,9 @@ class Election:
         self._asked_for = False  # an operator wants this standby to take over
         self._standing = Standing.UNKNOWN
         self._asking = self._leased = self._broken = self._broke = False
-        self._lease_epoch = self._reached = 0
+        self._lease_epoch = self._claim = self._yields = 0
+        self._vote = Vote(settings.vote)
         self._epoch_at_silence = epoch  # the highest known when the peer was last heard
-        self._claim = self._yields = 0
         self._yielded = False  # at any time since the last offer
         self._first_since: float | None = None  # since when only a peer that goes first is in the way
         self._offer_until: float | None = None  # while DRAINING: offering until then
@@ -132,7 +133,7 @@ class Election:
             case MachineLeaves(soon):
                 self._leaving = soon
             case VoteChanged(reached):
-                self._reached = reached
+                self._vote.counted(reached, now)
             case EpochSeen(epoch):
                 if self.role is Role.ACTIVE and epoch > self.acting_epoch:
                     # It acts though it is not heard: were its silence taken for death again, the two would act in turns
@@ -146,6 +147,7 @@ class Election:
         """Whether there is a witness cannot change: that would be another pair."""
         self._settings = settings
         self._peer.configure(settings.both_carry, now)
+        self._vote.configure(settings.vote, now)
         self._damping.configure(settings.hold_down, settings.hold_down_max, settings.forgive_after)
         self._step(now)
 
@@ -158,7 +160,7 @@ class Election:
         times = [
             self._init_until,
             self._peer.silent_from,
-            self._peer.silent_from + settings.vote.wait,
+            self._vote.counts_from(self._peer.silent_from),
             self._peer.quiet_since + settings.step_back,
             self._damping.until,
             self._healthy_since + settings.preempt_delay,
@@ -271,8 +273,8 @@ class Election:
         if self._overtaken:
             self._demote(f"epoch {self.epoch} is known, {self.acting_epoch} is over", now)
             return
-        if peer.dead(now) and self._settings.vote.is_lost(self._reached):
-            self._demote(f"{peer.name} is silent, and only {self._settings.vote.tally(self._reached)}", now)
+        if peer.dead(now) and self._vote.is_lost:
+            self._demote(f"{peer.name} is silent, and only {self._vote.tally}", now)
             return
         if self.level is Level.TOOK_OVER and now >= peer.quiet_since + self._settings.step_back:
             self._attract(Level.ACTIVE, f"{peer.name} is seen as a standby")
@@ -455,7 +457,7 @@ class Election:
                 return f"{peer.name} has not been silent for long enough"
             if not self._settings.witness and self._settings.none == "stay":
                 return f'{peer.name} is silent, and without a witness (none = "stay") silence promotes nobody'
-            if why := self._settings.vote.obstacle(self._reached, peer.silent_from, now):
+            if why := self._vote.obstacle(peer.silent_from, now):
                 return f"{peer.name} is silent, and {why}"
             if not self._settings.witness and now < self._outdone_until:
                 return f"{peer.name} is silent, and acts: its epoch {self.epoch} was found"

@@ -113,10 +113,12 @@ def _election(config: Config, ha: HaPeer) -> ElectionSettings:
 
 
 def _vote(ha: HaPeer) -> VoteSettings:
-    """Who is cut off misses its targets a detection time after the last answer, at the latest; the other waits for twice that."""
+    """Who is cut off misses its targets a detection time after the last answer, at the latest; the other waits for twice that. And for
+    as long as the two may take to hear each other."""
     if ha.witness is not None or ha.without_witness != "vote" or ha.vote is None:
         return VoteSettings()
-    return VoteSettings(len(ha.vote.targets), 2 * ha.vote.interval * ha.vote.multiplier)
+    wait = max(2 * ha.vote.interval * ha.vote.multiplier, ha.interval * ha.dead_after)
+    return VoteSettings(len(ha.vote.targets), wait)
 
 
 def _witness(config: Config, ha: HaPeer, secrets: PairSecrets) -> WitnessSettings | None:
