@@ -71,6 +71,11 @@ class Client:
         where = {"instance": instance} if instance else {}
         return self._operation({"verb": "forget", "target": prefix, **where}, 0.0)
 
+    def upgrade(self, program: str, wait: float) -> tuple[bool, str]:
+        """(success, sentence)."""
+        chosen = {"program": program} if program else {}
+        return self._operation({"verb": "upgrade", **chosen}, wait)
+
     def guard(self) -> dict[str, Any]:
         """The prefixes that cannot leave in clear."""
         status, document = self._ask("GET", "/v1/guard", None, _PATIENCE)

@@ -261,6 +261,17 @@ def reload(
 
 
 @app.command()
+def upgrade(
+    program: Annotated[
+        Path | None, typer.Option(help="this one instead of the installed gatewayd; for root", show_default=False)
+    ] = None,
+    wait: Annotated[float, typer.Option(min=1, max=600, metavar="SECONDS", help="how long to wait for it")] = 90,
+) -> None:
+    """The installed program takes over from the running one; tunnels and BGP sessions stay. Example: gatewayctl upgrade"""
+    _report(*Session.client.upgrade(str(program.absolute()) if program is not None else "", wait))
+
+
+@app.command()
 def health(nagios: Annotated[bool, typer.Option("--nagios", help="as a monitoring plugin")] = False) -> None:
     """Exit code 0 when the daemon is ready. The probe of containers and monitoring. Example: gatewayctl health --nagios"""
     if nagios:

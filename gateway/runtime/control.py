@@ -3,7 +3,8 @@
     GET  /v1/status       -> the snapshot as JSON; of BGP routes some, with ?routes=all all
     POST /v1/operations   {"verb": "rekey", "target": "azure-a/net", "wait": 30} -> {"ok": true, "text": "..."}
                           {"verb": "drain", "target": "azure-a" or none for all, "to": "192.0.2.1" or none to end it}
-                          {"verb": "ha-failover", "wait": 10}, also ha-drain, ha-undrain, ha-maintenance, ha-resume: of the pair
+                          {"verb": "upgrade", "program": "/..." or none for the installed one}: answered by the old daemon
+                         {"verb": "ha-failover", "wait": 10}, also ha-drain, ha-undrain, ha-maintenance, ha-resume: of the pair
                           {"verb": "forget", "target": "10.1.0.0/16", or none for all} of what was learned in tunnels; "instance": "..."
     GET  /v1/guard        -> {"protected": [...], "learned": [...], "instances": {"...": {"protected": [...], "learned": [...]}}}
     what questions.py knows -> {"schema": 1, ...}; of a policy test with mistakes in its file: {"errors": ["FILE:LINE:COL ...", ...]}, 422
@@ -21,7 +22,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -34,14 +35,17 @@ from gateway.observe.snapshot import Snapshot
 from gateway.runtime import memory, questions
 from gateway.runtime.disclosures import Piece, Refused, Wish
 from gateway.runtime.faults import DIRECTORY, explained
+from gateway.runtime.fd_store import Inherited
 
 VERBS_WITH_TARGET = ("initiate", "terminate", "rekey")
 VERBS_OF_PAIR = ("ha-failover", "ha-drain", "ha-undrain", "ha-resume", "ha-maintenance")
-VERBS = (*VERBS_WITH_TARGET, *VERBS_OF_PAIR, "drain", "forget", "reload", "plan")
+VERBS = (*VERBS_WITH_TARGET, *VERBS_OF_PAIR, "drain", "forget", "reload", "plan", "upgrade")
 LONGEST_WAIT = 600.0
 LONGEST_BODY = 4096
 LONGEST_DISCLOSURE = 3600.0
 DEFAULT_PACKETS, MOST_PACKETS = 10_000, 100_000
+KEPT_AS = "control"
+_USER = web.RequestKey("user", int)
 _ASKER = web.RequestKey("asker", str)
 _GRACE = 1.0  # the operation may answer "timed out" in its own words first
 _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
@@ -64,6 +68,9 @@ class Operations(Protocol):
 
         `target` is "connection" or "connection/child", and empty for the verbs "reload" and "plan" (what it would do). TimeoutError: still going on.
         """
+
+    async def upgrade(self, program: str) -> tuple[bool, str]:
+        """Whether a new process, of `program` or of what is installed, has taken over; and one sentence."""
 
     def guard(self) -> dict[str, object]:
         """The prefixes that cannot leave in clear: "protected" by the configuration, "learned" in tunnels; the same of
@@ -88,19 +95,46 @@ class ControlServer:
 
     def __init__(self, operations: Operations, path: str | Path) -> None:
         self._path = Path(path)
+        self._listener: socket.socket | None = None
+        self._site: web.SockSite | None = None
         self._runner = web.AppRunner(
             application(operations), access_log=None, max_line_size=1024, max_field_size=1024, keepalive_timeout=5.0
         )
 
-    async def start(self) -> None:
-        with explained(f"control socket {self._path}", DIRECTORY):
-            listener = _listen(self._path)
+    async def start(self, inherited: Inherited | None = None) -> None:
+        """`inherited`: with the listener of the daemon before, where that passed it on."""
+        self._listener = self._adopted(inherited.take(KEPT_AS)) if inherited is not None else None
+        if self._listener is None:
+            with explained(f"control socket {self._path}", DIRECTORY):
+                self._listener = _listen(self._path)
         await self._runner.setup()
-        await web.SockSite(self._runner, listener).start()
+        self._site = web.SockSite(self._runner, self._listener)
+        await self._site.start()
+
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """The listener, for a daemon that takes over."""
+        return {KEPT_AS: [self._listener.fileno()]} if self._listener is not None else {}
+
+    async def pass_on(self) -> None:
+        """Who asks from now on waits for the one that holds a copy of the listener; what was asked here is still answered."""
+        if self._site is not None:
+            await self._site.stop()
+        self._listener = None
 
     async def stop(self) -> None:
         await self._runner.cleanup()
-        self._path.unlink(missing_ok=True)
+        if self._listener is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _adopted(self, fds: Sequence[int]) -> socket.socket | None:
+        found = None
+        for one in (socket.socket(fileno=fd) for fd in fds):
+            if found is None and one.getsockname() == str(self._path) and self._path.is_socket():
+                found = one
+            else:
+                one.close()
+        return found
 
 
 def application(operations: Operations) -> web.Application:
@@ -139,6 +173,7 @@ async def _authorize(request: web.Request, handler: Handler) -> web.StreamRespon
     )
     if uid not in (0, os.geteuid()):
         return _answer(False, f"user id {uid} may not control the gateway", 403)
+    request[_USER] = uid
     request[_ASKER] = f"user id {uid} (process {pid})"
     return await handler(request)
 
@@ -171,6 +206,10 @@ def _operations(operations: Operations) -> Handler:
             wanted = _parse(await request.text())
         except (ValueError, RecursionError, web.HTTPRequestEntityTooLarge) as error:
             return _answer(False, f"request not understood: {error}", 400)
+        if wanted.verb == "upgrade":
+            if wanted.target and request[_USER] != 0:
+                return _answer(False, f"user id {request[_USER]} may not choose the program: only root may", 200)
+            return _answer(*await operations.upgrade(wanted.target), 200)
         if wanted.verb == "forget":
             return _answer(*operations.forget(wanted.target, wanted.to), 200)
         missing = _missing(await operations.snapshot(), wanted) if wanted.target else ""
@@ -313,6 +352,8 @@ def _parse(body: str) -> _Request:
         return _parse_drain(document)
     if isinstance(document, dict) and document.get("verb") == "forget":
         return _parse_forget(document)
+    if isinstance(document, dict) and document.get("verb") == "upgrade":
+        return _parse_upgrade(document)
     if not isinstance(document, dict) or not document.keys() <= {"verb", "target", "wait"}:
         raise ValueError("expected an object with verb, target and wait")
     verb, target, wait = document.get("verb"), document.get("target", ""), document.get("wait", 0)
@@ -347,6 +388,15 @@ def _parse_forget(document: dict[str, object]) -> _Request:
         return _Request("forget", str(ip_network(target)) if target else "", 0.0, instance)
     except ValueError:
         raise ValueError("target must be a prefix, and absent for all of them") from None
+
+
+def _parse_upgrade(document: dict[str, object]) -> _Request:
+    program = document.get("program", "")
+    if not document.keys() <= {"verb", "program"} or not isinstance(program, str):
+        raise ValueError("expected an object with verb and program")
+    if program and (not program.startswith("/") or "\0" in program):
+        raise ValueError("program must be an absolute path, and absent for the one that is installed")
+    return _Request("upgrade", program, 0.0)
 
 
 def _is_address(text: str) -> bool:

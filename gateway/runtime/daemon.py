@@ -20,13 +20,11 @@ from gateway import _native
 from gateway.config.derive import next_to_us, uses_ipv6
 from gateway.contract import Endpoint, Fetch, Transmit
 from gateway.ha.fabric_values import Call
-from gateway.ha.roles import Operate, Verb
 from gateway.ha.witness import Ask
 from gateway.ike.key_exchange import Libcrypto
 from gateway.node import effects, inputs
 from gateway.node.gateway import STALE_SWEEP, Gateway
 from gateway.node.keeping import Keep
-from gateway.node.operator import are_leaving
 from gateway.node.pair_settings import PairSockets
 from gateway.node.settings import GatewaySettings
 from gateway.observe.build import ShellFacts, build, draw, draw_routes, draw_some, fade
@@ -43,6 +41,7 @@ from gateway.runtime.control import ControlServer
 from gateway.runtime.dataplane import NativeDataPlane
 from gateway.runtime.disclosures import Disclosures
 from gateway.runtime.driver import Driver
+from gateway.runtime.ending import End, Ending
 from gateway.runtime.fabric_calls import FabricCalls
 from gateway.runtime.faults import DIRECTORY, explained
 from gateway.runtime.fd_store import FdStore, Inherited
@@ -51,11 +50,12 @@ from gateway.runtime.host_checks import host_problems
 from gateway.runtime.kept_state import KeptState
 from gateway.runtime.kernel_routes import KernelRoutes
 from gateway.runtime.listeners import Listeners
-from gateway.runtime.loading import Loaded, LoadError, load_all
+from gateway.runtime.loading import Loaded
 from gateway.runtime.maintenance import Maintenance
 from gateway.runtime.netlink import Netlink
 from gateway.runtime.offloads import merge_udp
 from gateway.runtime.operations import DaemonOperations
+from gateway.runtime.predecessor import Predecessor
 from gateway.runtime.probes import NativeProbes
 from gateway.runtime.randomness import SystemRandom
 from gateway.runtime.tun import interface_name
@@ -69,11 +69,8 @@ DRAW_INTERVAL, DRAWN_AT_ONCE = 0.25, 8
 SHOWN_ROUTES = 100
 """BGP routes in a picture, where not all are asked for; and drawn in one go."""
 HOST_CHECK_INTERVAL = 30.0
-STOP_PATIENCE = 3.0
 SETTLED = 10.0
 """Seconds after which what the process before left is known not to end this one."""
-LEAVE_PATIENCE = 0.5
-"""Seconds for exchanges under way to end before a restart: what they are for is lost otherwise."""
 WORKERS_PATIENCE = 2.0
 """Seconds of no turn of any data plane thread, until another gateway shall take over."""
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -87,8 +84,9 @@ class Daemon:
         config = loaded.config
         self.inherited, self.store = inherited, FdStore()
         self.kept = KeptState(inherited, self.store, len(config.connection))
-        self.left = False
-        """The next process goes on from where this one stopped."""
+        self.ended = End.CLOSED
+        self.ending = Ending(self)
+        self._early = AsyncExitStack()
         self.started_at = boottime()
         self.journal = Journal()
         self.problems: tuple[str, ...] = ()
@@ -115,13 +113,14 @@ class Daemon:
         self.probes = NativeProbes(config.gateway.mark, SystemRandom(), self.driver.command, self.tell)
         self.netlink = Netlink(config.gateway)
         self.operations = DaemonOperations(self)
+        self.control = ControlServer(self.operations, Path(config.gateway.run_directory) / "control.sock")
         self.disclosures = Disclosures(self.node, lambda: self.loaded.config.observe, self._audit)
         self.routes: KernelRoutes | None = None
         self.bgp = BgpService(
             Path(config.gateway.run_directory), self._received_bgp, self.driver.command, self.tell,
             lambda: terms(self.loaded.config.bgp),
         )  # fmt: skip
-        self.listeners = Listeners(self.picture, self._received_pair, self.snapshot)
+        self.listeners = Listeners(self.picture, self._received_pair, self.snapshot, inherited)
         self.tables = FabricCalls(
             config.gateway.mark,
             lambda ticket, outcome: self.driver.command(inputs.TableAnswered(ticket, outcome)),
@@ -140,8 +139,8 @@ class Daemon:
         self._liveness, self._works = Liveness(WORKERS_PATIENCE), True
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
-        """Serves until told to stop. OSError with a sentence when it cannot begin."""
+    async def run(self, predecessor: Predecessor | None = None) -> None:
+        """Serves until told to stop. OSError with a sentence when it cannot begin. `predecessor`: hears when all is taken over."""
         config = self.loaded.config
         run_directory = Path(config.gateway.run_directory)
         with explained(f"run directory {run_directory}", DIRECTORY):
@@ -152,21 +151,22 @@ class Daemon:
             await stack.enter_async_context(self.netlink)
             stack.push_async_callback(self._close_packet_sockets)
             stack.push_async_callback(self._stop_dataplane)
-            stack.push_async_callback(self.probes.close)
             self._open_packet_sockets()
             stack.callback(self.sockets.close)
             self._open_sockets(self.loaded.settings)
             stack.push_async_callback(self.listeners.close)
+            stack.push_async_callback(self._early.aclose)
+            self._early.push_async_callback(self.probes.close)
+            self._early.push_async_callback(self.listeners.rest)
             await self.listeners.follow(config, _sockets(self.loaded))
-            stack.push_async_callback(self.tables.close)
-            stack.push_async_callback(self.witness.close)
-            stack.push_async_callback(self.maintenance.close)
+            self._early.push_async_callback(self.tables.close)
+            self._early.push_async_callback(self.witness.close)
+            self._early.push_async_callback(self.maintenance.close)
             self._configure_clouds(self.loaded)
-            control = ControlServer(self.operations, run_directory / "control.sock")
-            await control.start()
-            stack.push_async_callback(control.stop)
+            await self.control.start(self.inherited)
+            stack.push_async_callback(self.control.stop)
             self.routes = KernelRoutes(self.netlink, self.driver.command, self)
-            stack.push_async_callback(self.routes.close)
+            self._early.push_async_callback(self.routes.close)
             await self.routes.prepare(self.node.settings.instances)
             self.bgp.start(self.routes.idle)
             self.driver.command(inputs.Start())
@@ -177,8 +177,39 @@ class Daemon:
             self._watch_signals()
             self.notifier.ready()
             log.info("gatewayd is running: %s", self.dataplane_name(), extra={"event": "started"})
+            if predecessor is not None:
+                await self.routes.idle()
+                predecessor.serving()
+            await self._until_it_ends()
+
+    async def _until_it_ends(self) -> None:
+        await self.stopping.wait()
+        while not await self.ending.end():
+            self.stopping.clear()
             await self.stopping.wait()
-            await self._stop()
+
+    # --- a process that takes over --------------------------------------------------------------------------------
+
+    async def rest(self) -> None:
+        """Ends all beside the data plane that this process could be in the way with: sockets, clouds, netlink. What they
+        would be asked for, nobody asks for any more."""
+        self.driver.rest()
+        self.sockets.rest()
+        await self._early.aclose()
+        # It closes behind whatever it still does
+        await self.netlink.close()
+
+    def held(self) -> dict[str, list[int]]:
+        """By name, the descriptors that the process that takes over goes on with."""
+        return {
+            **self.inherited.held, **self.kept.held, **self.dataplane.held, **self.sockets.held,
+            **self.listeners.held, **self.control.held,
+        }  # fmt: skip
+
+    async def rest_listeners(self) -> None:
+        """Who comes now waits for the one that has copies of them."""
+        await self.listeners.pass_on()
+        await self.control.pass_on()
 
     async def _save_epoch(self, epoch: int) -> None:
         """The highest one stands, in whichever order they are written."""
@@ -376,10 +407,10 @@ class Daemon:
         await self.dataplane.close_removed(lambda: self._delete_links(names))
 
     async def _stop_dataplane(self) -> None:
-        if self.left:
-            await self.dataplane.leave()
-        else:
+        if self.ended is End.CLOSED:
             await self.dataplane.stop(self._delete_links)
+        else:
+            await self.dataplane.leave()
 
     async def _delete_links(self, names: Sequence[str]) -> None:
         try:
@@ -454,7 +485,7 @@ class Daemon:
             certificate_problems=self.certificate_problems,
         )
 
-    # --- reload and stop ----------------------------------------------------------------------------------------
+    # --- reload and end ----------------------------------------------------------------------------------------
 
     async def reconfigure(self, loaded: Loaded) -> None:
         """Applies a checked configuration. What is bound comes first: an address not to be had leaves everything as it was."""
@@ -499,82 +530,20 @@ class Daemon:
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopping.set)
+            loop.add_signal_handler(number, self._told_to_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_by_signal(), "reload"))
+
+    def _told_to_stop(self) -> None:
+        self.ending.told = True
+        self.stopping.set()
 
     async def _reload_by_signal(self) -> None:
         await self.operations.operate("reload", "", 0.0)
 
-    async def _stop(self) -> None:
-        """Withdraw, say goodbye to the peers, then let go; the guard stays in the kernel. Before a mere restart nothing is
-        withdrawn: BGP sessions wait for the next daemon."""
-        log.info("stopping", extra={"event": "stopping"})
-        self.notifier.stopping()
-        self.disclosures.close()
-        await self._hand_over()
-        restarting = await systemd.restarting() and await self._can_be_followed()
-        if self.bgp.outlives and restarting:
-            log.info("restarting: BGP sessions and announced routes stay", extra={"event": "bgp-left"})
-            await self.bgp.leave()
-        else:
-            await self.bgp.stop()
-        if restarting and self.store.exists:
-            await self._leave()
-        else:
-            await self._close_tunnels()
-
-    async def _can_be_followed(self) -> bool:
-        """By a process that reads the same file. One that refuses it would leave the peers to find out by themselves."""
-        try:
-            await asyncio.to_thread(load_all, self.loaded.path)
-        except LoadError as error:
-            log.error("the next start will fail, so the tunnels end now: %s", error, extra={"event": "tunnels-end"})
-            return False
-        return True
-
-    async def _leave(self) -> None:
-        """Nobody is told: tunnels, devices, sockets and routes are the next process's."""
-        deadline = time.monotonic() + LEAVE_PATIENCE
-        while time.monotonic() < deadline and not self.node.keeper.at_rest:
-            await asyncio.sleep(0.005)
-        self.left = True
-        await self._end_tasks()
-        await asyncio.to_thread(self.dataplane.halt)
-        self.read_counters(drops=False)
-        self.driver.rest()
-        for keep in self.node.keeper.at_the_end():
-            self.kept.keep(keep)
-        self.kept.end()
-        log.info("restarting: the tunnels stay", extra={"event": "tunnels-left"})
-
-    async def _close_tunnels(self) -> None:
-        self.driver.command(inputs.Stop())
-        self.driver.command(inputs.CloseTunnels())
-        deadline = time.monotonic() + STOP_PATIENCE
-        while time.monotonic() < deadline and any(
-            self.node.ike.sas(tunnel.name) for tunnel in self.node.settings.tunnels
-        ):
-            await asyncio.sleep(0.02)
-        self.kept.forget()
-        self.sockets.forget()
-        await self._end_tasks()
-
-    async def _end_tasks(self) -> None:
+    async def end_tasks(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _hand_over(self) -> None:
-        """Who attracts traffic lets the other take over before anything ends here; without another, or where it does not, it just ends."""
-        pair = self.node.pairing.ha
-        if pair is None or not pair.has_duties:
-            return
-        self.driver.command(Operate(Verb.MAINTENANCE))
-        deadline = boottime() + STOP_PATIENCE
-        while boottime() < deadline and pair.has_heir and not pair.is_relieved:
-            await asyncio.sleep(0.01)
-        while boottime() < deadline and are_leaving(self.node.pairing.sent_away, self.node.ike):
-            await asyncio.sleep(0.01)
 
     def _spawn(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]

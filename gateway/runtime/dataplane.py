@@ -231,6 +231,11 @@ class NativeDataPlane:
         finally:
             await asyncio.to_thread(_close, removed)
 
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """Queues by the name they are kept as, for a process that takes over."""
+        return {_kept_as(self._names[connection]): fds for connection, fds in self._tuns.items()}
+
     def halt(self) -> None:
         """The workers end; then the counters are the last ones. Blocks for a moment."""
         self._native.halt()

@@ -74,6 +74,10 @@ class Driver:
         """Nothing is fed any more: what the node knows now is what the next process goes on from."""
         self._resting = True
 
+    def last(self, entry: Input) -> None:
+        """After `rest`: it hears this, and what it says of it nobody carries out."""
+        entry(self.node, boottime())
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()

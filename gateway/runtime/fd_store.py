@@ -46,6 +46,11 @@ class Inherited:
         """They are the caller's from now on."""
         return self._fds.pop(name, [])
 
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """What nobody took so far."""
+        return {name: list(fds) for name, fds in self._fds.items()}
+
     def close(self) -> list[str]:
         """The names of what nobody took."""
         left, self._fds = self._fds, {}

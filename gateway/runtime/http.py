@@ -10,8 +10,9 @@ loopback unless configured otherwise.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
@@ -48,6 +49,8 @@ class HttpServer:
             max_field_size=4096,
             keepalive_timeout=75.0,
         )
+        self._listener: socket.socket | None = None
+        self._site: web.SockSite | None = None
         self._address = address
         self._wanted_port = port
 
@@ -55,17 +58,40 @@ class HttpServer:
     def port(self) -> int:
         return int(self._runner.addresses[0][1])
 
-    async def start(self) -> None:
+    @property
+    def fd(self) -> int:
+        """Of the listener."""
+        assert self._listener is not None
+        return self._listener.fileno()
+
+    async def start(self, inherited: Sequence[int] = ()) -> None:
+        """`inherited`: the listener of the daemon before, where that passed it on."""
         await self._runner.setup()
         try:
             with explained(f"metrics listener {self._address} port {self._wanted_port}", listening("metrics")):
-                await web.TCPSite(self._runner, self._address, self._wanted_port).start()
+                self._listener = self._adopted(inherited) or _listen(self._address, self._wanted_port)
+                self._site = web.SockSite(self._runner, self._listener)
+                await self._site.start()
         except OSError:
             await self._runner.cleanup()
             raise
 
+    async def rest(self) -> None:
+        """Nobody is let in any more; who was still gets an answer."""
+        if self._site is not None:
+            await self._site.stop()
+
     async def stop(self) -> None:
         await self._runner.cleanup()
+
+    def _adopted(self, fds: Sequence[int]) -> socket.socket | None:
+        found = None
+        for one in (socket.socket(fileno=fd) for fd in fds):
+            if found is None and one.getsockname()[:2] == (self._address, self._wanted_port):
+                found = one
+            else:
+                one.close()
+        return found
 
 
 def application(
@@ -110,3 +136,17 @@ def _registry(taken: Snapshot) -> CollectorRegistry:
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if ":" in address:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((address, port))
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway.esp.dataplane import Direction
 from gateway.node.keeping import Earlier, Keep, KeptConnection, KeptSa
+from gateway.runtime import progress_memory, state_memory
 from gateway.runtime.fd_store import FdStore, Inherited
 from gateway.runtime.progress_memory import Key, ProgressMemory, which
 from gateway.runtime.state_memory import StateMemory, UnknownStateError
@@ -20,6 +21,10 @@ from gateway.runtime.tun import interface_name
 STATE, PROGRESS = "state", "progress"
 STARTS = 3
 """Processes that may end early with the same state before nobody goes on from it."""
+FORMAT = f"{state_memory.VERSION}/{progress_memory.MAGIC.decode()}"
+"""What this release writes for the next process."""
+READS = (FORMAT,)
+"""What it goes on from."""
 WIPED_AT_ONCE = 1 << 16
 _CODEC = TypeAdapter(
     tuple[KeptConnection],
@@ -70,6 +75,11 @@ class KeptState:
     def end(self) -> None:
         """What was kept last is exact."""
         self._memory.end()
+
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """Descriptors, for a process that takes over."""
+        return {STATE: [self._memory.fd], PROGRESS: [self.progress.fd]}
 
     def forget(self) -> None:
         """This process ends, and none follows."""

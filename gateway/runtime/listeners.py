@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 
 from gateway.config.model import Config, Metrics
@@ -9,10 +10,12 @@ from gateway.contract import Endpoint
 from gateway.node.effects import PairTransmit
 from gateway.node.pair_settings import PairSockets
 from gateway.observe.snapshot import Snapshot
+from gateway.runtime.fd_store import Inherited
 from gateway.runtime.ha_link import HaLink
 from gateway.runtime.heartbeats import Heartbeats
 from gateway.runtime.http import HttpServer
 
+KEPT_AS = "metrics"
 NOBODY = PairSockets()
 
 
@@ -25,7 +28,9 @@ class Listeners:
         picture: Callable[[], Snapshot],
         received: Callable[[bytes, float | None], None],
         snapshot: Callable[[], Awaitable[Snapshot]] | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
+        self._inherited = inherited or Inherited()
         self._snapshot = snapshot
         self._picture = picture
         self._received = received
@@ -65,12 +70,26 @@ class Listeners:
         if (link := self._links.get(effect.local)) is not None:
             link.send(effect.data, effect.remote)
 
-    async def close(self) -> None:
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """What goes over to a daemon that takes over: the HTTP listener."""
+        return {KEPT_AS: [self._http.fd]} if self._http is not None else {}
+
+    async def pass_on(self) -> None:
+        """Who asks from now on waits for the one that holds a copy of the HTTP listener."""
         if self._http is not None:
-            await self._http.stop()
+            await self._http.rest()
+
+    async def rest(self) -> None:
+        """Nothing goes to the other gateway or the witness any more, and their ports are free."""
         await self.heartbeats.stop()
         for link in self._links.values():
             link.close()
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.stop()
+        await self.rest()
 
     async def _opened(self, local: Endpoint, mark: int) -> HaLink:
         link = HaLink(local, lambda data, _: self._received(data, None), mark)
@@ -89,8 +108,11 @@ class Listeners:
         self._metrics = wanted
 
     async def _started(self, wanted: Metrics) -> HttpServer | None:
+        inherited = self._inherited.take(KEPT_AS)
         if not wanted.port:
+            for fd in inherited:
+                os.close(fd)
             return None
         server = HttpServer(self._picture, str(wanted.address), wanted.port, self._snapshot)
-        await server.start()
+        await server.start(inherited)
         return server

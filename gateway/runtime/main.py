@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from gateway import __version__
+from gateway.runtime.predecessor import Predecessor
 from gateway.runtime.unit import begins_again
 
 DEFAULT_CONFIG = "/etc/gatewayd/gateway.toml"
@@ -33,9 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
         from gateway.runtime import modes
 
         return modes.run(path, options)
+    predecessor = None
+    if options.take_over is not None:
+        predecessor = Predecessor(options.take_over)
+        predecessor.forsake()
     from gateway.runtime import serving
 
-    return serving.run(path, options.log_format)
+    return serving.run(path, options.log_format, predecessor)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run the witness of other gateways, on a third machine: gatewayd-witness.service",
     )
+    # Said by a daemon to the one that follows it, see successor.py
+    parser.add_argument("--take-over", type=int, metavar="FD", help=argparse.SUPPRESS)
     parser.add_argument("--log-format", choices=("auto", "human", "json"), default="auto")
     parser.add_argument("--version", action="version", version=f"gatewayd {__version__}")
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, replace
@@ -15,9 +16,11 @@ from gateway.observe.snapshot import ChildStatus, Snapshot, TunnelStatus
 from gateway.runtime import answers, memory
 from gateway.runtime.clock import boottime
 from gateway.runtime.disclosures import Piece, Wish
+from gateway.runtime.kept_state import FORMAT
 from gateway.runtime.loading import Loaded, LoadError, load_all
 from gateway.runtime.pair_operations import VERBS, operate_pair
 from gateway.runtime.questions import Question
+from gateway.runtime.successor import NotReady, Successor, command_of
 
 if TYPE_CHECKING:
     from gateway.runtime.daemon import Daemon
@@ -109,6 +112,21 @@ class DaemonOperations:
 
     def _tunnel(self, name: str) -> TunnelStatus:
         return self._daemon.tunnel(name)
+
+    async def upgrade(self, program: str) -> tuple[bool, str]:
+        daemon = self._daemon
+        if not daemon.notifier.exists:
+            return False, "not upgraded: no service manager started gatewayd that would follow it to another process; restart it"
+        async with self._reloading:
+            if daemon.stopping.is_set():
+                return False, "not upgraded: gatewayd is stopping"
+            try:
+                successor = await Successor.started(command_of(program, sys.argv), FORMAT)
+            except NotReady as error:
+                text = f"not upgraded: {error}"
+                daemon.tell("error", "upgrade-refused", text)
+                return False, text
+            return await daemon.ending.upgrade(successor)
 
     async def _reload(self) -> tuple[bool, str]:
         async with self._reloading:

@@ -21,7 +21,7 @@ from gateway.esp.dataplane import Direction, SaParameters
 PLACE = 64  # native/dataplane.h: SHARED_PLACE
 FOR_EACH, LEAST = 16, 1024
 """Places: for each connection, both directions of its CHILD_SAs while they are rekeyed."""
-_MAGIC = b"gwprog01"
+MAGIC = b"gwprog01"
 _ENTRY = struct.Struct("<QQQ16s")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 Key = tuple[int, bytes]
@@ -38,7 +38,7 @@ class ProgressMemory:
         if size < PLACE or size % PLACE or fcntl.fcntl(fd, fcntl.F_GET_SEALS) != _SEALS:
             raise ValueError("not ours")
         self._map = mmap.mmap(fd, size)
-        if self._map[: len(_MAGIC)] != _MAGIC:
+        if self._map[: len(MAGIC)] != MAGIC:
             self._map.close()
             raise ValueError("of another release")
         self._taken: dict[tuple[Direction, int, int], int] = {}
@@ -49,7 +49,7 @@ class ProgressMemory:
     def create(cls, connections: int) -> ProgressMemory:
         fd = os.memfd_create("gatewayd-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, PLACE * max(LEAST, FOR_EACH * connections))
-        os.pwrite(fd, _MAGIC, 0)
+        os.pwrite(fd, MAGIC, 0)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         return cls(fd)
 

@@ -30,6 +30,10 @@ class Notifier:
         self._status = ""
 
     @property
+    def exists(self) -> bool:
+        return self._socket is not None
+
+    @property
     def watchdog_interval(self) -> float | None:
         """Seconds between WATCHDOG=1: half of what the unit allows (sd_watchdog_enabled(3)); None when not wanted."""
         return self._watchdog / 2 if self._watchdog is not None else None
@@ -43,6 +47,10 @@ class Notifier:
 
     def stopping(self) -> None:
         self._send("STOPPING=1")
+
+    def main_process(self, pid: int) -> None:
+        """From now on that one is the service, which alone is listened to (NotifyAccess=main)."""
+        self._send(f"MAINPID={pid}")
 
     def extend_timeout(self, seconds: float) -> None:
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")

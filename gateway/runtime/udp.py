@@ -146,6 +146,17 @@ class UdpSockets:
             detach(one.fileno())
             one.close()
 
+    @property
+    def held(self) -> dict[str, list[int]]:
+        """Descriptors by the name they are kept as, for a process that takes over."""
+        plain = {_kept_as(endpoint): [one.fileno()] for endpoint, one in self._plain.items()}
+        return plain | {_kept_as(endpoint): [one.fileno() for one in some] for endpoint, some in self._natt.items()}
+
+    def rest(self) -> None:
+        """Nothing is read any more: it waits for the process that takes over."""
+        for plain in self._plain.values():
+            asyncio.get_running_loop().remove_reader(plain.fileno())
+
     def forget(self) -> None:
         """This process ends, and none follows: nobody holds the ports."""
         for endpoint in (*self._plain, *self._natt):

@@ -49,6 +49,12 @@ class Managed:
         os.kill(before, signal.SIGKILL)
         self._wait_for_another(before)
 
+    def upgrade(self, program: Path | None = None) -> tuple[bool, str]:
+        """gatewayctl upgrade."""
+        chosen = () if program is None else ("--program", str(program))
+        done = self.daemon.ctl("upgrade", *chosen, check=False, timeout=120)
+        return done.returncode == 0, done.stdout + done.stderr
+
     def _wait_for_another(self, before: int) -> None:
         logs = [self.daemon.process]
         wait_until(lambda: self.pid != before, 15, "another process", logs=logs)

@@ -10,10 +10,12 @@ each). Standard library only: it runs with the tests' interpreter and nothing el
 from __future__ import annotations
 
 import array
+import ctypes
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -24,6 +26,8 @@ EX_CONFIG = 78  # RestartPreventExitStatus=
 FIRST = 3
 RESTART_SEC = 0.1  # of the unit
 STOP_TIMEOUT = 30.0
+WATCHDOG_USEC = "20000000"  # only looked at, whoever does it
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Manager:
@@ -33,11 +37,12 @@ class Manager:
         self.directory, self.command = directory, command
         self.store: dict[str, list[int]] = {}
         self.child: subprocess.Popen[bytes] | None = None
-        self.main = 0
+        self.main = self.fed_by = 0
         self.wanted: list[int] = []
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         (directory / "notify").unlink(missing_ok=True)
         self.socket.bind(str(directory / "notify"))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         program = directory / "systemctl"
         program.write_text(f"#!/bin/sh\ncat {directory}/jobs 2>/dev/null\n")
         program.chmod(0o755)
@@ -55,9 +60,12 @@ class Manager:
     def run(self) -> int:
         for number in (signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, lambda number, _frame: self.wanted.append(number))
+        # As PID 1: who takes over from the main process is this one's child
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self.start()
         while True:
             self.take(0.02)
+            self.reap()
             if signal.SIGTERM in self.wanted:
                 return self.stop()
             if signal.SIGHUP in self.wanted:
@@ -83,7 +91,7 @@ class Manager:
                 os.dup2(1000 + number, FIRST + number)
             if count:
                 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count), LISTEN_FDNAMES=names)
-            os.environ.update(self.environment)
+            os.environ.update(self.environment, WATCHDOG_USEC=WATCHDOG_USEC, WATCHDOG_PID=str(os.getpid()))
 
         pid = os.fork()
         if pid == 0:
@@ -104,12 +112,15 @@ class Manager:
         (self.directory / "pid.new").replace(self.directory / "pid")
 
     def alive(self) -> bool:
-        """Of the main process, also where it is none of our children any more."""
-        try:
-            pid, self.status = os.waitpid(self.main, os.WNOHANG)
-        except ChildProcessError:
-            return Path(f"/proc/{self.main}").exists()
+        """Of the main process."""
+        pid, self.status = os.waitpid(self.main, os.WNOHANG)
         return pid == 0
+
+    def reap(self) -> None:
+        """Those that are not the main process, or no longer; what they say of themselves was read before."""
+        while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and found.si_pid != self.main:
+            os.waitpid(found.si_pid, 0)
+            self.log(f"reaped {found.si_pid}")
 
     def stop(self) -> int:
         self.log("stop")
@@ -133,24 +144,46 @@ class Manager:
     def take(self, seconds: float) -> None:
         """What the service says, until nothing comes for so long."""
         while select.select([self.socket], [], [], seconds)[0]:
-            data, rights, _, _ = self.socket.recvmsg(65536, socket.CMSG_SPACE(253 * 4))
-            fds = array.array("i")
-            for _, _, content in rights:
-                fds.frombytes(content)
+            data, told, _, _ = self.socket.recvmsg(65536, socket.CMSG_SPACE(253 * 4) + socket.CMSG_SPACE(12))
+            fds, sender = array.array("i"), 0
+            for _, kind, content in told:
+                if kind == socket.SCM_RIGHTS:
+                    fds.frombytes(content)
+                else:
+                    sender = struct.unpack("3i", content)[0]
             words = dict(line.partition("=")[::2] for line in data.decode().splitlines())
-            name = words.get("FDNAME", "stored")
-            if "FDSTORE" in words:
-                self.store.setdefault(name, []).extend(fds)
-                self.log(f"stored {len(fds)} {name}")
-            elif "FDSTOREREMOVE" in words:
-                for fd in self.store.pop(name, []):
-                    os.close(fd)
-                self.log(f"removed {name}")
-            elif "MAINPID" in words:
-                self.main = int(words["MAINPID"])
-                self.show_main()
-                self.log(f"main process {self.main}")
+            self.notified(sender, words, fds)
             seconds = 0
+
+    def notified(self, sender: int, words: dict[str, str], fds: array.array[int]) -> None:
+        """NotifyAccess=main."""
+        if sender != self.main:
+            self.log(f"refused {sender} {' '.join(words)}")
+            for fd in fds:
+                os.close(fd)
+            return
+        name = words.get("FDNAME", "stored")
+        if "FDSTORE" in words:
+            self.store.setdefault(name, []).extend(fds)
+            self.log(f"stored {len(fds)} {name}")
+        elif "FDSTOREREMOVE" in words:
+            for fd in self.store.pop(name, []):
+                os.close(fd)
+            self.log(f"removed {name}")
+        elif "MAINPID" in words:
+            self.main = int(words["MAINPID"])
+            # Of another's child systemd would not hear that it ended
+            self.log(f"main process {self.main} {'' if self.is_ours(self.main) else 'is not our child'}".rstrip())
+            self.show_main()
+        elif "WATCHDOG" in words and self.fed_by != sender:
+            self.fed_by = sender
+            self.log(f"watchdog fed by {sender}")
+
+    def is_ours(self, pid: int) -> bool:
+        try:
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:
+            return False
 
 
 if __name__ == "__main__":
