@@ -1,4 +1,4 @@
-"""A restart or a crash of the daemon under a service manager: the longest silence of probes, and TCP that lives through it.
+"""A restart, a crash or an upgrade of the daemon under a service manager: the longest silence of probes, and TCP that lives through it.
 
 gatewayd and strongSwan, the tunnel carrying 1,000 probes a second in each direction. The stand-in of systemd is that of the tests
 (`support/service_manager.py`): it starts the next process at once after a stop, and 0.1 s after a crash, as the unit does.
@@ -16,6 +16,7 @@ from support.daemon import GatewayDaemon, binary
 from support.managed import Managed
 from support.netns import Lab
 from support.pair import make_pair
+from support.process import LabError
 from support.scene import Scene
 from support.traffic import Stream
 
@@ -81,7 +82,14 @@ def _silence(stream: Stream, since: float) -> float:
     return max((after - before for before, after in pairwise(arrivals)), default=float("inf"))
 
 
+def upgrade(manager: Managed) -> None:
+    done, text = manager.upgrade()
+    if not done:
+        raise LabError(text)
+
+
 RESTARTS = (
     RestartCase("restart", "systemctl restart: the longest gap between probes", Managed.restart, 1.5),
+    RestartCase("upgrade", "gatewayctl upgrade, of the same program: the longest gap between probes", upgrade, 0.1),
     RestartCase("restart-crash", "kill -9, and started again by the manager: the longest gap", Managed.crash, 1.5),
 )

@@ -40,23 +40,25 @@ class Predecessor:
         """Something stands in the way of taking over."""
         say(self._socket, "refused", text=text)
 
-    def ready(self, reads: tuple[str, ...]) -> None:
-        """All is loaded and checked. `reads`: the formats of kept state that are known here."""
+    def share_log(self) -> None:
+        """What is said from now on goes where the daemon's words go, which has heard ours so far."""
         if self._errors >= 0:
             os.dup2(self._errors, 2)
             os.close(self._errors)
             self._errors = -1
-        say(self._socket, "ready", release=__version__, reads=reads)
 
-    def succeed(self) -> dict[str, list[int]]:
-        """Waits until it has halted: what it held, by name. NotTakenOver when it goes on without us, or is gone."""
+    def succeed(self, reads: tuple[str, ...]) -> dict[str, list[int]]:
+        """Says that all is loaded and checked, and waits until it has halted: what it held, by name. `reads`: the formats of
+        kept state that are known here. NotTakenOver when it goes on without us, or is gone."""
         held: dict[str, list[int]] = {}
+        with suppress(OSError):
+            say(self._socket, "ready", release=__version__, reads=reads)
         while (message := hear(self._socket)) is not None:
             if message.kind == "go":
                 return held
             for name, fd in zip(message.texts("names"), message.fds, strict=True):
                 held.setdefault(name, []).append(fd)
-        raise NotTakenOver("the daemon goes on without us")
+        raise NotTakenOver("the daemon goes on without this process, or is gone")
 
     def serving(self) -> None:
         """It may go."""

@@ -43,7 +43,7 @@ def run(path: Path, log_format: logs.Format, predecessor: Predecessor | None = N
     if predecessor is not None and problems:
         predecessor.refuse("; ".join(problems))
     elif predecessor is not None:
-        predecessor.ready(READS)
+        predecessor.share_log()
     logs.setup(loaded.config.gateway.log_level, log_format)
     for warning in warnings:
         log.warning("%s", warning, extra={"event": "configuration"})
@@ -74,7 +74,7 @@ async def _serve(loaded: Loaded, workers: int, predecessor: Predecessor | None) 
     """Who goes on with what is in the kernel."""
     inherited = Inherited.of_environment()
     if predecessor is not None:
-        inherited = Inherited(predecessor.succeed())
+        inherited = Inherited(predecessor.succeed(READS))
     daemon = Daemon(loaded, workers, inherited)
     await daemon.run(predecessor)
     return daemon.ended

@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.managed import Managed
+from support.kept import Wire, child_spis, devices, ike_spis, iperf_connections, managed, said
 from support.pair import Pair, make_pair
 from support.process import wait_until
 from support.scene import VNET_HOST, Scene
 from support.traffic import Iperf, result
-from support.twins import Tap
 
 from gateway.runtime import state_memory
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
-
-ESP_AT = 14 + 20 + 8  # behind Ethernet, IPv4 and UDP
-
-
-class Wire:
-    """What the gateway sent towards the edge: (SPI, sequence number, IV) of every ESP packet."""
-
-    def __init__(self, scene: Scene) -> None:
-        self.tap = Tap(scene.wan, "edge")
-        self.seen: list[tuple[bytes, bytes, bytes]] = []
-
-    def gather(self) -> None:
-        for frame in self.tap.outgoing("esp-4500"):
-            esp = frame[ESP_AT:]
-            self.seen.append((esp[:4], esp[4:8], esp[8:16]))
-
-    def nothing_twice(self, at_least: int) -> None:
-        self.gather()
-        assert len(self.seen) >= at_least
-        for what in (lambda one: (one[0], one[1]), lambda one: (one[0], one[2])):
-            assert [key for key, count in Counter(map(what, self.seen)).items() if count > 1] == []
 
 
 @pytest.fixture
@@ -53,37 +30,6 @@ def wire(scene: Scene) -> Iterator[Wire]:
     made = Wire(scene)
     yield made
     made.tap.close()
-
-
-def managed(pair: Pair) -> Managed:
-    """Established, under a manager."""
-    pair.capture.start()
-    pair.charon.start()
-    found = Managed(pair.gateway)
-    found.start()
-    pair.wait_up()
-    return found
-
-
-def ike_spis(pair: Pair) -> tuple[str, str]:
-    tunnel = pair.gateway.tunnel()
-    assert tunnel is not None
-    return tunnel["initiator_spi"], tunnel["responder_spi"]
-
-
-def child_spis(pair: Pair) -> set[str]:
-    """As the edge has them."""
-    return {child.spi_in for sa in pair.charon.sas() for child in sa.children}
-
-
-def devices(pair: Pair) -> list[int]:
-    return [link["ifindex"] for link in pair.gateway.machine.ip_json("link", "show") if link["ifname"] == "gw-site"]
-
-
-def said(pair: Pair, event: str) -> list[str]:
-    status = pair.gateway.status()
-    assert status is not None
-    return [entry["text"] for entry in status["journal"] if entry["event"] == event]
 
 
 def test_a_restart_keeps_ike_sa_child_sas_and_device(pair: Pair, wire: Wire) -> None:
@@ -136,10 +82,6 @@ def test_tcp_connections_live_through_a_restart_and_a_crash(pair: Pair) -> None:
     assert result(client, 20).gbit_per_s > 0.0125, "the stream went on afterwards, at its rate"
     assert client.wait(1) == 0
     iperf.stop()
-
-
-def iperf_connections(pair: Pair) -> int:
-    return pair.scene.site.run("ss", "-Hnt", "state", "established", "dport", "=", ":5201").count("\n")
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.pair import Pair, make_pair
 from support.scene import Scene
-from system.test_restart import Wire, child_spis, devices, ike_spis, managed, said
+from system.test_restart import Wire, child_spis, devices, ike_spis, managed
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
