@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateway import _native
+from gateway import __version__, _native
 from gateway.config.derive import next_to_us, uses_ipv6
 from gateway.contract import Endpoint, Fetch, Transmit
 from gateway.ha.fabric_values import Call
@@ -180,6 +180,8 @@ class Daemon:
             if predecessor is not None:
                 await self.routes.idle()
                 predecessor.serving()
+                text = f"took over from process {predecessor.pid}; this is gatewayd {__version__}"
+                self.tell("info", "upgraded", text)
             await self._until_it_ends()
 
     async def _until_it_ends(self) -> None:

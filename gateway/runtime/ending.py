@@ -98,9 +98,7 @@ class Ending:
     async def _be_succeeded(self, successor: Successor) -> bool:
         """All that takes time comes before the halt, while packets still pass. False: the daemon goes on."""
         daemon = self._daemon
-        log.info(
-            "upgrading to gatewayd %s, process %d", successor.release, successor.pid, extra={"event": "upgrading"}
-        )
+        log.info("upgrading to gatewayd %s, process %d", successor.release, successor.pid, extra={"event": "upgrading"})
         daemon.disclosures.close()
         await self._hand_over()
         await self._settle()

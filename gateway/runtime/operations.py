@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -116,16 +116,19 @@ class DaemonOperations:
     async def upgrade(self, program: str) -> tuple[bool, str]:
         daemon = self._daemon
         if not daemon.notifier.exists:
-            return False, "not upgraded: no service manager started gatewayd that would follow it to another process; restart it"
+            return (
+                False,
+                "not upgraded: no service manager started gatewayd that would follow it to another process; restart it",
+            )
         async with self._reloading:
-            if daemon.stopping.is_set():
-                return False, "not upgraded: gatewayd is stopping"
             try:
-                successor = await Successor.started(command_of(program, sys.argv), FORMAT)
+                successor = await _unless(daemon.stopping, Successor.started(command_of(program, sys.argv), FORMAT))
             except NotReady as error:
                 text = f"not upgraded: {error}"
                 daemon.tell("error", "upgrade-refused", text)
                 return False, text
+            if successor is None:
+                return False, "not upgraded: gatewayd is told to stop"
             return await daemon.ending.upgrade(successor)
 
     async def _reload(self) -> tuple[bool, str]:
@@ -163,6 +166,23 @@ class DaemonOperations:
             told = ["nothing changed" if loaded.settings == before.settings else "secrets changed"]
         told += _sessions(before, loaded)
         return True, [f"configuration reloaded: {told[0]}", *told[1:], *warnings]
+
+
+async def _unless(over: asyncio.Event, work: Coroutine[None, None, Successor]) -> Successor | None:
+    """What comes of it; None where it is over before."""
+    waits = asyncio.ensure_future(over.wait())
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((waits, working), return_when=asyncio.FIRST_COMPLETED)
+        if not over.is_set():
+            return await working
+        if working.done() and working.exception() is None:
+            working.result().end()
+        return None
+    finally:
+        waits.cancel()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
 
 def _load(before: Loaded) -> tuple[Loaded, list[str], tuple[Change, ...]]:

@@ -25,6 +25,7 @@ class Predecessor:
         self._socket = socket.socket(fileno=fd)
         self._socket.set_inheritable(False)
         self._errors = -1  # where it writes its log
+        self.pid = os.getppid()
 
     def forsake(self) -> None:
         """From now on this is no child of the daemon's but of the service manager, which hears of its end only so.

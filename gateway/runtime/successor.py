@@ -82,7 +82,9 @@ class Successor:
         self.release = ready.text("release")
         if reads not in ready.texts("reads"):
             known = ", ".join(ready.texts("reads")) or "nothing"
-            text = f"gatewayd {self.release} does not read the state that this release keeps ({reads}; it reads {known})"
+            text = (
+                f"gatewayd {self.release} does not read the state that this release keeps ({reads}; it reads {known})"
+            )
             raise NotReady(f"{text}: its tunnels would begin anew, as they do by systemctl restart gatewayd")
 
     @property

@@ -22,7 +22,12 @@ class Managed:
         self.directory.mkdir(exist_ok=True)
 
     def start(self) -> None:
-        self.daemon.start(wrapper=(sys.executable, "-S", "-E", str(_PROGRAM), str(self.directory)))
+        self.daemon.start(wrapper=self.wrapper)
+
+    @property
+    def wrapper(self) -> tuple[str, ...]:
+        """The manager, as a command that runs the one appended to it."""
+        return sys.executable, "-S", "-E", str(_PROGRAM), str(self.directory)
 
     @property
     def pid(self) -> int:
@@ -53,7 +58,7 @@ class Managed:
         """gatewayctl upgrade."""
         chosen = () if program is None else ("--program", str(program))
         done = self.daemon.ctl("upgrade", *chosen, check=False, timeout=120)
-        return done.returncode == 0, done.stdout + done.stderr
+        return done.returncode == 0, done.stdout + done.stderr.removeprefix("gatewayctl: ")
 
     def _wait_for_another(self, before: int) -> None:
         logs = [self.daemon.process]
