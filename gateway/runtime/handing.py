@@ -66,11 +66,14 @@ def hear(by: socket.socket) -> Message | None:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     if not data:
         return None
-    document = json.loads(data)
-    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+    try:
+        document = json.loads(data)
+        if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+            raise ValueError("not a message")
+    except ValueError:
         for fd in fds:
             os.close(fd)
-        raise ValueError("not a message")
+        raise
     return Message(document["kind"], document, tuple(fds))
 
 

@@ -65,6 +65,10 @@ class SampleOperations:
             raise TimeoutError
         return self.answer
 
+    async def upgrade(self, program: str) -> tuple[bool, str]:
+        self.asked.append(("upgrade", program, 0.0))
+        return self.answer
+
     def guard(self) -> dict[str, object]:
         blue = {"protected": ["172.16.0.0/16"], "learned": []}
         return {"protected": ["172.16.0.0/16"], "learned": ["10.9.0.0/16"], "instances": {"blue": blue}}

@@ -337,3 +337,12 @@ def test_a_trace_is_a_ladder(daemon: SampleOperations, ctl: Run, monkeypatch: py
     assert ctl("trace", "onprem-b")[1] == "nothing was sent or received yet\n"
     code, _, err = ctl("trace", "azure-x")
     assert (code, err) == (4, "gatewayctl: no connection 'azure-x'; there are: azure-a, onprem-b\n")
+
+
+def test_an_upgrade_is_to_what_is_installed_or_to_a_program(daemon: SampleOperations, ctl: Run):
+    daemon.answer = (True, "upgraded from gatewayd 1.0 to 1.1, process 7")
+    assert ctl("upgrade") == (0, "upgraded from gatewayd 1.0 to 1.1, process 7\n", "")
+    daemon.answer = (False, "not upgraded: it gives no reason")
+    assert ctl("upgrade", "--program", "/opt/gatewayd") == (1, "", "gatewayctl: not upgraded: it gives no reason\n")
+    assert ctl("upgrade", "--program", "gatewayd")[0] == 1
+    assert [program for _, program, _ in daemon.asked] == ["", "/opt/gatewayd", f"{Path.cwd()}/gatewayd"]

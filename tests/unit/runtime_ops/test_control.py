@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -17,7 +18,9 @@ import uvloop
 from support.control_fixture import SampleOperations, served
 from support.snapshots import HEALTHY, TROUBLED
 
+from gateway.runtime import control
 from gateway.runtime.control import AlreadyRunning, ControlServer
+from gateway.runtime.fd_store import Inherited
 from gateway.runtime.questions import Advertised, Lookup, NotThere, PolicyTest, Table, Unusable
 
 
@@ -118,6 +121,84 @@ def test_a_drain_names_a_connection_or_all_of_them(path: Path):
             assert ask(path, "POST", "/v1/operations", {"verb": "drain", **body})[0] == 200
         assert ask(path, "POST", "/v1/operations", {"verb": "drain", "target": "nope"})[0] == 404
         assert [words for _, words, _ in operations.asked] == ["azure-a>192.0.2.1", ">2001:db8::1", ">"]
+
+
+def test_an_upgrade_names_a_program_by_its_whole_path_or_none(path: Path):
+    with served(SampleOperations(TROUBLED), path) as operations:
+        for body in ({}, {"program": "/opt/gatewayd"}):
+            assert ask(path, "POST", "/v1/operations", {"verb": "upgrade", **body})[0] == 200
+        for wrong in (
+            {"program": "gatewayd"},
+            {"program": "/a\0b"},
+            {"program": 7},
+            {"target": "azure-a"},
+            {"wait": 1},
+        ):
+            assert ask(path, "POST", "/v1/operations", {"verb": "upgrade", **wrong})[0] == 400
+        assert [program for _, program, _ in operations.asked] == ["", "/opt/gatewayd"]
+
+
+def test_only_root_chooses_the_program_of_an_upgrade(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The daemon's own user has less rights than the daemon."""
+    script = """if 1:
+        import http.client, os, socket, sys
+        os.setuid(65534)
+        for body in ('{"verb":"upgrade","program":"/opt/gatewayd"}', '{"verb":"upgrade"}'):
+            c = http.client.HTTPConnection("localhost"); c.sock = socket.socket(socket.AF_UNIX); c.sock.connect(sys.argv[1])
+            c.request("POST", "/v1/operations", body)
+            print(c.getresponse().read().decode())
+        """
+    monkeypatch.setattr(control.os, "geteuid", lambda: 65534)
+    with served(SampleOperations(HEALTHY), path) as operations:
+        os.chmod(path, 0o666)
+        for parent in list(path.parents)[:3]:
+            if parent != Path("/tmp"):
+                os.chmod(parent, 0o755)
+        done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=20)
+        first, second = map(json.loads, done.stdout.splitlines())
+        assert first == {"ok": False, "text": "user id 65534 may not choose the program: only root may"}
+        assert second["ok"] is True
+        assert operations.asked == [("upgrade", "", 0.0)]
+
+
+def test_a_listener_that_is_passed_on_turns_nobody_away(path: Path):
+    """Who asks between the two waits; the old one answers what it was asked, and takes nothing away when it ends."""
+
+    async def scenario() -> None:
+        old, new = SampleOperations(HEALTHY), SampleOperations(HEALTHY)
+        first = ControlServer(old, path)
+        await first.start()
+        held = {name: [os.dup(fd) for fd in fds] for name, fds in first.held.items()}
+        await first.pass_on()
+        assert first.held == {}
+        waiting = asyncio.create_task(asyncio.to_thread(ask, path, "POST", "/v1/operations", {"verb": "reload"}))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        second = ControlServer(new, path)
+        await second.start(Inherited(held))
+        await first.stop()
+        assert (await waiting)[0] == 200
+        assert (old.asked, new.asked) == ([], [("reload", "", 0.0)])
+        assert path.exists()
+        await second.stop()
+        assert not path.exists()
+
+    uvloop.run(scenario())
+
+
+def test_a_listener_of_another_place_is_not_taken(path: Path):
+    async def scenario() -> None:
+        with socket.socket(socket.AF_UNIX) as elsewhere:
+            elsewhere.bind(str(path.with_name("other.sock")))
+            elsewhere.listen()
+            server = ControlServer(SampleOperations(HEALTHY), path)
+            inherited = Inherited({"control": [os.dup(elsewhere.fileno())]})
+            await server.start(inherited)
+            assert inherited.close() == []
+            assert (await asyncio.to_thread(ask, path, "GET", "/v1/status"))[0] == 200
+            await server.stop()
+
+    uvloop.run(scenario())
 
 
 def test_an_operation_that_does_not_finish_is_a_timeout(path: Path):

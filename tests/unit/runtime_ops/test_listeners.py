@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -17,6 +18,7 @@ from gateway.contract import Endpoint
 from gateway.node.effects import PairTransmit
 from gateway.node.pair_settings import PairSockets
 from gateway.runtime.faults import Unavailable
+from gateway.runtime.fd_store import Inherited
 from gateway.runtime.listeners import Listeners
 
 
@@ -157,3 +159,29 @@ def _may_mark() -> bool:
         except PermissionError:
             return False
     return True
+
+
+def test_the_metrics_listener_goes_over_to_the_next_where_it_is_configured_alike() -> None:
+    port, other = free_port(), free_port()
+
+    async def scenario() -> None:
+        old = Listeners(lambda: HEALTHY, lambda data, at: None)
+        await old.follow(config(metrics(port)))
+        held = {name: [os.dup(fd) for fd in fds] for name, fds in old.held.items()}
+        again = {name: [os.dup(fd) for fd in fds] for name, fds in held.items()}
+        await old.pass_on()
+        waiting = asyncio.create_task(answers(port))
+        await asyncio.sleep(0.1)
+        assert not waiting.done(), "let in by nobody yet"
+        new = Listeners(lambda: HEALTHY, lambda data, at: None, inherited=Inherited(held))
+        await new.follow(config(metrics(port)))
+        assert await waiting
+        await old.close()
+        assert await answers(port)
+        await new.close()
+        elsewhere = Listeners(lambda: HEALTHY, lambda data, at: None, inherited=Inherited(again))
+        await elsewhere.follow(config(metrics(other)))
+        assert (await answers(port), await answers(other)) == (False, True)
+        await elsewhere.close()
+
+    uvloop.run(scenario())
