@@ -265,7 +265,7 @@ def upgrade(
     program: Annotated[
         Path | None, typer.Option(help="this one instead of the installed gatewayd; for root", show_default=False)
     ] = None,
-    wait: Annotated[float, typer.Option(min=1, max=600, metavar="SECONDS", help="how long to wait for it")] = 90,
+    wait: Annotated[float, typer.Option(min=1, max=600, metavar="SECONDS", help="how long to wait for it")] = 100,
 ) -> None:
     """The installed program takes over from the running one; tunnels and BGP sessions stay. Example: gatewayctl upgrade"""
     _report(*Session.client.upgrade(str(program.absolute()) if program is not None else "", wait))

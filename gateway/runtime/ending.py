@@ -99,12 +99,12 @@ class Ending:
         """All that takes time comes before the halt, while packets still pass. False: the daemon goes on."""
         daemon = self._daemon
         log.info("upgrading to gatewayd %s, process %d", successor.release, successor.pid, extra={"event": "upgrading"})
-        daemon.disclosures.close()
         await self._hand_over()
         await self._settle()
-        if self.told or not successor.alive:
+        obstacle = self._obstacle(successor)
+        if obstacle:
             successor.end()
-            self._report(False, "not upgraded: " + ("the daemon is told to stop" if self.told else "the new one ended"))
+            self._report(False, f"not upgraded: {obstacle}")
             if self.told:
                 await self._stop()
             elif daemon.node.pairing.ha is not None:
@@ -112,9 +112,8 @@ class Ending:
             return self.told
         # Whatever happens from here on, a process goes on: the successor, or the one that the manager starts after it
         daemon.ended = End.FORSAKEN
+        daemon.disclosures.close()
         await daemon.bgp.leave()
-        # Before it tells the manager anything itself
-        daemon.notifier.main_process(successor.pid)
         await daemon.end_tasks()
         await daemon.rest()
         try:
@@ -129,6 +128,19 @@ class Ending:
         daemon.ended = End.LEFT
         self._report(True, f"upgraded from gatewayd {__version__} to {successor.release}, process {successor.pid}")
         return True
+
+    def _obstacle(self, successor: Successor) -> str:
+        """Why the daemon goes on at the last moment; empty: the manager has been told, so that it listens to the other."""
+        if self.told:
+            return "gatewayd is told to stop"
+        if not successor.alive:
+            return "it ended after it was ready"
+        try:
+            self._daemon.notifier.main_process(successor.pid)
+        except OSError as error:
+            # It would take our end for the service's, and end the other
+            return f"the service manager does not take the news ({error})"
+        return ""
 
     def _report(self, done: bool, text: str) -> None:
         level, event = (logging.INFO, "upgraded") if done else (logging.ERROR, "upgrade-failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -115,7 +116,8 @@ class DaemonOperations:
 
     async def upgrade(self, program: str) -> tuple[bool, str]:
         daemon = self._daemon
-        if not daemon.notifier.exists:
+        # Process 1 of a container ends it with itself
+        if not daemon.notifier.exists or os.getpid() == 1:
             return (
                 False,
                 "not upgraded: no service manager started gatewayd that would follow it to another process; restart it",

@@ -20,7 +20,8 @@ from gateway.runtime.handing import Message, hear, say
 
 READY_PATIENCE = 60.0
 """Seconds for it to load a program, a large configuration, and its secrets."""
-SERVING_PATIENCE = 15.0
+SERVING_PATIENCE = 30.0
+"""Seconds for it to take up a thousand tunnels on a machine that is busy."""
 SENDING_PATIENCE = 5.0
 OPTION = "--take-over"
 _LAST_WORDS = 1 << 16

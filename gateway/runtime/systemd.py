@@ -18,6 +18,9 @@ from gateway.observe.snapshot import Snapshot
 from gateway.observe.text import printable
 from gateway.runtime.unit import JOB_TIMEOUT, UNIT, is_restart, jobs
 
+PATIENCE = 1.0
+"""Seconds for a manager that is busy, where it matters that it hears."""
+
 
 class Notifier:
     """Talks to the service manager that started us, if one did."""
@@ -49,8 +52,14 @@ class Notifier:
         self._send("STOPPING=1")
 
     def main_process(self, pid: int) -> None:
-        """From now on that one is the service, which alone is listened to (NotifyAccess=main)."""
-        self._send(f"MAINPID={pid}")
+        """From now on that one is the service, which alone is listened to (NotifyAccess=main). OSError when this is not heard,
+        also by a manager that stays busy for so long: nothing follows that would make good for it."""
+        assert self._socket is not None
+        self._socket.settimeout(PATIENCE)
+        try:
+            self._socket.sendto(f"MAINPID={pid}".encode(), socket.MSG_NOSIGNAL, self._address)
+        finally:
+            self._socket.settimeout(None)
 
     def extend_timeout(self, seconds: float) -> None:
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")

@@ -51,6 +51,23 @@ def test_the_messages(manager: tuple[socket.socket, dict[str, str]]):
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
 
 
+def test_another_main_process_is_told_or_it_is_an_error(
+    manager: tuple[socket.socket, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+):
+    listener, environment = manager
+    monkeypatch.setattr(systemd, "PATIENCE", 0.2)
+    notifier = Notifier(environment)
+    notifier.main_process(4711)
+    assert received(listener) == ["MAINPID=4711"]
+    for _ in range(100_000):
+        notifier.ready()
+    with pytest.raises(OSError):
+        notifier.main_process(4712)
+    assert "MAINPID=4712" not in received(listener)
+    notifier.ready()
+    assert received(listener) == ["READY=1"], "and others go on as ever"
+
+
 def test_nothing_happens_without_a_manager_or_when_it_went_away(tmp_path: Path):
     for environment in (
         {},
