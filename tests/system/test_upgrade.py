@@ -29,6 +29,8 @@ from gateway.runtime.kept_state import FORMAT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
+EXABGP = "exabgp_start.py"
+
 # What becomes of it when it takes over: each is a line before `main` of the new program
 KILLED = {
     "when it has everything": "from gateway.runtime.predecessor import Predecessor as P; before = P.succeed;"
@@ -303,15 +305,15 @@ def test_bgp_peers_notice_nothing_of_an_upgrade(lab: Lab, service: str) -> None:
         scene.alpha.noticed()
         scene.beta.noticed()
         since, told = (scene.alpha.up_since(), scene.beta.up_since()), (scene.alpha.routes(), scene.beta.routes())
-        speaker = scene.pid_of("exabgp server")
+        speaker = scene.pid_of(EXABGP)
         assert manager.upgrade()[0]
         wait_until(lambda: "RIBs agree" in str(scene.daemon.status()), 20, "synchronised", logs=[scene.daemon.process])
         holds_for(lambda: (scene.alpha.routes(), scene.beta.routes()) == told, 2.0, "what the peers have")
         assert (scene.alpha.up_since(), scene.beta.up_since()) == since
-        assert scene.pid_of("exabgp server") == speaker
+        assert scene.pid_of(EXABGP) == speaker
         scene.unnoticed()
         assert scene.daemon.stop(20) == 0
-        wait_until(lambda: scene.gateway.pids_of("exabgp server") == [] or own, 20, "its child ends with it")
+        wait_until(lambda: scene.gateway.pids_of(EXABGP) == [] or own, 20, "its child ends with it")
     finally:
         scene.close()
         if unit is not None:
