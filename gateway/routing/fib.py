@@ -9,7 +9,7 @@ what the kernel made of them. It does not choose between BGP paths (bgp/decision
                                                                     +--> plan --> RouteOps --> kernel
     Applied, Reconcile, InterfaceGone ----------> mirror -----------+
 
-One batch or dump is under way at a time. A start reads the kernel first: the guard an earlier process left
+One batch or dump is under way at a time, and a dump is read in slices. A start reads the kernel first: the guard an earlier process left
 stays in force, its routes stay as *stale* until `Sweep`. Failed operations are retried after a fresh dump.
 
 Three rules keep protected prefixes out of clear text: the guard precedes everything (guard.py); a route
@@ -30,6 +30,7 @@ from gateway.routing.guard import GUARD_METRIC, PLATFORM, Guard, guard
 from gateway.routing.identifiers import Identifiers
 from gateway.routing.kept import Kept, closed
 from gateway.routing.ledger import Ledger
+from gateway.routing.mirror import Reader
 from gateway.routing.model import (
     ENOENT,
     ESRCH,
@@ -105,6 +106,7 @@ class Fib:
         self._dump_wanted = True
         self._synchronised = False  # the first dump has been read
         self._swept = False
+        self._reading: Reader | None = None  # of a dump
         # After the first dump: what is still to be compared, in this order
         self._unguarded: deque[Key] = deque()
         self._unchosen: dict[Prefix, None] = {}  # a set in order of insertion
@@ -174,7 +176,7 @@ class Fib:
     @property
     def guard_complete(self) -> bool:
         """Whether the kernel is known to hold every entry of the guard."""
-        return self._synchronised and not self._comparing and not self._ledger.guard_differs
+        return self._synchronised and not (self._unguarded or self._unchosen or self._ledger.guard_differs)
 
     @property
     def table(self) -> int:
@@ -314,12 +316,17 @@ class Fib:
         if not isinstance(self._under_way, DumpRequest) or command.ticket != self._under_way.ticket:
             return
         self._under_way = None
+        if not self._synchronised:
+            self._targets.avoid(command.dump.used_ids)
+        self._reading = self._ledger.mirror.reader(filter(self._ours, command.dump.entries))
+        self._compare_some()
+
+    def _reconciled(self, changed: Collection[Key]) -> None:
+        """The dump is read, and these are others than they were known."""
+        self._reading, first, self._synchronised = None, not self._synchronised, True
         self._doubtful.clear()
-        changed = self._ledger.mirror.load(entry for entry in command.dump.entries if self._ours(entry))
-        first, self._synchronised = not self._synchronised, True
         self._ledger.stale.intersection_update(self._ledger.mirror)
         if first:
-            self._targets.avoid(command.dump.used_ids)
             self._unchosen = dict.fromkeys(self._candidates)
             self._guard_changed()
             self._compare_some()
@@ -339,10 +346,14 @@ class Fib:
 
     @property
     def _comparing(self) -> bool:
-        return bool(self._unguarded or self._unchosen)
+        return bool(self._reading or self._unguarded or self._unchosen)
 
     def _compare_some(self) -> None:
-        """Of thousands at a start only so many at a time: whoever runs this has other things to do in between."""
+        """Of thousands only so many at a time: whoever runs this has other things to do in between."""
+        if self._reading is not None:
+            if self._reading.read(self._settings.slice):
+                self._reconciled(self._reading.changed)
+            return
         for _ in range(min(self._settings.slice, len(self._unguarded))):
             key = self._unguarded.popleft()
             self._ledger.want(key, self._ledger.guarding.get(key))
@@ -471,7 +482,7 @@ class Fib:
 
     def _held(self, identifier: int) -> bool:
         """Whether the kernel may hold something by this id, or be about to."""
-        known = not self._dump_wanted and not isinstance(self._under_way, DumpRequest)
+        known = not self._dump_wanted and not self._reading and not isinstance(self._under_way, DumpRequest)
         return not known or identifier in self._doubtful or identifier in self._ledger.mirror
 
     def _present(self, nexthop: Nexthop) -> bool:

@@ -74,16 +74,15 @@ class Mirror:
         """The device is gone or down: its nexthops went, and with them what hung on them."""
         return [key for identifier in sorted(self._on.get(interface, ())) for key in self.drop(identifier)]
 
-    def load(self, entries: Iterable[Entry]) -> set[Key]:
-        """Start over from a dump; returns the keys whose entries are others than before, or gone."""
-        before = dict(self._entries)
-        self._entries.clear()
-        self._users.clear()
-        self._on.clear()
-        for entry in entries:
-            self.put(entry)
-        changed = {key for key, entry in self._entries.items() if before.pop(key, None) != entry}
-        return changed | before.keys()
+    def reader(self, entries: Iterable[Entry]) -> Reader:
+        """Of a dump."""
+        return Reader(self, dict(self._entries), entries)
+
+    def forget(self, key: Key) -> None:
+        """Not there, and what hung on it is another question."""
+        if key in self._entries:
+            self._forget_uses(key)
+            del self._entries[key]
 
     def _forget_uses(self, key: Key) -> None:
         old = self._entries.get(key)
@@ -96,6 +95,36 @@ class Mirror:
             users = self._users.get(identifier)
             if users is not None:
                 users.discard(key)
+
+
+class Reader:
+    """A dump on its way into the mirror, in pieces: of tens of thousands of entries nearly all are as they were. Until it is read
+    the mirror is neither what it was nor what it will be, so nothing is asked of the kernel meanwhile."""
+
+    def __init__(self, mirror: Mirror, before: dict[Key, Entry], entries: Iterable[Entry]) -> None:
+        self._mirror = mirror
+        self._before = before
+        self._entries = iter(entries)
+        self.changed: set[Key] = set()
+        """Keys whose entries are others than before, or gone: complete when all is read."""
+
+    def read(self, count: int) -> bool:
+        """So many more entries. True: that was all."""
+        for _ in range(count):
+            entry = next(self._entries, None)
+            if entry is None:
+                self._end()
+                return True
+            key = entry.key
+            if self._before.pop(key, None) != entry:
+                self._mirror.put(entry)
+                self.changed.add(key)
+        return False
+
+    def _end(self) -> None:
+        for key in self._before:
+            self._mirror.forget(key)
+        self.changed |= self._before.keys()
 
 
 def _uses(entry: Entry) -> tuple[int, ...]:

@@ -367,7 +367,7 @@ class FibSettings:
     platform: bool = True  # whether the platform's addresses are excepted here; else rules see to them
     metric: int = 20  # one for all routes, so that a change of target replaces the route in one step
     batch: int = 200  # operations; a failover waits for one batch at most, and so does whoever else runs beside this
-    slice: int = 256  # prefixes looked at in one go at the first comparison
+    slice: int = 256  # prefixes looked at in one go at the first comparison, entries of a dump
     retry: float = 5.0  # seconds until what failed is tried again
 
 

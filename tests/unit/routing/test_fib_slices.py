@@ -19,6 +19,7 @@ from gateway.routing.model import (
     Nexthop,
     Reconcile,
     RemoveRoute,
+    Resync,
     Route,
     RouteKind,
     RouteOps,
@@ -66,6 +67,32 @@ def finish(fib: Fib) -> dict[object, Entry]:
         steps = list(fib.poll())
     assert fib.guard_complete and fib.next_deadline() is None
     return kernel
+
+
+def test_a_later_dump_is_read_in_slices_and_what_others_removed_comes_back() -> None:
+    """The guard counts as complete meanwhile: it is what it was known to be until the dump says otherwise."""
+    fib, wanted = begun(1000)
+    fib.command(Reconcile(wanted.ticket, Dump((), frozenset())), 5.0)
+    kernel = finish(fib)
+    there = tuple(kernel.values())
+    gone = there[-3:]
+    small, wanted = begun(7)
+    small.command(Reconcile(wanted.ticket, Dump((), frozenset())), 5.0)
+    assert list(finish(small).values()) == list(there)
+    small.command(Resync(), 6.0)
+    (wanted,) = small.poll()
+    assert isinstance(wanted, DumpRequest)
+    used = frozenset(entry.key for entry in there if isinstance(entry.key, int))
+    small.command(Reconcile(wanted.ticket, Dump(there[:-3], used)), 6.0)
+    slices = 0
+    while small.next_deadline() is not None:
+        assert small.guard_complete and not small.settled and not list(small.poll())
+        small.handle_deadline(6.0)
+        slices += 1
+    assert slices >= len(there) // 7 - 1
+    (step,) = small.poll()
+    assert isinstance(step, RouteOps)
+    assert {op.entry.key for op in step.ops} == {entry.key for entry in gone}
 
 
 @pytest.mark.parametrize("in_clear", [False, True])
