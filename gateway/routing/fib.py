@@ -245,6 +245,8 @@ class Fib:
         for prefix in command.prefixes:
             self.kept.add(prefix)
         self._guard_changed()
+        for prefix in command.prefixes:
+            self._choose(prefix)
 
     def _forget(self, command: Forget) -> None:
         gone = self.kept.forget(command.prefixes)
@@ -507,6 +509,7 @@ class Fib:
             return  # the first dump asks for all of it
         platform = PLATFORM if self._settings.platform else ()
         throws = self._throws
+        former = self._guard
         self._guard = guard(self._protected or (), throws.connected, throws.endpoints, platform, self._yielding)
         before, entries = self._ledger.guarding, {route.key: route for route in self._guard.routes}
         self._ledger.guarding = self.kept.entries() | entries
@@ -516,7 +519,8 @@ class Fib:
         else:
             for key in touched:
                 self._ledger.want(key, self._ledger.guarding.get(key))
-            for prefix in self._candidates:
+            differing = former.differing(self._guard)
+            for prefix in [one for one in self._candidates if differing.longest_cover(one) >= 0]:
                 self._choose(prefix)
         self._ledger.give_up_stale([key for key in self._ledger.stale if not self._may_stay(key)])
         self._ledger.judge_leaks_again()

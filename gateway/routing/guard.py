@@ -42,6 +42,11 @@ class Guard:
     exempt: PrefixSet
     yielding: PrefixSet
 
+    def differing(self, other: Guard) -> PrefixSet:
+        """What only one of both names: of a prefix that none of these covers both say the same."""
+        pairs = ((self.protected, other.protected), (self.exempt, other.exempt), (self.yielding, other.yielding))
+        return PrefixSet(prefix for one, another in pairs for prefix in one.members ^ another.members)
+
     def yields(self, prefix: Prefix) -> bool:
         """True if it may leave in clear by choice all the same: its longest protected cover is a yielding one."""
         return self.yielding.longest_cover(prefix) >= self.protected.longest_cover(prefix)
@@ -55,8 +60,9 @@ class PrefixSet:
     """Prefixes by family and length, for longest-cover lookups without building networks."""
 
     def __init__(self, prefixes: Iterable[Prefix]) -> None:
+        self.members = frozenset(prefixes)
         self._by_length: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
-        for prefix in prefixes:
+        for prefix in self.members:
             lengths = self._by_length[prefix.version]
             lengths.setdefault(prefix.prefixlen, set()).add(int(prefix.network_address))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from ipaddress import IPv4Address, ip_address, ip_network
 
 from hypothesis import given
@@ -91,3 +92,23 @@ _prefixes = st.builds(
 def test_longest_cover_agrees_with_ipaddress(members: list[object], prefix: object) -> None:
     covers = [m.prefixlen for m in members if prefix.subnet_of(m)]  # type: ignore[attr-defined]
     assert PrefixSet(members).longest_cover(prefix) == max(covers, default=-1)  # type: ignore[arg-type]
+
+
+def test_where_two_guards_differ_is_all_that_has_to_be_judged_again() -> None:
+    """Of a prefix that nothing of it covers, both say the same."""
+    chance = random.Random(5)
+    pool = [
+        ip_network((10 << 24 | chance.getrandbits(12) << 12, 32 - bits), strict=False)
+        for bits in (8, 12, 16)
+        for _ in range(9)
+    ]
+    for _ in range(60):
+        first, second = (
+            guard(chance.sample(pool, 6), chance.sample(pool, 3), (), (), chance.sample(pool, 2)) for _ in range(2)
+        )
+        differing = first.differing(second)
+        for prefix in pool:
+            if differing.longest_cover(prefix) < 0:
+                assert first.protects(prefix) == second.protects(prefix)
+                assert first.yields(prefix) == second.yields(prefix)
+        assert not first.differing(first).members
