@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from gateway.runtime import daemon as composition
 from gateway.runtime.main import main
@@ -79,13 +80,13 @@ class Probe:
 def install(probe: Probe) -> None:
     run = composition.Daemon.run
 
-    async def watched(self: composition.Daemon) -> None:
+    async def watched(self: composition.Daemon, *arguments: Any) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, probe.write)
         task = asyncio.create_task(probe.watch())
         if probe.profile is not None:
             probe.profile.enable()
         try:
-            await run(self)
+            await run(self, *arguments)
         finally:
             task.cancel()
             probe.write()
