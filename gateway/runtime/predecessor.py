@@ -13,6 +13,8 @@ from contextlib import suppress
 from gateway import __version__
 from gateway.runtime.handing import PROTOCOL, hear, say
 
+LONGEST_REASON = 4000
+
 
 class NotTakenOver(Exception):
     """The daemon goes on, or is gone: nothing was touched."""
@@ -39,7 +41,7 @@ class Predecessor:
 
     def refuse(self, text: str) -> None:
         """Something stands in the way of taking over."""
-        say(self._socket, "refused", text=text)
+        say(self._socket, "refused", text=text[:LONGEST_REASON])
 
     def share_log(self) -> None:
         """What is said from now on goes where the daemon's words go, which has heard ours so far."""

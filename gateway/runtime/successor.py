@@ -51,7 +51,8 @@ class Successor:
         os.set_blocking(reading, False)
         try:
             argv = [command[0], OPTION, str(theirs.fileno()), *command[1:]]
-            process = await asyncio.to_thread(_start, argv, theirs.fileno(), writing)
+            # Not in a thread: who gives up meanwhile would close what it is about to hand over
+            process = _start(argv, theirs.fileno(), writing)
         except OSError as error:
             ours.close()
             os.close(reading)
@@ -91,9 +92,12 @@ class Successor:
     @property
     def alive(self) -> bool:
         """As far as is known at this moment."""
-        with suppress(BlockingIOError):
+        try:
             return bool(self._socket.recv(1, socket.MSG_PEEK))
-        return True
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     def take(self, held: Mapping[str, Sequence[int]]) -> None:
         """All that it goes on from: this process has halted. OSError when it is gone."""
@@ -143,7 +147,8 @@ class Successor:
         except ValueError:
             raise NotReady("it says what nobody understands") from None
         if message is None:
-            raise NotReady(f"it ended before it was ready{self._last_words()}")
+            due = "forwarded" if kind == "serving" else "was ready"
+            raise NotReady(f"it ended before it {due}{self._last_words()}")
         if message.kind == "refused":
             raise NotReady(" ".join(message.text("text").split()) or "it gives no reason")
         if message.kind != kind:

@@ -227,7 +227,7 @@ def test_a_new_one_that_ends_while_it_takes_over_is_followed_by_the_manager_s_ne
     wire.gather()
     done, text = manager.upgrade(program(pair, KILLED[moment]))
     assert not done
-    assert "not upgraded, and left to the service manager" in text
+    assert "not upgraded, and left to the service manager, which starts it again: it ended before it forwarded" in text
     wait_until(lambda: "ended -9" in manager.events(), 10, "the manager sees it", logs=[pair.gateway.process])
     streams.wait_flowing(10)
     pair.wait_up(10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -112,6 +113,21 @@ def test_one_that_is_not_needed_any_more_ends(tmp_path: Path) -> None:
     assert program.over()
 
 
+def test_one_that_ended_after_it_was_ready_is_not_alive(tmp_path: Path) -> None:
+    program = Program(tmp_path, WORKS)
+
+    async def scenario() -> None:
+        one = await program.started()
+        os.kill(one.pid, signal.SIGSTOP)
+        one._socket.send(b"not read")  # so its end is told as an error
+        os.kill(one.pid, signal.SIGKILL)
+        assert program.over()
+        assert not one.alive
+        one.end()
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
@@ -120,6 +136,7 @@ def test_one_that_is_not_needed_any_more_ends(tmp_path: Path) -> None:
         ("one.share_log(); one.succeed(('6/w', '8/y'))", r"\(7/x; it reads 6/w, 8/y\)"),
         ("from gateway.runtime.handing import say; say(one._socket, 'serving')", "it says 'serving' where 'ready' is due"),
         ("one._socket.send(b'nonsense'); time.sleep(60)", "it says what nobody understands"),
+        ("one.refuse('x' * 1_000_000)", "^x{4000}$"),
         ("os.kill(os.getpid(), 9)", "it ended before it was ready$"),
         ("time.sleep(60)", "it is not ready after 0.5 s"),
     ],
