@@ -99,7 +99,7 @@ class Ending:
         """All that takes time comes before the halt, while packets still pass. False: the daemon goes on."""
         daemon = self._daemon
         log.info("upgrading to gatewayd %s, process %d", successor.release, successor.pid, extra={"event": "upgrading"})
-        await self._hand_over()
+        handed_over = await self._hand_over()
         await self._settle()
         obstacle = self._obstacle(successor)
         if obstacle:
@@ -107,7 +107,7 @@ class Ending:
             self._report(False, f"not upgraded: {obstacle}")
             if self.told:
                 await self._stop()
-            elif daemon.node.pairing.ha is not None:
+            elif handed_over:
                 daemon.driver.command(Operate(Verb.RESUME))
             return self.told
         # Whatever happens from here on, a process goes on: the successor, or the one that the manager starts after it
@@ -187,15 +187,17 @@ class Ending:
         daemon.sockets.forget()
         await daemon.end_tasks()
 
-    async def _hand_over(self) -> None:
-        """Who attracts traffic lets the other take over before anything ends here; without another, or where it does not, it just ends."""
+    async def _hand_over(self) -> bool:
+        """Who attracts traffic lets the other take over before anything ends here; without another, or where it does not, it just
+        ends. Whether it had anything to hand over."""
         node = self._daemon.node
         pair = node.pairing.ha
         if pair is None or not pair.has_duties:
-            return
+            return False
         self._daemon.driver.command(Operate(Verb.MAINTENANCE))
         deadline = boottime() + STOP_PATIENCE
         while boottime() < deadline and pair.has_heir and not pair.is_relieved:
             await asyncio.sleep(0.01)
         while boottime() < deadline and are_leaving(node.pairing.sent_away, node.ike):
             await asyncio.sleep(0.01)
+        return True

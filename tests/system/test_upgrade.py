@@ -18,7 +18,7 @@ from support.kept import Wire, child_spis, devices, ike_spis, iperf_connections,
 from support.managed import Managed
 from support.netns import Lab
 from support.pair import Pair, make_pair
-from support.process import holds_for, wait_until
+from support.process import ended, holds_for, wait_until
 from support.scene import VNET_HOST, Scene
 from support.traffic import Iperf, Streams, result
 from support.two_fabrics import TwoFabrics, Unit
@@ -189,6 +189,42 @@ def test_a_program_that_is_not_fit_leaves_the_old_one_serving(pair: Pair, lines:
     told = [event for event in manager.events() if not event.startswith("reaped")]
     assert told == events, "the manager was told nothing"
     assert manager.upgrade()[0], "one that is fit for it takes over afterwards"
+
+
+def test_one_that_ends_at_the_last_moment_leaves_the_old_one_serving(pair: Pair) -> None:
+    """It was ready, and is gone when the old one looks a last time before it tells the manager."""
+    manager = managed(pair)
+    old, events, directory = manager.pid, manager.events(), pair.gateway.machine.directory
+    loaded, goes_on = directory / "loaded", directory / "goes-on"
+    new = program(
+        pair,
+        "import pathlib, time",
+        "from gateway.runtime import predecessor as p",
+        "before = p.say",
+        "def say(by, kind, fds=(), **facts):",
+        f"    while kind == 'ready' and not pathlib.Path('{goes_on}').exists():",
+        f"        pathlib.Path('{loaded}').write_text(str(os.getpid()))",
+        "        time.sleep(0.01)",
+        "    before(by, kind, fds, **facts)",
+        "    kind == 'ready' and os._exit(0)",
+        "p.say = say",
+    )
+    streams = pair.streams(port=7100)
+    answers: list[tuple[bool, str]] = []
+    asking = threading.Thread(target=lambda: answers.append(manager.upgrade(new)))
+    asking.start()
+    wait_until(lambda: loaded.exists() and loaded.read_text(), 20, "it is loaded", logs=[pair.gateway.process])
+    os.kill(old, signal.SIGSTOP)
+    goes_on.touch()
+    wait_until(lambda: ended(int(loaded.read_text())), 5, "it has ended")
+    os.kill(old, signal.SIGCONT)
+    asking.join()
+    assert answers == [(False, "not upgraded: it ended after it was ready\n")]
+    streams.wait_flowing(5)
+    assert manager.pid == old
+    assert [event for event in manager.events() if not event.startswith("reaped")] == events
+    assert manager.upgrade()[0]
+    streams.stop()
 
 
 def refused_nothing_lost(pair: Pair, manager: Managed, streams: Streams, old: int) -> None:
