@@ -1,7 +1,7 @@
 """Failovers of a pair: the longest silence of probes in both directions, from end to end, each time the active gateway is lost.
 
 In the scene of the demo's second part (`support/two_gateways.py`): heartbeats 50 ms x 3, a lease of 200 ms by a witness node, probes of the
-tunnels 50 ms x 3. Beside the silence stands the time that the settings alone take: the dead time of the heartbeats or of the probe.
+tunnels 50 ms x 3; SAs that go on at the other gateway in that of `support/shared_address.py`. Beside the silence stands the time that the settings alone take: the dead time of the heartbeats or of the probe.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from support.netns import Lab
+from support.shared_address import SharedAddress
 from support.two_gateways import TwoGateways
 
 from benchmarks.background import background_share
@@ -24,7 +26,16 @@ RATE = 1000  # probes per second and direction
 REPETITIONS = 4  # for each round that is asked for
 _SETTLED = 1.0  # seconds after which everything that comes has come
 
-Fault = Callable[[TwoGateways, int], None]
+Scene = TwoGateways | SharedAddress
+Fault = Callable[[Any, int], None]
+
+
+def _two(lab: Lab) -> Scene:
+    return TwoGateways(lab, ha='drain_time = "500ms"')
+
+
+def _shared(lab: Lab) -> Scene:
+    return SharedAddress(lab, ttl="200ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +47,11 @@ class PairCase:
     cause: Fault
     end: Fault
     goal: float | None
+    make: Callable[[Lab], Scene] = _two
 
     def run(self, settings: Settings) -> list[Result]:
         with Lab() as lab:
-            pair = TwoGateways(lab, ha='drain_time = "500ms"')
+            pair = self.make(lab)
             pair.start()
             pair.wait_whole()
             pair.streams.start(RATE)
@@ -61,7 +73,7 @@ class PairCase:
         wanted = Goal("<=", goal, "ours") if goal is not None else None
         return Result(self.name + name, unit, wanted, pairs, details=[dict(one) for one in rounds])
 
-    def _round(self, number: int, pair: TwoGateways) -> Round:
+    def _round(self, number: int, pair: Scene) -> Round:
         background = background_share()
         active, began = pair.active(), time.monotonic()
         self.cause(pair, active)
@@ -80,7 +92,7 @@ class PairCase:
         return found | {"machine": {"background": background}}
 
 
-def _nothing(_pair: TwoGateways, _active: int) -> None:
+def _nothing(_pair: Scene, _active: int) -> None:
     """It is back by itself."""
 
 
@@ -92,4 +104,12 @@ PAIR_CASES = (
     PairCase("pair-power", "all links of the active gateway die", TwoGateways.power_off, TwoGateways.power_on, 0.3),
     PairCase("pair-circuit", "the circuit of the active gateway is cut", TwoGateways.cut_circuit, TwoGateways.restore_circuit, 0.3),
     PairCase("pair-planned", "gatewayctl failover", lambda pair, at: pair.daemons[at].operate("ha-failover", "") and None, _nothing, None),
+    PairCase(
+        "pair-takeover", "all links of the active gateway die, and the other goes on with its SAs on its address", SharedAddress.power_off,
+        SharedAddress.power_on, 0.5, _shared,
+    ),
+    PairCase(
+        "pair-takeover-crash", "kill -9 of the active gateway, and the other goes on with its SAs on its address",
+        lambda pair, at: pair.daemons[at].kill(), lambda pair, at: pair.daemons[at].start(), 0.5, _shared,
+    ),
 )  # fmt: skip

@@ -150,11 +150,13 @@ class DataPlane:
         worker: int,
         sequence: int,
         place: int,
+        fenced: bool,
     ) -> None:
         """Strings are the values of the enums of gateway/esp/dataplane.py. `socket_fd`: the UDP socket an
         outbound SA sends on (-1 for inbound). `worker`: the one an outbound SA is for (RFC 9611); -1: all. `sequence`: that
         number and all below it are used up: outbound never sent, inbound taken as seen. `place`: where in the shared memory it
-        writes how far it is, 0 for nowhere. ValueError names what is wrong."""
+        writes how far it is, 0 for nowhere. `fenced`: an outbound SA of the pair, which sends nothing from where `move_fence` said, nor before its first
+        grant. ValueError names what is wrong."""
 
     def remove_sa(self, direction: str, connection: int, spi: int) -> SaRow | None:
         """What it did in all; None where there was none."""
@@ -162,7 +164,11 @@ class DataPlane:
     def update_sa_remote(self, connection: int, spi: int, remote: tuple[str, int]) -> None: ...
     def replace_policies(self, connection: int, spis: list[int]) -> None: ...
     def grant(self, connection: int, spi: int, limit: int) -> None:
-        """No sequence number above `limit` is sent. Until the first call the limit is the end of the number space."""
+        """No sequence number above `limit` is sent. Until the first call the limit is the end of the number space, of a
+        fenced SA where it began."""
+
+    def move_fence(self, until_ns: int) -> None:
+        """Until when fenced SAs send, in ns of CLOCK_BOOTTIME: workers look before each burst. Until the first call: never."""
 
     def advance(self, connection: int, spi: int, by: int) -> None:
         """So many sequence numbers are never used, or all that are left."""

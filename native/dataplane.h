@@ -165,6 +165,7 @@ struct dataplane {
   _Atomic(struct spi_table *) inbound_sas;
   _Atomic uint32_t gso_segments; /* most segments of one UDP_SEGMENT send this kernel takes */
   _Atomic uint64_t unknown_spi_second;
+  _Atomic uint64_t fence_ns; /* CLOCK_BOOTTIME from which SAs of the pair send nothing */
 
   /* The control thread's own. */
   pthread_mutex_t control;
@@ -282,6 +283,7 @@ void connection_free(struct connection *connection);
 
 struct sa {
   bool inbound, encapsulate, esn;
+  bool fenced; /* outbound: another gateway has it too, and only the active one sends */
   uint32_t spi;
   struct connection *connection;
   struct esp_key *key;
@@ -314,7 +316,7 @@ struct sa {
 };
 
 struct sa_request {
-  bool inbound, encapsulate;
+  bool inbound, encapsulate, fenced;
   uint32_t connection, spi;
   struct esp_suite suite;
   const uint8_t *encryption_key, *integrity_key;
@@ -343,6 +345,10 @@ struct fault sa_retire(struct dataplane *plane, bool inbound, uint32_t connectio
                        struct sa_statistics *last);
 struct fault sa_update_remote(struct dataplane *plane, uint32_t connection, uint32_t spi,
                               const struct endpoint *remote);
+/* Until when (CLOCK_BOOTTIME) fenced SAs may send. Workers look at it before each burst: after a stand-still of the
+ * whole process they go on before anybody could tell them. */
+void fence_move(struct dataplane *plane, uint64_t until_ns);
+/* What is sent stays at or below `limit`. A fenced SA has none before the first. */
 struct fault sa_grant(struct dataplane *plane, uint32_t connection, uint32_t spi, uint64_t limit);
 /* So many sequence numbers are never used; at most all that are left. */
 struct fault sa_advance(struct dataplane *plane, uint32_t connection, uint32_t spi, uint64_t by);
@@ -488,6 +494,12 @@ static inline void stage_ended(struct worker *worker, enum stage stage) {
   uint64_t now = cycles_now();
   counter_add(&worker->counters.cycles[stage], now - worker->cycles_seen);
   worker->cycles_seen = now;
+}
+
+static inline uint64_t boottime_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static inline uint64_t now_ns(void) {

@@ -6,6 +6,7 @@
 #define FOREACH_DROP_REASON(_)                                                                                         \
   _(NO_SA, "no_sa", "outbound: no CHILD_SA matches the packet; dropped, never sent in clear")                          \
   _(SEQUENCE_EXHAUSTED, "sequence_exhausted", "outbound: sequence number limit reached; awaiting rekey")               \
+  _(NOT_ACTIVE, "not_active", "outbound: an SA of the pair, and this gateway is not the active one")                   \
   _(HARD_LIMIT, "hard_limit", "the SA reached its hard limit of octets or packets")                                    \
   _(TOO_BIG, "too_big", "outbound: larger than the inner MTU; ICMP sent where allowed")                                \
   _(INNER_MALFORMED, "inner_malformed", "not an IP packet the data plane can carry (either direction)")                \

@@ -277,23 +277,41 @@ static PyObject *py_remove_connection(PyObject *self, PyObject *args, PyObject *
 /* ---- SAs and policies ---- */
 
 static bool parse_sa(PyObject *args, PyObject *kwargs, struct sa_request *r, PyObject **selectors) {
-  static char *keywords[] = {
-      "direction",   "connection",   "spi",          "encryption", "integrity", "encryption_key", "integrity_key",
-      "esn",         "encapsulate",  "local",        "remote",     "selectors", "replay_window",  "soft_octets",
-      "hard_octets", "soft_packets", "hard_packets", "socket_fd",  "worker",    "sequence",       "place",
-      NULL};
+  static char *keywords[] = {"direction",
+                             "connection",
+                             "spi",
+                             "encryption",
+                             "integrity",
+                             "encryption_key",
+                             "integrity_key",
+                             "esn",
+                             "encapsulate",
+                             "local",
+                             "remote",
+                             "selectors",
+                             "replay_window",
+                             "soft_octets",
+                             "hard_octets",
+                             "soft_packets",
+                             "hard_packets",
+                             "socket_fd",
+                             "worker",
+                             "sequence",
+                             "place",
+                             "fenced",
+                             NULL};
   const char *direction, *encryption, *integrity, *encryption_key, *integrity_key, *local, *remote;
   Py_ssize_t encryption_length, integrity_length;
   unsigned local_port, remote_port;
-  int esn, encapsulate, inbound, cipher, hash;
+  int esn, encapsulate, inbound, cipher, hash, fenced;
   long long place;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$sO&O&ssy#y#pp(sO&)(sO&)OO&O&O&O&O&iiO&L", keywords, &direction,
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$sO&O&ssy#y#pp(sO&)(sO&)OO&O&O&O&O&iiO&Lp", keywords, &direction,
                                    to_u32, &r->connection, to_u32, &r->spi, &encryption, &integrity, &encryption_key,
                                    &encryption_length, &integrity_key, &integrity_length, &esn, &encapsulate, &local,
                                    to_u32, &local_port, &remote, to_u32, &remote_port, selectors, to_u32,
                                    &r->replay_window, to_u64, &r->limits.soft_octets, to_u64, &r->limits.hard_octets,
                                    to_u64, &r->limits.soft_packets, to_u64, &r->limits.hard_packets, &r->socket,
-                                   &r->worker, to_u64, &r->sequence, &place))
+                                   &r->worker, to_u64, &r->sequence, &place, &fenced))
     return false;
   if (!named(directions, "direction", direction, &inbound) || !named(encryptions, "encryption", encryption, &cipher) ||
       !named(integrities, "integrity", integrity, &hash))
@@ -302,6 +320,7 @@ static bool parse_sa(PyObject *args, PyObject *kwargs, struct sa_request *r, PyO
   r->inbound = inbound;
   r->place = place;
   r->encapsulate = encapsulate;
+  r->fenced = fenced;
   r->suite = (struct esp_suite){(enum esp_encryption)cipher, (enum esp_integrity)hash, esn};
   r->encryption_key = (const uint8_t *)encryption_key;
   r->encryption_key_length = (size_t)encryption_length;
@@ -379,6 +398,15 @@ static PyObject *py_replace_policies(PyObject *self, PyObject *args, PyObject *k
   }
   free(spis);
   return PyErr_Occurred() ? NULL : none_or_raise(fault);
+}
+
+static PyObject *py_move_fence(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"until_ns", NULL};
+  struct dataplane *plane = plane_of(self);
+  uint64_t until;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&", keywords, to_u64, &until)) return NULL;
+  fence_move(plane, until);
+  Py_RETURN_NONE;
 }
 
 static PyObject *py_grant(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -511,6 +539,7 @@ static PyMethodDef dataplane_methods[] = {METHOD(event_fd),
                                           METHOD_KEYWORDS(update_sa_remote),
                                           METHOD_KEYWORDS(replace_policies),
                                           METHOD_KEYWORDS(grant),
+                                          METHOD_KEYWORDS(move_fence),
                                           METHOD_KEYWORDS(advance),
                                           METHOD(events),
                                           METHOD(punted),

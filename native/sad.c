@@ -109,7 +109,8 @@ static struct fault sa_new(struct dataplane *plane, const struct sa_request *r, 
   sa->limits = r->limits;
   sa->local = r->local;
   sa->peer = r->remote;
-  sa->sequence_limit = sa->esn ? UINT64_MAX : SEQUENCE_MAX_32;
+  sa->fenced = r->fenced;
+  sa->sequence_limit = sa->fenced ? r->sequence : sa->esn ? UINT64_MAX : SEQUENCE_MAX_32;
   atomic_init(&sa->socket, r->socket);
   sa->selector_count = r->selector_count;
   sa->selectors = calloc(r->selector_count, sizeof *sa->selectors);
@@ -231,6 +232,10 @@ struct fault sa_advance(struct dataplane *plane, uint32_t connection, uint32_t s
   return fault;
 }
 
+void fence_move(struct dataplane *plane, uint64_t until_ns) {
+  atomic_store(&plane->fence_ns, until_ns);
+}
+
 static bool reached(uint64_t value, uint64_t limit) {
   return limit != 0 && value >= limit;
 }
@@ -306,6 +311,10 @@ size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *ite
   struct sa_news news = {false, false};
   uint64_t now = now_ns();
   size_t taken = count;
+  if (sa->fenced && boottime_ns() >= atomic_load_explicit(&plane->fence_ns, memory_order_relaxed)) {
+    *reason = DROP_NOT_ACTIVE;
+    return 0;
+  }
   spin_lock(&sa->lock);
   /* A grant may have been lowered below what was used. */
   bool granted = sa->sequence_limit >= sa->sequence && sa->sequence_limit - sa->sequence >= count;

@@ -63,6 +63,8 @@ def _lines(now: float, status: Json) -> Iterator[str]:
         }[status["lease"]]
         problem = f"; {status['witness_problem']}" if status["witness_problem"] else ""
         yield f"witness  {status['witness']}: {held}{problem}"
+    if status.get("replica"):
+        yield _replica(now, status["replica"])
     if status["role"] != "active":
         yield f"takes over now?  {status['verdict']}"
     if status["machine_leaves"]:
@@ -72,6 +74,21 @@ def _lines(now: float, status: Json) -> Iterator[str]:
     changes = sum(status["transitions"].values())
     if status["changed_at"] is not None:
         yield f"last change  {_ago(now, status['changed_at'])}; {changes} since the start"
+
+
+def _replica(now: float, replica: Json) -> str:
+    connections = f"{replica['connections']} connection{'s' if replica['connections'] != 1 else ''}"
+    addresses = ", ".join(replica["addresses"])
+    if replica["here"]:
+        state = (
+            f"copied to the other gateway, {replica['behind']} records behind"
+            if replica["connected"]
+            else "copied to nobody"
+        )
+        return f"shared  {addresses}: here; {connections} {state}"
+    if not replica["usable"]:
+        return f"shared  {addresses}: at the other gateway; no copy of its SAs that could be used"
+    return f"shared  {addresses}: at the other gateway; copy of {connections}, heard {_ago(now, replica['heard_at'])}"
 
 
 def _paths(now: float, status: Json) -> Table:

@@ -54,6 +54,7 @@ def ha_findings(facts: Facts) -> Iterator[Finding]:
     yield from service_url(("ha", "imds_url"), ha.imds_url, token=False)
     yield from _vote(ha)
     yield from _witness(facts, ha)
+    yield from _shared(facts, ha)
 
 
 def _vote(ha: HaPeer) -> Iterator[Finding]:
@@ -91,6 +92,30 @@ def _path(facts: Facts, where: KeyPath, path: HaPeer | HaPath) -> Iterator[Findi
     if path.port in ike_ports | {NAT_T_PORT}:
         message = f"UDP port {path.port} is taken by IKE; choose another, e.g. 4780, on both gateways"
         yield "error", (*where, "port"), message
+
+
+def _shared(facts: Facts, ha: HaPeer) -> Iterator[Finding]:
+    path = ("ha", "shared_addresses")
+    if not ha.shared_addresses:
+        return
+    if ha.witness is None:
+        yield "error", path, "needs [ha.witness]: without a lease both gateways could use the same SAs at once"
+    if ha.mode == "active-active":
+        yield "error", path, 'not with mode = "active-active": only one gateway has these addresses'
+    if ha.witness is not None and ha.witness.break_lease:
+        yield (
+            "warning",
+            path,
+            "a lease that was broken leaves no copy to go on from: after a crash the connections begin anew",
+        )
+    for name, connection in facts.config.connection.items():
+        if connection.redirect_to is not None and connection.local_addrs in ha.shared_addresses:
+            message = "has no use: its local_addrs moves to the other gateway, and the peer notices nothing"
+            yield "error", ("connection", name, "redirect_to"), message
+    own = {path.local_address for path in ha.path.values()} | {ha.local_address}
+    for address in ha.shared_addresses:
+        if address in own:
+            yield "error", path, f"{address} is this gateway's own, by which the two talk with each other"
 
 
 def _witness(facts: Facts, ha: HaPeer) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ is no change.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from gateway.config.derive import SHORTHANDS, children_of
@@ -53,7 +53,18 @@ class Change:
 
 def diff(old: Config, new: Config) -> tuple[Change, ...]:
     """Every difference, in the order of the file's sections."""
-    return tuple(_changes((), _flat(old), _flat(new)))
+    found = tuple(_changes((), _flat(old), _flat(new)))
+    if not any(config.ha is not None and config.ha.shared_addresses for config in (old, new)):
+        return found
+    return tuple(replace(one, impact=Impact.RESTART_DAEMON) if _decides(one.path) else one for one in found)
+
+
+def _decides(path: str) -> bool:
+    """Whether it says who may have shared addresses. Two gateways that asked two witnesses could both go on with the same SAs."""
+    return path == "ha" or (path.startswith("ha.witness") and path not in _OF_ONE_WITNESS)
+
+
+_OF_ONE_WITNESS = frozenset(f"ha.witness.{name}" for name in ("ttl", "break_lease", "secret", "client_id", "imds_url"))
 
 
 def worst(changes: Iterable[Change]) -> Impact:
@@ -231,6 +242,7 @@ IMPACTS: dict[str, Impact] = {
     "ha.hold_down": _I.IN_PLACE,
     "ha.scheduled_events": _I.IN_PLACE,
     "ha.imds_url": _I.IN_PLACE,
+    "ha.shared_addresses": _I.RESTART_DAEMON,
     "ha.path.*.local_address": _I.IN_PLACE,
     "ha.path.*.remote_address": _I.IN_PLACE,
     "ha.path.*.port": _I.IN_PLACE,

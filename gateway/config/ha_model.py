@@ -145,6 +145,11 @@ class HaPeer(Section):
     imds_url: Text = Field(
         default="http://169.254.169.254", description="scheduled_events: the instance metadata service"
     )
+    shared_addresses: tuple[AddressField, ...] = Field(
+        default=(),
+        max_length=64,
+        description="addresses that only the active gateway has: a connection with such a `local_addrs` goes on at the other gateway as it is, and hosts may have one as their router",
+    )
     path: dict[Name, HaPath] = Field(
         default_factory=dict, max_length=7, description="further ways for heartbeats by name"
     )

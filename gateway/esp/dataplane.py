@@ -110,7 +110,8 @@ class SaParameters:
     `local`/`remote`: the outer end points; ESP goes in UDP between them when `encapsulate`,
     else as protocol 50. `worker`: the one whose traffic an outbound SA is for (RFC 9611 2: a per-resource
     CHILD_SA), modulo their number; None: everybody's, and the fallback of workers without one. `sequence`: that number and all
-    below it are used up, by a process before this one: outbound never sent, inbound taken as seen.
+    below it are used up, by a process before this one: outbound never sent, inbound taken as seen. `fenced`: the other gateway
+    of a pair may have it too, so it sends only before `move_fence`, and nothing before its first grant.
     """
 
     direction: Direction
@@ -127,6 +128,7 @@ class SaParameters:
     limits: Limits = Limits()
     worker: int | None = None
     sequence: int = 0
+    fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,9 @@ class DataPlane(Protocol):
 
     def grant(self, connection: int, spi: int, limit: int) -> None:
         """No sequence number above `limit` is sent on this outbound SA."""
+
+    def move_fence(self, until: float) -> None:
+        """Until when fenced SAs may send, in seconds of CLOCK_BOOTTIME; infinity: always, 0: not at all."""
 
     def advance(self, connection: int, spi: int, by: int) -> None:
         """So many sequence numbers of this outbound SA are never used (RFC 6311 5.1), or all that are left."""

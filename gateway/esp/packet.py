@@ -34,6 +34,7 @@ class Drop(StrEnum):
 
     NO_SA = "no_sa"
     SEQUENCE_EXHAUSTED = "sequence_exhausted"
+    NOT_ACTIVE = "not_active"
     HARD_LIMIT = "hard_limit"
     TOO_BIG = "too_big"
     INNER_MALFORMED = "inner_malformed"

@@ -91,6 +91,7 @@ class ReferenceDataPlane:
         self._events: list[Event] = []
         self._punted: list[Datagram] = []
         self._unknown_spi_second = -1
+        self._fence = 0.0
 
     # -- packets --
 
@@ -109,6 +110,8 @@ class ReferenceDataPlane:
         ipv6 = len(flow.source) == 16
         if flow.length > (max(state.mtu, IPV6_MINIMUM_MTU) if ipv6 else state.mtu):
             return self._dropped(connection, Drop.TOO_BIG)
+        if sa.parameters.fenced and now >= self._fence:
+            return self._dropped(connection, Drop.NOT_ACTIVE)
         if sa.sequence >= sa.sequence_limit:
             return self._dropped(connection, Drop.SEQUENCE_EXHAUSTED)
         if not self._account(sa, flow.length):
@@ -198,7 +201,7 @@ class ReferenceDataPlane:
             window=window,
             sequence=sa.sequence,
             remote=sa.remote,
-            sequence_limit=(2**64 if sa.suite.esn else SEQUENCE_SPACE) - 1,
+            sequence_limit=sa.sequence if sa.fenced else (2**64 if sa.suite.esn else SEQUENCE_SPACE) - 1,
         )
 
     def remove_sa(self, direction: Direction, connection: int, spi: int) -> None:
@@ -218,6 +221,9 @@ class ReferenceDataPlane:
     def grant(self, connection: int, spi: int, limit: int) -> None:
         sa = self._outbound_sa(connection, spi)
         sa.sequence_limit = min(limit, (2**64 if sa.parameters.suite.esn else SEQUENCE_SPACE) - 1)
+
+    def move_fence(self, until: float) -> None:
+        self._fence = until
 
     def advance(self, connection: int, spi: int, by: int) -> None:
         sa = self._outbound_sa(connection, spi)

@@ -40,6 +40,13 @@ class Terminate:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """Forget the connection's IKE_SAs without a word to the peer: another gateway goes on with them."""
+
+    connection: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rekey:
     """Rekey the IKE_SA, or one child's CHILD_SA."""
 
@@ -91,5 +98,6 @@ class SaExpired:
 
 
 Command = (
-    Configure | Initiate | CreateChildSa | Terminate | Rekey | CheckLiveness | Drain | TrafficSeen | PeerMoved | SaExpired
+    Configure | Initiate | CreateChildSa | Terminate | Abandon | Rekey | CheckLiveness | Drain | TrafficSeen | PeerMoved
+    | SaExpired
 )  # fmt: skip

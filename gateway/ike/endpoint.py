@@ -14,6 +14,7 @@ from gateway.contract import Compute, Endpoint, Fetch, RandomSource
 from gateway.deadlines import Deadlines
 from gateway.ike import crash_detection, grammar, resources, succession, unprotected
 from gateway.ike.commands import (
+    Abandon,
     CheckLiveness,
     Command,
     Configure,
@@ -114,6 +115,9 @@ class IkeEndpoint:
                 self._create_child(connection, child, now)
             case Terminate(connection, child, reason):
                 self._terminate(connection, child, reason, now)
+            case Abandon(connection):
+                for sa in self.sas(connection):
+                    sa.destroy(now, "AT_THE_OTHER_GATEWAY")
             case Rekey(connection, child):
                 self._rekey(connection, child, now)
             case CheckLiveness(connection):
@@ -530,12 +534,8 @@ class IkeEndpoint:
         sa, settings = self._primary.get(connection), self._settings(connection).child(child)
         if sa is None or settings is None:
             return
-        waiting = [
-            exchange
-            for exchange in (sa.exchange, *sa.queue)
-            if isinstance(exchange, CreateChild) and exchange.settings.name == child
-        ]
-        if not waiting:
+        creating = (one for one in (sa.exchange, *sa.queue) if isinstance(one, CreateChild))
+        if not any(one.settings.name == child for one in creating):
             sa.enqueue(CreateChild(settings), now)
 
     def _terminate(self, connection: str, child: str, reason: str, now: float) -> None:

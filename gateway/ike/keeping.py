@@ -8,7 +8,7 @@ is sent again until it is answered, but what it was for is lost: a rekey begins 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
@@ -148,6 +148,31 @@ def kept(sa: IkeSa) -> KeptIkeSa | None:
         rekeying=isinstance(sa.exchange, RekeyIke) or (isinstance(sa.exchange, Recovered) and sa.exchange.ike),
         children=tuple(_kept_child(child) for child in sa.children.values() if child.state is not ChildState.DELETING),
         lingering=tuple((one.child, one.spi_in, one.at) for one in sa.lingering),
+    )
+
+
+def shifted(kept: KeptIkeSa, by: float) -> KeptIkeSa:
+    """The same on a clock that is `by` seconds ahead: another machine's."""
+    spi, is_initiator, since = kept.origin
+    return replace(
+        kept,
+        origin=(spi, is_initiator, since + by),
+        created_at=kept.created_at + by,
+        established_at=kept.established_at + by,
+        rekey_at=None if kept.rekey_at is None else kept.rekey_at + by,
+        planned_at=kept.planned_at + by,
+        reauth_at=None if kept.reauth_at is None else kept.reauth_at + by,
+        children=tuple(
+            replace(
+                one,
+                installed_at=one.installed_at + by,
+                rekey_at=one.rekey_at + by,
+                life_at=one.life_at + by,
+                planned_at=one.planned_at + by,
+            )
+            for one in kept.children
+        ),
+        lingering=tuple((name, spi_in, at + by) for name, spi_in, at in kept.lingering),
     )
 
 

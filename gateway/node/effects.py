@@ -14,6 +14,7 @@ from gateway.bgp.settings import SpeakerSettings
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaParameters
 from gateway.ha.beating import Beat
+from gateway.ha.replica import Said
 from gateway.node.instances import InstanceSettings
 from gateway.routing.model import Prefix, Route
 
@@ -182,6 +183,40 @@ class PairTransmit:
     data: bytes
     local: Endpoint
     remote: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class MoveFence:
+    """Until when, on the node's clock, SAs of shared addresses may send."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class HoldAddresses:
+    """The shared addresses are this host's, and its neighbors are told; or they are not."""
+
+    addresses: tuple[str, ...]
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSeek:
+    """Whether to keep a session with the other gateway open from here, for a copy of its SAs."""
+
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSay:
+    """To the other gateway, in the session there is."""
+
+    said: Said = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaClose:
+    """End the session there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ OWN_INTENT = {
     "STOPPING": "DELETED_BY_OPERATOR",
     "REMOVED_FROM_CONFIGURATION": "DELETED_BY_OPERATOR",
     "CONFIGURATION_CHANGED": "CONFIGURATION_CHANGED",
+    "AT_THE_OTHER_GATEWAY": "AT_THE_OTHER_GATEWAY",
 }
 """Ends we wanted ourselves: no failures, and no reason to back off."""
 

@@ -28,6 +28,7 @@ from gateway.node.keeping import Earlier, Keeper
 from gateway.node.learned import Learned
 from gateway.node.liveness import Liveness
 from gateway.node.pairing import Pairing
+from gateway.node.replication import Replication
 from gateway.node.routes import fib_commands, journal_event, tell_next_hops
 from gateway.node.settings import GatewaySettings
 from gateway.node.supervisor import Supervisor
@@ -69,6 +70,7 @@ class Gateway:
         self.tunnels: dict[str, Tunnel] = {}
         self.liveness = Liveness(self.tunnels, random)
         self.keeper = Keeper(self.ike, self.tunnels, earlier or Earlier())
+        self.replication = Replication(self.tunnels, self.keeper)
         self._names: dict[int, str] = {}  # of the tunnels, by connection number
         self._supervisor = Supervisor(self.tunnels, self.ike)
         self._to_close: dict[str, None] = {}  # a set in order of insertion, at the end
@@ -140,6 +142,8 @@ class Gateway:
                 self._operate(command, now)
             case Operate() | MachineLeaves() | inputs.TableAnswered() | inputs.WitnessAnswered():
                 self.pairing.command(command, now)
+            case inputs.ReplicaOpened() | inputs.ReplicaSaid() | inputs.ReplicaClosed():
+                self.replication.command(command, now)
             case inputs.WorkersWork(works):
                 self.pairing.workers(works)
             case bgp.ProcessUp() | bgp.ProcessDown():
@@ -158,8 +162,11 @@ class Gateway:
         self._settle(now)
 
     def poll(self) -> Iterator[object]:
-        while self._effects:
-            yield self._effects.popleft()
+        passing = self.replication
+        while self._effects or passing.has_effects:
+            yield from passing.poll()
+            if self._effects:
+                passing.take(self._effects.popleft(), self._settled_at)
 
     @property
     def fib(self) -> Fib:
@@ -178,6 +185,7 @@ class Gateway:
             self.liveness.next_deadline(),
             self.pairing.next_deadline(),
             self.keeper.forwards_at,
+            self.replication.next_deadline(),
             self._reopen_at,
         ]
         if self.guarded:
@@ -191,6 +199,7 @@ class Gateway:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
+        self.replication.handle_deadline(now)
         self.ike.handle_deadline(now)
         self.tables.handle_deadline(now)
         self.liveness.handle_deadline(now)
@@ -215,7 +224,9 @@ class Gateway:
         self.tables.sweep_later(now + (self.settings.bgp.stale_time if self.settings.bgp is not None else STALE_SWEEP))
         self._set_instances(guarded=False)
         self.learned.start(self.settings.instances, now)
+        self.replication.configure(self.settings)
         self._adopt_tunnels(now)
+        self.replication.start()
         self._set_throws(now)
         self._set_protected(now)
         self._configure_ike(now)
@@ -224,6 +235,7 @@ class Gateway:
 
     def _stop(self, now: float) -> None:
         self.stopping = True
+        self.replication.stop()
         self.liveness.stop(now)
         if self.speaker is not None:
             self.speaker.command(bgp.Shutdown(), now)
@@ -236,6 +248,7 @@ class Gateway:
         if settings.instances or before.instances:
             self._set_instances(guarded=False)
         self.learned.adopt(settings.instances, now)
+        self.replication.configure(settings)
         now_wanted = {wanted.name: wanted for wanted in settings.tunnels}
         for name, tunnel in list(self.tunnels.items()):
             wanted = now_wanted.get(name)
@@ -301,10 +314,25 @@ class Gateway:
                 # What was tried so far was tried with the old settings
                 self.ike.command(ike.Terminate(known.name, reason="CONFIGURATION_CHANGED"), now)
                 known.back_off.reset()
-            if known.adopt(settings) and known.interface:
+            changed = known.adopt(settings)
+            self.replication.adopt(known)
+            if changed and known.interface:
                 self._emit(known.link(settings.local_destinations))
             self.tables.enter(settings, known.interface, now)
             self._connection_state(known, now)
+
+    def _move_shared(self, now: float) -> None:
+        """The shared addresses came to us, or left, or what came with them had its time to come up."""
+        for tunnel in self.replication.shared:
+            if tunnel.elsewhere:
+                self.ike.command(ike.Abandon(tunnel.name), now)
+            self._look_after(tunnel.name)
+        self._configure_ike(now)
+        if self.guarded:
+            self._emit_all(self.keeper.resume(self.replication.arriving, now))
+            self.keeper.withdraw(self.replication.holder.copy.contents)
+        for tunnel in self.replication.shared:
+            self._connection_state(tunnel, now)
 
     def _connection_state(self, tunnel: Tunnel, now: float) -> None:
         """A tunnel that starts with the first packet must get that packet: the data plane drops it and says `acquire`."""
@@ -315,8 +343,8 @@ class Gateway:
         self.pairing.tunnel(tunnel, self.liveness.passes(tunnel.name))
 
     def _configure_ike(self, now: float) -> None:
-        faulty = {name for name, tunnel in self.tunnels.items() if tunnel.device_fault}
-        usable = tuple(tunnel.ike for tunnel in self.settings.tunnels if tunnel.name not in faulty)
+        without = {name for name, tunnel in self.tunnels.items() if tunnel.device_fault or tunnel.elsewhere}
+        usable = tuple(tunnel.ike for tunnel in self.settings.tunnels if tunnel.name not in without)
         self.ike.command(ike.Configure(usable), now)
 
     def _set_protected(self, now: float) -> None:
@@ -464,6 +492,9 @@ class Gateway:
             for effect in self.pairing.poll(now):
                 progress = True
                 self._pair_event(effect, now)
+            if self.replication.follow(self.pairing.ha, now) or self.replication.reconsidered(now):
+                self._move_shared(now)
+                progress = True
             for effect in self.liveness.poll():
                 progress = True
                 self._liveness_event(effect, now)

@@ -60,6 +60,8 @@ class HighAvailability:
         self.fabric = Fabric(fabric, random, now) if fabric is not None else None
         self.last_change = ""
         """The last transition, in words."""
+        self.fenced = False
+        """Whether nobody else could act any more when this gateway became active."""
         self.changed_at: float | None = None
         self.transitions: Counter[str] = Counter()
         """By the new role."""
@@ -250,7 +252,7 @@ class HighAvailability:
 
     def _role(self, event: RoleChanged, now: float) -> None:
         self.transitions[event.after.name.lower()] += 1
-        self.last_change, self.changed_at = event.reason, now
+        self.last_change, self.changed_at, self.fenced = event.reason, now, event.fenced
         self._effects.append(outcomes.pair(event))
         if Role.ACTIVE in (event.before, event.after):
             self._steer(now)

@@ -9,6 +9,7 @@ from gateway.config.model import Prefix
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ha.fabric_values import Outcome
+from gateway.ha.replica import Said
 from gateway.ha.witness import Answer
 from gateway.node.settings import GatewaySettings
 
@@ -152,3 +153,25 @@ class Operate:
     connection: str
     child: str = ""
     to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOpened:
+    """A session with the other gateway for copies of SAs; `dialed`: from here."""
+
+    dialed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSaid:
+    """By the other gateway, in that session."""
+
+    said: Said = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaClosed:
+    """The session is over."""
+
+
+ReplicaCommand = ReplicaOpened | ReplicaSaid | ReplicaClosed

@@ -42,13 +42,17 @@ class InstalledChild:
     def __post_init__(self) -> None:
         self.granted = self._limit(self.sent)
 
-    def parameters(self, connection: int, limits: Limits, window: int) -> tuple[SaParameters, SaParameters]:
+    def parameters(
+        self, connection: int, limits: Limits, window: int, *, fenced: bool = False
+    ) -> tuple[SaParameters, SaParameters]:
         """Inbound, outbound."""
         inbound, outbound = security_associations.parameters(self.event, connection, limits, window)
         used = self.used
         return (
             replace(inbound, sequence=self.seen, limits=_left(limits, used.packets_in, used.octets_in)),
-            replace(outbound, sequence=self.sent, limits=_left(limits, used.packets_out, used.octets_out)),
+            replace(
+                outbound, sequence=self.sent, limits=_left(limits, used.packets_out, used.octets_out), fenced=fenced
+            ),
         )
 
     def read(self, inbound: SaCounters | None, outbound: SaCounters | None) -> bool:

@@ -10,7 +10,7 @@ begins above it. A repeated AES-GCM IV would give the key away, a gap costs noth
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from gateway.esp.dataplane import Direction, SaCounters
@@ -50,6 +50,8 @@ class KeptConnection:
     established_at: float | None
     ike: KeptIkeSa
     sas: tuple[KeptSa, ...] = field(repr=False)
+    epoch: int = 0
+    """Of a shared connection: under which its gateway was active."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Keeper:
         self._tunnels = tunnels
         self._earlier = dict(earlier.connections)
         self._clean = earlier.clean
+        self.epoch = 0
+        """Of shared connections: under which this gateway is active, or was last."""
         self._told: dict[str, KeptConnection] = {}
         self._touched: dict[str, None] = dict.fromkeys(self._earlier)  # a set in order of insertion
         self.forwards = False
@@ -136,22 +140,39 @@ class Keeper:
                 event = replace(one.event, local=known.local, remote=known.traffic_remote or known.remote)
                 sas.append(KeptSa(event, one.installed_at, one.granted, one.seen, one.used, exact=last))
         return KeptConnection(
-            name, fingerprint(tunnel.settings), tunnel.mtu, tunnel.established_at, known, tuple(sas)
+            name, fingerprint(tunnel.settings), tunnel.mtu, tunnel.established_at, known, tuple(sas),
+            self.epoch if tunnel.shared else 0,
         )  # fmt: skip
 
-    # --- from the process before --------------------------------------------------------------------------------
+    def known(self, names: Iterable[str]) -> dict[str, KeptConnection]:
+        """Of these, what was told last."""
+        return {name: self._told[name] for name in names if name in self._told}
+
+    # --- from the process before, or from the other gateway --------------------------------------------------------------------------------
 
     def mtu(self, tunnel: Tunnel) -> int:
         """Of its TUN as it was; 0 where nothing is known."""
         found = self._earlier.get(tunnel.name)
         return found.mtu if found is not None and self._fits(tunnel, found) else 0
 
+    def withdraw(self, names: Iterable[str]) -> dict[str, KeptConnection]:
+        """Of these, what the process before kept; it is not resumed with the others."""
+        return {name: self._earlier.pop(name) for name in names if name in self._earlier}
+
+    def inherit(self, connections: Mapping[str, KeptConnection]) -> None:
+        """What the other gateway had; nothing of how far its SAs were is exact."""
+        self._earlier.update(connections)
+
+    def resume(self, tunnels: Iterable[Tunnel], now: float) -> Iterator[object]:
+        """Those of which something is known go on."""
+        for tunnel in tunnels:
+            yield from self._resume(tunnel, now)
+
     def resume_all(self, now: float, *, routes: bool) -> Iterator[object]:
-        """All that are configured go on, what is left is over; effects for the data plane and for people. `routes`: the kernel
+        """All that are configured and here go on, what is left is over; effects for the data plane and for people. `routes`: the kernel
         has those of before."""
         known = bool(self._earlier) or not self._tunnels
-        for tunnel in self._tunnels.values():
-            yield from self._resume(tunnel, now)
+        yield from self.resume([tunnel for tunnel in self._tunnels.values() if not tunnel.elsewhere], now)
         self.forwards = routes and known and not self._earlier
         self.forwards_at = None if self.forwards else now + FORWARDS_AFTER
         self._touched.update(dict.fromkeys(self._earlier))
@@ -180,7 +201,8 @@ class Keeper:
         tunnel.established(now if found.established_at is None else found.established_at)
         renew = not all(one.exact for one in found.sas)
         ike_keeping.resume(self._ike, tunnel.settings.ike, found.ike, now, renew=renew)
-        text = f"goes on after a {'restart' if self._clean else 'crash'}, with {len(children)} CHILD_SAs"
+        how = "at this gateway" if tunnel.shared else f"after a {'restart' if self._clean else 'crash'}"
+        text = f"goes on {how}, with {len(children)} CHILD_SAs"
         yield Event("info", "ike-resumed", tunnel.name, text)
 
     def _fits(self, tunnel: Tunnel, found: KeptConnection) -> bool:
@@ -193,6 +215,17 @@ def fingerprint(settings: TunnelSettings) -> bytes:
     children = tuple((child.name, child.resources) for child in ike.children)
     agreed = (ike.local, ike.remote, ike.local_id, ike.remote_id, ike.encap, ike.mobike, ike.negotiated, children)
     return hashlib.sha256(repr(agreed).encode()).digest()
+
+
+def shifted(kept: KeptConnection, by: float) -> KeptConnection:
+    """The same on a clock that is `by` seconds ahead."""
+    since = kept.established_at
+    return replace(
+        kept,
+        established_at=None if since is None else since + by,
+        ike=ike_keeping.shifted(kept.ike, by),
+        sas=tuple(replace(one, installed_at=one.installed_at + by) for one in kept.sas),
+    )
 
 
 def _at_the_end(tunnel: Tunnel, installed: InstalledChild) -> InstalledChild:

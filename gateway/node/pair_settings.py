@@ -49,6 +49,8 @@ class PairSettings:
     witness: WitnessSettings | None = None
     cloud_witness: bool = False
     ttl: float = 1.0
+    shared: tuple[str, ...] = ()
+    """Outer addresses that only the active gateway has."""
 
     @property
     def both_carry(self) -> bool:
@@ -73,6 +75,7 @@ def pair_settings(config: Config, secrets: PairSecrets) -> PairSettings | None:
         witness=_witness(config, ha, secrets),
         cloud_witness=ha.witness is not None and ha.witness.kind != "node",
         ttl=derive.lease_ttl(ha.witness),
+        shared=tuple(map(str, ha.shared_addresses)),
     )
 
 

@@ -41,6 +41,8 @@ class Pairing:
         self._vote = VoteChanged(0)
         self._others: dict[str, str] = {}
         """By connection: the other gateway's address, for a peer that has its tunnel with the active one."""
+        self._moving: dict[str, str] = {}
+        """By connection: its address, which only the active gateway has."""
         self.sent_away: dict[str, str] = {}
         """Those whose peer is sent there now."""
 
@@ -54,6 +56,8 @@ class Pairing:
         with a session."""
         self._outer = frozenset(tunnel.ike.local.host for tunnel in settings.tunnels)
         self._others = {tunnel.name: tunnel.redirect_to for tunnel in settings.tunnels if tunnel.redirect_to}
+        shared = settings.pair.shared if settings.pair is not None else ()
+        self._moving = {one.name: one.ike.local.host for one in settings.tunnels if one.ike.local.host in shared}
         self.health.neighbors(self._judged(settings.bgp), established)
         self._hold_times = _hold_times(settings.bgp) if settings.bgp is not None else {}
         self._untold = {name: until for name, until in self._untold.items() if name in self._hold_times}
@@ -71,10 +75,13 @@ class Pairing:
             self._effects.append(bgp.Attract(None))
 
     def _judged(self, settings: SpeakerSettings | None) -> SpeakerSettings | None:
-        """Neighbors whose sessions say something of this gateway: not those in a tunnel that is at the active one alone."""
+        """Neighbors whose sessions say something of this gateway: not those in a tunnel that is at the active one alone, or
+        came from there with its address a moment ago."""
         if settings is None:
             return None
-        return settings.without({one.name for one in settings.neighbors if one.connection in self._others})
+        return settings.without(
+            {one.name for one in settings.neighbors if one.connection in self._others | self._moving}
+        )
 
     @property
     def attraction(self) -> Attraction | None:
@@ -89,7 +96,9 @@ class Pairing:
             self.health.tunnel(tunnel.name, None)
             return
         up = tunnel.usable or tunnel.settings.start_action == "trap"
-        self.health.tunnel(tunnel.name, up and passes)
+        self.health.tunnel(
+            tunnel.name, tunnel.arriving or (up and passes) or (tunnel.elsewhere and not tunnel.failed_here)
+        )
 
     def links(self, connected: Collection[Prefix]) -> None:
         """An outer address whose network is on a link no more: the interface is down or gone. One that never was, a /32 of a cloud's or

@@ -82,7 +82,7 @@ class Supervisor:
     def _may_initiate(self, tunnel: Tunnel) -> bool:
         """Wanted, its device there, and nothing of ours under way. What a stranger half opened from the peer's address
         does not hold us back."""
-        if not tunnel.wanted or tunnel.device_fault or not tunnel.interface:
+        if not tunnel.wanted or tunnel.elsewhere or tunnel.device_fault or not tunnel.interface:
             return False
         sas = [sa for sa in self._ike.sas(tunnel.name) if sa.state is not IkeState.DELETING]
         return not any(sa.is_initiator or sa.established for sa in sas)

@@ -89,6 +89,9 @@ class Tunnel:
         self.failure: Failure | None = None
         self.refused: dict[str, Failure] = {}  # rekeys, by child or "" for the IKE_SA's; what they were for works still
         self.interface = 0
+        self.shared = False  # its outer address goes from gateway to gateway
+        self.elsewhere = self.arriving = False  # it is at the other gateway; or came to us a moment ago
+        self.failed_here = False  # it was down when it left
         self.device_fault = ""  # why its TUN cannot be had; until then nothing is negotiated
         self.mtu = 0
         self.installed: dict[int, InstalledChild] = {}  # by spi_in
@@ -148,7 +151,7 @@ class Tunnel:
             settings.limits.get(event.child, Limits()),
             settings.replay_windows.get(event.child, DEFAULT_WINDOW),
         )
-        inbound, outbound = child.parameters(settings.id, limits, window)
+        inbound, outbound = child.parameters(settings.id, limits, window, fenced=self.shared)
         self._bank({(Direction.INBOUND, event.spi_in), (Direction.OUTBOUND, event.spi_out)} & self._removed)
         self.installed[event.spi_in] = child
         self._names[Direction.INBOUND, event.spi_in] = event.child

@@ -25,7 +25,7 @@ from gateway.node.tunnel import ENDS, Tunnel
 from gateway.observe.bgp_explain import explain_peer
 from gateway.observe.explain import explain
 from gateway.observe.fabric import fabric_status, troubles
-from gateway.observe.ha import ha_status, problems
+from gateway.observe.ha import ha_status, problems, replica_status
 from gateway.observe.snapshot import (
     CertificateStatus,
     ChildStatus,
@@ -74,7 +74,10 @@ def build(
     fade(node)
     draw_some(node, facts, kept, 0 if stale else len(node.redraw))
     pair = node.pairing.ha
-    ha = ha_status(pair, now, facts.heartbeats_sent, node.pairing.sent_away) if pair is not None else None
+    ha = None
+    if pair is not None:
+        replica = replica_status(node.replication, now)
+        ha = ha_status(pair, now, facts.heartbeats_sent, node.pairing.sent_away, replica)
     fabric = fabric_status(pair.fabric.view()) if pair is not None and pair.fabric is not None else None
     return Snapshot(
         name=node.settings.name,
@@ -222,6 +225,8 @@ def _explanation(
         refused = next((explain(one.reason, one.context) for one in tunnel.refused.values()), "")
         return silence or refused or _unverified(tunnel, children) or _black_hole(node, tunnel) or _habit(node, tunnel)
     known = tunnel.failure
+    if tunnel.elsewhere:
+        return explain("AT_THE_OTHER_GATEWAY", _ends(tunnel))
     if silence and (known is None or known.reason in ENDS):
         return silence
     if known is not None:

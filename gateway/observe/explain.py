@@ -293,6 +293,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "DELETED_BY_OPERATOR": (
         "connection {tunnel} was terminated from this side by an operator; bring it back with `gatewayctl initiate {tunnel}`",
     ),
+    "AT_THE_OTHER_GATEWAY": ("connection {tunnel} is the active gateway's, which is not this one",),
     "CONFIGURATION_CHANGED": ("connection {tunnel} was given other addresses or identities and is being set up anew",),
     "CHILD_DELETED_BY_OPERATOR": (
         "a CHILD_SA of connection {tunnel} was terminated from this side by an operator",

@@ -8,12 +8,15 @@ from gateway.ha.message import Advertised, HealthReason, Role, Standing
 from gateway.ha.roles import named
 from gateway.ha.sealed import Rejection
 from gateway.node.high_availability import HighAvailability
-from gateway.observe.snapshot import HaPathStatus, HaStatus
+from gateway.node.replication import Replication
+from gateway.observe.snapshot import HaPathStatus, HaStatus, ReplicaStatus
 
 _LEASE = {Standing.OURS: "ours", Standing.FREE: "free", Standing.OTHER: "other", Standing.UNKNOWN: "unknown"}
 
 
-def ha_status(ha: HighAvailability, now: float, sent: int, sent_away: Iterable[str] = ()) -> HaStatus:
+def ha_status(
+    ha: HighAvailability, now: float, sent: int, sent_away: Iterable[str] = (), replica: ReplicaStatus | None = None
+) -> HaStatus:
     """The picture of now; `sent` heartbeats are counted by who sends them. `sent_away`: connections whose peers are redirected."""
     pair = ha.pair
     election, lease, beat = pair.election, pair.lease, pair.heartbeat.status(now)
@@ -58,6 +61,25 @@ def ha_status(ha: HighAvailability, now: float, sent: int, sent_away: Iterable[s
         epoch_announced=election.sightings.highest,
         machine_leaves=ha.machine_leaves,
         sent_away=tuple(sent_away),
+        replica=replica,
+    )
+
+
+def replica_status(one: Replication, now: float) -> ReplicaStatus | None:
+    """None where no address is shared."""
+    if not one.hosts:
+        return None
+    copy, source = one.holder.copy, one.source
+    return ReplicaStatus(
+        addresses=tuple(sorted(one.hosts)),
+        here=one.acting,
+        connected=one.dialed is not None,
+        connections=len(one.shared) if one.acting else len(copy.contents),
+        epoch=one.epoch if one.acting else copy.epoch,
+        usable=not one.acting and one.holder.usable(now),
+        heard_at=one.source.heard_at if one.acting else one.holder.heard_at,
+        behind=source.number - source.acked if one.acting and one.dialed is not None else 0,
+        waiting=one.waiting,
     )
 
 

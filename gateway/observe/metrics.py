@@ -33,6 +33,7 @@ from gateway.observe.snapshot import ChildStatus, LivenessStatus, Snapshot, Work
 DROP_REASONS = {
     "no_sa": "out",
     "sequence_exhausted": "out",
+    "not_active": "out",
     "hard_limit": "any",
     "too_big": "out",
     "inner_malformed": "any",

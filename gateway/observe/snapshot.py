@@ -258,6 +258,21 @@ class HaPathStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """Shared addresses, and the copy of their SAs: of the standby's, whether it may be used; of the active's, how far it is behind."""
+
+    addresses: tuple[str, ...]
+    here: bool
+    connected: bool
+    connections: int  # in the copy, or copied from here
+    epoch: int
+    usable: bool  # the standby's copy, now
+    heard_at: float | None
+    behind: int  # records the other has not confirmed
+    waiting: int  # effects that wait for that
+
+
+@dataclass(frozen=True, slots=True)
 class HaStatus:
     """The pair, as this gateway sees it."""
 
@@ -297,6 +312,7 @@ class HaStatus:
     epoch_announced: int = 0  # the highest in routes of others that nobody here knew of
     machine_leaves: bool = False  # the cloud announced its restart, move or end
     sent_away: tuple[str, ...] = ()  # connections whose peers are redirected to the other gateway
+    replica: ReplicaStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

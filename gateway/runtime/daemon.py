@@ -58,6 +58,7 @@ from gateway.runtime.operations import DaemonOperations
 from gateway.runtime.predecessor import Predecessor
 from gateway.runtime.probes import NativeProbes
 from gateway.runtime.randomness import SystemRandom
+from gateway.runtime.sharing import Sharing
 from gateway.runtime.tun import interface_name
 from gateway.runtime.udp import UdpSockets
 from gateway.runtime.witness_calls import WitnessCalls
@@ -120,6 +121,7 @@ class Daemon:
             Path(config.gateway.run_directory), self._received_bgp, self.driver.command, self.tell,
             lambda: terms(self.loaded.config.bgp),
         )  # fmt: skip
+        self.sharing = Sharing(config.gateway.mark, SystemRandom(), self.netlink, self.driver.command, self.tell)
         self.listeners = Listeners(self.picture, self._received_pair, self.snapshot, inherited)
         self.tables = FabricCalls(
             config.gateway.mark,
@@ -159,6 +161,8 @@ class Daemon:
             self._early.push_async_callback(self.probes.close)
             self._early.push_async_callback(self.listeners.rest)
             await self.listeners.follow(config, _sockets(self.loaded))
+            self._early.push_async_callback(self.sharing.close)
+            await self.sharing.follow(self.loaded.settings.pair)
             self._early.push_async_callback(self.tables.close)
             self._early.push_async_callback(self.witness.close)
             self._early.push_async_callback(self.maintenance.close)
@@ -350,6 +354,10 @@ class Daemon:
                 self.dataplane.replace_policies(connection, spis)
             case effects.Grant(connection, spi, limit):
                 self.dataplane.grant(connection, spi, limit)
+            case effects.MoveFence(until):
+                self.dataplane.move_fence(until)
+            case effects.HoldAddresses() | effects.ReplicaSeek() | effects.ReplicaSay() | effects.ReplicaClose():
+                self.sharing.perform(effect)
             case effects.Advance(connection, spi, by):
                 self.dataplane.advance(connection, spi, by)
             case effects.SetInstances():
@@ -497,6 +505,7 @@ class Daemon:
         except OSError:
             await self.listeners.follow(self.loaded.config, _sockets(self.loaded))
             raise
+        await self.sharing.follow(loaded.settings.pair)
         self._configure_clouds(loaded)
         logs.set_level(loaded.config.gateway.log_level)
         self.loaded = loaded
@@ -511,6 +520,7 @@ class Daemon:
         self.maintenance.configure(loaded.config.ha)
 
     def _open_sockets(self, settings: GatewaySettings) -> None:
+        self.sockets.shared = frozenset(settings.pair.shared) if settings.pair is not None else frozenset()
         made = self.sockets.open(tunnel.ike.local for tunnel in settings.tunnels)
         made += self.sockets.open_raw(tunnel.ike.local.host for tunnel in settings.tunnels if not tunnel.ike.encap)
         self.sockets.expect((tunnel.ike.local.host, tunnel.ike.remote.host) for tunnel in settings.tunnels)

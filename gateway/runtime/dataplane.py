@@ -10,6 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 
 from gateway import _native
 from gateway.config.model import DataPlane
@@ -26,6 +27,7 @@ from gateway.runtime.tun_queues import QueueDrops
 from gateway.runtime.udp import Received, UdpSockets
 
 NANOSECOND = 1e-9
+FOREVER_NS = 2**64 - 1
 QUEUE_FULL = "tun_queue_full"  # native/drop_reasons.h
 TURN = 0.002
 """Seconds for which punted IKE datagrams are taken in one turn of the loop: timers must not wait for hundreds of them."""
@@ -144,6 +146,7 @@ class NativeDataPlane:
             worker=-1 if sa.worker is None else sa.worker % self._workers,
             sequence=sa.sequence,
             place=self._progress.take(sa, self._names[sa.connection]) if self._progress is not None else 0,
+            fenced=sa.fenced,
         )  # fmt: skip
         if outbound and self.packets is not None:
             if sa.encapsulate:
@@ -174,6 +177,10 @@ class NativeDataPlane:
 
     def grant(self, connection: int, spi: int, limit: int) -> None:
         self._when_made(connection, lambda: self._native.grant(connection, spi, limit))
+
+    def move_fence(self, until: float) -> None:
+        """At once, also for connections whose device is being made."""
+        self._native.move_fence(FOREVER_NS if until == inf else int(until / NANOSECOND))
 
     def advance(self, connection: int, spi: int, by: int) -> None:
         self._when_made(connection, lambda: self._native.advance(connection, spi, by))

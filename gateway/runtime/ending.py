@@ -192,8 +192,8 @@ class Ending:
         ends. Whether it had anything to hand over."""
         node = self._daemon.node
         pair = node.pairing.ha
-        if pair is None or not pair.has_duties:
-            return False
+        if pair is None or not pair.has_duties or (node.replication.acting and not pair.has_heir):
+            return False  # whoever lets go of shared addresses without an heir takes their tunnels down
         self._daemon.driver.command(Operate(Verb.MAINTENANCE))
         deadline = boottime() + STOP_PATIENCE
         while boottime() < deadline and pair.has_heir and not pair.is_relieved:

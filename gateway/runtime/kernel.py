@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,23 @@ class Kernel:
         found = [self.interface_for(address) for address in addresses]
         indexes = dict.fromkeys(one.interface for one in found if one is not None)
         return [name for index in indexes for name in [self._name_of(index)] if name]
+
+    def hold_address(self, address: Address, held: bool) -> str:
+        """The whole address, without a network, on the interface whose network has it, or on none; the interface it is on now, or ""."""
+        whole = ip_interface(address)
+        bodies = (message.body for message in self._routes.dump(RTM_GETADDR, rtlinks.addresses_of(0)))
+        present = rtlinks.holders(bodies, whole)
+        if not held:
+            gone = [(f"{address}", rtlinks.delete_address(index, whole)) for index in present]
+            self._exchange(gone, gone=(errno.EADDRNOTAVAIL, errno.ENODEV))
+            return ""
+        if not present:
+            found = self.interface_for(address)
+            if found is None:
+                raise NetlinkError(errno.ENETUNREACH, "no interface has a network with it")
+            self._exchange([(f"{address}", rtlinks.add_address(found.interface, whole))], gone=(errno.EEXIST,))
+            present = [found.interface]
+        return self._name_of(present[0])
 
     def _name_of(self, index: int) -> str:
         try:

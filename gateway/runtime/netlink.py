@@ -165,6 +165,10 @@ class Netlink:
         """For `NextHopResolved`: the gateway and interface by which the main table reaches it."""
         return await self._call(lambda kernel: kernel.interface_for(next_hop))
 
+    async def hold_address(self, address: Address, held: bool) -> str:
+        """Puts it on this host, or takes it off; the interface it is on now, or ""."""
+        return await self._call(lambda kernel: kernel.hold_address(address, held))
+
     async def interfaces_towards(self, addresses: Sequence[Address]) -> list[str]:
         """Names of the devices by which the main table reaches these."""
         return await self._call(lambda kernel: kernel.interfaces_towards(addresses))

@@ -104,6 +104,19 @@ def decode_addresses(bodies: Iterable[bytes], index: int) -> set[Interface]:
     return found
 
 
+def holders(bodies: Iterable[bytes], address: Interface) -> list[int]:
+    """The links that have exactly this address, with this length."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    found = []
+    for body in bodies:
+        of, length, _, _, owner = _IFADDR.unpack_from(body)
+        values = attributes(body, _IFADDR.size)
+        octets = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
+        if (of, length, octets) == (family, address.network.prefixlen, address.ip.packed):
+            found.append(owner)
+    return found
+
+
 def _link(index: int) -> bytes:
     return _IFINFO.pack(0, 0, 0, index, 0, 0)
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 MAGIC = b"gwstate\0"
-VERSION = 1
+VERSION = 2
 """Of what is inside: one more whenever `KeptConnection`, or what it is made of, changes. An unknown one is a clean start."""
 HALF = 32 << 10
 """Octets; pages nobody wrote take no memory. What does not fit is not kept, and begins anew."""

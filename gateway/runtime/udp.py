@@ -30,6 +30,7 @@ BEHIND = 8
 GUARDED = 10.0
 """Seconds for which they are."""
 _SO_RCVBUFFORCE, _SO_MEMINFO, _DROPS = 33, 55, 8
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 ESP_PROTOCOL = 50  # RFC 4303 2
 
 Received = Callable[[bytes, Endpoint, Endpoint], None]
@@ -63,6 +64,8 @@ class UdpSockets:
         self._on_ike = on_ike
         self._tell = tell
         self._peers: dict[str, set[str]] = {}  # hosts, by local host
+        self.shared: frozenset[str] = frozenset()
+        """Addresses that need not be on this host yet."""
         self._behind = 0
         self._guarded: asyncio.TimerHandle | None = None
         self._plain: dict[Endpoint, socket.socket] = {}
@@ -243,7 +246,7 @@ class UdpSockets:
         """One for each worker. Those that the process before had hold the port, so that nobody else can have it."""
         sockets = self._adopted(endpoint, self._workers)
         if not sockets:
-            _check_free(endpoint)
+            _check_free(endpoint, endpoint.host in self.shared)
         made = [self._bound(endpoint, reuse=True) for _ in range(self._workers - len(sockets))]
         if made:
             self._store.keep(_kept_as(endpoint), [one.fileno() for one in made])
@@ -254,6 +257,8 @@ class UdpSockets:
         try:
             made.setblocking(False)
             made.setsockopt(*mark_option(self._mark))
+            if endpoint.host in self.shared:
+                made.setsockopt(*_free(made))
             made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             if reuse:
@@ -277,9 +282,20 @@ def _socket(endpoint: Endpoint, raw: bool = False) -> socket.socket:
     return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
 
-def _check_free(endpoint: Endpoint) -> None:
+def _free(made: socket.socket) -> tuple[int, int, int]:
+    """The option by which a socket may have an address that is not on this host; nothing leaves by it while that is so (ip(7))."""
+    return (
+        (socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        if made.family == socket.AF_INET6
+        else (socket.IPPROTO_IP, _IP_FREEBIND, 1)
+    )
+
+
+def _check_free(endpoint: Endpoint, shared: bool) -> None:
     with _socket(endpoint) as probe:
         try:
+            if shared:
+                probe.setsockopt(*_free(probe))
             probe.bind((endpoint.host, endpoint.port))
         except OSError as error:
             raise _explained(error, endpoint) from error

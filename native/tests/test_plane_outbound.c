@@ -296,6 +296,38 @@ static void a_grant_may_be_lowered(void) {
   close_both();
 }
 
+/* An SA of the pair sends nothing before it is granted something, and nothing once the lease is over, whoever still
+ * runs. */
+static void a_fenced_sa_sends_only_before_the_fence(void) {
+  uint8_t inner[200];
+  size_t length;
+  int tos;
+  uint32_t spi = SPI_OUT;
+  site_open(&site, 1, AF_INET, ESP_ENGINE_AUTO);
+  peer_open(&peer, AF_INET, &plane_gcm, SPI_OUT);
+  struct sa_request request = sa_like(&site, false, SPI_OUT, &plane_gcm, &peer.local);
+  request.fenced = true;
+  request.sequence = 70;
+  check_fault(sa_add(site.plane, &request));
+  check_fault(policies_replace(site.plane, CONNECTION, &spi, 1));
+  send_many(1);
+  expect_drops(&site, CONNECTION, DROP_NOT_ACTIVE, 1);
+  fence_move(site.plane, UINT64_MAX);
+  send_many(1);
+  expect_drops(&site, CONNECTION, DROP_SEQUENCE_EXHAUSTED, 1);
+  check_fault(sa_grant(site.plane, CONNECTION, SPI_OUT, 80));
+  send_many(1);
+  CHECK(next_sealed(0, inner, &length, &tos, WAIT_MS) == 71);
+  fence_move(site.plane, boottime_ns() + 200 * UINT64_C(1000000));
+  send_many(1);
+  CHECK(next_sealed(0, inner, &length, &tos, WAIT_MS) == 72);
+  usleep(201 * 1000);
+  send_many(1);
+  expect_drops(&site, CONNECTION, DROP_NOT_ACTIVE, 2);
+  expect_silence();
+  close_both();
+}
+
 /* ---- RFC 1191 4, RFC 4443 3.2 ---- */
 
 static size_t too_big(uint8_t *out, bool ipv6, size_t payload) {
@@ -440,6 +472,7 @@ int main(void) {
   RUN(an_sa_refuses_to_wrap);
   RUN(esn_goes_on_beyond_two_to_the_32);
   RUN(a_grant_may_be_lowered);
+  RUN(a_fenced_sa_sends_only_before_the_fence);
   RUN(icmp_says_how_big_a_packet_may_be);
   RUN(icmp_answers_no_error_no_fragment_and_no_crowd);
   RUN(icmp_is_rationed);

@@ -42,6 +42,8 @@ class LightDataPlane(ReferenceDataPlane):
             if sa is None:
                 return super().outbound(connection, packet, now, worker)
             self._chosen[connection, packet[ADDRESSES], worker] = sa
+        if sa.parameters.fenced and now >= self._fence:
+            return self._dropped(connection, Drop.NOT_ACTIVE)
         if sa.sequence >= sa.sequence_limit:
             return self._dropped(connection, Drop.SEQUENCE_EXHAUSTED)
         if not self._account(sa, len(packet)):

@@ -174,12 +174,11 @@ def _ipv4(packet: bytes) -> str:
 
 
 def _quotes_tunnel(packet: bytes, icmp: bytes) -> bool:
-    """An ICMP error about our IKE or ESP: from one tunnel end to the other, quoting nothing but encrypted octets."""
+    """An ICMP error about our IKE or ESP, from the other end or a router to who sent it, quoting nothing but encrypted octets."""
     quoted = icmp[8:]
     if len(icmp) < 36 or icmp[0] not in {3, 11} or quoted[9] not in {17, 50}:
         return False
-    ends_match = quoted[16:20] == packet[12:16] and quoted[12:16] == packet[16:20]
-    return ends_match and _transport(quoted[9], quoted[(quoted[0] & 15) * 4 :]) != "clear"
+    return quoted[12:16] == packet[16:20] and _transport(quoted[9], quoted[(quoted[0] & 15) * 4 :]) != "clear"
 
 
 def _ipv6(packet: bytes) -> str:

@@ -176,6 +176,7 @@ class Gateway:
             "selectors": self.selectors(peer.number), "replay_window": 4096,
             "soft_octets": 0, "hard_octets": 0, "soft_packets": 0, "hard_packets": 0,
             "socket_fd": self.sockets[0].fileno() if direction == "out" else -1, "worker": -1, "sequence": 0, "place": 0,
+            "fenced": False,
         }  # fmt: skip
 
     def sa(self, direction: str, spi: int, peer: Remote, key: bytes, **changes: Any) -> None:

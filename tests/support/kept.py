@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 
 from support.managed import Managed
+from support.netns import Namespace
 from support.pair import Pair
-from support.scene import Scene
 from support.twins import Tap
 
 ESP_AT = 14 + 20 + 8  # behind Ethernet, IPv4 and UDP
 
 
 class Wire:
-    """What the gateway sent towards the edge: (SPI, sequence number, IV) of every ESP packet."""
+    """What left by one device: (SPI, sequence number, IV) of every ESP packet."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.tap = Tap(scene.wan, "edge")
+    def __init__(self, machine: Namespace, device: str) -> None:
+        self.tap = Tap(machine, device)
         self.seen: list[tuple[bytes, bytes, bytes]] = []
 
     def gather(self) -> None:

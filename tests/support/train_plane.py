@@ -140,7 +140,7 @@ def _install(made: TrainPlane, sa: Sa, direction: Direction) -> None:
         integrity=sa.suite.integrity.value, encryption_key=sa.keys.encryption_key, integrity_key=sa.keys.integrity_key,
         esn=sa.suite.esn, encapsulate=sa.encapsulate, local=local, remote=remote,
         selectors=[astuple(one) for one in sa.selectors], replay_window=4096,
-        soft_octets=0, hard_octets=0, soft_packets=0, hard_packets=0, socket_fd=fd, worker=-1, sequence=0, place=0,
+        soft_octets=0, hard_octets=0, soft_packets=0, hard_packets=0, socket_fd=fd, worker=-1, sequence=0, place=0, fenced=False,
     )  # fmt: skip
     made.reference.add_sa(
         SaParameters(

@@ -86,7 +86,8 @@ longest_ttl = "{ttl}"
 """
 
 
-def _gap(stream: Stream, since: float) -> float:
+def longest_gap(stream: Stream, since: float) -> float:
+    """Of what arrived since then, in seconds; what is still silent counts."""
     arrivals = sorted(received for _, _, received in stream.records() if received >= since - 0.1)
     return max((after - before for before, after in pairwise([*arrivals, time.monotonic()])), default=float("inf"))
 
@@ -209,7 +210,7 @@ class TwoGateways:
 
     def gap(self, since: float) -> float:
         """The longest silence at either end since then, in seconds; what is still silent counts."""
-        return max(_gap(stream, since) for stream in (self.streams.there, self.streams.back))
+        return max(longest_gap(stream, since) for stream in (self.streams.there, self.streams.back))
 
     # --- the scene ----------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def pair(scene: Scene) -> Pair:
 
 @pytest.fixture
 def wire(scene: Scene) -> Iterator[Wire]:
-    made = Wire(scene)
+    made = Wire(scene.wan, "edge")
     yield made
     made.tap.close()
 

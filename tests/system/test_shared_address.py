@@ -1,0 +1,159 @@
+"""A pair whose outer address moves: the other gateway goes on with the SAs of the one that failed, and its peer notices nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.capture import Capture
+from support.kept import Wire
+from support.netns import Lab
+from support.process import wait_until
+from support.shared_address import ROUTER, SHARED, SharedAddress
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+MOST = 3.0
+"""Seconds of silence that a takeover may take on a machine that does other things, too."""
+
+
+@pytest.fixture
+def pair(lab: Lab) -> SharedAddress:
+    made = SharedAddress(lab)
+    made.start()
+    made.streams.start(1000)
+    made.streams.wait_flowing(10)
+    return made
+
+
+@pytest.fixture
+def wire(pair: SharedAddress) -> Iterator[Wire]:
+    """What both gateways sent to the edge."""
+    made = Wire(pair.wan, "p0")
+    yield made
+    made.tap.close()
+
+
+@pytest.fixture
+def capture(pair: SharedAddress) -> Capture:
+    made = Capture(pair.wan, "p0")
+    made.start()
+    return made
+
+
+def spis(pair: SharedAddress, at: int) -> tuple[str, str]:
+    tunnel = pair.daemons[at].tunnel()
+    assert tunnel is not None
+    return tunnel["initiator_spi"], tunnel["responder_spi"]
+
+
+def power_off(pair: SharedAddress, at: int) -> None:
+    pair.power_off(at)
+
+
+def crash(pair: SharedAddress, at: int) -> None:
+    """Nobody takes the addresses off that host, which goes on answering for them."""
+    pair.daemons[at].kill()
+
+
+def stop(pair: SharedAddress, at: int) -> None:
+    process = pair.daemons[at].process
+    assert process is not None
+    process.signal(signal.SIGSTOP)
+
+
+def switch_over(pair: SharedAddress, at: int) -> None:
+    pair.daemons[at].ctl("failover", "--wait", "5")
+
+
+FAULTS: dict[str, Callable[[SharedAddress, int], None]] = {
+    "power loss": power_off,
+    "kill -9": crash,
+    "SIGSTOP": stop,
+    "planned": switch_over,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_other_goes_on_with_the_same_sas(pair: SharedAddress, wire: Wire, capture: Capture, fault: str) -> None:
+    active, other = pair.active(), 1 - pair.active()
+    before, begun = spis(pair, active), time.monotonic()
+    wire.gather()
+    FAULTS[fault](pair, active)
+    logs = [daemon.process for daemon in pair.daemons]
+    wait_until(lambda: other in pair.holders(), 5, "it has the address", logs=logs)
+    pair.streams.wait_flowing(5)
+    time.sleep(0.5)
+    assert spis(pair, other) == before
+    assert pair.journal(other, "ike-resumed") == ["goes on at this gateway, with 1 CHILD_SAs"]
+    assert len(pair.charon.sas()) == 1
+    wire.gather()
+    gap = pair.gap(begun)
+    print(f" [{fault}: {gap * 1000:.0f} ms]", end=" ")
+    assert gap < MOST
+    if fault == "SIGSTOP":
+        go_on(pair, active, other)
+    pair.daemons[other].rekey_child()
+    time.sleep(0.5)
+    wire.nothing_twice(at_least=1000)
+    seen = capture.stop()
+    assert seen.clear == 0, seen.samples
+    assert [one for one in seen.ike if one.exchange in (34, 35)] == [], "no IKE_SA is negotiated"
+
+
+def go_on(pair: SharedAddress, old: int, new: int) -> None:
+    """The workers go on before anybody could tell them; they look at the lease themselves."""
+    process = pair.daemons[old].process
+    assert process is not None
+    process.signal(signal.SIGCONT)
+    wait_until(lambda: pair.holders() == [new] == pair.holders(ROUTER), 5, "the old one has let go", logs=[process])
+    wait_until(lambda: pair.roles()[old] == "standby", 10, "and is a standby", logs=[process])
+    begun = time.monotonic()
+    wait_until(lambda: pair.copied(old), 10, "and has a copy", logs=[process])
+    time.sleep(1)
+    assert pair.lost(begun) == (0, 0)
+
+
+@pytest.mark.slow
+def test_there_and_back_again(pair: SharedAddress, wire: Wire, capture: Capture) -> None:
+    """Each takes over from the other, again and again, amid rekeys."""
+    before = spis(pair, pair.active())
+    wire.gather()
+    for _ in range(4):
+        active = pair.active()
+        pair.daemons[active].ctl("failover", "--wait", "5")
+        pair.wait_whole()
+        assert pair.active() == 1 - active
+        assert pair.holders(SHARED) == [1 - active]
+        pair.daemons[1 - active].rekey_child()
+        wire.gather()
+    assert spis(pair, pair.active()) == before
+    pair.daemons[pair.active()].rekey_ike()
+    pair.streams.wait_flowing(5)
+    wire.nothing_twice(at_least=3000)
+    seen = capture.stop()
+    assert seen.clear == 0, seen.samples
+    assert [one for one in seen.ike if one.exchange in (34, 35)] == []
+
+
+def test_a_copy_that_nobody_confirmed_for_long_is_not_used(pair: SharedAddress) -> None:
+    """The session of the copies is cut, and nothing else: the active goes on alone; later the other begins anew."""
+    active, other = pair.active(), 1 - pair.active()
+    pair.vnet.run(
+        "nft",
+        "-f",
+        "-",
+        stdin="table bridge cut {\n chain c {\n type filter hook forward priority 0;\n tcp dport 4780 drop\n tcp sport 4780 drop\n }\n}\n",
+    )
+    wait_until(lambda: not pair.copied(other), 10, "the copy is too old")
+    begun = time.monotonic()
+    pair.daemons[active].rekey_child()
+    time.sleep(0.5)
+    assert pair.lost(begun) == (0, 0), "what waited for the other waits no longer"
+    before = spis(pair, active)
+    pair.power_off(active)
+    wait_until(lambda: other in pair.holders(), 5, "the other has the address")
+    pair.streams.wait_flowing(20)
+    assert spis(pair, other) != before
+    assert "begin anew" in pair.journal(other, "ha-addresses-taken")[-1]
