@@ -23,7 +23,7 @@ from gateway.ike import events as ike_events
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import KeyExchanges
 from gateway.ike.services import WallClock, since_1970
-from gateway.node import effects, inputs, operator, outcomes
+from gateway.node import effects, inputs, negotiated, operator, outcomes
 from gateway.node.keeping import Earlier, Keeper
 from gateway.node.learned import Learned
 from gateway.node.liveness import Liveness
@@ -71,6 +71,7 @@ class Gateway:
         self.liveness = Liveness(self.tunnels, random)
         self.keeper = Keeper(self.ike, self.tunnels, earlier or Earlier())
         self.replication = Replication(self.tunnels, self.keeper)
+        self._cores = (self.replication, self.ike, self.tables, self.liveness, self.pairing)
         self._names: dict[int, str] = {}  # of the tunnels, by connection number
         self._supervisor = Supervisor(self.tunnels, self.ike)
         self._to_close: dict[str, None] = {}  # a set in order of insertion, at the end
@@ -179,15 +180,8 @@ class Gateway:
         return self._settled_at
 
     def next_deadline(self) -> float | None:
-        deadlines = [
-            self.ike.next_deadline(),
-            self.tables.next_deadline(),
-            self.liveness.next_deadline(),
-            self.pairing.next_deadline(),
-            self.keeper.forwards_at,
-            self.replication.next_deadline(),
-            self._reopen_at,
-        ]
+        deadlines = [core.next_deadline() for core in self._cores]
+        deadlines += [self.keeper.forwards_at, self._reopen_at]
         if self.guarded:
             deadlines.append(self.learned.save_at)
         if self.speaker is not None:
@@ -199,11 +193,8 @@ class Gateway:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_deadline(self, now: float) -> None:
-        self.replication.handle_deadline(now)
-        self.ike.handle_deadline(now)
-        self.tables.handle_deadline(now)
-        self.liveness.handle_deadline(now)
-        self.pairing.handle_deadline(now)
+        for core in self._cores:
+            core.handle_deadline(now)
         if self.speaker is not None and (due := self.speaker.next_deadline()) is not None and now >= due:
             self.speaker.handle_deadline(now)
         if self.keeper.forwards_again(now):
@@ -436,20 +427,7 @@ class Gateway:
         if (tunnel := self._by_id(event.connection)) is None:
             return
         self._look_after(tunnel.name)
-        match event.kind:
-            case "acquire":
-                if tunnel.settings.start_action == "trap":
-                    tunnel.wanted = True
-            case "expire-soft" | "expire-hard":
-                self.ike.command(ike.SaExpired(tunnel.name, event.spi, event.kind == "expire-hard"), now)
-            case "peer-moved":
-                if event.remote is not None:
-                    self.ike.command(ike.PeerMoved(tunnel.name, event.spi, event.remote), now)
-            case "integrity-burst":
-                text = f"ESP with SPI {event.spi:08x} does not verify: keys differ or somebody forges"
-                self._event("warning", "esp-integrity", tunnel.name, text)
-            case _:
-                return
+        self._emit_all(negotiated.heed(tunnel, self.ike, event, now))
 
     def _read_counters(self, reading: inputs.Counters, now: float) -> None:
         if drops := dict(reading.drops):
@@ -528,32 +506,12 @@ class Gateway:
             return
         # Whatever it says may show in the connection's picture
         self.redraw.add(connection)
-        match event:
-            case ike_events.IkeUp():
-                self._tell(outcomes.ike_up(tunnel, event, now))
-            case ike_events.IkeDown():
-                self._tell(outcomes.ike_down(tunnel, event, self.ike.primary(tunnel.name) is not None, now))
-            case ike_events.ChildInstall():
-                self._emit_all(tunnel.install(event, now))
-            case ike_events.ChildActivate(_, child, spi):
-                self._emit_all(tunnel.activate(event))
-                self._connection_state(tunnel, now)
-                self._event("info", "child-installed", tunnel.name, f"CHILD_SA {child} sends on {spi:08x}")
-            case ike_events.ChildRemove():
-                self._emit_all(tunnel.remove(event))
-                self._connection_state(tunnel, now)
-            case ike_events.ChildMoved(_, spi, remote):
-                self._emit(effects.MoveSa(tunnel.settings.id, spi, remote))
-                self.liveness.moved(tunnel.name, now)
-            case ike_events.ChildAdvance(_, spi, by):
-                self._emit(effects.Advance(tunnel.settings.id, spi, by))
-            case ike_events.ExchangeFailed(_, child, reason, context):
-                self._tell(outcomes.exchange_failed(tunnel, child, reason, context, now))
-            case ike_events.Notice(level, name, _, text):
-                self._event(level, name, tunnel.name, text)
-                if name == "ike-init-refused" and self.ike.primary(tunnel.name) is None:
-                    # Not authenticated: no more than a word for people
-                    tunnel.hint("INIT_REFUSED", tunnel.context({"detail": text}), now)
+        established = self.ike.primary(tunnel.name) is not None
+        self._emit_all(negotiated.follow(tunnel, event, established, now))
+        if isinstance(event, ike_events.ChildActivate | ike_events.ChildRemove):
+            self._connection_state(tunnel, now)
+        elif isinstance(event, ike_events.ChildMoved):
+            self.liveness.moved(tunnel.name, now)
 
     def _bgp_event(self, event: object, now: float) -> None:
         match event:
