@@ -76,8 +76,9 @@ def build(
     pair = node.pairing.ha
     ha = None
     if pair is not None:
+        away = (*node.pairing.sent_away, *(one.name for one in node.replication.shared if one.elsewhere))
         replica = replica_status(node.replication, now)
-        ha = ha_status(pair, now, facts.heartbeats_sent, node.pairing.sent_away, replica)
+        ha = ha_status(pair, now, facts.heartbeats_sent, away, replica)
     fabric = fabric_status(pair.fabric.view()) if pair is not None and pair.fabric is not None else None
     return Snapshot(
         name=node.settings.name,

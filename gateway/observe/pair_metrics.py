@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gateway.observe.fabric import FabricTableStatus, call_samples, route_samples
 from gateway.observe.family import Family, Sample, wall
-from gateway.observe.snapshot import HaStatus, Snapshot
+from gateway.observe.snapshot import HaStatus, ReplicaStatus, Snapshot
 
 HEARTBEAT_REJECTIONS = ("bad_version", "bad_mac", "replay", "unknown_boot", "own_reflection", "malformed")
 ROLES = ("init", "standby", "active", "draining", "fault")
@@ -15,6 +15,10 @@ LEASES = ("none", "ours", "other", "free", "unknown")
 
 def _of_pair(value: Callable[[HaStatus], float]) -> Callable[[Snapshot], Iterable[Sample]]:
     return lambda s: [((), value(s.ha))] if s.ha is not None else []
+
+
+def _of_replica(value: Callable[[ReplicaStatus], float]) -> Callable[[Snapshot], Iterable[Sample]]:
+    return lambda s: [((), value(s.ha.replica))] if s.ha is not None and s.ha.replica is not None else []
 
 
 def _datagrams(snapshot: Snapshot) -> Iterator[Sample]:
@@ -90,6 +94,9 @@ PAIR_FAMILIES: tuple[Family, ...] = (
         "gateway_ha_sent_away", "gauge", "1: its peer has its tunnel with the active gateway, which is the other one", ("tunnel",),
         lambda s: [((name,), 1.0) for name in (s.ha.sent_away if s.ha else ())],
     ),
+    Family("gateway_ha_shared_here", "gauge", "1: the shared addresses are this gateway's", (), _of_replica(lambda one: one.here)),
+    Family("gateway_ha_copy_usable", "gauge", "1: this standby could go on with the SAs of the shared addresses", (), _of_replica(lambda one: one.usable)),
+    Family("gateway_ha_copy_behind", "gauge", "changes of SAs that the standby has not confirmed", (), _of_replica(lambda one: one.behind)),
     Family("gateway_ha_config_differs", "gauge", "1: the two gateways protect or announce different things", (), _of_pair(lambda ha: ha.peer_config == "differs")),
     Family(
         "gateway_fabric_active", "gauge", "1: this gateway writes the cloud's route tables", (),
