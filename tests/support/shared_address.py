@@ -97,12 +97,16 @@ class SharedAddress:
 
     def start(self) -> None:
         """Until one gateway is active, its tunnel is up, and the other has a copy."""
-        self._start_witness()
-        self.charon.start()
-        self.edge.batch(f"route add {VNET_TS} dev ipsec0 src {SITE_HOST}")
+        self.start_others()
         for daemon in self.daemons:
             daemon.start()
         self.wait_whole()
+
+    def start_others(self) -> None:
+        """All but the gateways."""
+        self._start_witness()
+        self.charon.start()
+        self.edge.batch(f"route add {VNET_TS} dev ipsec0 src {SITE_HOST}")
 
     def wait_whole(self, seconds: float = 30.0) -> None:
         logs = [daemon.process for daemon in self.daemons]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from support.capture import Capture
 from support.kept import Wire
+from support.managed import Managed
 from support.netns import Lab
 from support.process import wait_until
 from support.shared_address import ROUTER, SHARED, SharedAddress
@@ -157,3 +158,25 @@ def test_a_copy_that_nobody_confirmed_for_long_is_not_used(pair: SharedAddress) 
     pair.streams.wait_flowing(20)
     assert spis(pair, other) != before
     assert "begin anew" in pair.journal(other, "ha-addresses-taken")[-1]
+
+
+@pytest.mark.slow
+def test_the_only_gateway_goes_on_itself_after_a_restart(lab: Lab) -> None:
+    """Nobody was active in between, so what it kept is still good; it is not given away for nobody."""
+    alone = SharedAddress(lab)
+    alone.start_others()
+    manager = Managed(alone.daemons[0])
+    manager.start()
+    alone.daemons[0].wait_up(30)
+    before, wire = spis(alone, 0), Wire(alone.wan, "p0")
+    alone.streams.start(1000)
+    alone.streams.wait_flowing(10)
+    for again in (manager.restart, manager.crash):
+        again()
+        alone.streams.wait_flowing(15)
+        alone.daemons[0].wait_up(15)
+        assert spis(alone, 0) == before
+        assert alone.holders() == [0]
+        wire.gather()
+    wire.nothing_twice(at_least=300)
+    wire.tap.close()
