@@ -46,13 +46,16 @@ build: $(VENV)/.installed
 demo: build
 	@$(PY) -m demo
 
+# One process for what builds networks, one for what computes (tests/conftest.py)
+PARALLEL = -n 2 --dist loadgroup
+
 test: build
-	@$(VENV)/bin/pytest -m "not slow"
+	@$(VENV)/bin/pytest $(PARALLEL) -m "not slow"
 
 test-slow: build
 	@bash tools/install-system $(SLOW_PACKAGES)
 	@for tree in 13 14 13-libreswan; do tools/debian-tree $$tree || exit; done
-	@SIM_FACTOR=2 $(VENV)/bin/pytest -m slow tests
+	@SIM_FACTOR=2 $(VENV)/bin/pytest $(PARALLEL) -m slow tests
 
 test-all: test-slow test
 
