@@ -102,7 +102,9 @@ class Replication:
         if (fence := 0.0 if until is None else until) != self._fence:
             self._fence = fence
             self._say(effects.MoveFence(fence))
-        if (until is not None) == self.acting:
+        # Active under another epoch: somebody may have been active in between
+        renewed = self.acting and ha.pair.election.acting_epoch != self.epoch
+        if (until is not None and not renewed) == self.acting:
             return False
         self.acting = not self.acting
         for tunnel in self.shared:

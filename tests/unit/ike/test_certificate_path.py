@@ -222,7 +222,6 @@ def shown(*certificates: bytes, encoding: int = 4) -> Shown:
         (shown(*(ROOT.der for _ in range(CERTIFICATES_MAX + 1))), Violation.CERTIFICATE_CHAIN),
         (shown(b"-----BEGIN CERTIFICATE-----"), Violation.CERTIFICATE_CHAIN),
     ],
-    ids=str,
 )
 def test_a_huge_chain_and_other_nonsense(what: Shown, why: Violation) -> None:
     with pytest.raises(PeerError) as refused:

@@ -171,6 +171,19 @@ def test_the_fence_goes_where_the_lease_goes() -> None:
     assert effects.HoldAddresses((SHARED,), False) in found
 
 
+def test_active_again_under_another_epoch_is_not_active_all_the_time() -> None:
+    node = Node()
+    node.act(5, 0.0, 10.0)
+    node.out()
+    node.act(7, 1.0, 20.0)
+    assert not node.replication.acting
+    node.act(7, 1.0, 20.0)
+    assert node.replication.acting
+    told = [one.text for one in node.out() if isinstance(one, effects.Event)]
+    assert "the other gateway's now" in told[0]
+    assert "begin anew" in told[1]
+
+
 def test_a_standby_that_is_gone_holds_up_nothing_for_long() -> None:
     node = Node()
     node.act(5, 0.0, inf)
