@@ -55,7 +55,6 @@ class ReplicaLink:
         self._strangers = 0
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._dialing: asyncio.Task[None] | None = None
         self._said = ""
 
     async def follow(self, settings: ReplicaSettings | None) -> None:
@@ -71,7 +70,7 @@ class ReplicaLink:
             made.bind((settings.local.host, settings.local.port))
         self._server = await asyncio.start_server(self._answered, sock=made)
         self._settings = settings
-        self._dialing = self._spawn(self._dial(settings))
+        self._spawn(self._dial(settings))
 
     def seek(self, wanted: bool) -> None:
         if wanted:
@@ -236,8 +235,7 @@ class ReplicaLink:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PATIENCE * 1000))
 
-    def _spawn(self, work: object) -> asyncio.Task[None]:
+    def _spawn(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name="replication")  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
