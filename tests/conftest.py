@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-NETWORKS = frozenset({"system", "interop", "native"})
-FIXTURES = frozenset({"lab", "scene"})
+NETWORKS = ("tests/system/", "tests/interop/", "tests/native/")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """Before xdist reads them. One after the other: they share two cores with no more than the one process that computes."""
-    for item in items:
-        if NETWORKS & set(item.path.parts) or FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("network"))
+class OneNetworkAtATime(LoadScopeScheduling):
+    """What builds networks is one piece of work, so its tests come one after the other; all else goes by files."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "networks" if nodeid.startswith(NETWORKS) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return OneNetworkAtATime(config, log)
