@@ -1,4 +1,4 @@
-"""Two processes run the tests (pytest-xdist): one those that build networks and look at the time, the other all that only computes."""
+"""Two processes run the tests (pytest-xdist); those that build networks mostly wait, beside those that compute."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from xdist.scheduler import LoadScopeScheduling
 NETWORKS = ("tests/system/", "tests/interop/", "tests/native/")
 
 
-class OneNetworkAtATime(LoadScopeScheduling):
-    """What builds networks is one piece of work, so its tests come one after the other; all else goes by files."""
+class FewNetworksAtATime(LoadScopeScheduling):
+    """What builds networks is one piece of work for each directory, so its tests come one after the other; all else goes by files."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "networks" if nodeid.startswith(NETWORKS) else nodeid.partition("::")[0]
+        return next((kind for kind in NETWORKS if nodeid.startswith(kind)), nodeid.partition("::")[0])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return OneNetworkAtATime(config, log)
+    return FewNetworksAtATime(config, log)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.reachable import for_everybody
 
 import gateway
 from gateway.runtime.main import main
@@ -122,9 +123,8 @@ def test_mistakes_of_the_file_itself_come_first_and_alone(tmp_path: Path, capsys
 def test_it_needs_no_root_where_the_files_can_be_read(tmp_path_factory: pytest.TempPathFactory) -> None:
     """As a user of the group, say: what is his he may check; what he may not read is named, with its line."""
     nobody, directory = 65534, tmp_path_factory.mktemp("check")
-    for above in (directory, *directory.parents[:2]):
-        above.chmod(0o755)
     path = written(directory)
+    for_everybody(path)
     os.chown(directory / "a.psk", nobody, nobody)
     script = "import os, sys; os.setuid(65534); from gateway.runtime.main import main; sys.exit(main(sys.argv[1:]))"
     # What is imported is imported before: a user need not be able to read where this test finds it

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from support.control_fixture import SampleOperations, served
+from support.reachable import for_everybody
 from support.snapshots import HEALTHY, TROUBLED
 
 from gateway.runtime import control
@@ -151,9 +152,7 @@ def test_only_root_chooses_the_program_of_an_upgrade(path: Path, monkeypatch: py
     monkeypatch.setattr(control.os, "geteuid", lambda: 65534)
     with served(SampleOperations(HEALTHY), path) as operations:
         os.chmod(path, 0o666)
-        for parent in list(path.parents)[:3]:
-            if parent != Path("/tmp"):
-                os.chmod(parent, 0o755)
+        for_everybody(path)
         done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=20)
         first, second = map(json.loads, done.stdout.splitlines())
         assert first == {"ok": False, "text": "user id 65534 may not choose the program: only root may"}
@@ -246,9 +245,7 @@ print(c.getresponse().status)
 """
     with served(SampleOperations(HEALTHY), path) as operations:
         os.chmod(path, 0o666)
-        for parent in list(path.parents)[:3]:
-            if parent != Path("/tmp"):
-                os.chmod(parent, 0o755)
+        for_everybody(path)
         done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=20)
         assert done.stdout.strip() == "403", done.stderr
         assert operations.asked == []
