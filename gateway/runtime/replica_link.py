@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from gateway.contract import Endpoint, RandomSource
@@ -130,15 +130,13 @@ class ReplicaLink:
     async def _dial_once(self, settings: ReplicaSettings) -> bool:
         """Whether it makes no sense to try again at once."""
         with suppress(OSError, TimeoutError):
-            made = self._socket(settings.local)
-            try:
+            with ExitStack() as unless_taken:
+                made = unless_taken.enter_context(self._socket(settings.local))
                 made.bind((settings.local.host, 0))
                 async with asyncio.timeout(PATIENCE):
                     await asyncio.get_running_loop().sock_connect(made, (settings.remote.host, settings.remote.port))
                 reader, writer = await asyncio.open_connection(sock=made)
-            except BaseException:
-                made.close()
-                raise
+                unless_taken.pop_all()
             return await self._converse(reader, writer, settings, dialed=True)
         return False
 
@@ -171,6 +169,7 @@ class ReplicaLink:
         except (OSError, TimeoutError):
             pass
         except Exception:
+            # Whatever the daemon could not do with one message: the next session begins from the whole state
             log.exception("the session for copies of SAs ended", extra={"event": "replica-failed"})
             return True
         finally:

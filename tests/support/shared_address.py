@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import time
 
-from support.daemon import GatewayDaemon, binary
+from support.daemon import GatewayDaemon
 from support.netns import End, Lab, Namespace
 from support.process import Process, wait_until
 from support.strongswan import Connection, Strongswan
 from support.traffic import Streams
 from support.two_gateways import PSK, SECRET, longest_gap
+from support.witness_machine import start_witness
 
 SHARED, ROUTER = "198.51.100.10", "10.1.4.10"
 EDGE, SITE_HOST, HOST, WITNESS = "198.51.100.100", "172.16.1.10", "10.1.4.50", "10.1.4.9"
@@ -54,15 +55,6 @@ shared_addresses = ["198.51.100.10", "10.1.4.10"]
 address = "10.1.4.9"
 ttl = "{ttl}"
 {witness}
-"""
-_WITNESS_CONFIG = """
-[witness]
-address = "10.1.4.9"
-state_directory = "/run/gatewayd-state"
-[cluster.pair]
-number = 0
-secret.file = "pair.secret"
-longest_ttl = "{ttl}"
 """
 
 
@@ -104,7 +96,7 @@ class SharedAddress:
 
     def start_others(self) -> None:
         """All but the gateways."""
-        self._start_witness()
+        self.witness_process = start_witness(self.witness, WITNESS, self.ttl, SECRET)
         self.charon.start()
         self.edge.batch(f"route add {VNET_TS} dev ipsec0 src {SITE_HOST}")
 
@@ -189,14 +181,3 @@ class SharedAddress:
             remote_ts=VNET_TS,
         )
         return Strongswan(self.edge, [connection])
-
-    def _start_witness(self) -> None:
-        directory = self.witness.directory / "etc"
-        directory.mkdir(exist_ok=True)
-        (self.witness.run_directory / "gatewayd-state").mkdir(mode=0o700, exist_ok=True)
-        (directory / "witness.toml").write_text(_WITNESS_CONFIG.format(ttl=self.ttl))
-        secret = directory / "pair.secret"
-        secret.touch(mode=0o600)
-        secret.write_text(SECRET + "\n")
-        argv = [str(binary("gatewayd")), "--witness", "--config", str(directory / "witness.toml")]
-        self.witness_process = self.witness.start("witness", argv)

@@ -14,11 +14,12 @@ import time
 from itertools import pairwise
 
 from support.bird import Bird, Neighbor
-from support.daemon import GatewayDaemon, binary
+from support.daemon import GatewayDaemon
 from support.netns import End, Lab, Namespace
 from support.process import Process, wait_until
 from support.strongswan import Connection, Strongswan
 from support.traffic import Stream, Streams
+from support.witness_machine import start_witness
 
 PSK, SECRET = "correct horse battery staple 42", "the secret of this pair of gateways"
 GATEWAY_AS, ROUTER_AS, VNET_AS = 65010, 65100, 65515
@@ -75,15 +76,6 @@ _WITNESSED = """
 address = "10.1.9.9"
 ttl = "{ttl}"
 """
-_WITNESS_CONFIG = """
-[witness]
-address = "10.1.9.9"
-state_directory = "/run/gatewayd-state"
-[cluster.pair]
-number = 0
-secret.file = "pair.secret"
-longest_ttl = "{ttl}"
-"""
 
 
 def longest_gap(stream: Stream, since: float) -> float:
@@ -126,15 +118,7 @@ class TwoGateways:
 
     def start_witness(self) -> None:
         """`gatewayd --witness` on a machine of its own."""
-        directory = self.witness.directory / "etc"
-        directory.mkdir(exist_ok=True)
-        (self.witness.run_directory / "gatewayd-state").mkdir(mode=0o700, exist_ok=True)
-        (directory / "witness.toml").write_text(_WITNESS_CONFIG.format(ttl=self.ttl))
-        secret = directory / "pair.secret"
-        secret.touch(mode=0o600)
-        secret.write_text(SECRET + "\n")
-        argv = [str(binary("gatewayd")), "--witness", "--config", str(directory / "witness.toml")]
-        self.witness_process = self.witness.start("witness", argv)
+        self.witness_process = start_witness(self.witness, WITNESS, self.ttl, SECRET)
 
     def roles(self) -> list[str]:
         """Of a and b; "" for one that does not answer."""

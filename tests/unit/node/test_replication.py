@@ -258,7 +258,7 @@ def test_a_lease_taken_by_force_or_a_gap_of_epochs_begins_anew() -> None:
         node.lease.fenced = fenced
         node.act(epoch, 1.0, inf)
         told = next(one for one in node.out() if isinstance(one, effects.Event))
-        assert told.text.endswith(f"begin anew: {told.text.partition('anew: ')[2]}")
+        assert "begin anew" in told.text
         assert why in told.text
 
 
