@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from support import announced
+from support.announced import Scenario, Told
 from support.clouds import MetadataServer, imds
 
 from gateway.runtime.announced_aws import AwsAnnouncements
-from gateway.runtime.cloud_http import CloudHttp
 from gateway.runtime.scheduled_events import ScheduledEvents
 
 pytestmark = pytest.mark.system
@@ -32,39 +32,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MetadataServer]
         yield running
 
 
-class Told:
-    """What came of it."""
-
-    def __init__(self) -> None:
-        self.leaves: list[bool] = []
-        self.words: list[tuple[str, str]] = []
-        self.now = NOW
-
-    @property
-    def events(self) -> list[str]:
-        return [event for event, _ in self.words]
-
-
-def play(server: MetadataServer, scenario: Callable[[ScheduledEvents, Told], Awaitable[None]], url: str = "") -> Told:
+def play(server: MetadataServer, scenario: Scenario, url: str = "") -> Told:
     server.misbehave()
     server.announce()
-    told = Told()
-
-    async def run() -> None:
-        http = CloudHttp()
-        events = ScheduledEvents(
-            AwsAnnouncements(http, url or server.url, lambda: told.now),
-            told.leaves.append,
-            lambda: True,
-            lambda level, event, text: told.words.append((event, text)),
-        )
-        try:
-            await scenario(events, told)
-        finally:
-            await http.close()
-
-    asyncio.run(run())
-    return told
+    told = Told(relieved=True, now=NOW)
+    return announced.play(lambda http: AwsAnnouncements(http, url or server.url, lambda: told.now), scenario, told)
 
 
 def test_maintenance_counts_from_a_quarter_of_an_hour_before_until_it_is_over(server: MetadataServer) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support import announced
+from support.announced import Scenario, Told
 from support.clouds import AzureServer, azure
 
 from gateway.runtime.announced_azure import AzureAnnouncements
-from gateway.runtime.cloud_http import CloudHttp
 from gateway.runtime.scheduled_events import ScheduledEvents
 
 pytestmark = pytest.mark.system
@@ -29,35 +29,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
         yield running
 
 
-class Told:
-    """What came of it."""
-
-    def __init__(self) -> None:
-        self.leaves: list[bool] = []
-        self.words: list[tuple[str, str]] = []
-        self.relieved = False
-
-
-def play(server: AzureServer, scenario: Callable[[ScheduledEvents, Told], Awaitable[None]], url: str = "") -> Told:
+def play(server: AzureServer, scenario: Scenario, url: str = "") -> Told:
     server.misbehave()
     server.admin("events", [])
-    told = Told()
-
-    async def run() -> None:
-        http = CloudHttp()
-        events = ScheduledEvents(
-            AzureAnnouncements(http, url or f"{server.url}/vm-a"),
-            told.leaves.append,
-            lambda: told.relieved,
-            lambda level, event, text: told.words.append((event, text)),
-        )
-        try:
-            await scenario(events, told)
-        finally:
-            await http.close()
-
-    asyncio.run(run())
-    return told
+    return announced.play(
+        lambda http: AzureAnnouncements(http, url or f"{server.url}/vm-a"), scenario, Told(relieved=False)
+    )
 
 
 def started(server: AzureServer) -> list[str]:
