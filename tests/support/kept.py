@@ -7,6 +7,7 @@ from collections import Counter
 from support.managed import Managed
 from support.netns import Namespace
 from support.pair import Pair
+from support.process import wait_until
 from support.twins import Tap
 
 ESP_AT = 14 + 20 + 8  # behind Ethernet, IPv4 and UDP
@@ -23,6 +24,12 @@ class Wire:
         for frame in self.tap.outgoing("esp-4500"):
             esp = frame[ESP_AT:]
             self.seen.append((esp[:4], esp[4:8], esp[8:16]))
+
+    def gather_more(self, count: int) -> None:
+        """Wait for as many packets from now on."""
+        self.gather()
+        wanted = len(self.seen) + count
+        wait_until(lambda: self.gather() or len(self.seen) >= wanted, 10, f"{count} more ESP packets leave")
 
     def nothing_twice(self, at_least: int) -> None:
         self.gather()

@@ -177,6 +177,6 @@ def test_the_only_gateway_goes_on_itself_after_a_restart(lab: Lab) -> None:
         alone.daemons[0].wait_up(15)
         assert spis(alone, 0) == before
         assert alone.holders() == [0]
-        wire.gather()
-    wire.nothing_twice(at_least=300)
+        wire.gather_more(200)
+    wire.nothing_twice(at_least=400)
     wire.tap.close()
