@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from gateway.contract import Compute, Endpoint, Fetch, RandomSource
 from gateway.deadlines import Deadlines
-from gateway.ike import crash_detection, grammar, resources, succession, unprotected
+from gateway.ike import crash_detection, doubt, grammar, resources, succession, unprotected
 from gateway.ike.commands import (
     Abandon,
     CheckLiveness,
@@ -96,14 +96,22 @@ class IkeEndpoint:
 
     def receive(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> None:
         """One IKE datagram, without its non-ESP marker."""
-        self._now = now
+        self._turn(now)
         try:
             self._receive(data, local, remote, now)
         except PeerError as error:
             self.rejected[error.why.value] += 1
 
-    def command(self, command: Command, now: float) -> None:
+    def _turn(self, now: float) -> None:
+        """What time it is, before anything is heard: that nothing was, and something not done in time, tells of a stand-still."""
+        if now > self._now + doubt.STOOD_STILL and doubt.missed(self._deadlines.earliest(), now):
+            for sa in self._sas.values():
+                doubt.suspect(sa)
+                self._stir(sa.name)
         self._now = now
+
+    def command(self, command: Command, now: float) -> None:
+        self._turn(now)
         if not isinstance(command, Configure):
             self._stir(command.connection)
         match command:
@@ -130,13 +138,13 @@ class IkeEndpoint:
             case TrafficSeen(connection, spis, at):
                 self._traffic_seen(connection, spis, now if at is None else at)
             case PeerMoved(connection, spi_in, remote):
-                self._peer_moved(connection, spi_in, remote)
+                succession.follow(self.primary(connection), spi_in, remote)
             case SaExpired(connection, spi, hard):
                 self._expired(connection, spi, hard, now)
 
     def computed(self, ticket: int, result: object, now: float) -> None:
         """The result of a Compute, or the exception its job raised; what a Fetch brought."""
-        self._now = now
+        self._turn(now)
         waiting = self._tickets.pop(ticket, None)
         if waiting is None:
             return
@@ -164,7 +172,7 @@ class IkeEndpoint:
         return self._deadlines.earliest()
 
     def handle_deadline(self, now: float) -> None:
-        self._now = now
+        self._turn(now)
         for connection in self._deadlines.due(now, DUE_AT_ONCE):
             self._stir(connection)
             for sa in self.sas(connection):
@@ -358,6 +366,7 @@ class IkeEndpoint:
         if crash_detection.claimed(sa, message):
             crash_detection.heed(sa, message, now)
             return
+        doubt.hear(sa, message)
         sa.receive(message, local, remote, now)
 
     def _show_token(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
@@ -566,17 +575,6 @@ class IkeEndpoint:
                 if child.spi_in in spis:
                     sa.last_heard = max(sa.last_heard, at)
                     sa.confirm(child)
-
-    def _peer_moved(self, connection: str, spi_in: int, remote: Endpoint) -> None:
-        sa = self._primary.get(connection)
-        if sa is None or spi_in not in sa.children or sa.nat.local or not sa.encapsulate or sa.remote == remote:
-            return
-        if sa.mobike:
-            # RFC 4555 3.5: it tells us itself
-            return
-        sa.remote = remote
-        sa.notice("info", "peer-moved", f"peer is now at {remote}")
-        succession.moved(sa, remote)
 
     def _expired(self, connection: str, spi: int, hard: bool, now: float) -> None:
         # What carries the traffic need not be the primary's

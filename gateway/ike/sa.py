@@ -35,14 +35,13 @@ from gateway.ike.payloads import Notify, Payload
 from gateway.ike.recorder import Line, line_of
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
 from gateway.ike.services import Failed, Services, Then
-from gateway.ike.settings import NATT_PORT, ConnectionSettings
+from gateway.ike.settings import NAT_KEEPALIVE_INTERVAL, NATT_PORT, ConnectionSettings
 from gateway.ike.states import ChildInput, IkeInput, IkeState, Standing, admits, next_ike_state
 from gateway.ike.uniqueness import Origin
 from gateway.ike.window import Datagrams, Request, Window
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948 2.2
 IPV4_AND_UDP, IPV6_AND_UDP = 28, 48  # RFC 7383 2.5.1 counts them too
-NAT_KEEPALIVE_INTERVAL = 20.0  # RFC 3948 4
 MARGIN = 0.1
 """What waits for a time waits a random part of this share less: rekeys, so that the two ends seldom collide, and
 retransmissions (RFC 7296 2.4 leaves their times open), so that many that began together do not stay in step."""
@@ -110,14 +109,14 @@ class IkeSa:
         self.give_up_at: float | None = None
         self.close_at: float | None = None
         self.covered = False  # when that was looked at last, another one carried all
+        self.doubted = False  # whether to ask at once if the peer has it still
         # While it is the rival in a collision: the IKE_SA whose place it may take
         self.predecessor: IkeSa | None = None
         # True while its end would be nobody's news: replaced by a rekey, or not yet in its predecessor's place
         self.quiet = False
         # A CREATE_CHILD_SA of the peer that further key exchanges are to complete (RFC 9370)
         self.followup: Pending | None = None
-        self.init_request = self.init_response = b""
-        self.ni = self.nr = b""
+        self.init_request = self.init_response = self.ni = self.nr = b""
         # Why the attempt fails, if nothing better comes: nobody authenticated it (RFC 7296 2.21.1)
         self.hint: tuple[str, dict[str, str]] | None = None
         # What a stranger may have sent is shown once somebody proved to hold its keys
@@ -514,7 +513,8 @@ class IkeSa:
         for child in self.children.values():
             yield from child.deadlines()
         if self.established:
-            yield self.last_heard + self.settings.dpd_delay if not self.exchange else self.last_heard + 86400.0
+            if not self.exchange:
+                yield self.last_heard + (0.0 if self.doubted else self.settings.dpd_delay)
             if self.state is IkeState.ESTABLISHED and self.rekey_at is not None and not self.quiet:
                 yield self.rekey_at
             if self.reauth_at is not None:

@@ -16,6 +16,8 @@ MEMBER = "#"
 """Between the configured name of a CHILD_SA and the number of a per-resource one; in no configured name."""
 IKE_PORT = 500
 NATT_PORT = 4500
+NAT_KEEPALIVE_INTERVAL = 20.0
+"""Seconds (RFC 3948 4)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,18 @@ def moved(sa: IkeSa, remote: Endpoint) -> None:
             sa.services.emit(ChildMoved(sa.name, child.spi_out, remote))
 
 
+def follow(sa: IkeSa | None, spi_in: int, remote: Endpoint) -> None:
+    """ESP that verified came from there (RFC 7296 2.23)."""
+    if sa is None or spi_in not in sa.children or sa.nat.local or not sa.encapsulate or sa.remote == remote:
+        return
+    if sa.mobike:
+        # RFC 4555 3.5: it tells us itself
+        return
+    sa.remote = remote
+    sa.notice("info", "peer-moved", f"peer is now at {remote}")
+    moved(sa, remote)
+
+
 def _leave(sa: IkeSa, child: ChildSa) -> None:
     if not child.left:
         child.active, child.left = False, True

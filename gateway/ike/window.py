@@ -25,6 +25,8 @@ class Request:
     tries: int = 0
     outside: bool = False
     """RFC 6311: of message ID 0, whatever the counters say."""
+    doubted_from: int | None = None
+    """From which of its repetitions on the peer may be without the IKE_SA (doubt.py). None: there is no doubt."""
 
 
 class Window:

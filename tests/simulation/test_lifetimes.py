@@ -34,3 +34,20 @@ def test_what_came_before_the_stand_still_is_no_sign_of_life_after_it() -> None:
     (old,) = ike.sas(CONNECTION)
     assert isinstance(old.exchange, Liveness)
     assert old.last_heard < world.now - 70.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("starters", ["a", "b", "ab"])
+def test_a_peer_that_gave_up_meanwhile_has_another_ike_sa_within_seconds(starters: str, seed: int) -> None:
+    """It has no token to show (RFC 6290), and does not begin itself before it is asked."""
+    quiet = ("rekey_check = 0", "quick_crash_detection = false")
+    world = World(seed, Plan(starters, options=quiet)).start()
+    world.converge(30.0)
+    world.run(world.chance.uniform(0, 20))
+    world.freeze("a")
+    world.run(world.chance.uniform(70, 90))
+    if "b" not in starters:
+        assert world.shells["b"].node.ike.sas(CONNECTION) == []
+    world.thaw("a")
+    assert world.run_until(lambda: world.link.up, 4.0), world.trace.ladder(20)
+    world.settle()

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,13 +17,18 @@ from support.capture import Capture
 from support.operated import Site, make_site
 from support.pair import nothing_lost
 from support.process import wait_until
-from support.scene import EDGE_OUTER, GATEWAY_OUTER, PSK, Scene
+from support.scene import EDGE_OUTER, GATEWAY_OUTER, PSK, VNET_HOST, Scene
+from support.traffic import ping
+
+from gateway.ike.doubt import STOOD_STILL
 
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).resolve().parents[2]
 HISTOGRAM_PARTS = ("bucket", "count", "sum")
 MD5 = "a password of the session 17"
+DPD_DELAY = 5
+"""Seconds, as configured here."""
 FLOOD = """
 import random, socket, sys, time
 random.seed(7)
@@ -185,6 +191,27 @@ def test_a_suspended_daemon_comes_back(site: Site) -> None:
     os.kill(site.daemon.process.pid, signal.SIGCONT)
     nothing_lost(site.under_traffic(lambda: None))
     assert (site.daemon.tunnel() or {})["initiator_spi"] == spis
+
+
+@pytest.mark.slow
+def test_an_edge_that_forgot_a_suspended_daemon_has_it_back_within_seconds(site: Site) -> None:
+    """The edge lost the IKE_SA meanwhile, does not say so, and only responds: it would take a whole series of repetitions to find out."""
+    assert site.daemon.process is not None
+    old = (site.daemon.tunnel() or {})["initiator_spi"]
+    os.kill(site.daemon.process.pid, signal.SIGSTOP)
+    site.charon.kill()
+    site.charon.start()
+    time.sleep(DPD_DELAY + STOOD_STILL + 2)
+    assert site.charon.established() is None
+    os.kill(site.daemon.process.pid, signal.SIGCONT)
+
+    def anew() -> bool:
+        tunnel = site.daemon.tunnel() or {}
+        return tunnel.get("initiator_spi") not in (0, None, old) and site.charon.established() is not None
+
+    wait_until(anew, 6, "another IKE_SA", logs=[site.daemon.process])
+    assert "may have lost this IKE_SA" in site.daemon.process.log.read_text()
+    wait_until(lambda: ping(site.scene.site, VNET_HOST, 1).lost == 0, 30, "the way there", logs=[site.daemon.process])
 
 
 def _base64(secret: str) -> str:

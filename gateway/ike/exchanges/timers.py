@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.contract import Transmit
-from gateway.ike import resources
+from gateway.ike import doubt, resources
 from gateway.ike.events import ChildRemove
 from gateway.ike.exchanges import sa_init
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.exchanges.rekey_ike import RekeyIke
+from gateway.ike.settings import NAT_KEEPALIVE_INTERVAL
 from gateway.ike.states import ChildState, IkeState, Standing
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ REAUTH_RETRY = 60.0
 COVER_WAIT = 1.5
 """Seconds between two looks at a duplicate that is to be closed; at both it carries nothing any more."""
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 2.3
-NAT_KEEPALIVE_INTERVAL = 20.0  # RFC 3948 4; sa.py arms it
 
 
 def run(sa: IkeSa, now: float) -> None:
     """Everything that is due."""
     _lingering(sa, now)
     sa.retransmit_due(now)
+    doubt.act(sa, now)
     if sa.give_up_at is not None and now >= sa.give_up_at:
         sa.give_up_at = None
         _give_up(sa, now)
@@ -114,7 +115,9 @@ def _established(sa: IkeSa, now: float) -> None:
         sa.reauth_at = now + REAUTH_RETRY
         sa.services.reauthenticate(sa, now)
     # RFC 7296 2.4: a liveness check only after silence, and not beside another request
-    if sa.exchange is None and now >= sa.last_heard + sa.settings.dpd_delay:
+    if sa.exchange is None and sa.doubted:
+        doubt.ask(sa, now)
+    elif sa.exchange is None and now >= sa.last_heard + sa.settings.dpd_delay:
         sa.enqueue(Liveness(), now)
     if sa.nat.local and now >= sa.last_sent + NAT_KEEPALIVE_INTERVAL:
         sa.last_sent = now
