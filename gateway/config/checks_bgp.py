@@ -24,10 +24,12 @@ _RESERVED: tuple[tuple[int, int, Severity, str], ...] = (
     (64496, 64511, "warning", "is for documentation only (RFC 5398)"),
     (65535, 65535, "error", "is reserved (RFC 7300)"),
     (65536, 65551, "error", "is for documentation only (RFC 5398)"),
+    (65552, 131071, "error", "is reserved (IANA's registry of AS numbers)"),
 )
 _AZURE_OWN: tuple[tuple[int, int, Severity, str], ...] = tuple(
     (first, last, "error", "is kept by Azure for itself; its gateways and route servers drop routes that carry it")
-    for first, last in ((8074, 8075), (12076, 12076), (65515, 65515), (65517, 65520))
+    # VPN gateways do not name 65516, ExpressRoute does
+    for first, last in ((8074, 8075), (12076, 12076), (65515, 65520))
 )
 # "Site-to-Site VPN quotas", "Private and transit virtual interface": a customer's AS number must not be one of Amazon's.
 _AWS_OWN: tuple[tuple[int, int, Severity, str], ...] = tuple(

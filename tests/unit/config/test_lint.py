@@ -43,7 +43,7 @@ def test_overlap_of_protected_prefixes_is_found_exactly_when_there_is_one(first:
 
 @pytest.mark.parametrize(
     "asn",
-    [23456, 65535, 65536, 65551, 8074, 8075, 12076, 65515, 65517, 65518, 65519, 65520],
+    [23456, 65535, 65536, 65551, 65552, 131071, 8074, 8075, 12076, 65515, 65516, 65517, 65518, 65519, 65520],
 )
 def test_reserved_as_numbers_are_refused_as_our_own(asn: int) -> None:
     (item,) = load_text(f'[bgp]\nlocal_as = {asn}\nrouter_id = "10.0.0.1"\n').diagnostics
@@ -51,7 +51,7 @@ def test_reserved_as_numbers_are_refused_as_our_own(asn: int) -> None:
     assert f"AS {asn} is" in item.message
 
 
-@pytest.mark.parametrize("asn", [1, 8073, 8076, 64495, 64512, 65514, 65516, 65521, 65534, 65552, 4294967294])
+@pytest.mark.parametrize("asn", [1, 8073, 8076, 64495, 64512, 65514, 65521, 65534, 131072, 4294967294])
 def test_other_as_numbers_are_not(asn: int) -> None:
     assert load_text(f'[bgp]\nlocal_as = {asn}\nrouter_id = "10.0.0.1"\n').diagnostics == ()
 
