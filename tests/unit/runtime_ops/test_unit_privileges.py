@@ -23,6 +23,7 @@ from support.witness import Asker, WitnessDaemon, now, play
 
 from gateway.ha.message import Standing
 from gateway.ha.witness import Acquire, Release
+from gateway.runtime.exabgp import PROGRAM
 
 UNIT = Path(__file__).parents[3] / "systemd" / "gatewayd.service"
 TOOLS = ("unshare", "setpriv", "strace", "systemd-analyze")
@@ -50,7 +51,7 @@ with IPRoute() as ip:
 print("kernel programmed")
 settings = {"daemon.user": pwd.getpwuid(os.getuid()).pw_name, "daemon.drop": "true", "api.cli": "false", "tcp.bind": "127.0.0.1", "tcp.port": "179"}
 child = subprocess.Popen(
-    [sys.executable, "-m", "exabgp", "server", sys.argv[1]],
+    [sys.executable, "-I", sys.argv[2], "/nowhere", "server", sys.argv[1]],
     env={**os.environ, **{f"exabgp.{key}": value for key, value in settings.items()}}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
 )
 deadline = time.monotonic() + 20
@@ -105,7 +106,7 @@ def trace(directory: Path, unit: dict[str, list[str]]) -> list[str]:
             "strace", "-f", "-qq", "-o", str(directory / "trace"),
             "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs",
             f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}", f"--bounding-set={capabilities}",
-            sys.executable, str(directory / "probe.py"), str(directory / "exabgp.conf"),
+            sys.executable, str(directory / "probe.py"), str(directory / "exabgp.conf"), str(PROGRAM),
         ],
         capture_output=True, text=True, timeout=120, cwd="/",
     )  # fmt: skip
