@@ -57,8 +57,8 @@ DROP_REASONS = {
 IKE_STATES = ("DOWN", *(state.value for state in IkeState))
 CARRYING = ("INSTALLED", "REKEYING")  # states of a CHILD_SA that passes traffic
 BGP_STATES = ("Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established")
-RIBS = ("adj_in", "accepted", "best", "adj_out", "stale", "held_back")
-ROUTE_STATES = ("desired", "installed", "failed", "guard")
+RIBS = ("adj_in", "accepted", "best", "adj_out", "stale", "held_back", "carried")
+ROUTE_STATES = ("desired", "installed", "failed", "guard", "guard_missing")
 EXCHANGES = (
     "IKE_SA_INIT",
     "IKE_INTERMEDIATE",
@@ -150,8 +150,8 @@ def documentation() -> str:
         "",
         f"- `state` of `gateway_ike_sa_state` and `gateway_ike_sas`: {_listed(IKE_STATES)}",
         f"- `state` of `gateway_bgp_peer_state`: {_listed(BGP_STATES)}",
-        f"- `state` of `gateway_routes`: {_listed(ROUTE_STATES)}",
-        f"- `rib`: {_listed(RIBS)}",
+        f"- `state` of `gateway_routes`: {_listed(ROUTE_STATES)} (of the clear-text guard: in the kernel, and not)",
+        f"- `rib`: {_listed(RIBS)} (protected prefixes that its side would carry in clear)",
         f"- `reason` of `gateway_esp_drops_total`, with `direction`: {_listed(f'{r} ({d})' for r, d in DROP_REASONS.items())}",
         f"- `reason` of `gateway_ike_rejected_total`: {_listed(v.value for v in Violation)}",
         f"- `reason` of `gateway_ha_rejected_total`: {_listed(HEARTBEAT_REJECTIONS)}",
@@ -388,7 +388,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("gateway_start_timestamp_seconds", "gauge", "UNIX time of the daemon's start", (), lambda s: [((), wall(s, s.started_at))]),
     Family("gateway_ready", "gauge", "1: configuration applied and sockets bound", (), lambda s: [((), s.ready)]),
     Family(
-        "gateway_host_problems", "gauge", "faults of the host's settings found (sysctl and such; named by gatewayctl status)", (),
+        "gateway_host_problems", "gauge", "faults found: of the host's settings, the guard, limits, the pair, route tables; named by gatewayctl status", (),
         lambda s: [((), len(s.problems))],
     ),
     Family(

@@ -107,7 +107,7 @@ class PeerStatus:
     local_address: str = ""
     connection: str = ""
     established_at: float | None = None
-    prefixes: dict[str, int] = field(default_factory=dict)  # adj_in, accepted, best, adj_out, stale, held_back
+    prefixes: dict[str, int] = field(default_factory=dict)  # see metrics.RIBS
     messages_sent: int = 0
     messages_received: int = 0
     flaps: int = 0
@@ -361,7 +361,7 @@ class Snapshot:
     tunnels: tuple[TunnelStatus, ...] = ()
     peers: tuple[PeerStatus, ...] = ()
     routes: tuple[RouteStatus, ...] = ()
-    kernel_routes: dict[str, int] = field(default_factory=dict)  # desired, installed, failed, guard
+    kernel_routes: dict[str, int] = field(default_factory=dict)  # see metrics.ROUTE_STATES
     exabgp: str = ""  # "", starting, running, down
     ha: HaStatus | None = None
     fabric: FabricStatus | None = None
