@@ -140,7 +140,9 @@ class _Window(_Announcing):
         conf.write_text(_EXABGP.format(**words))
         # A shell would drop names with dots
         settings = [f"{name}={value}" for name, value in exabgp.environment().items()]
-        self.near.start("exabgp", ["env", *settings, sys.executable, "-I", str(exabgp.PROGRAM), "/nowhere", "server", str(conf)])
+        self.near.start(
+            "exabgp", ["env", *settings, sys.executable, "-I", str(exabgp.PROGRAM), "/nowhere", "server", str(conf)]
+        )
         wait_until(self._socket.exists, 20, "the helper listens")
         self._count = 0
 
