@@ -1,5 +1,6 @@
 """`python -m benchmarks [CASE ...] [--rounds N] [--seconds S]` (root), or the same from the environment: BENCH_CASES=a,b,
 BENCH_ROUNDS, BENCH_SECONDS. BENCH_REPORT=FILE writes JSON, after every case, so that what was measured survives.
+BENCH_AHEAD=1: all that is measured goes ahead of what else runs here (ahead.py).
 
 Exit code: 1 when a case failed, that is when a measurement is void; a goal missed is a result, and `--strict` makes it
 a failure too.
@@ -15,6 +16,7 @@ import sys
 import time
 from types import FrameType
 
+from benchmarks import ahead
 from benchmarks.cases import CASES
 from benchmarks.report import background, table, write, write_json
 from benchmarks.result import Result
@@ -41,7 +43,8 @@ def main() -> int:
     results: list[Result] = []
     write(
         f"kernel {os.uname().release}, cores {cores}, load {os.getloadavg()[0]:.2f}; "
-        f"{settings.rounds} rounds of {settings.seconds:g} s, seed {wanted.seed}\n"
+        f"{settings.rounds} rounds of {settings.seconds:g} s, seed {wanted.seed}"
+        f"{', ahead of what else runs' if ahead.wanted() else ''}\n"
     )
     if settings.rounds < LEAST_ROUNDS:
         write(f"fewer than {LEAST_ROUNDS} rounds: good for trying out only\n")
