@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from support.netns import Lab
-from support.process import wait_until
+from support.process import Process, wait_until
 
 from benchmarks.background import background_share
 from benchmarks.report import write as say
@@ -83,7 +83,7 @@ class FailoverCase:
         late.read()
         if isinstance(side, Tunnels):
             probe_of(side.paths.daemon)
-        monitor = side.gateway.start("nexthops", ["ip", "-o", "monitor", "nexthop"])
+        monitor = _monitor(side)
         told = len(monitor.log.read_text())  # of the rounds before
         side.forget()
         cpu, begun = side.cpu, time.monotonic()
@@ -129,6 +129,20 @@ class FailoverCase:
             if "group" in words and words[0] == "id":
                 seen[words[1]] = seen.get(words[1], 0) + 1
         return max(seen.values(), default=0)
+
+
+def _monitor(side: TwoWays) -> Process:
+    """Of nexthops and groups, as soon as it hears: first of one that is nobody's."""
+    monitor = side.gateway.start("nexthops", ["ip", "-o", "monitor", "nexthop"])
+    told, probe = len(monitor.log.read_text()), ("id", "4294967294", "blackhole")
+
+    def hears() -> bool:
+        side.gateway.run("ip", "nexthop", "replace", *probe)
+        return len(monitor.log.read_text()) > told
+
+    wait_until(hears, 10, "ip monitor hears of nexthops", logs=[monitor])
+    side.gateway.run("ip", "nexthop", "del", *probe[:2])
+    return monitor
 
 
 def _lates(found: Mapping[str, float]) -> Quantities:
