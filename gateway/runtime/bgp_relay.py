@@ -29,7 +29,9 @@ BUFFER_LIMIT = 64 * 1024 * 1024
 COMMAND_LIMIT = 1024 * 1024  # pending towards ExaBGP; the daemon's window keeps it far below
 CHUNK = 256 * 1024
 PIPE = 1024 * 1024  # what ExaBGP may write before it waits for us, if the kernel lets us
-GATHER = 0.005  # before what comes next is read, unless it was an answer: commands wait for these
+GATHER = 0.005  # before what comes next is read
+# The same where that was an answer: commands wait for these, 50 at a time at most, which ExaBGP takes some 10 ms for
+GATHER_ANSWERS = 0.001
 BACKOFF = (0.05, 1.0)
 ANSWERS = (b"done", b"error")
 ANSWERS_WAIT = 10.0  # for the old link's answers
@@ -56,7 +58,7 @@ class Relay:
         self.last_words = list(LAST_WORDS)
         self.unanswered = 0
         self.drain_until = 0.0  # no new link while commands are unanswered, until then
-        self.gather = False  # what was just read can wait for more
+        self.gather = 0.0  # how long what was just read can wait for more
         self.line = b""  # read from stdin, without its end yet
         self.skip_line = False  # the link began inside a line, whose rest is not for it
         self.to_daemon = bytearray()
@@ -75,8 +77,8 @@ class Relay:
     def turn(self) -> bool:
         """One round; False when ExaBGP is gone."""
         if self.gather:
-            self.gather = False
-            time.sleep(GATHER)
+            time.sleep(self.gather)
+            self.gather = 0.0
         now = time.monotonic()
         if self.link is None and self.last_words and now >= self.lonely_at + self.last_words[0][0]:
             self.to_exabgp += self.last_words.pop(0)[1]
@@ -120,7 +122,7 @@ class Relay:
         *lines, self.line = (self.line + data).split(b"\n")
         answers = sum(line in ANSWERS for line in lines)
         self.unanswered = max(0, self.unanswered - answers)
-        self.gather = not answers
+        self.gather = GATHER_ANSWERS if answers else GATHER
         if self.link is None:
             if time.monotonic() < self.quiet_until:
                 self.retry_at = min(time.monotonic() + QUIET, self.quiet_until)

@@ -182,21 +182,23 @@ def test_a_full_buffer_drops_the_link(tmp_path: Path) -> None:
     server.close()
 
 
-def test_routes_are_gathered_and_answers_are_not_kept_waiting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_routes_are_gathered_and_answers_are_not_kept_waiting_as_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (theirs, ours), (_, stdout) = socket.socketpair(), socket.socketpair()
     naps: list[float] = []
     monkeypatch.setattr(bgp_relay.time, "sleep", naps.append)
     relay = Relay(str(tmp_path / "nobody"), ours.fileno(), stdout.fileno())
     for said, gathers in (
-        (b'{"a": 1}\n', True),
-        (b'{"a": 1}\ndone\n', False),
-        (b'{"a": 1}\nerr', True),
-        (b"or\n", False),
+        (b'{"a": 1}\n', bgp_relay.GATHER),
+        (b'{"a": 1}\ndone\n', bgp_relay.GATHER_ANSWERS),
+        (b'{"a": 1}\nerr', bgp_relay.GATHER),
+        (b"or\n", bgp_relay.GATHER_ANSWERS),
     ):
         theirs.sendall(said)
         assert relay.turn()
-        assert relay.gather is gathers
-    assert naps == [bgp_relay.GATHER] * 2  # before what came next was read
+        assert relay.gather == gathers
+    # before what came next was read
+    assert naps == [bgp_relay.GATHER, bgp_relay.GATHER_ANSWERS, bgp_relay.GATHER]
+    assert bgp_relay.GATHER_ANSWERS < bgp_relay.GATHER
 
 
 def test_a_relay_that_nobody_listens_to_withdraws_everything_and_ends_exabgp(
