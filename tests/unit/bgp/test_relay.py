@@ -182,7 +182,9 @@ def test_a_full_buffer_drops_the_link(tmp_path: Path) -> None:
     server.close()
 
 
-def test_routes_are_gathered_and_answers_are_not_kept_waiting_as_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_routes_are_gathered_and_answers_are_not_kept_waiting_as_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (theirs, ours), (_, stdout) = socket.socketpair(), socket.socketpair()
     naps: list[float] = []
     monkeypatch.setattr(bgp_relay.time, "sleep", naps.append)
