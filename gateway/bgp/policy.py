@@ -32,6 +32,9 @@ MARTIANS = PrefixSet(
                  "::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8")
 )  # fmt: skip
 
+DEFAULT_LENGTHS = {4: 7, 6: 6}
+"""By version: prefixes of this length and below are a default route, whole or in pieces, as `runtime/rules.py` has it."""
+
 STANDBY_PREFERENCE = 50
 """LOCAL_PREF of what is learned in a tunnel that is the backup of a private circuit."""
 
@@ -86,10 +89,10 @@ def import_verdict(settings: SpeakerSettings, neighbor: NeighborSettings, path: 
     as_path = path.attributes.as_path
     if settings.local_as in as_path and as_path.count(settings.local_as) > neighbor.allow_own_as:
         return OWN_AS
-    if prefix.prefixlen == 0:
-        return "" if neighbor.accept_default else DEFAULT_ROUTE
     if MARTIANS.covers(prefix):
         return MARTIAN
+    if prefix.prefixlen <= DEFAULT_LENGTHS[prefix.version] and not neighbor.accept_default:
+        return DEFAULT_ROUTE
     if settings.never_set.covers(prefix):
         return NEVER
     # a site must not pull part of our own prefixes out of the VNet

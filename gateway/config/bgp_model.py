@@ -164,7 +164,10 @@ class Neighbor(Section):
     max_prefixes_restart: Duration = Field(default=300.0, ge=1, description="until a session torn down is begun again")
     import_policy: Name | None = Field(default=None, description="policy for what it teaches us; default: everything")
     export_policy: Name | None = Field(default=None, description="policy for what it is told; default: everything")
-    accept_default: Switch = Field(default=False, description="a default route is accepted from it")
+    accept_default: Switch = Field(
+        default=False,
+        description="a default route is accepted from it, whole or in pieces (shorter than /8, of IPv6 /7)",
+    )
     allow_own_as: Integer = Field(
         default=0, ge=0, le=10, description="how often our AS may stand in a path it teaches us"
     )

@@ -62,7 +62,6 @@ def told(target: NeighborSettings, source: NeighborSettings, **more: Any) -> Ann
     ("prefix", "reason"),
     [
         ("172.16.0.0/16", ""),
-        ("0.0.0.0/1", ""),  # covers martians, is none
         ("0.0.0.0/8", policy.MARTIAN),
         ("0.1.0.0/16", policy.MARTIAN),
         ("127.0.0.1/32", policy.MARTIAN),
@@ -77,6 +76,12 @@ def told(target: NeighborSettings, source: NeighborSettings, **more: Any) -> Ann
         ("2001:db8::/32", ""),
         ("0.0.0.0/0", policy.DEFAULT_ROUTE),
         ("::/0", policy.DEFAULT_ROUTE),
+        ("0.0.0.0/1", policy.DEFAULT_ROUTE),  # in pieces
+        ("128.0.0.0/1", policy.DEFAULT_ROUTE),
+        ("10.0.0.0/7", policy.DEFAULT_ROUTE),
+        ("2000::/3", policy.DEFAULT_ROUTE),
+        ("fc00::/6", policy.DEFAULT_ROUTE),
+        ("fc00::/7", ""),
         ("198.51.100.7/32", policy.NEVER),
         ("168.63.129.16/32", policy.NEVER),
         ("198.51.100.0/24", ""),  # covers a tunnel's peer: our more specific route for it stays
@@ -98,8 +103,13 @@ def test_our_own_as_anywhere_in_the_path_is_a_loop() -> None:
     assert import_verdict(SETTINGS, SITE, path(SITE, as_path=(65010, 65001, 65020))) == policy.OWN_AS
 
 
-def test_a_default_route_needs_permission() -> None:
-    assert import_verdict(SETTINGS, replace(SITE, accept_default=True), path(SITE, "0.0.0.0/0")) == ""
+def test_a_default_route_needs_permission_and_is_judged_like_any_other() -> None:
+    allowed = replace(SITE, accept_default=True)
+    for prefix in ("0.0.0.0/0", "::/0", "0.0.0.0/1", "2000::/3"):
+        assert import_verdict(SETTINGS, allowed, path(SITE, prefix)) == ""
+        assert import_verdict(SETTINGS, allowed, path(SITE, prefix, next_hop="192.0.2.254")) == policy.OWN_NEXT_HOP
+        assert import_verdict(SETTINGS, allowed, path(SITE, prefix, as_path=())) == policy.EMPTY_PATH
+    assert import_verdict(SETTINGS, allowed, path(SITE, "224.0.0.0/4")) == policy.MARTIAN
 
 
 def test_our_own_address_is_no_next_hop() -> None:
