@@ -8,11 +8,8 @@ check, without which AWS drops what a gateway forwards.
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,24 +30,13 @@ from gateway.ha.fabric_values import (
     Why,
     canonical,
 )
-from gateway.runtime.aws_client import AwsAccess, AwsClient, line, missing
+from gateway.runtime.aws_calls import AwsCalls
+from gateway.runtime.aws_client import AwsAccess, line
 
-MISSING = missing("route tables")
+ROUTE_TABLES = "route tables"
 THREADS = 12
 CHECK_AGAIN = 300.0
 """So often the source/destination check is looked at."""
-_WHY: dict[str, Why] = {
-    "RouteAlreadyExists": Why.CONFLICT,
-    "IncorrectState": Why.BUSY,
-    "RequestLimitExceeded": Why.BUSY,
-    "Throttling": Why.BUSY,
-    "ThrottlingException": Why.BUSY,
-    "AuthFailure": Why.EXPIRED,
-    "ExpiredToken": Why.EXPIRED,
-    "ExpiredTokenException": Why.EXPIRED,
-    "InvalidClientTokenId": Why.EXPIRED,
-    "RequestExpired": Why.EXPIRED,
-}
 _TARGETS = (
     ("GatewayId", "gateway"),
     ("NatGatewayId", "NAT gateway"),
@@ -80,39 +66,22 @@ class AwsFabric:
 
     def __init__(self, settings: AwsSettings) -> None:
         self._settings = settings
-        self._threads = ThreadPoolExecutor(THREADS, "fabric-aws")
         access = AwsAccess("ec2", settings.region, settings.endpoint_url, settings.mark, connections=THREADS)
-        self._client = AwsClient(access)
+        self._calls = AwsCalls(access, ROUTE_TABLES)
         self._remarks: tuple[str, ...] = ()
         self._remarked_at: float | None = None
 
     async def carry_out(self, call: Call) -> Outcome:
         """How it ended."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._in_thread, call)
+        table, operation = call.table.reference, call.operation
+        return await self._calls.carry_out(
+            lambda client, errors: self._done(client, table, operation, errors), not isinstance(operation, Read)
+        )
 
     async def close(self) -> None:
-        """Calls under way end by themselves, in bounded time."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._calls.close()
 
     # --- in a thread ------------------------------------------------------------------------------------------
-
-    def _in_thread(self, call: Call) -> Outcome:
-        try:
-            errors = importlib.import_module("botocore.exceptions")
-            unreadable = importlib.import_module("botocore.parsers").ResponseParserError
-        except ModuleNotFoundError:
-            return Failed(Why.REFUSED, MISSING)
-        writes = not isinstance(call.operation, Read)
-        try:
-            return self._done(self._client.made(), call.table.reference, call.operation, errors)
-        except errors.ClientError as error:
-            return self._told(error, writes)
-        except (errors.EndpointConnectionError, errors.ConnectTimeoutError) as error:
-            return Failed(Why.UNREACHABLE, line(error))
-        except (errors.NoCredentialsError, errors.CredentialRetrievalError, errors.NoRegionError) as error:
-            return Failed(Why.UNREACHABLE, f"{line(error)}; has the instance a role, and does IMDSv2 answer?")
-        except (errors.BotoCoreError, unreadable) as error:
-            return Failed(Why.AMBIGUOUS if writes else Why.UNREACHABLE, line(error))
 
     def _done(self, client: Any, table: str, operation: Operation, errors: Any) -> Outcome:
         match operation:
@@ -176,16 +145,6 @@ class AwsFabric:
             self._remarks = (f"whether the source/destination check of {interface} is off is not known: {line(error)}",)
         self._remarked_at = now
         return self._remarks
-
-    def _told(self, error: Any, writes: bool) -> Failed:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        why = _WHY.get(code, Why.REFUSED)
-        if why is Why.EXPIRED:
-            self._client.discard()
-        elif why is Why.REFUSED and status >= 500:
-            why = Why.AMBIGUOUS if writes else Why.BUSY
-        return Failed(why, f"AWS answered {line(error)}")
 
 
 def _removed(client: Any, table: str, route: SeenRoute, errors: Any) -> Outcome:

@@ -6,9 +6,10 @@ from typing import Protocol
 
 from gateway.config.model import Fabric
 from gateway.ha.fabric_values import Call, Outcome
+from gateway.runtime.arm import AzureSettings
 from gateway.runtime.cloud_http import CloudHttp
 from gateway.runtime.fabric_aws import AwsFabric, AwsSettings
-from gateway.runtime.fabric_azure import AzureFabric, AzureSettings
+from gateway.runtime.fabric_azure import AzureFabric
 
 
 class CloudFabric(Protocol):

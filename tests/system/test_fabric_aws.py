@@ -34,7 +34,8 @@ from gateway.ha.fabric_values import (
     Troubled,
     Why,
 )
-from gateway.runtime.fabric_aws import MISSING, AwsFabric, AwsSettings
+from gateway.runtime.aws_client import missing
+from gateway.runtime.fabric_aws import ROUTE_TABLES, AwsFabric, AwsSettings
 
 pytestmark = pytest.mark.system
 
@@ -317,7 +318,7 @@ def test_without_boto3_one_sentence_says_what_to_install(server: AwsServer, vpc:
             await driver.until(lambda: driver.fabric.view().tables[0].last_error != "", 5, "an error")
             return driver.fabric.view().tables[0].last_error
 
-    assert asyncio.run(scene()) == f"read the table: {MISSING}"
+    assert asyncio.run(scene()) == f"read the table: {missing(ROUTE_TABLES)}"
 
 
 def test_no_secret_in_logs_errors_or_the_picture_and_a_table_that_is_not_there_is_named(

@@ -32,9 +32,10 @@ from gateway.ha.fabric_values import (
     Troubled,
     Why,
 )
+from gateway.runtime.arm import Arm, AzureSettings
 from gateway.runtime.azure_identity import ManagedIdentity, Unavailable
 from gateway.runtime.cloud_http import CloudHttp, NoAnswer, NotSent
-from gateway.runtime.fabric_azure import AzureFabric, AzureSettings
+from gateway.runtime.fabric_azure import HINTS, AzureFabric
 
 pytestmark = pytest.mark.system
 
@@ -453,16 +454,16 @@ def test_no_token_in_logs_errors_or_the_picture(server: AzureServer, caplog: pyt
 
 
 def test_an_operation_that_goes_on_at_another_host_gets_no_token(server: AzureServer):
-    adapter = AzureFabric(AzureSettings(), CloudHttp())
-    assert adapter._is_ours("https://management.azure.com/subscriptions/x")
-    assert adapter._is_ours("https://westeurope.management.azure.com:443/x")
+    arm = Arm(AzureSettings(), CloudHttp(), HINTS)
+    assert arm.is_ours("https://management.azure.com/subscriptions/x")
+    assert arm.is_ours("https://westeurope.management.azure.com:443/x")
     for url in (
         "http://management.azure.com/x",
         "https://management.azure.com.evil.example/x",
         "https://evilmanagement.azure.com/x",
         "https://management.azure.com:8443/x",
     ):
-        assert not adapter._is_ours(url)
+        assert not arm.is_ours(url)
 
 
 def test_what_was_not_sent_is_told_apart_from_what_may_have_been(server: AzureServer, monkeypatch: pytest.MonkeyPatch):
