@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gateway.contract import RandomSource
+from gateway.ha.fabric_patience import Patience
 from gateway.ha.fabric_routes import (
     Plan,
     claims,
@@ -55,9 +56,6 @@ STALE = 10.0
 CONTEST = 10.0
 """A route that leads to the other gateway though we are active is given so long for the tag that explains it."""
 VERIFY_AFTER = 5.0
-FIRST_RETRY, LAST_RETRY = 0.25, 60.0
-FIRST_HOLD, LAST_HOLD = 5.0, 300.0
-"""What was refused is refused again, until somebody changes a role or a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +77,7 @@ class RouteTable:
         self._mark = mark_key(settings)
         self._plan: Plan | None = None
         self._random = random
+        self._patience = Patience(random, now)
         self._events: list[Event] = []
         self._contents: Contents | None = None
         self._routes: dict[str, SeenRoute] = {}
@@ -90,13 +89,10 @@ class RouteTable:
         self._must_read = True
         self._read_began = now
         self._doubted = False  # routes are believed to lead to us from a time when we were not the active one
-        self._retry_at = now
-        self._failures_in_row = 0
-        self._held: dict[str, tuple[float, float, str]] = {}  # key: until, last hold, sentence
         self._contest: float | None = None
         self._settled_for: Standing | None = None
         self._verify_at: float | None = None
-        self._trouble = self._call_error = self._failure = ""
+        self._trouble = self._call_error = ""
         self._last_call = ""
         self._last_call_at: float | None = None
         self._switched_for: Standing | None = None
@@ -113,7 +109,7 @@ class RouteTable:
         self._settings, self.table = settings, table
         self._wanted, self._mark, self._plan = wanted_routes(settings, table), mark_key(settings), None
         self._must_read = True
-        self._held.clear()
+        self._patience.again()
         self._settled_for = None
 
     def look(self, now: float) -> None:
@@ -121,10 +117,8 @@ class RouteTable:
 
     def activated(self, now: float, standing: Standing) -> None:
         """A new epoch: whatever kept us waiting is tried at once."""
-        self._held.clear()
+        self._patience.at_once(now)
         self._contest = None
-        self._retry_at = min(self._retry_at, now)
-        self._failures_in_row = 0
         # The other gateway may have been active since the last look. What leads elsewhere needs no look to be written.
         self._doubted = any(self._routes.get(route.key) == route for route in self._wanted)
         self._judge(now, standing)
@@ -138,7 +132,7 @@ class RouteTable:
             self._verify_at = None
             return self._start(Verify(self.table.effective_of), now)
         working = sum(not isinstance(operation, Verify) for operation in self._running)
-        if now < self._retry_at or working >= self._settings.calls_at_once or self._is_running(Read):
+        if now < self._patience.retry_at or working >= self._settings.calls_at_once or self._is_running(Read):
             return None
         write = None if self._must_read else self._next_write(now, standing)
         self._must_read |= write is not None and self._is_risky(write, now, standing)
@@ -152,8 +146,8 @@ class RouteTable:
         """When `next_operation` may say something, with nothing new being told."""
         times = [self._verify_at] if self._verify_at is not None and not self._is_running(Verify) else []
         if all(isinstance(operation, Verify) for operation in self._running):
-            waits = [self._retry_at, *(until for until, _, _ in self._held.values())]
-            times += [max(self._read_due, self._retry_at), *(at for at in waits if at > self._now)]
+            times.append(max(self._read_due, self._patience.retry_at))
+            times += [at for at in self._patience.waits if at > self._now]
         return min(times, default=None)
 
     def planned(self, standing: Standing) -> Plan:
@@ -181,7 +175,7 @@ class RouteTable:
                 self._doubted or any(isinstance(other, Put) for other in self._running)
             ):
                 return None
-            if key not in running and now >= self._held.get(key, (now,))[0] and not self._is_contested(key):
+            if key not in running and not self._patience.is_held(key, now) and not self._is_contested(key):
                 return operation
         return None
 
@@ -208,8 +202,7 @@ class RouteTable:
             self._failed(operation, outcome, now)
         else:
             self._call_error = ""
-            self._failures_in_row = 0
-            self._held.pop(_key(operation), None)
+            self._patience.succeeded(_key(operation))
             self._take(operation, outcome, now, standing)
         self._judge(now, standing)
 
@@ -250,33 +243,21 @@ class RouteTable:
 
     def _failed(self, operation: Operation, failure: Failed, now: float) -> None:
         self.failures += 1
-        self._call_error, self._failure = f"{described(operation)}: {failure.sentence}", failure.sentence
+        self._call_error = f"{described(operation)}: {failure.sentence}"
         if isinstance(operation, Verify):
             self._verified = f"not known: {failure.sentence}"
             return
         self._must_read |= failure.why in (Why.AMBIGUOUS, Why.CONFLICT) and not isinstance(operation, Read)
-        if failure.why is Why.REFUSED and not isinstance(operation, Read):
-            key = _key(operation)
-            hold = min(self._held.get(key, (0.0, FIRST_HOLD / 2))[1] * 2, LAST_HOLD)
-            self._held[key] = (now + hold * self._random.uniform(0.9, 1.1), hold, failure.sentence)
-            return
-        self._failures_in_row += 1
-        # The first look after a doubt, and the first try with a new token, cost nobody anything.
-        at_once = self._failures_in_row == 1 and failure.why in (Why.EXPIRED, Why.AMBIGUOUS, Why.CONFLICT)
-        backoff = 0.0 if at_once else min(FIRST_RETRY * 2 ** (self._failures_in_row - 1), LAST_RETRY)
-        waits = max(backoff * self._random.uniform(0.5, 1.5), failure.retry_after * self._random.uniform(1.0, 1.1))
-        self._retry_at = max(self._retry_at, now + waits)
+        self._patience.failed(failure, _key(operation), now)
         if isinstance(operation, Read):
-            self._read_due = min(self._read_due, self._retry_at)
+            self._read_due = min(self._read_due, self._patience.retry_at)
 
     def _judge(self, now: float, standing: Standing) -> None:
         """Whether all is as it shall be, and what is in the way."""
         left = self.planned(standing)
         trouble = "" if self._contents is None else refusal(self._settings, self.table, self._contents)
-        held = next((sentence for until, _, sentence in self._held.values()), "")
-        # One failure or two are nothing: clouds are busy.
-        lasting = self._failure if self._failures_in_row > 2 else ""
-        trouble = trouble or next(iter(left.obstacles), "") or held or lasting
+        held = next(iter(self._patience.refusals.values()), "")
+        trouble = trouble or next(iter(left.obstacles), "") or held or self._patience.lasting
         if trouble != self._trouble:
             self._trouble = trouble
             self._events.append(Troubled(self.table.name, trouble))
@@ -312,7 +293,7 @@ class RouteTable:
 
     def view(self, standing: Standing) -> TableView:
         known = self._contents is not None
-        errors = {key: sentence for key, (_, _, sentence) in self._held.items()}
+        errors = self._patience.refusals
         return TableView(
             name=self.table.name,
             reference=self.table.reference,
