@@ -1,9 +1,10 @@
-"""What `gatewayctl fabric` shows of the cloud's route tables. No terminal in here."""
+"""What `gatewayctl fabric` shows of the cloud: its route tables, and the shared addresses in it. No terminal in here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gateway.cli.address_views import addresses
 from gateway.cli.views import Block, Json, Table
 from gateway.observe.units import age
 
@@ -18,10 +19,20 @@ _SAID = {
 
 
 def fabric(snapshot: Json, wide: bool) -> list[Block]:
+    """What is configured of the two."""
+    tables, shared = _route_tables(snapshot, wide), addresses(snapshot, wide)
+    if not tables and not shared:
+        return [
+            "neither a route table nor an address of the cloud is configured; see [fabric] and [ha.fabric] in gateway.toml"
+        ]
+    return [*tables, *([""] if tables and shared else []), *shared]
+
+
+def _route_tables(snapshot: Json, wide: bool) -> list[Block]:
     """A line about us, a row for each table, and a line for whatever is not as it should be."""
     status = snapshot.get("fabric")
     if not status:
-        return ["no route table is configured; see [fabric] in gateway.toml"]
+        return []
     role = "ACTIVE" if status["active"] else "STANDBY"
     blocks: list[Block] = [
         f"fabric  {role}  epoch {status['epoch']}{'  dry run: nothing is written' if status['dry_run'] else ''}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gateway.cli.address_views import cloud_line
 from gateway.cli.views import Block, Json, Table
 from gateway.observe.units import age
 
@@ -19,7 +20,7 @@ def ha(snapshot: Json) -> list[Block]:
         "",
         _gateways(snapshot, status),
         "",
-        *_lines(now, status),
+        *_lines(now, status, snapshot.get("addresses")),
         "",
         _paths(now, status),
     ]
@@ -50,7 +51,7 @@ def _gateways(snapshot: Json, status: Json) -> Table:
     return Table(headings, (ours, theirs))
 
 
-def _lines(now: float, status: Json) -> Iterator[str]:
+def _lines(now: float, status: Json, cloud: Json | None) -> Iterator[str]:
     if status["lease"] == "none":
         yield "witness  none"
     else:
@@ -65,6 +66,8 @@ def _lines(now: float, status: Json) -> Iterator[str]:
         yield f"witness  {status['witness']}: {held}{problem}"
     if status.get("replica"):
         yield _replica(now, status["replica"])
+        if line := cloud_line(cloud):
+            yield line
     if status["role"] != "active":
         yield f"takes over now?  {status['verdict']}"
     if status["machine_leaves"]:

@@ -209,9 +209,10 @@ def failover(wait: Wait = 10) -> None:
 
 @app.command()
 def fabric() -> None:
-    """The cloud's route tables: what leads here, what is foreign, what others changed. Example: gatewayctl fabric -o wide"""
+    """The cloud's route tables and shared addresses: what leads here, is foreign, or was changed. Example: gatewayctl fabric -o wide"""
     snapshot = _snapshot()
-    present(snapshot, "fabric", snapshot.get("fabric") or {}, lambda: fabric_views.fabric(snapshot, Session.style.wide))
+    told = (snapshot.get("fabric") or {}) | ({"addresses": shared} if (shared := snapshot.get("addresses")) else {})
+    present(snapshot, "fabric", told, lambda: fabric_views.fabric(snapshot, Session.style.wide))
 
 
 @app.command()

@@ -13,24 +13,23 @@ from gateway.config.service_url import service_url
 
 _RESOURCE = r"(?i)/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/"
 _FORMS: dict[tuple[str, str], tuple[str, str]] = {
-    ("azure", "id"): (
+    ("azure", "table"): (
         _RESOURCE + r"routeTables/[^/]+",
         "/subscriptions/.../resourceGroups/.../providers/Microsoft.Network/routeTables/NAME",
     ),
-    ("azure", "effective_of"): (
+    ("azure", "interface"): (
         _RESOURCE + r"networkInterfaces/[^/]+",
         "/subscriptions/.../resourceGroups/.../providers/Microsoft.Network/networkInterfaces/NAME",
     ),
-    ("aws", "id"): (r"rtb-[0-9a-f]+", "rtb-0123456789abcdef0"),
-    ("aws", "network_interface"): (r"eni-[0-9a-f]+", "eni-0123456789abcdef0"),
-    ("aws", "peer_network_interface"): (r"eni-[0-9a-f]+", "eni-0123456789abcdef0"),
+    ("aws", "table"): (r"rtb-[0-9a-f]+", "rtb-0123456789abcdef0"),
+    ("aws", "interface"): (r"eni-[0-9a-f]+", "eni-0123456789abcdef0"),
 }
 _NEEDED = {"azure": ("address", "peer_address"), "aws": ("network_interface", "peer_network_interface")}
 _ELSEWHERE = {
     "azure": ("network_interface", "peer_network_interface", "region", "endpoint_url"),
     "aws": ("address", "peer_address", "gateway_subnet", "route_server_subnet", "client_id"),
 }
-_NAMES = {"azure": "Azure", "aws": "AWS"}
+NAMES = {"azure": "Azure", "aws": "AWS"}
 
 
 def fabric_findings(facts: Facts) -> Iterator[Finding]:
@@ -58,13 +57,13 @@ def fabric_findings(facts: Facts) -> Iterator[Finding]:
 def _keys(fabric: Fabric) -> Iterator[Finding]:
     for key in _NEEDED[fabric.cloud]:
         if not getattr(fabric, key):
-            yield "error", ("fabric",), f"{_NAMES[fabric.cloud]} needs `{key}`"
+            yield "error", ("fabric",), f"{NAMES[fabric.cloud]} needs `{key}`"
     for key in _ELSEWHERE[fabric.cloud]:
         if getattr(fabric, key):
             other = "AWS" if fabric.cloud == "azure" else "Azure"
             yield "error", ("fabric", key), f'this is for {other}, and cloud = "{fabric.cloud}"'
     for key in ("network_interface", "peer_network_interface"):
-        yield from _form(fabric, ("fabric", key), key, getattr(fabric, key))
+        yield from form(fabric.cloud, "interface", ("fabric", key), getattr(fabric, key))
 
 
 def _hops(fabric: Fabric) -> Iterator[Finding]:
@@ -96,7 +95,7 @@ def _tables(facts: Facts, fabric: Fabric) -> Iterator[Finding]:
     seen: dict[str, KeyPath] = {}
     for name, table in fabric.table.items():
         path: KeyPath = ("fabric", "table", name)
-        yield from _form(fabric, (*path, "id"), "id", table.id)
+        yield from form(fabric.cloud, "table", (*path, "id"), table.id)
         first = seen.setdefault(table.id.lower(), path)
         if first != path:
             message = f"also the id of fabric.table.{first[2]} (line {facts.line(first)}); two would write in turns"
@@ -104,7 +103,7 @@ def _tables(facts: Facts, fabric: Fabric) -> Iterator[Finding]:
         if table.effective_of and fabric.cloud == "aws":
             yield "error", (*path, "effective_of"), "this is for Azure; in AWS reading the table shows the same"
         else:
-            yield from _form(fabric, (*path, "effective_of"), "effective_of", table.effective_of)
+            yield from form(fabric.cloud, "interface", (*path, "effective_of"), table.effective_of)
         if not table.prefixes and not fabric.prefixes:
             yield "error", path, "nothing is to be written there; add `prefixes`, here or in [fabric]"
         yield from _prefixes(fabric, (*path, "prefixes"), table.prefixes)
@@ -125,7 +124,8 @@ def _prefixes(fabric: Fabric, path: KeyPath, prefixes: tuple[Prefix, ...]) -> It
             )
 
 
-def _form(fabric: Fabric, path: KeyPath, key: str, value: str | None) -> Iterator[Finding]:
-    pattern, example = _FORMS.get((fabric.cloud, key), ("", ""))
-    if value and pattern and not re.fullmatch(pattern, value):
-        yield "error", path, f"'{value}' is no id of {_NAMES[fabric.cloud]}; write it as \"{example}\""
+def form(cloud: str, kind: str, path: KeyPath, value: str | None) -> Iterator[Finding]:
+    """Whether it is an id as the cloud writes them; `kind`: "table" or "interface"."""
+    pattern, example = _FORMS[cloud, kind]
+    if value and not re.fullmatch(pattern, value):
+        yield "error", path, f"'{value}' is no id of {NAMES[cloud]}; write it as \"{example}\""

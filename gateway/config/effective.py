@@ -49,6 +49,8 @@ def _bgp(config: Config, bgp: Bgp) -> Iterator[str]:
 
 def _ha(config: Config, ha: HaPeer) -> Iterator[str]:
     yield from _table(config, ("ha",), ha)
+    for name, interface in ha.fabric.interface.items() if ha.fabric is not None else ():
+        yield from _table(config, ("ha", "fabric", "interface", name), interface)
     for name, path in ha.path.items():
         yield from _table(config, ("ha", "path", name), path)
 

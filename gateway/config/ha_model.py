@@ -89,6 +89,46 @@ class HaVote(Section):
     multiplier: Integer = Field(default=3, ge=2, le=100, description="unanswered in a row until a target is missed")
 
 
+class HaInterface(Section):
+    """One of this gateway's network interfaces, and the other gateway's in the same subnet, between which shared addresses go."""
+
+    id: Text = Field(description="our network interface: Azure /subscriptions/.../networkInterfaces/NAME, AWS eni-...")
+    peer_id: Text = Field(description="the other gateway's, in the same subnet")
+    addresses: tuple[AddressField, ...] = Field(
+        default=(), max_length=64, description="those of `shared_addresses` that are at this interface; default: all"
+    )
+
+
+class HaFabric(Section):
+    """The cloud that has to be told where the shared addresses are: no cloud learns it from what a gateway announces on its link. Whoever
+    becomes active assigns them to its own network interface, at the moment at which its kernel gets them, and looks every `check_interval`
+    whether they are still there. An address is at neither interface's first place, but a secondary one; no cloud moves it between subnets.
+
+    AWS: AssignPrivateIpAddresses, which takes an address from the other and an Elastic IP with it; boto3, the extra `aws`, is needed.
+    Azure: two writes, the address off the other's interface and then to ours, each of which ARM may take tens of seconds for; a public
+    IP address goes along. Which permissions, says `docs/ARCHITECTURE.md`. What the cloud refuses, `gatewayctl status`, `ha` and `fabric` say.
+    """
+
+    cloud: Literal["azure", "aws"] = Field(description="whose network interfaces")
+    interface: dict[Name, HaInterface] = Field(default_factory=dict, description="network interfaces by name")
+    dry_run: Switch = Field(default=False, description="write nothing; `gatewayctl fabric` shows what would be written")
+    check_interval: Duration = Field(
+        default=60.0, ge=5, le=3600, description="between readings, by which changes of others are found"
+    )
+    client_id: Text | None = Field(
+        default=None, description="Azure: which managed identity, where the VM has several; default: the VM's own"
+    )
+    management_url: Text = Field(
+        default="https://management.azure.com", description="Azure: ARM, another one in sovereign clouds"
+    )
+    imds_url: Text = Field(default="http://169.254.169.254", description="Azure: the instance metadata service")
+    api_version: Text = Field(default="2025-05-01", description="Azure: api-version of Microsoft.Network")
+    region: Text | None = Field(default=None, description="AWS: the region; default: what boto3 finds")
+    endpoint_url: Text | None = Field(
+        default=None, description="AWS: EC2's endpoint, e.g. a private one; default: the region's"
+    )
+
+
 class HaPeer(Section):
     """The other gateway of the pair. Both keep their tunnels and BGP sessions; one of them is active: it announces itself as the better
     one, and writes the route tables of [fabric].
@@ -149,6 +189,9 @@ class HaPeer(Section):
         default=(),
         max_length=64,
         description="addresses that only the active gateway has: a connection with such a `local_addrs` goes on at the other gateway as it is, and hosts may have one as their router",
+    )
+    fabric: HaFabric | None = Field(
+        default=None, description="the cloud that moves the shared addresses; without it the link alone is told"
     )
     path: dict[Name, HaPath] = Field(
         default_factory=dict, max_length=7, description="further ways for heartbeats by name"

@@ -14,6 +14,7 @@ from gateway.config.checks_bgp import bgp_findings
 from gateway.config.checks_connection import connection_findings, pair_findings, prefix_findings
 from gateway.config.checks_fabric import fabric_findings
 from gateway.config.checks_ha import ha_findings
+from gateway.config.checks_ha_fabric import ha_fabric_findings
 from gateway.config.checks_instance import instance_findings
 from gateway.config.checks_liveness import liveness_findings
 from gateway.config.diagnostics import Diagnostic, KeyPath, Severity, in_order, spelled
@@ -106,5 +107,6 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _dataplane_findings,
     ha_findings,
     fabric_findings,
+    ha_fabric_findings,
     _metrics_findings,
 )

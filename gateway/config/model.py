@@ -16,7 +16,7 @@ from pydantic import Field
 from gateway.config.addresses import Address, AddressField, Interface, InterfaceField, Prefix, PrefixField
 from gateway.config.bgp_model import Bgp, Neighbor, Policy, PolicyRule, PrefixList
 from gateway.config.fabric_model import Fabric, FabricTable
-from gateway.config.ha_model import HaPath, HaPeer, HaVote, HaWitness
+from gateway.config.ha_model import HaFabric, HaInterface, HaPath, HaPeer, HaVote, HaWitness
 from gateway.config.instance_model import Instance
 from gateway.config.liveness_model import Bfd, Circuit, Probe
 from gateway.config.types import (
@@ -52,6 +52,8 @@ __all__ = [
     "Fabric",
     "FabricTable",
     "Gateway",
+    "HaFabric",
+    "HaInterface",
     "HaPath",
     "HaPeer",
     "HaVote",

@@ -22,6 +22,7 @@ class Patience:
         self.retry_at = now
         self._random = random
         self._in_row = 0
+        self._of_writes = False
         self._held: dict[str, tuple[float, float, str]] = {}  # key: until, last hold, sentence
         self._failure = ""
 
@@ -33,6 +34,7 @@ class Patience:
             self._held[key] = (now + hold * self._random.uniform(0.9, 1.1), hold, failure.sentence)
             return
         self._in_row += 1
+        self._of_writes |= bool(key)
         # The first look after a doubt, and the first try with a new token, cost nobody anything.
         at_once = self._in_row == 1 and failure.why in (Why.EXPIRED, Why.AMBIGUOUS, Why.CONFLICT)
         backoff = 0.0 if at_once else min(FIRST_RETRY * 2 ** (self._in_row - 1), LAST_RETRY)
@@ -40,8 +42,14 @@ class Patience:
         self.retry_at = max(self.retry_at, now + waits)
 
     def succeeded(self, key: str) -> None:
-        self._in_row = 0
+        """That a reading succeeds says nothing of writes that fail: else each of them would be tried again at once, for ever."""
+        if key or not self._of_writes:
+            self.settled()
         self._held.pop(key, None)
+
+    def settled(self) -> None:
+        """Nothing is left to be tried again."""
+        self._in_row, self._of_writes = 0, False
 
     def again(self) -> None:
         """What was refused may not be any more."""
@@ -51,7 +59,7 @@ class Patience:
         """Whatever kept us waiting is tried now."""
         self._held.clear()
         self.retry_at = min(self.retry_at, now)
-        self._in_row = 0
+        self.settled()
 
     def is_held(self, key: str, now: float) -> bool:
         return key in self._held and now < self._held[key][0]

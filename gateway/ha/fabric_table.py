@@ -226,6 +226,8 @@ class RouteTable:
         self._routes = {route.key: route for route in contents.routes}
         self._tags = dict(contents.tags)
         self._read_due = now + self._settings.check_interval * self._random.uniform(0.9, 1.1)
+        if not standing.active or not self.planned(standing).writes:
+            self._patience.settled()
         if standing.active and self._settled_for == standing and (changed := self.planned(standing).writes):
             if any(leads_to_peer(self._settings, self._routes.get(_key(operation))) for operation in changed):
                 self._contest = now

@@ -140,6 +140,10 @@ class Call:
     table: Table
     operation: Operation
 
+    @property
+    def subject(self) -> str:
+        return self.table.name
+
 
 # --- outcomes ---------------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ class Gateway:
         self.tunnels: dict[str, Tunnel] = {}
         self.liveness = Liveness(self.tunnels, random)
         self.keeper = Keeper(self.ike, self.tunnels, earlier or Earlier())
-        self.replication = Replication(self.tunnels, self.keeper)
+        self.replication = Replication(self.tunnels, self.keeper, random)
         self._cores = (self.replication, self.ike, self.tables, self.liveness, self.pairing)
         self._names: dict[int, str] = {}  # of the tunnels, by connection number
         self._supervisor = Supervisor(self.tunnels, self.ike)
@@ -143,7 +143,7 @@ class Gateway:
                 self._operate(command, now)
             case Operate() | MachineLeaves() | inputs.TableAnswered() | inputs.WitnessAnswered():
                 self.pairing.command(command, now)
-            case inputs.ReplicaOpened() | inputs.ReplicaSaid() | inputs.ReplicaClosed():
+            case inputs.ReplicaOpened() | inputs.ReplicaSaid() | inputs.ReplicaClosed() | inputs.AddressAnswered():
                 self.replication.command(command, now)
             case inputs.WorkersWork(works):
                 self.pairing.workers(works)
@@ -215,7 +215,7 @@ class Gateway:
         self.tables.sweep_later(now + (self.settings.bgp.stale_time if self.settings.bgp is not None else STALE_SWEEP))
         self._set_instances(guarded=False)
         self.learned.start(self.settings.instances, now)
-        self.replication.configure(self.settings)
+        self.replication.configure(self.settings, now)
         self._adopt_tunnels(now)
         self.replication.start()
         self._set_throws(now)
@@ -239,7 +239,7 @@ class Gateway:
         if settings.instances or before.instances:
             self._set_instances(guarded=False)
         self.learned.adopt(settings.instances, now)
-        self.replication.configure(settings)
+        self.replication.configure(settings, now)
         now_wanted = {wanted.name: wanted for wanted in settings.tunnels}
         for name, tunnel in list(self.tunnels.items()):
             wanted = now_wanted.get(name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gateway.config.model import Prefix
 from gateway.contract import Endpoint
 from gateway.esp.dataplane import Direction, SaCounters
+from gateway.ha import address_values
 from gateway.ha.fabric_values import Outcome
 from gateway.ha.replica import Said
 from gateway.ha.witness import Answer
@@ -131,6 +132,14 @@ class TableAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressAnswered:
+    """How a call to the cloud about shared addresses ended."""
+
+    ticket: int
+    outcome: address_values.Outcome
+
+
+@dataclass(frozen=True, slots=True)
 class WitnessAnswered:
     """What a witness in the cloud said to an Ask."""
 
@@ -174,4 +183,4 @@ class ReplicaClosed:
     """The session is over."""
 
 
-ReplicaCommand = ReplicaOpened | ReplicaSaid | ReplicaClosed
+ReplicaCommand = ReplicaOpened | ReplicaSaid | ReplicaClosed | AddressAnswered

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.ha import address_values as addresses
 from gateway.ha import fabric_values as cloud
 from gateway.ha.heartbeat import PeerDown, PeerUp
 from gateway.ha.message import Role
@@ -116,6 +117,19 @@ def fabric(event: cloud.Event) -> Event:
         case cloud.Troubled(table, sentence):
             level, text = ("warning", sentence) if sentence else ("info", "nothing is wrong any more")
             return Event(level, "fabric-trouble", "", f"{table}: {text}")
+
+
+def address(event: addresses.Event) -> Event:
+    """What happens to the shared addresses in the cloud."""
+    match event:
+        case addresses.Moved(interface, epoch, moved, seconds):
+            text = f"{interface}: the cloud has {', '.join(moved)} here, {seconds:.2f} s after it was asked for (epoch {epoch})"
+            return Event("info", "ha-addresses-moved", "", text)
+        case addresses.Strayed(interface, sentence):
+            return Event("warning", "ha-addresses-drift", "", f"{interface}: {sentence}, though this gateway is active")
+        case addresses.Hindered(interface, sentence):
+            level, text = ("warning", sentence) if sentence else ("info", "nothing is wrong any more")
+            return Event(level, "ha-addresses-trouble", "", f"{interface}: {text}")
 
 
 def forgotten(prefixes: Sequence[Prefix]) -> Event:

@@ -11,11 +11,13 @@ from gateway import __version__
 from gateway.config import derive
 from gateway.config.model import Config, HaPeer
 from gateway.contract import Endpoint
+from gateway.ha.address_values import AddressSettings
 from gateway.ha.heartbeat import Settings as HeartbeatSettings
 from gateway.ha.paths import Path
 from gateway.ha.roles import ElectionSettings
 from gateway.ha.vote import VoteSettings
 from gateway.ha.witness_link import WitnessSettings
+from gateway.node.address_settings import address_settings
 
 WITNESS_SOURCE_PORT = 0
 """Any: the witness answers whoever asked."""
@@ -51,6 +53,8 @@ class PairSettings:
     ttl: float = 1.0
     shared: tuple[str, ...] = ()
     """Outer addresses that only the active gateway has."""
+    cloud: AddressSettings | None = None
+    """Where a cloud has to be told of them."""
 
     @property
     def both_carry(self) -> bool:
@@ -76,6 +80,7 @@ def pair_settings(config: Config, secrets: PairSecrets) -> PairSettings | None:
         cloud_witness=ha.witness is not None and ha.witness.kind != "node",
         ttl=derive.lease_ttl(ha.witness),
         shared=tuple(map(str, ha.shared_addresses)),
+        cloud=address_settings(ha),
     )
 
 

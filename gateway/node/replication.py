@@ -4,6 +4,7 @@
     the lease        -> MoveFence: until when the data plane may send on their SAs
     became active    -> the copy, or what this gateway had itself, where nobody was active in between; else they begin anew
     not active       -> their SAs are forgotten without a word to the peer, for the other goes on with them
+    both             -> HoldAddresses: this host's; AddressCall: what the cloud is told, where there is one
 
 Datagrams from such an address leave only while the lease lasts. Decides nothing about roles; `ha/replica.py` says what may be used.
 """
@@ -15,9 +16,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import inf
 
-from gateway.contract import Transmit
+from gateway.contract import RandomSource, Transmit
 from gateway.ha.replica import LONGEST, Begin, Copy, Gone, Holder, Ping, Record, Source
 from gateway.node import effects, inputs
+from gateway.node.cloud_addresses import CloudAddresses
 from gateway.node.high_availability import HighAvailability
 from gateway.node.keeping import Keep, Keeper, KeptConnection, shifted
 from gateway.node.pair_settings import PairSettings
@@ -38,7 +40,7 @@ OfSa = effects.AddSa | OfOneSa
 class Replication:
     """`tunnels` is the node's own mapping. Without shared addresses it does nothing."""
 
-    def __init__(self, tunnels: Mapping[str, Tunnel], keeper: Keeper) -> None:
+    def __init__(self, tunnels: Mapping[str, Tunnel], keeper: Keeper, random: RandomSource) -> None:
         self.hosts: frozenset[str] = frozenset()
         self.acting = False
         """The shared addresses are ours."""
@@ -46,6 +48,7 @@ class Replication:
         self.holder = Holder(0.0)
         self.dialed: bool | None = None
         """Who opened the session with the other gateway; None: there is none."""
+        self.cloud = CloudAddresses(random)
         self._tunnels, self._keeper = tunnels, keeper
         self.epoch = 0
         """Under which the addresses are, or were last, here."""
@@ -60,7 +63,7 @@ class Replication:
 
     # --- settings -----------------------------------------------------------------------------------------------
 
-    def configure(self, settings: GatewaySettings) -> None:
+    def configure(self, settings: GatewaySettings, now: float) -> None:
         """Before the tunnels are made, and after."""
         pair = settings.pair
         self.hosts = frozenset(pair.shared) if pair is not None else frozenset()
@@ -68,6 +71,7 @@ class Replication:
             self.holder.lasts = min(_lasts(pair), LONGEST)
             self._say(effects.HoldAddresses(pair.shared, self.acting))
             self._say(effects.ReplicaSeek(not self.acting))
+        self.cloud.configure(pair.cloud if pair is not None and self.hosts else None, now)
 
     def start(self) -> None:
         """What the process before had goes on only where nobody was active after it."""
@@ -105,6 +109,7 @@ class Replication:
         # Active under another epoch: somebody may have been active in between
         renewed = self.acting and ha.pair.election.acting_epoch != self.epoch
         if (until is not None and not renewed) == self.acting:
+            self.cloud.follow(self.acting, self.epoch, self._fence, now)
             return False
         self.acting = not self.acting
         for tunnel in self.shared:
@@ -118,6 +123,7 @@ class Replication:
         else:
             self._pardon_at = now + PARDON
             self._leave()
+        self.cloud.follow(self.acting, self.epoch, self._fence, now)
         return True
 
     def reconsidered(self, now: float) -> bool:
@@ -191,6 +197,8 @@ class Replication:
 
     def command(self, command: inputs.ReplicaCommand, now: float) -> None:
         match command:
+            case inputs.AddressAnswered(ticket, outcome):
+                self.cloud.answered(ticket, outcome, now)
             case inputs.ReplicaOpened(dialed):
                 self._opened(dialed, now)
             case inputs.ReplicaClosed():
@@ -255,6 +263,7 @@ class Replication:
     def poll(self) -> Iterator[object]:
         while self._out:
             yield self._out.popleft()
+        yield from self.cloud.poll()
 
     @property
     def waiting(self) -> int:
@@ -263,17 +272,19 @@ class Replication:
 
     @property
     def has_effects(self) -> bool:
-        return bool(self._out)
+        return bool(self._out) or self.cloud.has_effects
 
     def next_deadline(self) -> float | None:
         if not self.hosts:
             return None
-        return min(self._ping_at, self._arrives_by, self._pardon_at, self.source.until if self._held else inf)
+        waits = self.source.until if self._held else inf
+        return min(self._ping_at, self._arrives_by, self._pardon_at, waits, self.cloud.next_deadline())
 
     def handle_deadline(self, now: float) -> None:
         if now >= self._ping_at:
             self._ping_at = now + self.holder.lasts / PINGS
             self.holder.ping(now)
+        self.cloud.handle_deadline(now)
         self._carry(now)
 
     def _depends(self, effect: object) -> bool:

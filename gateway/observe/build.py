@@ -22,6 +22,7 @@ from gateway.ike.traffic_selector import describe
 from gateway.node.gateway import Gateway
 from gateway.node.security_associations import sequence_limit, suite_text
 from gateway.node.tunnel import ENDS, Tunnel
+from gateway.observe.addresses import cloud_addresses, hindrances
 from gateway.observe.bgp_explain import explain_peer
 from gateway.observe.explain import explain
 from gateway.observe.fabric import fabric_status, troubles
@@ -80,6 +81,8 @@ def build(
         replica = replica_status(node.replication, now)
         ha = ha_status(pair, now, facts.heartbeats_sent, away, replica)
     fabric = fabric_status(pair.fabric.view()) if pair is not None and pair.fabric is not None else None
+    in_cloud = node.replication.cloud.view
+    addresses = cloud_addresses(in_cloud) if in_cloud is not None else None
     return Snapshot(
         name=node.settings.name,
         version=__version__,
@@ -101,6 +104,7 @@ def build(
         exabgp=facts.exabgp,
         ha=ha,
         fabric=fabric,
+        addresses=addresses,
         liveness=tuple(_liveness(node, facts)),
         probe_refused=dict(facts.probe_refused),
         workers=facts.workers,
@@ -114,6 +118,7 @@ def build(
             *_limits(node),
             *(problems(ha) if ha is not None else ()),
             *(troubles(fabric) if fabric is not None else ()),
+            *(hindrances(addresses) if addresses is not None else ()),
         ),
         certificate_problems=facts.certificate_problems,
     )

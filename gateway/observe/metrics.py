@@ -24,6 +24,7 @@ from gateway.bfd.packet import Refusal
 from gateway.ike.errors import Violation
 from gateway.ike.registry import NotifyType
 from gateway.ike.states import IkeState
+from gateway.observe.addresses import PLACES
 from gateway.observe.fabric import STATES as FABRIC_STATES
 from gateway.observe.family import Distribution, Family, Sample, wall
 from gateway.observe.pair_metrics import HEARTBEAT_REJECTIONS, LEASES, PAIR_FAMILIES, ROLES
@@ -157,6 +158,7 @@ def documentation() -> str:
         f"- `reason` of `gateway_ha_rejected_total`: {_listed(HEARTBEAT_REJECTIONS)}",
         f"- `role` of `gateway_ha_role` and `gateway_ha_transitions_total`: {_listed(ROLES)}",
         f"- `state` of `gateway_ha_lease`: {_listed(LEASES)} (none: there is no witness; other: the other gateway has it)",
+        f"- `place` of `gateway_ha_cloud_address`: {_listed(PLACES)}",
         f"- `state` of `gateway_fabric_routes`: {_listed(FABRIC_STATES)}",
         f"- `stage` of `gateway_worker_cycles_total`: {_listed(f'{stage} ({what})' for stage, what in STAGES.items())}",
         "- `le` of `gateway_worker_batch_size_bucket`: "

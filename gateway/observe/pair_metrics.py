@@ -1,9 +1,11 @@
-"""The series of the pair and of the cloud's route tables: one table, as in `metrics.py`."""
+"""The series of the pair, of its addresses in the cloud and of the cloud's route tables: one table, as in `metrics.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from gateway.observe import addresses
+from gateway.observe.addresses import CloudInterfaceStatus
 from gateway.observe.fabric import FabricTableStatus, call_samples, route_samples
 from gateway.observe.family import Family, Sample, wall
 from gateway.observe.snapshot import HaStatus, ReplicaStatus, Snapshot
@@ -61,6 +63,10 @@ def _by_table(value: Callable[[FabricTableStatus], float]) -> Callable[[Snapshot
     return lambda s: [((table.name,), value(table)) for table in (s.fabric.tables if s.fabric else ())]
 
 
+def _by_interface(value: Callable[[CloudInterfaceStatus], float]) -> Callable[[Snapshot], Iterable[Sample]]:
+    return lambda s: [((one.name,), value(one)) for one in (s.addresses.interfaces if s.addresses else ())]
+
+
 PAIR_FAMILIES: tuple[Family, ...] = (
     Family("gateway_ha_peer_up", "gauge", "1: heartbeats pass in both directions", (), _of_pair(lambda ha: ha.peer_up)),
     Family(
@@ -97,6 +103,17 @@ PAIR_FAMILIES: tuple[Family, ...] = (
     Family("gateway_ha_shared_here", "gauge", "1: the shared addresses are this gateway's", (), _of_replica(lambda one: one.here)),
     Family("gateway_ha_copy_usable", "gauge", "1: this standby could go on with the SAs of the shared addresses", (), _of_replica(lambda one: one.usable)),
     Family("gateway_ha_copy_behind", "gauge", "changes of SAs that the standby has not confirmed", (), _of_replica(lambda one: one.behind)),
+    Family(
+        "gateway_ha_cloud_address", "gauge", "exactly one place where the cloud has a shared address is 1", ("interface", "address", "place"),
+        lambda s: addresses.place_samples(s.addresses),
+    ),
+    Family("gateway_ha_cloud_troubled", "gauge", "1: something keeps the cloud from having shared addresses where they should be", ("interface",), _by_interface(lambda one: bool(one.trouble))),
+    Family("gateway_ha_cloud_drift_total", "counter", "shared addresses that somebody took in the cloud while they were ours", ("interface",), _by_interface(lambda one: one.drift)),
+    Family("gateway_ha_cloud_calls_total", "counter", "calls of the cloud about shared addresses", ("interface", "result"), lambda s: addresses.call_samples(s.addresses)),
+    Family(
+        "gateway_ha_cloud_move_seconds", "gauge", "how long the last move of shared addresses to this gateway took in the cloud; 0: none yet", ("interface",),
+        _by_interface(lambda one: one.move_seconds or 0.0),
+    ),
     Family("gateway_ha_config_differs", "gauge", "1: the two gateways protect or announce different things", (), _of_pair(lambda ha: ha.peer_config == "differs")),
     Family(
         "gateway_fabric_active", "gauge", "1: this gateway writes the cloud's route tables", (),

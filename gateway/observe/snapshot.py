@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gateway.observe.addresses import CloudAddresses
 from gateway.observe.fabric import FabricStatus
 
 SCHEMA = 1
@@ -365,6 +366,7 @@ class Snapshot:
     exabgp: str = ""  # "", starting, running, down
     ha: HaStatus | None = None
     fabric: FabricStatus | None = None
+    addresses: CloudAddresses | None = None  # the shared ones in the cloud
     liveness: tuple[LivenessStatus, ...] = ()
     probe_refused: dict[str, int] = field(default_factory=dict)  # reason -> packets that were of no session
     workers: tuple[WorkerStatus, ...] = ()

@@ -19,6 +19,7 @@ from pathlib import Path
 from gateway import __version__, _native
 from gateway.config.derive import next_to_us, uses_ipv6
 from gateway.contract import Endpoint, Fetch, Transmit
+from gateway.ha.address_values import AddressCall
 from gateway.ha.fabric_values import Call
 from gateway.ha.witness import Ask
 from gateway.ike.key_exchange import Libcrypto
@@ -356,7 +357,13 @@ class Daemon:
                 self.dataplane.grant(connection, spi, limit)
             case effects.MoveFence(until):
                 self.dataplane.move_fence(until)
-            case effects.HoldAddresses() | effects.ReplicaSeek() | effects.ReplicaSay() | effects.ReplicaClose():
+            case (
+                AddressCall()
+                | effects.HoldAddresses()
+                | effects.ReplicaSeek()
+                | effects.ReplicaSay()
+                | effects.ReplicaClose()
+            ):
                 self.sharing.perform(effect)
             case effects.Advance(connection, spi, by):
                 self.dataplane.advance(connection, spi, by)
@@ -516,6 +523,7 @@ class Daemon:
 
     def _configure_clouds(self, loaded: Loaded) -> None:
         self.tables.configure(loaded.config.fabric)
+        self.sharing.configure(loaded.config.ha)
         self.witness.configure(loaded.config, loaded.path.parent)
         self.maintenance.configure(loaded.config.ha)
 

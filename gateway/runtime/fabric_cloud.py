@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from gateway.config.model import Fabric
-from gateway.ha.fabric_values import Call, Outcome
 from gateway.runtime.arm import AzureSettings
 from gateway.runtime.cloud_http import CloudHttp
 from gateway.runtime.fabric_aws import AwsFabric, AwsSettings
 from gateway.runtime.fabric_azure import AzureFabric
 
 
-class CloudFabric(Protocol):
-    """Any number of calls at once; each answers in bounded time and never raises."""
-
-    async def carry_out(self, call: Call) -> Outcome:
-        """How the call ended."""
-
-    async def close(self) -> None:
-        """Nothing is called any more."""
-
-
-def cloud_fabric(fabric: Fabric, http: CloudHttp, mark: int | None) -> CloudFabric:
+def cloud_fabric(fabric: Fabric, http: CloudHttp, mark: int | None) -> AzureFabric | AwsFabric:
     """`http` is marked already; boto3 has sockets of its own."""
     if fabric.cloud == "azure":
         return AzureFabric(

@@ -2,7 +2,7 @@
 
 Added as /32 or /128, so that no route comes or goes with them, to the interface whose network has them. What has the same address with
 another length was put there by somebody else and is left alone. On a link whose switch does not learn from what we announce, as in a
-cloud, somebody has to move the address there as well.
+cloud, the cloud has to be told as well, which happens beside this (`ha/address_fabric.py`).
 """
 
 from __future__ import annotations

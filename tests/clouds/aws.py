@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from clouds.aws_addresses import complete
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
@@ -115,6 +116,7 @@ def _cut(environ: dict[str, Any]) -> None:
 
 
 def serve(port_file: Path) -> None:
+    complete()
     application = Misbehaving(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, application, threaded=True)
     ready = port_file.with_suffix(".new")

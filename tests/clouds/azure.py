@@ -1,4 +1,4 @@
-"""Azure's services as far as the gateway calls them, in a process of its own: ARM's route tables, IMDS, blob leases.
+"""Azure's services as far as the gateway calls them, in a process of its own: ARM's route tables and network interfaces, IMDS, blob leases.
 
     python -m clouds.azure PORT_FILE
 
@@ -24,11 +24,12 @@ from typing import Any
 
 from aiohttp import web
 from clouds.blob import Blobs
+from clouds.nics import NIC, Nic, Nics
 
 TABLE = re.compile(
     r"(?i)(/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft.Network/routeTables/[^/]+)(/.*)?$"
 )
-NIC = re.compile(
+EFFECTIVE = re.compile(
     r"(?i)/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft.Network/networkInterfaces/([^/]+)/effectiveRouteTable$"
 )
 ROUTE_NAME = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$")
@@ -82,6 +83,7 @@ class Azure:
         self.faults: list[Fault] = []
         self.log: list[dict[str, Any]] = []
         self.blobs = Blobs()
+        self.nics = Nics()
         self.events: list[dict[str, Any]] = []
         self._numbers = count(1)
 
@@ -156,6 +158,10 @@ class Azure:
                         table.get("tags", {}),
                         table.get("subnets", []),
                     )
+            case "POST", "nics":
+                self.nics.setup(content)
+            case "GET", "nics":
+                return web.json_response(self.nics.all())
             case "POST", "faults":
                 self.faults = [Fault(**fault) for fault in content]
             case "POST", "settings":
@@ -232,8 +238,10 @@ class Azure:
             )
         if "api-version" not in request.query:
             return _error(400, "MissingApiVersionParameter", "The api-version query parameter is required.")
-        if (nic := NIC.match(request.path)) is not None and request.method == "POST":
+        if (nic := EFFECTIVE.match(request.path)) is not None and request.method == "POST":
             return self._accepted(request, 202, {"result": {"value": self.effective.get(nic[1], [])}})
+        if (nic := NIC.match(request.path)) is not None:
+            return await self._nic(request, nic[1])
         found = TABLE.match(request.path)
         if found is None or found[1].lower() not in self.tables:
             return _error(404, "ResourceNotFound", "The resource was not found.")
@@ -273,8 +281,29 @@ class Azure:
             request, status, {"apply": lambda: table.routes.__setitem__(name, route), "body": updating}, table
         )
 
+    async def _nic(self, request: web.Request, reference: str) -> web.StreamResponse:
+        nic = self.nics.found.get(reference.lower())
+        if nic is None:
+            return _error(404, "ResourceNotFound", "The resource was not found.")
+        if request.method == "GET":
+            return web.json_response(self.nics.shown(reference))
+        if request.method != "PUT":
+            return _error(405, "MethodNotAllowed", "not here")
+        if time.monotonic() < nic.busy_until:
+            left = str(max(1, round(nic.busy_until - time.monotonic())))
+            return _error(
+                409, "AnotherOperationInProgress", "Another operation on this resource.", {"Retry-After": left}
+            )
+        wanted = json.loads(await request.text())
+        problem = self.nics.problem(reference, wanted, request.headers.get("If-Match", ""))
+        if problem is not None:
+            return _error(*problem)
+        updating = {**wanted, "properties": {**wanted["properties"], "provisioningState": "Updating"}}
+        operation = {"apply": lambda: self.nics.put(reference, wanted), "body": updating}
+        return self._accepted(request, 200, operation, nic)
+
     def _accepted(
-        self, request: web.Request, status: int, operation: dict[str, Any], table: RouteTable | None = None
+        self, request: web.Request, status: int, operation: dict[str, Any], table: RouteTable | Nic | None = None
     ) -> web.StreamResponse:
         """An operation that ends later; by then its effect is there, unless it fails."""
         number = str(next(self._numbers))

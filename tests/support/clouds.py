@@ -24,6 +24,34 @@ def table_id(name: str) -> str:
     return f"{SUBSCRIPTION}/routeTables/{name}"
 
 
+def nic_id(name: str) -> str:
+    return f"{SUBSCRIPTION}/networkInterfaces/{name}"
+
+
+def public_id(name: str) -> str:
+    return f"{SUBSCRIPTION}/publicIPAddresses/{name}"
+
+
+def nic(first: str, *further: str, subnet: str = "gateways", public: str = "") -> dict[str, Any]:
+    """A network interface; `public` goes with the first of the further addresses."""
+    configurations = []
+    for number, address in enumerate((first, *further)):
+        properties: dict[str, Any] = {
+            "privateIPAddress": address,
+            "privateIPAllocationMethod": "Static",
+            "primary": number == 0,
+            "subnet": {"id": f"{SUBSCRIPTION}/virtualNetworks/hub/subnets/{subnet}"},
+        }
+        if public and number == 1:
+            properties["publicIPAddress"] = {"id": public_id(public)}
+        configurations.append({"name": "first" if number == 0 else f"shared-{number}", "properties": properties})
+    return {
+        "location": "westeurope",
+        "tags": {"owner": "network"},
+        "properties": {"enableIPForwarding": True, "ipConfigurations": configurations},
+    }
+
+
 class AzureServer:
     """`tests/clouds/azure.py` from outside."""
 
@@ -35,6 +63,20 @@ class AzureServer:
 
     def tables(self, **tables: dict[str, Any]) -> None:
         self.admin("tables", {table_id(name): table for name, table in tables.items()})
+
+    def nics(self, **nics: dict[str, Any]) -> None:
+        subnets = {"gateways": "10.0.1.0/24", "other": "10.0.2.0/24", "gateways6": "2001:db8:1::/64"}
+        self.admin("nics", {"subnets": subnets, "nics": {nic_id(name): content for name, content in nics.items()}})
+
+    def nic(self, name: str) -> dict[str, Any]:
+        return dict(self._call("GET", "nics")[nic_id(name).lower()])
+
+    def addresses(self, name: str) -> dict[str, str]:
+        """Of a network interface: each private address, and the public one that goes with it."""
+        found = [one["properties"] for one in self.nic(name)["properties"]["ipConfigurations"]]
+        return {
+            one["privateIPAddress"]: one.get("publicIPAddress", {}).get("id", "").rpartition("/")[2] for one in found
+        }
 
     def misbehave(self, *faults: dict[str, Any]) -> None:
         self.admin("faults", faults)
@@ -97,6 +139,12 @@ class AwsServer:
             route.get("DestinationCidrBlock") or route["DestinationIpv6CidrBlock"]: next(route[name] for name in places if name in route)
             for route in found["Routes"]
         }  # fmt: skip
+
+    def addresses(self, interface: str) -> list[str]:
+        """Of a network interface, the first one first."""
+        (found,) = self.client.describe_network_interfaces(NetworkInterfaceIds=[interface])["NetworkInterfaces"]
+        of4 = [one["PrivateIpAddress"] for one in found["PrivateIpAddresses"]]
+        return of4 + [one["Ipv6Address"] for one in found.get("Ipv6Addresses", ())]
 
     def tags(self, table: str) -> dict[str, str]:
         (found,) = self.client.describe_route_tables(RouteTableIds=[table])["RouteTables"]

@@ -570,3 +570,19 @@ def test_in_any_trouble_foreign_routes_stay_and_the_last_epoch_has_the_tables_in
                 assert table.hops()[prefix] == wanted.towards(ip_network(prefix))
     most = 4 if aws else 1
     assert all(count <= most for count in cloud.most_at_once.values())
+
+
+def test_writes_that_keep_failing_are_tried_seldom_though_each_look_succeeds():
+    """What may have been written is looked at first; the look says nothing of the next write."""
+    cloud = Cloud()
+    cloud.boot("gw-a")
+    cloud.run(1.0)
+    broken = (Failed(Why.AMBIGUOUS, "ARM answered 500"), False)
+    cloud.fault = lambda node, call: broken if isinstance(call.operation, Put) else None
+    cloud.tell("gw-a", Activate(1))
+    cloud.run(600.0)
+    assert len(cloud.writes("gw-a")) < 2 * 25
+    assert cloud.gateways["gw-a"].view().tables[0].trouble == "ARM answered 500"
+    cloud.fault = lambda node, call: None
+    cloud.run(70.0)
+    assert all(table.settled and not table.trouble for table in cloud.gateways["gw-a"].view().tables)
