@@ -62,7 +62,7 @@ def _keys(fabric: Fabric) -> Iterator[Finding]:
         if getattr(fabric, key):
             other = "AWS" if fabric.cloud == "azure" else "Azure"
             yield "error", ("fabric", key), f'this is for {other}, and cloud = "{fabric.cloud}"'
-    for key in ("network_interface", "peer_network_interface"):
+    for key in ("network_interface", "peer_network_interface") if fabric.cloud == "aws" else ():
         yield from form(fabric.cloud, "interface", ("fabric", key), getattr(fabric, key))
 
 

@@ -87,4 +87,6 @@ def test_who_was_outdone_says_by_whom(daemon: SampleOperations, ctl: Run):
 
 
 def test_without_the_section_it_says_where_to_look(daemon: SampleOperations, ctl: Run):
-    assert ctl("fabric")[1] == "no route table is configured; see [fabric] in gateway.toml\n"
+    assert ctl("fabric")[1] == (
+        "neither a route table nor an address of the cloud is configured; see [fabric] and [ha.fabric] in gateway.toml\n"
+    )

@@ -21,6 +21,8 @@ from gateway.config.model import (
     Fabric,
     FabricTable,
     Gateway,
+    HaFabric,
+    HaInterface,
     HaPath,
     HaPeer,
     HaVote,
@@ -161,6 +163,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "bgp.policy.*.rule.*": PolicyRule,
     "bgp.neighbor.*.bfd": Bfd,
     "ha": HaPeer,
+    "ha.fabric": HaFabric,
+    "ha.fabric.interface.*": HaInterface,
     "ha.path.*": HaPath,
     "ha.vote": HaVote,
     "ha.witness": HaWitness,
@@ -176,6 +180,7 @@ def test_every_key_of_the_model_has_an_impact_and_no_other() -> None:
     keys = {f"{path}.{name}" for path, model in SECTIONS.items() for name in model.model_fields}
     tables = {"connection.*.child", "connection.*.probe", "connection.*.circuit", "bgp.neighbor", "bgp.neighbor.*.bfd"}
     tables |= {"bgp.prefix_list", "bgp.policy", "bgp.policy.*.rule", "fabric.table", "ha.path", "ha.vote", "ha.witness"}
+    tables |= {"ha.fabric", "ha.fabric.interface"}
     assert set(IMPACTS) == keys - shorthands - tables
     assert impact_of(("connection", "child", "child", "neighbor", "remote_ts")) is Impact.REKEY
 

@@ -11,6 +11,8 @@ from support.heartbeat_network import SeededRandom
 from gateway.config.load import load_text
 from gateway.contract import Endpoint, Transmit
 from gateway.esp.dataplane import Direction
+from gateway.ha.address_values import AddressCall, Assign, Place, Placed, Places
+from gateway.ha.fabric_values import Done, Failed, Read, Why
 from gateway.ha.replica import Begin, Gone, Ping, Pong, Record, Whole
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.key_exchange import Libcrypto
@@ -69,8 +71,17 @@ class _Lease:
         return self.acts_until is not None and now < self.acts_until
 
 
-def settings() -> GatewaySettings:
-    loaded = load_text(TEXT)
+CLOUD = """
+[ha.fabric]
+cloud = "aws"
+[ha.fabric.interface.wan]
+id = "eni-a"
+peer_id = "eni-b"
+"""
+
+
+def settings(more: str = "") -> GatewaySettings:
+    loaded = load_text(TEXT + more)
     assert loaded.config is not None, loaded.diagnostics
     secrets = PairSecrets(b"another secret of the pair", witness=b"the secret of the witness")
     return build(loaded.config, Secrets({"moving": b"secret", "own": b"secret"}, {}, secrets))
@@ -79,14 +90,14 @@ def settings() -> GatewaySettings:
 class Node:
     """The replication with real tunnels and keeper, and a lease that the test moves."""
 
-    def __init__(self) -> None:
-        made = settings()
+    def __init__(self, more: str = "") -> None:
+        made = settings(more)
         random = SeededRandom(1)
         self.tunnels = {one.name: Tunnel(one, random) for one in made.tunnels}
         self.keeper = Keeper(IkeEndpoint(random, Libcrypto()), self.tunnels, Earlier())
         self.lease = _Lease()
-        self.replication = Replication(self.tunnels, self.keeper)
-        self.replication.configure(made)
+        self.replication = Replication(self.tunnels, self.keeper, random)
+        self.replication.configure(made, 0.0)
         for tunnel in self.tunnels.values():
             self.replication.adopt(tunnel)
         self.id = self.tunnels["moving"].settings.id
@@ -278,7 +289,73 @@ def test_two_that_cannot_reach_a_peer_do_not_hand_it_to_each_other_for_ever() ->
 
 
 def test_without_shared_addresses_nothing_is_asked() -> None:
-    replication = Replication({}, cast(Any, None))
+    replication = Replication({}, cast(Any, None), SeededRandom(1))
     assert replication.next_deadline() is None
     assert not replication.follow(cast(HighAvailability, _Lease(acts_until=inf)), 0.0)
     assert list(replication.poll()) == []
+
+
+def cloud_node() -> tuple[Node, int]:
+    """One whose cloud has the address at the other gateway, as it was asked at the start; and the ticket of that."""
+    node = Node(CLOUD)
+    (asked,) = [one for one in node.out() if isinstance(one, AddressCall)]
+    assert asked.operation == Read()
+    node.says(inputs.AddressAnswered(asked.ticket, Places((Placed(SHARED, Place.PEER, "eni-b"),))), 1.0)
+    return node, asked.ticket
+
+
+def test_the_cloud_is_told_in_the_same_breath_as_the_kernel_and_nobody_waits_for_it() -> None:
+    node, _ = cloud_node()
+    node.act(5, 10.0, until=11.0)
+    assert node.replication.acting
+    said = node.out()
+    held = said.index(effects.HoldAddresses((SHARED,), True))
+    calls = [one for one in said if isinstance(one, AddressCall)]
+    assert [call.operation for call in calls] == [Assign((SHARED,))]
+    assert said.index(calls[0]) > held
+    node.says(inputs.AddressAnswered(calls[0].ticket, Failed(Why.REFUSED, "no right; give it")), 10.1)
+    assert node.replication.acting, "the role is not the cloud's to decide"
+    view = node.replication.cloud.view
+    assert view is not None
+    assert (view.active, view.interfaces[0].trouble) == (True, f"{SHARED}: no right; give it")
+
+
+def test_a_renewed_lease_lets_the_cloud_be_told_and_one_that_is_over_does_not() -> None:
+    node, _ = cloud_node()
+    node.act(5, 10.0, until=11.0)
+    (call,) = [one for one in node.out() if isinstance(one, AddressCall)]
+    busy = Failed(Why.BUSY, "429", 2.0)
+    node.says(inputs.AddressAnswered(call.ticket, busy), 10.1)
+    node.replication.handle_deadline(13.0)
+    assert [one for one in node.out() if isinstance(one, AddressCall) and one.operation != Read()] == []
+    node.act(5, 13.0, until=14.0)
+    assert [one.operation for one in node.out() if isinstance(one, AddressCall)] == [Assign((SHARED,))]
+
+
+def test_who_is_not_active_any_more_tells_the_cloud_nothing_and_a_section_that_goes_is_forgotten() -> None:
+    node, _ = cloud_node()
+    node.act(5, 10.0, until=11.0)
+    node.out()
+    node.lease.acts_until = None
+    node.follow(12.0)
+    view = node.replication.cloud.view
+    assert view is not None
+    assert not view.active
+    node.replication.configure(settings(), 13.0)
+    assert node.replication.cloud.view is None
+    node.says(inputs.AddressAnswered(1, Failed(Why.BUSY, "late")), 13.0)
+    assert node.replication.next_deadline() is not None
+    node.replication.handle_deadline(14.0)
+
+
+def test_a_section_that_comes_with_a_reload_tells_the_cloud_of_what_is_here_already() -> None:
+    node = Node()
+    node.act(5, 10.0, until=1000.0)
+    node.out()
+    node.replication.configure(settings(CLOUD), 20.0)
+    (asked,) = [one for one in node.out() if isinstance(one, AddressCall)]
+    said = node.says(inputs.AddressAnswered(asked.ticket, Places((Placed(SHARED, Place.ABSENT),))), 20.1)
+    assert [one.operation for one in said if isinstance(one, AddressCall)] == [Assign((SHARED,))]
+    (call,) = [one for one in said if isinstance(one, AddressCall)]
+    said = node.says(inputs.AddressAnswered(call.ticket, Done()), 20.2)
+    assert [one.event for one in said if isinstance(one, effects.Event)] == ["ha-addresses-moved"]
