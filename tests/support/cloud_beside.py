@@ -13,6 +13,7 @@ from typing import Any
 from support.clouds import AzureServer, announcement, table_id
 from support.netns import Namespace
 from support.process import wait_until
+from support.shared_address import SharedAddress
 from support.two_gateways import WITNESS, TwoGateways
 
 PORT = 8080
@@ -87,11 +88,12 @@ class Switch:
 
 
 class AzureBeside(AzureServer):
-    """`start` before the gateways."""
+    """`start` before the gateways. `address` is the witness's."""
 
-    def __init__(self, pair: TwoGateways) -> None:
+    def __init__(self, pair: TwoGateways | SharedAddress, address: str = WITNESS) -> None:
         self.pair = pair
         self.machine = pair.witness
+        self._address = address
 
     def start(self) -> None:
         port_file = self.machine.directory / "azure.port"
@@ -99,9 +101,9 @@ class AzureBeside(AzureServer):
         self.process = self.machine.start("azure", command, env={**os.environ, "PYTHONPATH": str(TESTS)})
         wait_until(port_file.exists, 30, "Azure's server", logs=[self.process])
         self.url = f"http://127.0.0.1:{port_file.read_text()}"
-        self._forward(self.machine, (WITNESS, PORT), ("127.0.0.1", int(port_file.read_text())))
+        self._forward(self.machine, (self._address, PORT), ("127.0.0.1", int(port_file.read_text())))
         for gateway in self.pair.gateways:
-            self._forward(gateway, ("127.0.0.1", PORT), (WITNESS, PORT))
+            self._forward(gateway, ("127.0.0.1", PORT), (self._address, PORT))
 
     def next_hop(self, table: str, prefix: str = "172.16.0.0/12") -> str:
         """To which address the table sends a prefix; "" nowhere."""

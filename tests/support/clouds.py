@@ -66,6 +66,7 @@ class AzureServer:
 
     def nics(self, **nics: dict[str, Any]) -> None:
         subnets = {"gateways": "10.0.1.0/24", "other": "10.0.2.0/24", "gateways6": "2001:db8:1::/64"}
+        subnets |= {"lan": "10.1.4.0/24", "wan": "198.51.100.0/24"}
         self.admin("nics", {"subnets": subnets, "nics": {nic_id(name): content for name, content in nics.items()}})
 
     def nic(self, name: str) -> dict[str, Any]:

@@ -55,13 +55,16 @@ shared_addresses = ["198.51.100.10", "10.1.4.10"]
 address = "10.1.4.9"
 ttl = "{ttl}"
 {witness}
+{fabric}
 """
 
 
 class SharedAddress:
     """The scene, with nothing started yet."""
 
-    def __init__(self, lab: Lab, *, ttl: str = "1s", ha: str = "", connection: str = "", witness: str = "") -> None:
+    def __init__(
+        self, lab: Lab, *, ttl: str = "1s", ha: str = "", connection: str = "", witness: str = "", fabric: str = ""
+    ) -> None:
         names = ("host", "vnet", "gwa", "gwb", "wan", "edge", "witness")
         self.host, self.vnet, gateway_a, gateway_b, self.wan, self.edge, self.witness = map(lab.namespace, names)
         self.gateways: list[Namespace] = [gateway_a, gateway_b]
@@ -79,6 +82,7 @@ class SharedAddress:
                     ha=ha,
                     connection=connection,
                     witness=witness,
+                    fabric=fabric.format(me="ab"[at], peer="ba"[at]),
                 ),
                 {"site.psk": PSK, "pair.secret": SECRET},
             )
