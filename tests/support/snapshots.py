@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gateway.observe.addresses import CloudAddresses, CloudAddressStatus, CloudInterfaceStatus
 from gateway.observe.snapshot import (
     ChildStatus,
     HaStatus,
@@ -196,6 +197,20 @@ HEALTHY = replace(
         JournalEntry(at=NOW - 60, level="info", event="ike-established", tunnel="azure-a", text="IKE_SA established"),
     ),
 )
+
+_AWAY = CloudAddressStatus("10.0.1.10", "peer", "eni-b", "", "no right; give it")
+ELSEWHERE = CloudAddresses(
+    active=True,
+    epoch=4,
+    dry_run=False,
+    interfaces=(
+        CloudInterfaceStatus(
+            "wan", "eni-a", "eni-b", (_AWAY,), ("assign 10.0.1.10 to eni-a",), NOW - 1, "read the interfaces", NOW - 1,
+            "no right; give it", "10.0.1.10: no right; give it", (), 0, 7, 3, False, None,
+        ),
+    ),
+)  # fmt: skip
+"""A cloud that refuses to bring a shared address here."""
 
 TROUBLED = replace(
     HEALTHY,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.snapshots import TROUBLED
+from support.snapshots import ELSEWHERE, TROUBLED
 
 from gateway.observe import metrics
 from gateway.observe.metrics import FAMILIES
 
 RULES = Path(__file__).parents[3] / "config" / "prometheus"
 LABELS = {family.name: set(family.labels) for family in FAMILIES}
-TEXT = metrics.render(TROUBLED).decode()
+TEXT = metrics.render(replace(TROUBLED, addresses=ELSEWHERE)).decode()
 
 
 def references() -> list[tuple[str, str, str]]:
