@@ -54,6 +54,8 @@ class AddressFabric:
     def deactivate(self, now: float) -> None:
         self._until = 0.0
         self._standing = Standing(False, self._standing.epoch, now)
+        for interface in self._interfaces.values():
+            interface.deactivated(now, self._standing)
         self._advance(now)
 
     def configure(self, settings: AddressSettings, now: float) -> None:

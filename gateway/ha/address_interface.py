@@ -86,6 +86,11 @@ class SharedInterface:
         self._doubted = any(self._place(address) is Place.OURS for address in self.interface.addresses)
         self._judge(now, standing)
 
+    def deactivated(self, now: float, standing: Standing) -> None:
+        """What was refused is the other gateway's to try, and nobody knows whether it still would be."""
+        self._patience.again()
+        self._judge(now, standing)
+
     # --- what to do -------------------------------------------------------------------------------------------
 
     def next_operation(self, now: float, writes: bool) -> Operation | None:

@@ -21,10 +21,13 @@ from gateway.ha.fabric_values import Done, Failed, Read, Why, canonical
 from gateway.runtime.arm import Arm, AzureSettings, mapping
 from gateway.runtime.cloud_http import CloudHttp
 
-HINTS = {
+HINTS: dict[int | str, str] = {
     403: "; give the identity Microsoft.Network/networkInterfaces/read and /write on both gateways' interfaces, and the "
     "join actions of their subnets, public addresses and security groups",
     404: "; are `id` and `peer_id` in [ha.fabric.interface.NAME] right, and may the identity see them?",
+    "PrivateIPAddressNotInSubnet": "; share an address of the subnet that `id` in [ha.fabric.interface.NAME] is in",
+    "PrivateIPAddressIsAllocated": "; take it off there, or share another address in [ha] shared_addresses",
+    "PublicIPAddressInUse": "; dissociate it there",
 }
 TAG = "gw-left-"
 """And the address: the public IP address that it had when it was taken off the interface with this tag."""

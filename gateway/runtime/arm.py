@@ -42,9 +42,9 @@ class AzureSettings:
 
 
 class Arm:
-    """`hints`: what people may do about a status, appended to its sentence."""
+    """`hints`: what people may do about a status, or an error of ARM's by its code; appended to the sentence."""
 
-    def __init__(self, settings: AzureSettings, http: CloudHttp, hints: Mapping[int, str]) -> None:
+    def __init__(self, settings: AzureSettings, http: CloudHttp, hints: Mapping[int | str, str]) -> None:
         self._settings = settings
         self._http = http
         self._hints = hints
@@ -135,9 +135,8 @@ class Arm:
             state = _state(seen.json())
             if state in ("Failed", "Canceled"):
                 code, sentence = _error(seen.json())
-                return Failed(
-                    _why_of_code(code, Why.REFUSED), f"the operation ended as {state}: {sentence}", seen.retry_after
-                )
+                told = f"the operation ended as {state}{f', {code}' if code else ''}: {sentence}{self._hints.get(code, '')}"
+                return Failed(_why_of_code(code, Why.REFUSED), told, seen.retry_after)
             if seen.status != 202 and state in ("", "Succeeded"):
                 return seen
         return Failed(Why.AMBIGUOUS, f"the operation did not end within {self._settings.operation_seconds:g} s")
@@ -145,6 +144,7 @@ class Arm:
     def _failure(self, answer: Response, writes: bool) -> Failed:
         code, told = _error(answer.json())
         sentence = f"ARM answered {answer.status}{f' {code}' if code else ''}{f': {told}' if told else ''}"
+        sentence += self._hints.get(code, "")
         if answer.status >= 500:
             # Of a write that failed within ARM nobody knows how far it came.
             return Failed(Why.AMBIGUOUS if writes else Why.BUSY, sentence, answer.retry_after)

@@ -31,7 +31,7 @@ from gateway.runtime.arm import Arm, AzureSettings, mapping
 from gateway.runtime.cloud_http import CloudHttp
 
 TAGS_API_VERSION = "2021-04-01"
-HINTS = {
+HINTS: dict[int | str, str] = {
     403: "; does the identity have the role on this table?",
     404: "; is the route table's id right, and may the identity see it?",
 }

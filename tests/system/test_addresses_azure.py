@@ -176,6 +176,7 @@ def test_of_two_addresses_the_one_that_is_refused_does_not_keep_the_other(server
 
     driver = asyncio.run(scene())
     assert driver.trouble.startswith(f"{wrong}: ARM answered 400 PrivateIPAddressNotInSubnet")
+    assert driver.trouble.endswith("; share an address of the subnet that `id` in [ha.fabric.interface.NAME] is in")
     assert server.addresses("gw-a") == {"10.0.1.4": "", SHARED: "edge", SECOND: ""}
 
 

@@ -147,6 +147,16 @@ def test_a_new_epoch_tries_at_once_what_was_refused():
     assert cloud.where[FIRST] == NICS["gw-a"]
 
 
+def test_a_refusal_is_no_trouble_of_who_is_not_active_any_more():
+    cloud = at_peer(addresses=(FIRST,))
+    cloud.fault = lambda node, call: None if isinstance(call.operation, Read) else (REFUSED, False)
+    cloud.activate("gw-a", 4)
+    cloud.run(1.0)
+    cloud.deactivate("gw-a")
+    assert cloud.trouble("gw-a") == ""
+    assert [event.sentence for event in cloud.said("gw-a", Hindered)] == [f"{FIRST}: no right; give it", ""]
+
+
 def test_retry_after_is_waited_out_and_a_new_token_tried_at_once():
     cloud = at_peer(freed=False)
     answers = iter([Failed(Why.BUSY, "429", 7.0), Failed(Why.EXPIRED, "401")])
