@@ -188,7 +188,7 @@ class HaPeer(Section):
     shared_addresses: tuple[AddressField, ...] = Field(
         default=(),
         max_length=64,
-        description="addresses that only the active gateway has: a connection with such a `local_addrs` goes on at the other gateway as it is, and hosts may have one as their router",
+        description="addresses that only the active gateway has: a connection with such a `local_addrs` goes on at the other gateway as it is, and hosts may have one as their router; a cloud is told by [ha.fabric]",
     )
     fabric: HaFabric | None = Field(
         default=None, description="the cloud that moves the shared addresses; without it the link alone is told"
