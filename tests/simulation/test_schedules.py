@@ -225,6 +225,19 @@ FOUND = {
         "fast",
         ("crash", "reload", "operator"),
     ),
+    "one worker's traffic stayed on an IKE_SA that another one covered, until its DELETE overtook it": Schedule(
+        20592,
+        Plan(
+            further="-ke1_mlkem768",
+            options=("resource_sas = 3",),
+            child_options=('rekey_time = "60s"',),
+            esn="-esn",
+            redirect=True,
+        ),
+        "torn",
+        "very slow",
+        ("operator", "busy rekeys", "drain", "rekeys"),
+    ),
 }
 
 

@@ -53,6 +53,10 @@ def _close_covered(sa: IkeSa, now: float) -> None:
         sa.close_at = None
         close(sa, "", now)
         return
+    for child in list(sa.children.values()) if covered else ():
+        # One worker's traffic stays on its own CHILD_SA (RFC 9611) as long as there is one, and would leave with the DELETE of all
+        if child.settings.resource is not None and child.usable:
+            sa.enqueue(DeleteChild(child), now)
     sa.covered, sa.close_at = covered, now + COVER_WAIT
 
 
