@@ -1,4 +1,4 @@
-"""gatewayd and strongSwan 5.9.8 proving themselves by certificates, in both roles, with a PKI made for the test."""
+"""gatewayd and strongSwan 5.9.8, or 6.0, proving themselves by certificates, in both roles, with a PKI made for the test."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ class Pki:
 LINES = 'local_cert = "gw.pem"\nlocal_key.file = "gw.key"\nca = ["ca.pem"]\n'
 
 
-def certified(scene: Scene, pki: Pki, initiator: str, lines: str = "", **changes: object) -> Pair:
+def certified(scene: Scene, pki: Pki, initiator: str, lines: str = "", release: str = "12", **changes: object) -> Pair:
     settings = changes.pop("settings", [])
     return make_pair(
         scene, pki.connection(**changes), initiator=initiator, connection=LINES + lines, secrets=pki.files(),
-        settings=settings,  # type: ignore[arg-type]
+        settings=settings, release=release,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -86,7 +86,19 @@ def rows(quick: Sequence[str], *lists: Sequence[str]) -> list[object]:
     ("kind", "initiator"), rows(["p256-gateway", "ed25519-edge", "rsa2048-gateway"], list(SIGNED), ENDS)
 )
 def test_a_tunnel_by_certificates_with_an_intermediate_ca(scene: Scene, kind: str, initiator: str) -> None:
-    pair = certified(scene, Pki.of(kind), initiator, settings=["rsa_pss = yes"])
+    _proven(scene, kind, initiator, "12")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("initiator", ENDS)
+@pytest.mark.parametrize("kind", ["p256", "ed25519", "rsa2048"])
+def test_the_same_with_strongswan_6_0(scene: Scene, kind: str, initiator: str) -> None:
+    _proven(scene, kind, initiator, "13")
+
+
+def _proven(scene: Scene, kind: str, initiator: str, release: str) -> None:
+    """Both prove themselves, the IKE_SA is rekeyed by both, and nothing is lost."""
+    pair = certified(scene, Pki.of(kind), initiator, release=release, settings=["rsa_pss = yes"])
     pair.establish(initiator)
     streams = pair.streams()
     pair.gateway.rekey_ike()

@@ -86,6 +86,18 @@ def test_real_ml_kem() -> None:
     pair.assert_agreed()
 
 
+def test_childless_the_ike_sa_does_all_of_its_own_and_the_first_child_sa_those_of_its_offer() -> None:
+    """RFC 9370 2.2.5, RFC 6023."""
+    pair = hybrid(childless=True)
+    pair.establish()
+    rounds = ["IKE_SA_INIT", "IKE_INTERMEDIATE", "IKE_INTERMEDIATE", "IKE_AUTH", "CREATE_CHILD_SA", "IKE_FOLLOWUP_KE"]
+    assert exchanges(pair) == [name for name in rounds for _ in (0, 1)]
+    for host in pair.hosts:
+        (child,) = host.sa.children.values()
+        assert (child.choice.key_exchange, child.choice.additional) == (X25519, (ML_KEM_768,))
+    pair.assert_agreed()
+
+
 def test_the_keys_are_those_of_rfc_9370() -> None:
     """RFC 9370 2.2.2, here once more from nothing but HMAC."""
     exchanges_ = Recorded()
