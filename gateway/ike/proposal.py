@@ -281,3 +281,35 @@ def choice_of(proposal: Proposal) -> Choice:
         number(TransformType.ESN),
         tuple(method for kind in ADDITIONAL_KEY_EXCHANGES if (method := number(kind)) != KeyExchangeId.NONE),
     )
+
+
+def is_lowest(choice: Choice, offers: Iterable[Offer]) -> bool:
+    """Whether the peer took the lowest number of each kind of which several were offered, and not what we prefer.
+
+    Interop: AWS's default tunnel options, whatever the other end prefers."""
+    offer = next((one for one in offers if _chosen_of(choice, one)), None)
+    if offer is None:
+        return False
+    kinds = [(_values(offer, kind), chosen) for kind, chosen in _numbers(choice).items() if chosen[0]]
+    open_ones = [(values, chosen) for values, chosen in kinds if len(values) > 1]
+    # Of one kind alone it may be all that the peer has
+    lowest = len(open_ones) > 1 and all(chosen == min(values) for values, chosen in open_ones)
+    return lowest and any(chosen != values[0] for values, chosen in open_ones)
+
+
+def _chosen_of(choice: Choice, offer: Offer) -> bool:
+    return all(not chosen[0] or chosen in _values(offer, kind) for kind, chosen in _numbers(choice).items())
+
+
+def _values(offer: Offer, kind: TransformType) -> list[tuple[int, int]]:
+    """(number, key bits), in our order."""
+    return [(int(one.id), one.key_bits or 0) for one in offer.of(kind)]
+
+
+def _numbers(choice: Choice) -> dict[TransformType, tuple[int, int]]:
+    return {
+        TransformType.ENCRYPTION: (choice.encryption, choice.key_bits),
+        TransformType.PRF: (choice.prf, 0),
+        TransformType.INTEGRITY: (choice.integrity, 0),
+        TransformType.KEY_EXCHANGE: (choice.key_exchange, 0),
+    }

@@ -15,6 +15,7 @@ from cryptography.x509 import Certificate
 from gateway import __version__
 from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ike.child import ChildSa
+from gateway.ike.proposal import is_lowest
 from gateway.ike.registry import KeyExchangeId
 from gateway.ike.sa import IkeSa
 from gateway.ike.settings import ConnectionSettings
@@ -235,7 +236,8 @@ def _explanation(
     silence = _silence(tunnel, shown)
     if up:
         refused = next((explain(one.reason, one.context) for one in tunnel.refused.values()), "")
-        return silence or refused or _unverified(tunnel, children) or _black_hole(node, tunnel) or _habit(node, tunnel)
+        wrong = silence or refused or _unverified(tunnel, children) or _black_hole(node, tunnel) or _habit(node, tunnel)
+        return wrong or next(_lowest(tunnel, shown), "")
     known = tunnel.failure
     if tunnel.elsewhere:
         return explain("AT_THE_OTHER_GATEWAY", _ends(tunnel))
@@ -270,6 +272,18 @@ def _unverified(tunnel: Tunnel, children: tuple[ChildStatus, ...]) -> str:
     if bad is None:
         return ""
     return explain("ESP_UNVERIFIED", {**_ends(tunnel), "got": bad.integrity_failures, "ours": bad.suite})
+
+
+def _lowest(tunnel: Tunnel, shown: IkeSa | None) -> Iterator[str]:
+    """What the peer chose of our offers. Where it asks we choose, by our own order."""
+    if shown is None or shown.keys is None or not shown.is_initiator:
+        return
+    agreed = [("IKE", shown.keys.choice, shown.offers)]
+    agreed += [("ESP", child.choice, child.settings.offers) for child in shown.children.values() if child.usable]
+    for protocol, choice, offers in agreed:
+        if is_lowest(choice, offers):
+            ours = "; ".join(str(offer.numbered(1, b"")) for offer in offers)
+            yield explain("LOWEST_CHOSEN", {**_ends(tunnel), "protocol": protocol, "ours": ours, "theirs": choice})
 
 
 def _black_hole(node: Gateway, tunnel: Tunnel) -> str:

@@ -22,6 +22,7 @@ _VARIANTS = {
     "AUTHENTICATION_FAILED": "direction",
     "INVALID_KE_PAYLOAD": "protocol",
     "INVALID_SYNTAX": "direction",
+    "LOWEST_CHOSEN": "protocol",
     "NO_ANSWER_YET": "reason",
     "NO_PROPOSAL_CHOSEN": "protocol",
     "PEER_REKEY_REFUSED": "reason",
@@ -196,6 +197,18 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "nothing is heard of {peer}",
         ", but {got} asks for an IKE_SA, and no connection has it as `remote_addrs`",
         "; if that is the peer, behind a NAT or with a new address, set `remote_addrs` of connection {tunnel} to it, or have the peer send from {peer}",
+    ),
+    "LOWEST_CHOSEN/IKE": (
+        "{peer} takes the lowest of what we offer for the IKE_SA, whatever stands first",
+        " ({theirs})",
+        ", we offered {ours}",
+        "; leave one value of each kind in `proposals` of connection {tunnel}, and at the peer (AWS: modify-vpn-tunnel-options)",
+    ),
+    "LOWEST_CHOSEN/ESP": (
+        "{peer} takes the lowest of what we offer for the CHILD_SA, whatever stands first",
+        " ({theirs})",
+        ", we offered {ours}",
+        "; leave one value of each kind in `esp_proposals` of connection {tunnel}, and at the peer (AWS: modify-vpn-tunnel-options)",
     ),
     "ESP_UNVERIFIED": (
         "the IKE_SA with {peer} is fine, but not one of its ESP packets verifies",

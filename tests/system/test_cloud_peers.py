@@ -142,6 +142,11 @@ def test_aws_takes_its_lowest_values_and_rekeys_on(scene: Scene) -> None:
     daemon, peer = meet(scene, "aws-default", wanted, changes={"idle": 0})
     tunnel = daemon.wait_up(logs=[peer.process])
     assert tunnel["suite"] == "AES_CBC-128/HMAC_SHA2_256_128/PRF_HMAC_SHA2_256/MODP_2048"
+    sentence = str(tunnel["explanation"])
+    assert "takes the lowest of what we offer for the IKE_SA" in sentence
+    assert "AES_CBC-128/HMAC_SHA2_256_128" in sentence and "AES_CBC-256" in sentence
+    assert "one value of each kind in `proposals` of connection site" in sentence
+    assert "modify-vpn-tunnel-options" in sentence
     rekeyed_by_both(scene, daemon, peer)
     assert peer.status()["group"] == "MODP_2048"
 

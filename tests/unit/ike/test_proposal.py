@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.ike import proposal
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.payloads import Proposal, SecurityAssociation, Transform
-from gateway.ike.proposal import Choice, Offer, accept, choice_of, key_exchange_methods, make_offer, select
+from gateway.ike.proposal import Choice, Offer, accept, choice_of, is_lowest, key_exchange_methods, make_offer, select
 from gateway.ike.registry import NotifyType, Protocol, TransformType
 
 ENCR, PRF, INTEG, KE, ESN = tuple(TransformType)[:5]
@@ -275,3 +275,24 @@ def test_proposals_are_numbered_from_one_and_ke_methods_listed_once() -> None:
 def test_suites_read_as_the_registry_names_them() -> None:
     assert str(Choice(20, 256, prf=6, key_exchange=20)) == "AES_GCM_16-256/PRF_HMAC_SHA2_384/ECP_384"
     assert str(Choice(12, 128, integrity=12, esn=1)) == "AES_CBC-128/HMAC_SHA2_256_128/ESN"
+
+
+WIDE = make_offer(
+    Protocol.IKE, [("aes-cbc", 256), ("aes-cbc", 128)], ["sha384", "sha256"], ["sha384", "sha256"], ["ecp384", "modp2048"]
+)  # fmt: skip
+FIRST = Choice(12, 256, 13, 6, 20)
+LOWEST = Choice(12, 128, 12, 5, 14)
+
+
+@pytest.mark.parametrize(("choice", "offers", "lowest"), [
+    (LOWEST, (WIDE,), True),
+    (FIRST, (WIDE,), False),
+    (Choice(12, 256, 12, 5, 14), (WIDE,), False),  # not of every kind
+    (Choice(12, 128, 12, 5, 19), (WIDE,), False),  # nothing that was offered
+    (LOWEST, (make_offer(Protocol.IKE, [("aes-cbc", 128)], ["sha256"], ["sha256"], ["modp2048"]),), False),
+    (Choice(20, 256, 0, 6, 20), (make_offer(Protocol.IKE, [("aes-gcm-16", 256)], [], ["sha384"], ["x25519", "ecp384"]),), False),
+    (LOWEST, (make_offer(Protocol.IKE, [("aes-gcm-16", 256)], [], ["sha384"], ["ecp384"]), WIDE), True),
+    (Choice(12, 128, 12), (make_offer(Protocol.ESP, [("aes-cbc", 256), ("aes-cbc", 128)], ["sha512", "sha256"], [], ["ecp384", "ecp256"]),), True),
+])  # fmt: skip
+def test_whether_the_peer_took_the_lowest_of_each_kind(choice: Choice, offers: tuple[Offer, ...], lowest: bool) -> None:
+    assert is_lowest(choice, offers) is lowest
