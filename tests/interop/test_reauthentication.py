@@ -32,13 +32,17 @@ def _one_ike_sa(pair: Pair) -> bool:
     return len(pair.charon.sas()) == 1
 
 
-@pytest.mark.parametrize("initiator", [pytest.param("gateway", marks=pytest.mark.slow), "edge"])
-def test_a_new_ike_sa_takes_the_place_of_the_old_one_without_loss(scene: Scene, initiator: str) -> None:
+@pytest.mark.parametrize(("release", "initiator"), [
+    pytest.param("12", "gateway", marks=pytest.mark.slow), ("12", "edge"),
+    pytest.param("13", "gateway", marks=pytest.mark.slow), pytest.param("13", "edge", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_new_ike_sa_takes_the_place_of_the_old_one_without_loss(scene: Scene, release: str, initiator: str) -> None:
     """RFC 7296 2.8.3, begun by either end."""
     ours = initiator == "gateway"
     edge = EDGE if ours else EDGE.with_(extra={"reauth_time": "8s"})
     text = "" if not ours else 'reauth_time = "10s"'
-    pair = make_pair(scene, edge, initiator=initiator, connection=text, settings=[] if ours else MAKE_BEFORE_BREAK)
+    settings = [] if ours else MAKE_BEFORE_BREAK
+    pair = make_pair(scene, edge, initiator=initiator, connection=text, settings=settings, release=release)
     pair.establish(initiator)
     streams = pair.streams()
     before = _drops(pair.gateway)
