@@ -41,6 +41,9 @@ from gateway.observe.snapshot import (
     WorkerStatus,
 )
 
+LATE_LEAST, LATE_SHARE = 100, 0.01
+"""Packets that the replay window of one SA dropped, and their share of those it took, from which on it is worth a sentence."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShellFacts:
@@ -237,7 +240,7 @@ def _explanation(
     if up:
         refused = next((explain(one.reason, one.context) for one in tunnel.refused.values()), "")
         wrong = silence or refused or _unverified(tunnel, children) or _black_hole(node, tunnel) or _habit(node, tunnel)
-        return wrong or next(_lowest(tunnel, shown), "")
+        return wrong or _late(tunnel, shown) or next(_lowest(tunnel, shown), "")
     known = tunnel.failure
     if tunnel.elsewhere:
         return explain("AT_THE_OTHER_GATEWAY", _ends(tunnel))
@@ -272,6 +275,17 @@ def _unverified(tunnel: Tunnel, children: tuple[ChildStatus, ...]) -> str:
     if bad is None:
         return ""
     return explain("ESP_UNVERIFIED", {**_ends(tunnel), "got": bad.integrity_failures, "ours": bad.suite})
+
+
+def _late(tunnel: Tunnel, shown: IkeSa | None) -> str:
+    """The replay window costs more than a few packets, of which the hosts behind the tunnel hear nothing."""
+    for child in shown.children.values() if shown is not None else ():
+        seen = tunnel.counters.get((Direction.INBOUND, child.spi_in), SaCounters())
+        if seen.replay_drops >= LATE_LEAST and seen.replay_drops > LATE_SHARE * seen.packets:
+            window = tunnel.settings.replay_windows.get(child.settings.group)
+            known = {"got": seen.replay_drops, "expected": seen.packets, "ours": window}
+            return explain("REPLAY_DROPS", {**_ends(tunnel), **known})
+    return ""
 
 
 def _lowest(tunnel: Tunnel, shown: IkeSa | None) -> Iterator[str]:

@@ -216,6 +216,12 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         ", agreed on was {ours}",
         "; its keys or its integrity value are others (as with HMAC-SHA2-256 cut to 96 bits): offer AES-GCM first in `esp_proposals` of connection {tunnel}",
     ),
+    "REPLAY_DROPS": (
+        "packets of {peer} come twice, or so late that the replay window drops them",
+        " ({got} dropped, {expected} taken)",
+        "; if nothing on the way doubles them, the path or the peer's queues reorder: raise `replay_window` of connection {tunnel}",
+        " from {ours}",
+    ),
     "MTU_BLACK_HOLE": (
         "the tunnel to {peer} passes small packets, but those as long as its MTU vanish without a word",
         " ({octets} octets; the longest that are answered have {got})",

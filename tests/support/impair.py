@@ -39,6 +39,13 @@ def cut(router: Namespace, device: str) -> Iterator[None]:
 
 
 @contextmanager
+def doubled(router: Namespace, address: str, device: str, match: str) -> Iterator[None]:
+    """What matches on its way to `address`, which is behind `device`, comes twice."""
+    with _table(router, "ip", f'ip daddr {address} {match} dup to {address} device "{device}"', hook="prerouting"):
+        yield
+
+
+@contextmanager
 def pmtu_hole(router: Namespace, size: int) -> Iterator[None]:
     """Packets longer than `size` vanish without an ICMP message."""
     with _table(router, "ip", f"ip length > {size} counter drop"):

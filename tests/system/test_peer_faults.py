@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from peers.cloud import CloudPeer
 from support.daemon import GatewayDaemon, configuration
-from support.impair import blocked
+from support.impair import blocked, doubled
 from support.pair import EDGE
 from support.process import wait_until
 from support.scene import EDGE_OUTER, GATEWAY_OUTER, PSK, VNET_HOST, Scene
@@ -204,3 +204,15 @@ def test_a_peer_whose_lifetime_is_shorter(scene: Scene) -> None:
     busy = met.scene.site.start("ping", ["ping", "-n", "-q", "-i", "0.2", VNET_HOST])
     met.told("reaches a certain age (4 s, 3 times now)", "`rekey_time` of connection site", seconds=40)
     busy.stop()
+
+
+@pytest.mark.slow
+def test_packets_that_the_replay_window_drops(scene: Scene) -> None:
+    """Here because a switch on the way doubles what is ESP; the window cannot tell this from packets that are too late."""
+    met = meet(scene, "aws-restricted", SUITE, changes={"idle": 0})
+    met.daemon.wait_up(logs=[met.peer.process])
+    esp = "udp dport 4500 @th,64,32 != 0"
+    with doubled(scene.wan, GATEWAY_OUTER, "gateway", esp):
+        assert ping(scene.site, VNET_HOST, 120, interval=0.02).lost == 0
+    met.told("so late that the replay window drops them", "`replay_window` of connection site from 4096")
+    met.explained(up=True)
