@@ -31,6 +31,9 @@ ROUTES = {
         Route("172.16.2.0/24", path=(EDGE_AS, 64999), communities=("65010:8",), large=("65010:1:3",)),
         Route("172.16.3.0/24", path=(12076,)),
         Route("0.0.0.0/0"),
+        Route("0.0.0.0/1"),
+        Route("10.99.0.2/32"),  # the tunnel's outer end, into the tunnel
+        Route("168.63.129.16/32"),
         Route("10.200.7.0/24"),  # a part of our own prefix
         Route("198.18.1.0/24", path=(OUR_AS,)),  # back from us
         Route("198.18.2.0/24", path=(SERVER_AS,)),  # through the fabric's AS
@@ -192,9 +195,16 @@ def our_table_has_their_attributes(bench: SiteLab) -> None:
     assert first["as_path"] == [EDGE_AS], "four octets of an AS"
     assert (first["med"], sorted(first["communities"])) == (50, ["65010:1:2", "65010:7", "65010:77"])
     assert routes(bench.gateway, "172.16.2.0/24")["edge"]["as_path"] == [EDGE_AS, EDGE_AS, 64999]
-    refused = {prefix: routes(bench.gateway, prefix)["edge"]["reason"] for prefix in ("0.0.0.0/0", "10.200.7.0/24")}
-    assert refused == {"0.0.0.0/0": "rejected: default-route", "10.200.7.0/24": "rejected: own-prefix"}
-    assert routes(bench.gateway, "198.18.1.0/24")["edge"]["reason"] == "rejected: own-as-in-path"
+    refused = {
+        "0.0.0.0/0": "default-route",
+        "0.0.0.0/1": "default-route",
+        "10.99.0.2/32": "never-prefix",
+        "168.63.129.16/32": "never-prefix",
+        "10.200.7.0/24": "own-prefix",
+        "198.18.1.0/24": "own-as-in-path",
+    }
+    known = {prefix: routes(bench.gateway, prefix)["edge"]["reason"] for prefix in refused}
+    assert known == {prefix: f"rejected: {reason}" for prefix, reason in refused.items()}
     both = routes(bench.gateway, "10.1.20.0/24")
     assert (both["mate"]["local_preference"], both["mate"]["reason"]) == (200, "higher local preference")
     assert both["server"]["reason"].startswith("lower local preference")
