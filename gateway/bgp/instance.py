@@ -134,11 +134,8 @@ class Instance:
 
     def carried(self, peer: Peer) -> list[Prefix]:
         """Protected prefixes that the neighbor's side would carry in clear, for it is told nothing longer."""
-        return [
-            prefix
-            for prefix in self.underlay.carried(peer.name)
-            if not (parts := list(halves(prefix))) or not all(part in peer.adj_out.wanted for part in parts)
-        ]
+        carried, told = self.underlay.carried(peer.name), peer.adj_out.wanted
+        return [one for one in carried if not (parts := halves(one)) or not all(part in told for part in parts)]
 
     def paths_status(self, prefix: Prefix) -> Iterator[RouteStatus]:
         """Every path to one prefix, see views.py."""

@@ -12,13 +12,19 @@ origin AS, is named but never halved: a gateway originates its halves, the circu
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
 
 from gateway.bgp.path import Path
-from gateway.bgp.prefixes import Prefix, inside
+from gateway.bgp.prefixes import PREFIXES_REMEMBERED, Prefix
 
 _MARK = "26487:1"  # the two local parts of RFC 8092 2: "gw"
 _PARTS = 1  # bits longer than what is to be outdone
+
+_Key = tuple[int, int, int]
+"""Version, network, length: in their order what lies inside a prefix follows it."""
 
 
 class Underlay:
@@ -26,6 +32,9 @@ class Underlay:
 
     def __init__(self) -> None:
         self._carriers: dict[Prefix, Mapping[str, int]] = {}
+        # The same prefixes, so that thousands of them are not gone through for each
+        self._by_key: dict[_Key, Prefix] = {}
+        self._sorted: list[_Key] = []
         # Parts with another origin than what they are a part of. They stay here when that goes, for what answers it goes later
         self._doubtful: set[tuple[Prefix, str]] = set()
 
@@ -37,22 +46,49 @@ class Underlay:
         before = self._carriers.get(prefix, {})
         if neighbors == before:
             return []
-        if neighbors:
-            self._carriers[prefix] = neighbors
-        else:
-            del self._carriers[prefix]
+        if not neighbors:
+            self._remove(prefix)
+            return [prefix]
+        if not before:
+            self._add(prefix)
+        self._carriers[prefix] = neighbors
         changed = [prefix]
         for name, origin in neighbors.items():
-            around = {self._carriers[one].get(name) for one in _supernets(prefix) if one in self._carriers} - {None}
+            around = {self._carriers[one].get(name) for one in self._around(prefix)} - {None}
             if around - {origin}:
                 self._doubtful.add((prefix, name))
             elif around:
                 self._doubtful.discard((prefix, name))
-            for one, by in self._carriers.items():
-                if by.get(name, origin) != origin and one != prefix and inside(one, prefix):
+            for one in self._within(prefix):
+                if self._carriers[one].get(name, origin) != origin:
                     self._doubtful.add((one, name))
                     changed.append(one)
         return changed
+
+    def _add(self, prefix: Prefix) -> None:
+        key = _key(prefix)
+        self._by_key[key] = prefix
+        insort(self._sorted, key)
+
+    def _remove(self, prefix: Prefix) -> None:
+        key = _key(prefix)
+        del self._carriers[prefix], self._by_key[key], self._sorted[bisect_left(self._sorted, key)]
+
+    def _around(self, prefix: Prefix) -> Iterator[Prefix]:
+        """Those that it lies inside of."""
+        version, number, own = _key(prefix)
+        for length in range(own):
+            beyond = prefix.max_prefixlen - length
+            if (key := (version, number >> beyond << beyond, length)) in self._by_key:
+                yield self._by_key[key]
+
+    def _within(self, prefix: Prefix) -> Iterator[Prefix]:
+        """Those that lie inside of it."""
+        key, last = _key(prefix), (prefix.version, int(prefix.broadcast_address))
+        for one in islice(self._sorted, bisect_right(self._sorted, key), None):
+            if one[:2] > last:
+                break
+            yield self._by_key[one]
 
     def carried(self, neighbor: str) -> list[Prefix]:
         """By that neighbor's side."""
@@ -66,8 +102,8 @@ class Underlay:
         return neighbor in self._carriers.get(whole, ()) and (whole, neighbor) not in self._doubtful
 
 
-def _supernets(prefix: Prefix) -> Iterator[Prefix]:
-    return (prefix.supernet(new_prefix=length) for length in range(prefix.prefixlen))
+def _key(prefix: Prefix) -> _Key:
+    return (prefix.version, int(prefix.network_address), prefix.prefixlen)
 
 
 def mark(asn: int) -> str:
@@ -81,7 +117,7 @@ def is_of_a_gateway(path: Path) -> bool:
     return bool(marks) and any(mark(asn) in marks for asn in path.as_path)
 
 
-def halves(prefix: Prefix) -> Iterator[Prefix]:
+@lru_cache(PREFIXES_REMEMBERED)
+def halves(prefix: Prefix) -> tuple[Prefix, ...]:
     """None of a host's address."""
-    if prefix.prefixlen < prefix.max_prefixlen:
-        yield from prefix.subnets(_PARTS)
+    return tuple(prefix.subnets(_PARTS)) if prefix.prefixlen < prefix.max_prefixlen else ()
