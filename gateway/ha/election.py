@@ -339,11 +339,10 @@ class Election:
         fenced = self._fenced
         taken_back = self._draw_until is not None
         reason = sentences.promotion(self._peer, self._settings, taken_back=taken_back, broken=self._broken)
-        if self._settings.witness:
-            self.acting_epoch = self._lease_epoch
-        else:
-            self.acting_epoch = max(self._claim, self._next_epoch)
-            self._learn(self.acting_epoch)
+        self.acting_epoch = self._lease_epoch if self._settings.witness else max(self._claim, self._next_epoch)
+        self._learn(self.acting_epoch)
+        if not taken_back:  # an offer of before did not fail: who has carried for a while hands over at its next fault
+            self._no_handover_before = min(self._no_handover_before, now + self._settings.handover_timeout)
         self._claim = self._yields = 0
         self._asking = self._asked_for = False
         self._offer_until = self._draw_until = self._leave_at = self._first_since = None

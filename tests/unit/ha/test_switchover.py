@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from support.elections import ACTIVE, SICK, WELL, active, roles, standby
 
 from gateway.ha.heartbeat import PeerSaid
@@ -147,6 +148,24 @@ def test_a_switchover_that_failed_is_not_tried_again_at_once():
     assert roles(driver.tell(LeaseGranted(2))) == [(Role.DRAINING, Role.ACTIVE, 2)]
     assert roles(driver.wait(4.7)) == []
     assert roles(driver.wait(0.3)) == [(Role.ACTIVE, Role.DRAINING, 2)]
+
+
+@pytest.mark.parametrize(("carried", "waits"), [(0.5, 2.5), (3.1, 0.0)])
+def test_who_got_it_back_hands_over_at_its_next_fault_unless_it_falls_ill_as_soon_as_it_acts(carried, waits):
+    driver = active(handover_timeout=3.0, hold_down=60.0, drain_time=0.1)
+    driver.tell(SICK)
+    driver.hears(role=Role.ACTIVE, epoch=2, level=Level.TOOK_OVER, ready=False)
+    driver.wait(0.2)
+    driver.tell(WELL)
+    driver.hears(role=Role.DRAINING, epoch=2, level=Level.ACTIVE, handover=Handover.OFFERED, health=700)
+    assert roles(driver.tell(LeaseGranted(3))) == [(Role.STANDBY, Role.ACTIVE, 3)]
+    driver.hears(epoch=3)
+    driver.wait(carried)
+    out = driver.tell(SICK)
+    if waits:
+        assert roles(out + driver.wait(waits - 0.1)) == [], "two that fall ill as soon as they act would take turns"
+        out = driver.wait(0.2)
+    assert roles(out) == [(Role.ACTIVE, Role.DRAINING, 3)]
 
 
 def test_a_machine_that_leaves_hands_over_to_one_that_stays_and_to_no_other():
