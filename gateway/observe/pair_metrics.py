@@ -67,6 +67,13 @@ def _by_interface(value: Callable[[CloudInterfaceStatus], float]) -> Callable[[S
     return lambda s: [((one.name,), value(one)) for one in (s.addresses.interfaces if s.addresses else ())]
 
 
+def _elsewhere(snapshot: Snapshot) -> Iterator[Sample]:
+    away = snapshot.ha.sent_away if snapshot.ha is not None else ()
+    for peer in snapshot.peers:
+        if peer.connection in away:
+            yield (peer.address,), 1.0
+
+
 PAIR_FAMILIES: tuple[Family, ...] = (
     Family("gateway_ha_peer_up", "gauge", "1: heartbeats pass in both directions", (), _of_pair(lambda ha: ha.peer_up)),
     Family(
@@ -99,6 +106,10 @@ PAIR_FAMILIES: tuple[Family, ...] = (
     Family(
         "gateway_ha_sent_away", "gauge", "1: its peer has its tunnel with the active gateway, which is the other one", ("tunnel",),
         lambda s: [((name,), 1.0) for name in (s.ha.sent_away if s.ha else ())],
+    ),
+    Family(
+        "gateway_ha_bgp_peer_elsewhere", "gauge", "1: its session is in a tunnel that is at the other gateway, and not expected here", ("peer",),
+        _elsewhere,
     ),
     Family("gateway_ha_shared_here", "gauge", "1: the shared addresses are this gateway's", (), _of_replica(lambda one: one.here)),
     Family("gateway_ha_copy_usable", "gauge", "1: this standby could go on with the SAs of the shared addresses", (), _of_replica(lambda one: one.usable)),

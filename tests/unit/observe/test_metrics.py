@@ -132,6 +132,16 @@ def test_bgp_and_ha():
     assert not [key for key in series(FRESH) if key[0].startswith("gateway_ha_")]
 
 
+def test_a_session_inside_a_tunnel_that_is_at_the_other_gateway_is_told_apart():
+    assert HEALTHY.ha is not None
+    name = "gateway_ha_bgp_peer_elsewhere"
+    assert not [key for key in series(HEALTHY) if key[0] == name]
+    beside = replace(HEALTHY.peers[0], name="vnet", address="10.1.0.1", connection="")
+    away = replace(HEALTHY, peers=(*HEALTHY.peers, beside), ha=replace(HEALTHY.ha, sent_away=("azure-a",)))
+    assert value(away, name, peer="169.254.21.1") == 1
+    assert len([key for key in series(away) if key[0] == name]) == 1
+
+
 def test_two_paths_to_one_address_share_a_series_which_is_up_while_both_are():
     paths = tuple(
         HaPathStatus(f"10.0.{n}.4:4780", "10.0.0.5:4780", up, NOW, None, 0.0) for n, up in enumerate((True, False))
