@@ -27,6 +27,8 @@ class Impact(StrEnum):
     REKEY = "rekey"
     RESTART_TUNNEL = "restart-tunnel"
     RESTART_SESSION = "restart-session"
+    RESTART_PAIR = "restart-pair"
+    """The lease is another one: who is active gives the role up, and whoever is granted it first has it then."""
     RESTART_DAEMON = "restart-daemon"
 
 
@@ -232,7 +234,7 @@ IMPACTS: dict[str, Impact] = {
     "ha.interval": _I.IN_PLACE,
     "ha.dead_after": _I.IN_PLACE,
     "ha.older_secret": _I.IN_PLACE,
-    "ha.cluster": _I.IN_PLACE,
+    "ha.cluster": _I.RESTART_PAIR,
     "ha.mode": _I.IN_PLACE,
     "ha.priority": _I.IN_PLACE,
     "ha.preempt": _I.IN_PLACE,
@@ -262,20 +264,21 @@ IMPACTS: dict[str, Impact] = {
     "ha.vote.targets": _I.IN_PLACE,
     "ha.vote.interval": _I.IN_PLACE,
     "ha.vote.multiplier": _I.IN_PLACE,
-    "ha.witness.address": _I.IN_PLACE,
-    "ha.witness.port": _I.IN_PLACE,
+    "ha.witness.address": _I.RESTART_PAIR,
+    "ha.witness.port": _I.RESTART_PAIR,
     "ha.witness.ttl": _I.IN_PLACE,
     "ha.witness.secret": _I.IN_PLACE,
     "ha.witness.break_lease": _I.IN_PLACE,
-    "ha.witness.kind": _I.IN_PLACE,
-    "ha.witness.url": _I.IN_PLACE,
+    "ha.witness.kind": _I.RESTART_PAIR,
+    "ha.witness.url": _I.RESTART_PAIR,
     "ha.witness.client_id": _I.IN_PLACE,
     "ha.witness.imds_url": _I.IN_PLACE,
-    "ha.witness.table": _I.IN_PLACE,
-    "ha.witness.bucket": _I.IN_PLACE,
-    "ha.witness.key": _I.IN_PLACE,
-    "ha.witness.region": _I.IN_PLACE,
-    "ha.witness.endpoint_url": _I.IN_PLACE,
+    "ha.witness.table": _I.RESTART_PAIR,
+    "ha.witness.bucket": _I.RESTART_PAIR,
+    "ha.witness.key": _I.RESTART_PAIR,
+    "ha.witness.region": _I.RESTART_PAIR,
+    "ha.witness.endpoint_url": _I.RESTART_PAIR,
+    # Members of one and the same etcd.
     "ha.witness.endpoints": _I.IN_PLACE,
     "ha.witness.ca": _I.IN_PLACE,
     "ha.witness.certificate": _I.IN_PLACE,
@@ -326,11 +329,13 @@ _REMOVED: dict[str, Impact] = {
     "ha.fabric": _I.IN_PLACE,
     "ha.fabric.interface.*": _I.IN_PLACE,
     "ha.vote": _I.IN_PLACE,
-    # A pair with another kind of agreement begins anew, as after a start.
-    "ha.witness": _I.IN_PLACE,
+    "ha.witness": _I.RESTART_PAIR,
     "fabric": _I.IN_PLACE,
     "fabric.table.*": _I.IN_PLACE,
 }
+
+# A pair with another kind of agreement begins anew, as after a start.
+_ADDED: dict[str, Impact] = {"ha.witness": _I.RESTART_PAIR}
 
 _Flat = Mapping[str, object]
 
@@ -369,7 +374,7 @@ def _changes(path: KeyPath, old: _Flat, new: _Flat) -> Iterator[Change]:
 def _impact(path: KeyPath, before: object, after: object) -> Impact:
     if isinstance(before, dict):
         return _REMOVED[_pattern(path)]
-    return Impact.IN_PLACE if isinstance(after, dict) else impact_of(path)
+    return _ADDED.get(_pattern(path), Impact.IN_PLACE) if isinstance(after, dict) else impact_of(path)
 
 
 def _side(value: object, other: object) -> str | None:

@@ -97,7 +97,8 @@ certificates too, as whoever runs it may. Examples are in `config/`.
 - **name**: 1 to 32 letters, digits, `_`, `.` or `-`.
 - **secret**: a table with exactly one of `file`, `credential`, `inline`, e.g. `psk.file = "secrets/onprem.psk"`.
 - **on reload** says what a changed key does to what runs: `none`, `in-place`, `rekey`, `restart-tunnel`,
-  `restart-session` (BGP), `restart-daemon`.
+  `restart-session` (BGP), `restart-pair` (who is active gives it up, and whoever gets the new lease first has it),
+  `restart-daemon`.
 """
 
 

@@ -96,7 +96,8 @@ def test_the_same_is_no_change() -> None:
         ('secret.file = "x"', 'secret.credential = "x"',
          '~ ha.secret { file = "x" } -> { credential = "x" } (in-place)'),
         ('secret.file = "x"', 'secret.file = "x"\n[ha.witness]\nkind = "etcd"\nendpoints = ["https://a", "https://b"]\nkey = "k"',
-         "+ ha.witness (in-place)"),
+         "+ ha.witness (restart-pair)"),
+        ('secret.file = "x"', 'secret.file = "x"\ncluster = 7', "~ ha.cluster 0 -> 7 (restart-pair)"),
         ("[bgp]", "[metrics]\nport = 1\n[bgp]", "~ metrics.port 9550 -> 1 (in-place)"),
         ("[bgp]", "[dataplane]\nworkers = 2\n[bgp]", '~ dataplane.workers "auto" -> 2 (restart-daemon)'),
         ("hunter2hunter2hunter2", "hunter3hunter3hunter3",
@@ -105,6 +106,17 @@ def test_the_same_is_no_change() -> None:
 )  # fmt: skip
 def test_one_changed_key_is_one_change_with_its_impact(old: str, new: str, expected: str) -> None:
     assert [str(change) for change in changed((old, new))] == [expected]
+
+
+def test_another_witness_costs_the_active_role_once_and_another_term_of_the_lease_does_not() -> None:
+    witnessed = BASE + '[ha.witness]\naddress = "10.0.9.9"\n'
+
+    def impacts(text: str) -> list[tuple[str, Impact]]:
+        return [(one.path, one.impact) for one in diff(config(witnessed), config(text))]
+
+    assert impacts(witnessed.replace("9.9", "9.8")) == [("ha.witness.address", Impact.RESTART_PAIR)]
+    assert impacts(BASE) == [("ha.witness", Impact.RESTART_PAIR)], "silence means something else from now on"
+    assert impacts(witnessed + 'ttl = "2s"\n') == [("ha.witness.ttl", Impact.IN_PLACE)]
 
 
 def test_of_a_long_list_the_first_are_told_and_how_many_more_there_are() -> None:
@@ -192,6 +204,7 @@ def test_impacts_are_ordered_mildest_first() -> None:
         Impact.REKEY,
         Impact.RESTART_TUNNEL,
         Impact.RESTART_SESSION,
+        Impact.RESTART_PAIR,
         Impact.RESTART_DAEMON,
     ]
     for mild, grave in pairwise(order):
