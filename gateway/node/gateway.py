@@ -466,7 +466,7 @@ class Gateway:
             for effect in self.speaker.poll() if self.speaker is not None else ():
                 progress = True
                 self._bgp_event(effect, now)
-            self.pairing.announced(self._all_told, now)
+            self.pairing.announced(self._all_told, self._noticed_within, now)
             for effect in self.pairing.poll(now):
                 progress = True
                 self._pair_event(effect, now)
@@ -564,6 +564,10 @@ class Gateway:
         if speaker is None or not speaker.settings.neighbors:
             return True
         return speaker.all_told and all(map(self.liveness.passes, speaker.connections))
+
+    @property
+    def _noticed_within(self) -> float:
+        return self.liveness.notices(self.speaker.connections) if self.speaker is not None else 0.0
 
     def _pair_event(self, event: object, now: float) -> None:
         if isinstance(event, inputs.Operate):

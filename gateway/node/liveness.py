@@ -120,6 +120,11 @@ class Liveness:
         """Whether what watches this tunnel finds that packets get through, or nothing does."""
         return self._works(ViaConnection(connection))
 
+    def notices(self, connections: Iterable[str]) -> float:
+        """Seconds until it is found out that one of these tunnels lets nothing through from now on; 0 where none is watched."""
+        sessions = (one.session for name in connections for one in self._by_target.get(ViaConnection(name), ()))
+        return max((session.detection for session in sessions), default=0.0)
+
     def black_hole(self, connection: str) -> LivenessStatus | None:
         """What found that small packets pass the tunnel and long ones vanish."""
         sessions = (one.session.status() for one in self._by_target.get(ViaConnection(connection), ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from ipaddress import ip_address
+from math import inf
 
 from gateway.bgp import events as bgp
 from gateway.bgp.attraction import Attraction
@@ -38,6 +39,10 @@ class Pairing:
         self._untold: dict[str, float] = {}
         """Until when a neighbor without a session may keep what it was told last."""
         self._now = 0.0
+        self._told_since: float | None = None
+        """Since when all neighbors have been told everything."""
+        self._told_at = inf
+        """When that counts."""
         self._vote = VoteChanged(0)
         self._others: dict[str, str] = {}
         """By connection: the other gateway's address, for a peer that has its tunnel with the active one."""
@@ -138,9 +143,15 @@ class Pairing:
             case inputs.WitnessAnswered(ticket, answer):
                 self.ha.witness_answered(ticket, answer, now)
 
-    def announced(self, everything: bool, now: float) -> None:
-        """Whether all neighbors have been told all there is to tell."""
-        if self.ha is not None and everything and all(now >= until for until in self._untold.values()):
+    def announced(self, everything: bool, noticed_within: float, now: float) -> None:
+        """Whether all neighbors have been told all there is to tell. It counts only when it has lasted for as long as it takes to notice that
+        a tunnel lets nothing through: what was said into one that was cut a moment before has reached nobody."""
+        if not everything or self.ha is None:
+            self._told_since, self._told_at = None, inf
+            return
+        self._told_since = now if self._told_since is None else self._told_since
+        self._told_at = self._told_since + noticed_within
+        if now >= self._told_at and all(now >= until for until in self._untold.values()):
             self.ha.announced(now)
 
     def session(self, neighbor: str, up: bool, now: float) -> None:
@@ -178,7 +189,8 @@ class Pairing:
     def next_deadline(self) -> float | None:
         if self.ha is None:
             return None
-        return min([self.ha.next_deadline(), *(at for at in self._untold.values() if at > self._now)])
+        waits = (self._told_at, *self._untold.values())
+        return min([self.ha.next_deadline(), *(at for at in waits if at > self._now)])
 
     def handle_deadline(self, now: float) -> None:
         self._now = now

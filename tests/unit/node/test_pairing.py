@@ -120,19 +120,34 @@ def test_what_the_speaker_was_not_asked_yet_its_neighbors_have_not_heard() -> No
     pairing.configure(settings(TUNNEL, HA), 0.0)
     assert pairing.ha is not None
     pairing.ha.handle_deadline(0.0)
-    pairing.announced(True, 0.0)
+    pairing.announced(True, 0.0, 0.0)
     assert heard(pairing) is Said.TOOK_OVER
     _drain(pairing, 0.0)
-    pairing.announced(True, 0.0)
+    pairing.announced(True, 0.0, 0.0)
+    assert heard(pairing) is Said.STANDBY
+
+
+def test_what_was_said_counts_when_it_is_known_that_the_tunnel_let_it_through() -> None:
+    pairing = paired(TUNNEL, HA)
+    pairing.announced(True, 0.15, 1.0)
+    assert heard(pairing) is Said.TOOK_OVER, "the tunnel may have been cut, and its probe has not noticed yet"
+    pairing.handle_deadline(1.0)
+    _drain(pairing, 1.0)
+    assert pairing.next_deadline() == pytest.approx(1.15)
+    pairing.announced(False, 0.15, 1.1)  # it was
+    pairing.announced(True, 0.15, 4.0)
+    pairing.announced(True, 0.15, 4.1)
+    assert heard(pairing) is Said.TOOK_OVER
+    pairing.announced(True, 0.15, 4.2)
     assert heard(pairing) is Said.STANDBY
 
 
 def test_after_a_start_what_an_earlier_process_told_stands_until_a_session_replaces_it() -> None:
     pairing = paired(TUNNEL, BGP, HA)
-    pairing.announced(True, 1.0)
+    pairing.announced(True, 0.0, 1.0)
     assert heard(pairing) is Said.TOOK_OVER, "no session: the neighbor may still go by what it was told before"
     pairing.session("edge", up=True, now=2.0)
-    pairing.announced(True, 2.0)
+    pairing.announced(True, 0.0, 2.0)
     assert heard(pairing) is Said.STANDBY
 
 
@@ -142,9 +157,9 @@ def test_what_an_earlier_process_told_stands_no_longer_than_a_hold_time() -> Non
         pairing.handle_deadline(now)
         _drain(pairing, now)
     assert 5.0 < (pairing.next_deadline() or 0.0) <= 9.0
-    pairing.announced(True, 8.9)
+    pairing.announced(True, 0.0, 8.9)
     assert heard(pairing) is Said.TOOK_OVER
-    pairing.announced(True, 9.0)
+    pairing.announced(True, 0.0, 9.0)
     assert heard(pairing) is Said.STANDBY
 
 
@@ -152,10 +167,10 @@ def test_a_session_that_came_back_has_forgotten_what_it_was_told_before() -> Non
     pairing = paired(TUNNEL, BGP, HA)
     pairing.session("edge", up=True, now=1.0)
     pairing.session("edge", up=False, now=2.0)
-    pairing.announced(True, 2.5)
+    pairing.announced(True, 0.0, 2.5)
     assert heard(pairing) is Said.TOOK_OVER
     pairing.session("edge", up=True, now=3.0)
-    pairing.announced(True, 3.0)
+    pairing.announced(True, 0.0, 3.0)
     assert heard(pairing) is Said.STANDBY
 
 
@@ -217,7 +232,7 @@ class Beside:
     def _carry(self) -> None:
         assert self.pairing.ha is not None
         self.pairing.handle_deadline(self.now)
-        self.pairing.announced(True, self.now)
+        self.pairing.announced(True, 0.0, self.now)
         self.heartbeat.handle_deadline(self.now)
         for effect in self.pairing.poll(self.now):
             self.seen.append(effect)
