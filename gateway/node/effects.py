@@ -244,7 +244,8 @@ class SaveGuard:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something happened that people want to read. `failure`/`context` name what explain.py has a sentence for."""
+    """Something happened that people want to read. `failure`/`context` name what explain.py has a sentence for. `each`: it is written
+    however often it happens; of others that come in masses only how many there were."""
 
     level: str
     event: str
@@ -252,3 +253,4 @@ class Event:
     text: str
     failure: str = ""
     context: dict[str, str] = field(default_factory=dict)
+    each: bool = False

@@ -86,7 +86,7 @@ def pair(event: PeerUp | PeerDown | RoleChanged | CommandRefused) -> Event:
             unfenced = "" if fenced else "; the other one may still forward for a moment"
             under = f", epoch {epoch}" if after is Role.ACTIVE else ""
             text = f"{before.name} -> {after.name}{under}: {reason}{unfenced}"
-            return Event(level, f"ha-{after.name.lower()}", "", text)
+            return Event(level, f"ha-{after.name.lower()}", "", text, each=True)
 
 
 def epoch_announced(neighbor: str, epoch: int, ours: int, who: str) -> Event:

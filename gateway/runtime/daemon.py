@@ -405,9 +405,9 @@ class Daemon:
                 self.witness.ask(effect)
             case effects.SaveEpoch(epoch):
                 self._spawn(self._save_epoch(epoch), "epoch")
-            case effects.Event(level, event, tunnel, text, failure, context):
+            case effects.Event(level, event, tunnel, text, failure, context, each):
                 told = f"{text}; {explain(failure, context)}" if failure else text
-                self._journal(level, event, tunnel, told, failure)
+                self._journal(level, event, tunnel, told, _nothing_else() if each else failure)
             case _:
                 raise TypeError(f"effect {effect!r} has nobody to carry it out")
 
@@ -451,7 +451,7 @@ class Daemon:
 
     def _audit(self, event: str, tunnel: str, text: str) -> None:
         """Every one of them is written, however often somebody asks."""
-        self._journal("warning", event, tunnel, text, f"{time.monotonic_ns()}")
+        self._journal("warning", event, tunnel, text, _nothing_else())
 
     def _journal(self, level: str, event: str, tunnel: str, text: str, kind: str = "") -> None:
         self._write(self.journal.record(event, text, boottime(), tunnel, level, kind))
@@ -578,6 +578,11 @@ class Daemon:
 
 def _sockets(loaded: Loaded) -> PairSockets:
     return loaded.settings.pair.sockets if loaded.settings.pair is not None else PairSockets()
+
+
+def _nothing_else() -> str:
+    """A kind for the journal that no other event has."""
+    return f"{time.monotonic_ns()}"
 
 
 def _wall(now: float) -> float:

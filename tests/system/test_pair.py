@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -128,6 +129,24 @@ def test_the_other_takes_over_and_the_end_of_the_fault_loses_nothing(pair: TwoGa
     pair.wait_whole()
     time.sleep(1.0)
     assert pair.lost(calm - 2.0) == (0, 0)
+
+
+@pytest.mark.slow
+def test_faults_that_follow_one_another_are_each_answered_at_once_and_told(pair: TwoGateways) -> None:
+    """Each gateway hands over again some seconds after it did so before: nothing holds traffic where it does not pass."""
+    for _ in range(6):
+        active, at = pair.active(), time.monotonic()
+        pair.cut_circuit(active)
+        pair.wait_role(1 - active, "active", 5)
+        time.sleep(0.5)
+        assert pair.gap(at) < MOST
+        pair.restore_circuit(active)
+        pair.wait_whole()
+    for daemon in pair.daemons:
+        status = daemon.status()
+        assert status is not None
+        told = Counter(entry["event"] for entry in status["journal"])
+        assert all(told[f"ha-{role}"] == times for role, times in status["ha"]["transitions"].items())
 
 
 @pytest.mark.slow
