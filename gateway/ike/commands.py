@@ -41,9 +41,10 @@ class Terminate:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """Forget the connection's IKE_SAs without a word to the peer: another gateway goes on with them."""
+    """Forget the connection's IKE_SAs without a word to the peer: another gateway goes on with them, or nobody can (`reason` "")."""
 
     connection: str
+    reason: str = "AT_THE_OTHER_GATEWAY"
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,9 +123,9 @@ class IkeEndpoint:
                 self._create_child(connection, child, now)
             case Terminate(connection, child, reason):
                 self._terminate(connection, child, reason, now)
-            case Abandon(connection):
+            case Abandon(connection, reason):
                 for sa in self.sas(connection):
-                    sa.destroy(now, "AT_THE_OTHER_GATEWAY")
+                    sa.destroy(now, reason)
             case Rekey(connection, child):
                 self._rekey(connection, child, now)
             case CheckLiveness(connection):

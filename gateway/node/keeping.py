@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.esp.dataplane import Direction, SaCounters
 from gateway.ike import keeping as ike_keeping
+from gateway.ike.commands import Abandon
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.events import ChildInstall
 from gateway.ike.keeping import KeptIkeSa
@@ -185,18 +186,34 @@ class Keeper:
             self.forwards, self.forwards_at = True, None
         return due
 
-    def _resume(self, tunnel: Tunnel, now: float) -> Iterator[object]:
+    def _resume(self, tunnel: Tunnel, now: float) -> list[object]:
+        """All of it goes on, or nothing does: half a connection would be neither set up anew nor ended by anybody."""
         found = self._earlier.get(tunnel.name)
         self.touch(tunnel.name)
         if found is None or not self._fits(tunnel, found):
-            return
+            return []
+        installed = [
+            InstalledChild(one.event, one.installed_at, sent=one.granted, seen=one.seen, used=one.used)
+            for one in found.sas
+        ]
+        try:
+            made = list(self._go_on(tunnel, found, installed, now))
+        except Exception as error:  # whatever it is: what was kept is not what this release takes it for
+            self._ike.command(Abandon(tunnel.name, reason=""), now)
+            tunnel.established_at = None
+            for one in installed:
+                tunnel.leave_out(one)
+            text = f"what was kept of it cannot be gone on from ({_place_of(error)}); it begins anew"
+            return [Event("error", "ike-not-resumed", tunnel.name, text)]
         del self._earlier[tunnel.name]
+        return made
+
+    def _go_on(
+        self, tunnel: Tunnel, found: KeptConnection, sas: Iterable[InstalledChild], now: float
+    ) -> Iterator[object]:
         children = {child.spi_in: child for child in found.ike.children}
-        for one in found.sas:
-            child = children.get(one.event.spi_in)
-            installed = InstalledChild(
-                one.event, one.installed_at, sent=one.granted, seen=one.seen, used=one.used
-            )  # fmt: skip
+        for installed in sas:
+            child = children.get(installed.event.spi_in)
             yield from tunnel.enter(installed, sends=child is not None and not child.left)
         tunnel.established(now if found.established_at is None else found.established_at)
         renew = not all(one.exact for one in found.sas)
@@ -215,6 +232,15 @@ def fingerprint(settings: TunnelSettings) -> bytes:
     children = tuple((child.name, child.resources) for child in ike.children)
     agreed = (ike.local, ike.remote, ike.local_id, ike.remote_id, ike.encap, ike.mobike, ike.negotiated, children)
     return hashlib.sha256(repr(agreed).encode()).digest()
+
+
+def _place_of(error: Exception) -> str:
+    """Not its own words: there may be keys in them."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = f" in {last.tb_frame.f_code.co_qualname}, line {last.tb_lineno}" if last is not None else ""
+    return f"{type(error).__name__}{where}"
 
 
 def shifted(kept: KeptConnection, by: float) -> KeptConnection:

@@ -161,8 +161,17 @@ class Tunnel:
             yield effects.AddSa(outbound)
             yield effects.Grant(settings.id, event.spi_out, child.granted)
 
+    def leave_out(self, child: InstalledChild) -> None:
+        """It was entered, and the data plane has not heard of it."""
+        event = child.event
+        self.installed.pop(event.spi_in, None)
+        for key in ((Direction.INBOUND, event.spi_in), (Direction.OUTBOUND, event.spi_out)):
+            self._names.pop(key, None)
+
     def activate(self, event: ChildActivate) -> Iterator[object]:
-        """The new SA first; the data plane takes the first whose selectors match."""
+        """The new SA first; the data plane takes the first whose selectors match. One that it never heard of is none (`leave_out`)."""
+        if (Direction.OUTBOUND, event.spi_out) not in self._names:
+            return
         self.active = [event.spi_out, *(spi for spi in self.active if spi != event.spi_out)]
         self.back_off_of(event.child).reset()
         self.refused.pop(event.child, None)

@@ -3,12 +3,16 @@ is used twice by both processes together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 from simulation import schedules
 from simulation.schedules import compose
 from simulation.world import World
 
-from gateway.node.keeping import FORWARDS_AFTER
+from gateway.ike import keeping as ike_keeping
+from gateway.node.keeping import FORWARDS_AFTER, KeptConnection
 
 
 def stored(seed: int) -> World:
@@ -45,6 +49,43 @@ def test_the_same_ike_sa_goes_on() -> None:
     assert before is not None
     assert after is not None
     assert (after.initiator_spi, after.responder_spi) == (before.initiator_spi, before.responder_spi)
+
+
+def _early(kept: KeptConnection, _patch: pytest.MonkeyPatch) -> KeptConnection:
+    """Before anybody knows of the IKE_SA."""
+    return replace(kept, ike=replace(kept.ike, standing="of another release"))
+
+
+def _late(kept: KeptConnection, patch: pytest.MonkeyPatch) -> KeptConnection:
+    """When it carries already."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a secret")
+
+    patch.setattr(ike_keeping.resources, "resumed", fail)
+    return kept
+
+
+@pytest.mark.parametrize("damage", [_early, _late])
+def test_what_nobody_can_go_on_from_begins_anew_and_the_gateway_is_whole(
+    damage: Callable[[KeptConnection, pytest.MonkeyPatch], KeptConnection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = stored(1)
+    world.damaged = True
+    shell, before = world.shells["a"], world.shells["a"].node.ike.primary("site")
+    world.crash("a")
+    shell.kept["site"] = damage(shell.kept["site"], monkeypatch)
+    world.start("a").run(1)
+    assert not shell.node.keeper.forwards, "not all went on"
+    world.converge(schedules.PATIENCE)
+    after = shell.node.ike.primary("site")
+    assert before is not None
+    assert after is not None
+    assert after.initiator_spi != before.initiator_spi
+    (told,) = [line.text for line in world.trace.lines if "site ike-not-resumed" in line.text]
+    assert "begins anew" in told
+    assert "a secret" not in told
+    world.settle(schedules.PATIENCE)
 
 
 def test_whether_packets_go_where_they_went_before_the_start() -> None:

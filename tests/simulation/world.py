@@ -92,6 +92,8 @@ class World:
             for name, shell in self.shells.items()
         }
         self.agreement = Agreement()
+        self.damaged = False
+        """Whether what is kept may be such that nobody can go on from it."""
         self.thorough = False
         """Whether the garbage collector is asked at the end."""
         self._open: set[End] = set()
@@ -346,6 +348,8 @@ class World:
 
     def happened(self, shell: Shell, event: effects.Event) -> None:
         self.trace.note(self.now, shell.name, f"{event.tunnel} {event.event}: {event.text}".lstrip())
+        if event.event == "ike-not-resumed" and not self.damaged:
+            raise Broken(f"{shell.name} cannot go on from what it kept itself: {event.text}")
         silent = event.failure in SILENCE or any(event.text.endswith(reason) for reason in SILENCE)
         link = self.links.get(event.tunnel)
         if link is not None and event.event in ("ike-down", "ike-spare-down") and silent and link.up:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from support.scene import VNET_HOST, Scene
 from support.traffic import Iperf, result
 
 from gateway.runtime import state_memory
+from gateway.runtime.kept_state import decode, encode
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -145,6 +148,24 @@ def test_state_of_another_release_is_a_clean_start_that_the_log_explains(pair: P
     log = (pair.gateway.machine.directory / "gatewayd.log").read_text()
     assert f"state of version {other}, this release has {state_memory.VERSION}" in log
     wait_until(lambda: len(pair.charon.sas()) == 1, 10, "the edge has one IKE_SA")
+
+
+def test_what_cannot_be_gone_on_from_is_a_clean_start_of_that_connection(pair: Pair) -> None:
+    """It reads well and is not what this release takes it for: the daemon is whole at once, not after three starts."""
+    manager = managed(pair)
+    before = ike_spis(pair)
+    fd = os.open(state_memory_of(manager.pid), os.O_RDWR)
+    memory = state_memory.StateMemory(fd)
+    kept = decode(memory.contents()["site"])
+    memory.write("site", encode(replace(kept, ike=replace(kept.ike, standing="of another release"))))
+    memory.close()
+    manager.crash()
+    wait_until(lambda: said(pair, "ike-not-resumed"), 10, "the journal says so")
+    pair.wait_up(30)
+    assert ike_spis(pair) != before
+    streams = pair.streams(port=7100)
+    pair.rekeyed_by_both_without_loss()
+    streams.stop()
 
 
 def test_settings_that_changed_meanwhile_begin_anew_and_the_others_go_on(pair: Pair) -> None:
