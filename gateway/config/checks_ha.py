@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.config.addresses import Address
-from gateway.config.derive import NAT_T_PORT, pair_paths
+from gateway.config.derive import NAT_T_PORT, copy_lasts, lease_ttl, pair_paths
 from gateway.config.diagnostics import KeyPath
 from gateway.config.findings import Facts, Finding
 from gateway.config.ha_model import HaPath, HaPeer, HaWitness
@@ -26,6 +26,8 @@ _USED = {
     "s3": {"bucket", *_AWS},
     "etcd": {"endpoints", "key", "ca", "certificate", "private_key"},
 }
+LONGEST_WAIT = 30.0
+"""Seconds without an answer after which peers give a tunnel up: AWS by default, others at 45 s and more."""
 _OF_A_KIND = set().union(*_USED.values())
 
 
@@ -102,6 +104,14 @@ def _shared(facts: Facts, ha: HaPeer) -> Iterator[Finding]:
         yield "error", path, "needs [ha.witness]: without a lease both gateways could use the same SAs at once"
     if ha.mode == "active-active":
         yield "error", path, 'not with mode = "active-active": only one gateway has these addresses'
+    wait = copy_lasts(ha.interval * ha.dead_after, lease_ttl(ha.witness))
+    if ha.witness is not None and wait > LONGEST_WAIT:
+        cause: KeyPath = ("ha", "dead_after") if ha.witness.ttl is None else ("ha", "witness", "ttl")
+        message = (
+            f"when the standby dies, the peers of `shared_addresses` get no answer for {wait:g} s, 1 s and twice dead_after x interval and the "
+            f"lease's `ttl` together; above {LONGEST_WAIT:g} s they give their tunnels up: shorten these"
+        )
+        yield "error", cause, message
     if ha.witness is not None and ha.witness.break_lease:
         yield (
             "warning",

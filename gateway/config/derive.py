@@ -108,6 +108,12 @@ def lease_ttl(witness: HaWitness | None) -> float:
     return witness.ttl
 
 
+def copy_lasts(dead_time: float, ttl: float) -> float:
+    """Seconds for which a copy of SAs may be used that its gateway confirms no more, and for which the active one waits for that: until the
+    silence is noticed and the lease over, and twice that."""
+    return 1.0 + 2 * (dead_time + ttl)
+
+
 def uses_ipv6(config: Config) -> bool:
     """Whether any address or prefix of the configuration that is forwarded to or from is IPv6 (any-to-any selectors apart)."""
     named: list[Address | Prefix | Interface] = [*next_to_us(config), *(config.bgp.advertise if config.bgp else ())]

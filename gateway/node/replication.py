@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import inf
 
+from gateway.config import derive
 from gateway.contract import RandomSource, Transmit
 from gateway.ha.replica import LONGEST, Begin, Copy, Gone, Holder, Ping, Record, Source
 from gateway.node import effects, inputs
@@ -305,6 +306,4 @@ def _connection(effect: object) -> int:
 
 
 def _lasts(pair: PairSettings) -> float:
-    """Until the silence of the other is noticed and its lease is over, and twice that."""
-    beats = pair.heartbeat
-    return 1.0 + 2 * (beats.interval * beats.dead_after + pair.ttl)
+    return derive.copy_lasts(pair.heartbeat.interval * pair.heartbeat.dead_after, pair.ttl)
