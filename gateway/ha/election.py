@@ -111,7 +111,8 @@ class Election:
                 self._granted(epoch, broken)
             case LeaseLost(reason):
                 self._leased = self._asking = False
-                self._lost(reason, now)
+                if self.role is Role.ACTIVE:
+                    self._demote(reason, now, leased=False)
             case LeaseRefused(epoch, _):
                 self._learn(epoch)
                 self._consider_breaking(epoch, now)
@@ -163,13 +164,13 @@ class Election:
             self._vote.counts_from(self._peer.silent_from),
             self._peer.quiet_since + settings.step_back,
             self._damping.until,
+            self._left_to_peer_until,
             self._healthy_since + settings.preempt_delay,
             self._no_handover_before,
             self._outdone_until,
+            *(since + settings.patience for since in (self._first_since,) if since is not None),
             *(at for at in (self._offer_until, self._draw_until, self._leave_at) if at is not None),
         ]
-        if self._first_since is not None:
-            times.append(self._first_since + settings.patience)
         return min((at for at in times if self._now < at < float("inf")), default=None)
 
     def handle_deadline(self, now: float) -> None:
@@ -397,15 +398,9 @@ class Election:
             return
         self._draw_until = now + 2 * self._settings.handover_timeout
 
-    def _lost(self, reason: str, now: float) -> None:
-        if self.role is Role.ACTIVE:
-            if not self._unfit:
-                self._damping.failed(now)
-            self._demote(reason, now, leased=False)
-
     def _demote(self, reason: str, now: float, leased: bool = True) -> None:
         """Active no more, from this instant."""
-        if self._unfit:
+        if self._unfit or not leased:
             self._damping.failed(now)
         if leased:
             self._give_up_lease()
@@ -444,10 +439,17 @@ class Election:
         if self._withdrawn is not None:
             return "drained by the operator"
         said = self._peer.said
-        # A hold-down spares the traffic moves; where the other is worse, it would only keep it down
-        if (left := self._damping.left(now)) > 0 and self._peer.up and said is not None and said.health >= self._worth:
+        # A hold-down spares the traffic moves; where the other is worse, or is held down as well, it would only keep it down
+        held = self._peer.up and said is not None and said.health >= self._worth and now < self._left_to_peer_until
+        if held and (left := self._damping.left(now)) > 0:
             return f"held down for {left:.0f} s more after {self._damping.failures} failures of its own"
         return ""
+
+    @property
+    def _left_to_peer_until(self) -> float:
+        """One of two that are both held down goes on first."""
+        first = self._peer.said is None or self._rank > self._rank_of(self._peer.said)
+        return self._peer.idle_since + self._settings.patience * (1 if first else 2)
 
     def _peer_obstacle(self, now: float) -> str:
         peer, said = self._peer, self._peer.said

@@ -23,6 +23,8 @@ class PeerView:
         self.silent_from = silent_from
         self.quiet_since = float("inf")
         """Since when it says that it attracts nothing; infinity: it does, or nothing is heard."""
+        self.idle_since = float("inf")
+        """Since when it is there, and neither acts nor would; infinity: it does, or is not there."""
         self._said = Advertised()
         self._both_carry = both_carry
 
@@ -34,6 +36,8 @@ class PeerView:
     def receive(self, event: PeerUp | PeerDown | PeerSaid, now: float) -> None:
         self._take(event, now)
         self._note_quiet(now)
+        rests = self.up and not self._said.ready and self._said.role in (Role.STANDBY, Role.FAULT, Role.INIT)
+        self.idle_since = min(self.idle_since, now) if rests else float("inf")
 
     def _note_quiet(self, now: float) -> None:
         self.quiet_since = float("inf") if self.attracts else min(self.quiet_since, now)

@@ -380,6 +380,22 @@ def test_a_hold_down_does_not_keep_it_from_replacing_one_that_is_worse():
     assert driver.told.ready
 
 
+@pytest.mark.parametrize(("priority", "patience"), [(100, 2.0), (300, 4.0)])
+def test_two_that_are_both_held_down_do_not_leave_the_pair_to_nobody(priority: int, patience: float):
+    """The other one failed as well, and may be held down for as long."""
+    driver = active(hold_down=300.0, patience=2.0)
+    driver.tell(LeaseLost("the lease could not be renewed in time"))
+    driver.hears(epoch=2, ready=False, priority=priority)
+    assert driver.wait(patience - 0.1) == []
+    assert driver.why_not.startswith("held down for")
+    assert driver.wait(0.2) == [Acquire(3)], "the one that ranks higher first"
+    assert driver.told.ready
+    ready = active(hold_down=300.0, patience=2.0)
+    ready.tell(LeaseLost("the lease could not be renewed in time"))
+    ready.hears(epoch=2, priority=priority)
+    assert ready.wait(100.0) == [], "it would take it, and is not held down"
+
+
 def test_an_epoch_found_elsewhere_ends_acting_at_once():
     driver = standby(witness=False, none="promote")
     driver.silence()
