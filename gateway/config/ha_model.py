@@ -176,7 +176,7 @@ class HaPeer(Section):
         default=5.0,
         ge=0,
         le=300,
-        description="after a failure of its own a gateway does not take over for so long while the other is there; doubles with each",
+        description="after a failure of its own a gateway does not take over for so long while the other acts or would; doubles with each",
     )
     scheduled_events: Literal["off", "azure", "aws"] = Field(
         default="off",

@@ -56,8 +56,7 @@ from gateway.ha.witness import Acquire, Break, LeaseGranted, LeaseLost, LeaseRef
 Event = PeerUp | PeerDown | PeerSaid | LeaseGranted | LeaseLost | LeaseRefused
 Effect = RoleChanged | LevelChanged | CommandRefused | Remember | Acquire | Break | Release
 
-TRANSITIONS = 8
-"""The most that follow from one input; the next input goes on."""
+TRANSITIONS = 8  # the most that follow from one input; the next input goes on
 
 
 class Election:
@@ -277,6 +276,8 @@ class Election:
         if peer.dead(now) and self._vote.is_lost:
             self._demote(f"{peer.name} is silent, and only {self._vote.tally}", now)
             return
+        if self._settings.both_carry and peer.attracts:
+            self._attract(Level.TOOK_OVER, f"{peer.name} may attract what it does not carry")
         if self.level is Level.TOOK_OVER and now >= peer.quiet_since + self._settings.step_back:
             self._attract(Level.ACTIVE, f"{peer.name} is seen as a standby")
         if (reason := self._reason_to_leave(now)) == "":
@@ -543,9 +544,8 @@ class Election:
     def _handover(self, now: float) -> Handover:
         if self._offer_until is not None:
             return Handover.OFFERED
-        if self.role is Role.STANDBY and self._peer_is_active and self._peer.up and not self._own_obstacle(now):
-            return Handover.WANTED if self._asked_for or self._preempts(now) else Handover.NONE
-        return Handover.NONE
+        free = self.role is Role.STANDBY and self._peer_is_active and self._peer.up and not self._own_obstacle(now)
+        return Handover.WANTED if free and (self._asked_for or self._preempts(now)) else Handover.NONE
 
     def _preempts(self, now: float) -> bool:
         said, settings = self._peer.said, self._settings

@@ -38,12 +38,17 @@ class Bird:
         prefixes: Sequence[str],
         *,
         transit: bool = False,
+        multipath: bool = False,
     ) -> None:
+        """`multipath`: equally good paths are used side by side."""
         self.machine = machine
         self.process: Process | None = None
         self._socket = machine.directory / "bird.ctl"
         self._conf = machine.directory / "bird.conf"
-        self._conf.write_text(_configuration(local_as, router_id, neighbors, prefixes, transit=transit))
+        text = _configuration(local_as, router_id, neighbors, prefixes, transit=transit)
+        self._conf.write_text(
+            text.replace("  scan time 5;", "  scan time 5;\n  merge paths on;") if multipath else text
+        )
 
     def start(self) -> None:
         argv = [

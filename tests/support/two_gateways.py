@@ -86,14 +86,24 @@ def longest_gap(stream: Stream, since: float) -> float:
 
 class TwoGateways:
     """The scene, with nothing started yet. `ha`: more keys of [ha]; `ttl`: of the lease, "" for no witness node; `more`: further
-    sections, in which {name}, {fabric} and {other} are a gateway's name, its own address and the other's."""
+    sections, in which {name}, {fabric} and {other} are a gateway's name, its own address and the other's. `multipath`: both routers
+    use equally good paths side by side."""
 
-    def __init__(self, lab: Lab, *, ha: str = "", interval: str = "50ms", ttl: str = "200ms", more: str = "") -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        *,
+        ha: str = "",
+        interval: str = "50ms",
+        ttl: str = "200ms",
+        more: str = "",
+        multipath: bool = False,
+    ) -> None:
         names = ("host", "vnet", "gwa", "gwb", "wan", "router", "site", "edge1", "edge2", "witness")
         self.host, self.vnet, gateway_a, gateway_b, self.wan, self.router, self.site, *rest = map(lab.namespace, names)
         self.gateways: list[Namespace] = [gateway_a, gateway_b]
         self.edges, self.witness = rest[:2], rest[2]
-        self.ttl = ttl
+        self.ttl, self._multipath = ttl, multipath
         self._links(lab)
         self.charons = [self._charon(at) for at in (0, 1)]
         self.birds = [self._edge_bird(at) for at in (0, 1)]
@@ -260,10 +270,10 @@ class TwoGateways:
         sessions = [
             Neighbor(f"edge{at + 1}", f"192.168.9{at + 1}.2", f"192.168.9{at + 1}.1", 65001 + at) for at in (0, 1)
         ]
-        return Bird(self.router, ROUTER_AS, "192.168.91.2", sessions, [SITE])
+        return Bird(self.router, ROUTER_AS, "192.168.91.2", sessions, [SITE], multipath=self._multipath)
 
     def _vnet_bird(self) -> Bird:
         sessions = [
             Neighbor(f"gw_{NAMES[at]}", f"{FABRIC[at].rsplit('.', 1)[0]}.1", FABRIC[at], GATEWAY_AS) for at in (0, 1)
         ]
-        return Bird(self.vnet, VNET_AS, "10.1.1.1", sessions, [LAN])
+        return Bird(self.vnet, VNET_AS, "10.1.1.1", sessions, [LAN], multipath=self._multipath)

@@ -19,7 +19,8 @@ from support.cloud_beside import BLOB_WITNESS, FABRIC_SECTION, SCHEDULED_EVENTS,
 from support.clouds import route
 from support.netns import Lab
 from support.process import wait_until
-from support.two_gateways import FABRIC, NAMES, TwoGateways
+from support.traffic import Streams
+from support.two_gateways import FABRIC, HOST, NAMES, SITE_HOST, TwoGateways, longest_gap
 
 pytestmark = pytest.mark.system
 MOST = 1.5
@@ -324,6 +325,34 @@ def test_where_both_carry_they_announce_the_same_until_one_is_drained(lab: Lab) 
     assert levels()[active] == "standby", "also when the drain time is over"
     pair.daemons[active].ctl("ha", "resume")
     wait_until(lambda: levels() == ["active", "active"], 10, "both carry again")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["the active", "the standby", "the standby's circuit"])
+def test_where_both_carry_either_takes_all_when_the_other_dies(lab: Lab, lost: str) -> None:
+    """Flows are spread over both by the routers on both sides (ECMP)."""
+    pair = TwoGateways(lab, ha='drain_time = "500ms"\nmode = "active-active"', multipath=True)
+    for router in (pair.vnet, pair.router):
+        router.run("sysctl", "-qw", "net.ipv4.fib_multipath_hash_policy=1")
+    pair.start()
+    flows = [Streams(pair.host, HOST, pair.site, SITE_HOST, port) for port in range(7100, 7116, 2)]
+    for flow in flows:
+        flow.start(50)
+    for flow in flows:
+        flow.wait_flowing(20)
+
+    def carried() -> list[int]:
+        found = [daemon.tunnel() for daemon in pair.daemons]
+        return [min(one["packets_in"], one["packets_out"]) if one else 0 for one in found]
+
+    wait_until(lambda: min(carried()) > 100, 30, "both carry traffic in both directions")
+    at = pair.active() if lost == "the active" else 1 - pair.active()
+    begun = time.monotonic()
+    fault = pair.cut_circuit if lost.endswith("circuit") else pair.power_off
+    fault(at)
+    time.sleep(MOST + 1.0)
+    gaps = [longest_gap(stream, begun) for flow in flows for stream in (flow.there, flow.back)]
+    assert max(gaps) < MOST, gaps
 
 
 @pytest.mark.slow

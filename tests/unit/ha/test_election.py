@@ -325,6 +325,22 @@ def test_an_offer_that_may_have_been_used_is_not_taken_back_but_goes_on_attracti
     assert roles(out) == [(Role.DRAINING, Role.ACTIVE, 2)], "by its consent"
 
 
+@pytest.mark.parametrize("how", ["silent", "ill, and its edge was not told"])
+def test_where_both_carry_the_active_takes_all_from_one_that_may_attract_what_it_does_not_carry(how: str):
+    driver = active(both_carry=True, step_back=1.0)
+    driver.hears(level=Level.ACTIVE)
+    driver.wait(1.1)
+    assert driver.core.level is Level.ACTIVE
+    out = driver.silence() if how == "silent" else driver.hears(role=Role.FAULT, level=Level.ACTIVE, ready=False)
+    assert [one.level for one in out if isinstance(one, LevelChanged)] == [Level.TOOK_OVER]
+    assert driver.wait(60.0) == []
+    driver.up(replace(STANDBY, level=Level.ACTIVE))
+    assert [one.level for one in driver.wait(1.1) if isinstance(one, LevelChanged)] == [Level.ACTIVE]
+    alone = active(step_back=1.0)
+    alone.wait(1.1)
+    assert alone.silence() == [], "a standby that carries nothing attracts nothing"
+
+
 def test_two_actives_after_a_cut_become_one_by_epoch_and_then_by_priority():
     for epoch, priority, stays in ((7, 1, False), (6, 300, False), (6, 100, True), (5, 300, True)):
         driver = standby(witness=False, none="promote")
