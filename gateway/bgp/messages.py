@@ -328,9 +328,6 @@ def _judged(value: Mapping[str, Any]) -> tuple[Attributes, str]:
     # RFC 7607 2: an UPDATE with AS 0 in its path is malformed
     if 0 in attributes.as_path:
         return Attributes(), "AS 0 in the path"
-    # RFC 7606 7.2: a segment without an AS
-    if any(not segment["value"] for segment in value.get("as-path", {}).values()):
-        return Attributes(), "empty segment in the path"
     return attributes, ""
 
 
@@ -388,17 +385,23 @@ def _as_path(value: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
     path: list[int] = []
     length = 0
     for segment in value.values():
-        numbers = list(map(_number, segment["value"]))
-        path += numbers
-        length += {"as-sequence": len(numbers), "as-set": 1}.get(segment["element"], 0)
+        numbers, element = segment["value"], segment["element"]
+        # RFC 7606 7.2: a segment without an AS
+        if not numbers:
+            raise ValueError("empty segment in the path")
+        path += map(_number, numbers)
+        if element == "as-sequence":
+            length += len(numbers)
+        elif element == "as-set":
+            length += 1
     return tuple(path), length
 
 
 def _community(value: Any, parts: int) -> str:
     if isinstance(value, str) and value in WELL_KNOWN:
         return WELL_KNOWN[value]
-    numbers = [int(part) for part in value.split(":")] if isinstance(value, str) else list(map(_number, value))
-    if len(numbers) != parts or any(not 0 <= number <= 0xFFFFFFFF for number in numbers):
+    numbers = [int(part) for part in value.split(":")] if isinstance(value, str) else value
+    if len(numbers) != parts or max(map(_number, numbers)) > 0xFFFFFFFF:
         raise ValueError(f"community {value!r}"[:80])
     return ":".join(map(str, numbers))
 
@@ -416,9 +419,9 @@ def _address(text: Any) -> Address:
 
 
 def _number(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0xFFFFFFFFFFFFFFFF:
-        raise ValueError(f"number {value!r}"[:80])
-    return value
+    if type(value) is int and 0 <= value <= 0xFFFFFFFFFFFFFFFF:  # a truth value is none
+        return value
+    raise ValueError(f"number {value!r}"[:80])
 
 
 def _optional(value: Any) -> int | None:

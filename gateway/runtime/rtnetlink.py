@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import NamedTuple
 
 from gateway.routing.model import Address, Entry, Group, Nexthop, Op, OpError, Prefix, Route, RouteKind, Verb
 
@@ -109,8 +110,7 @@ class KernelNexthop:
     entry: Nexthop | Group | None  # None: a kind we do not make
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A message to the kernel, its sequence number apart. `acknowledged`: answered too when there is no error."""
 
     type: int
