@@ -55,7 +55,7 @@ def play(seed: int) -> HaWorld:
 
 
 def perform(schedule: HaSchedule) -> HaWorld:
-    with _cipher(real=schedule.seed % REAL_CIPHER == 0):
+    with light_cipher(real=schedule.seed % REAL_CIPHER == 0):
         world = HaWorld(schedule.seed, schedule.plan, WEATHERS[schedule.weather])
         world.note("", str(schedule))
         if world.chance.random() < 0.5:
@@ -198,9 +198,9 @@ def _witness_restarts(world: HaWorld) -> None:
         world.run(DEAD_TIME + world.chance.uniform(0.5, TTL))
     world.crash_witness()
     if world.chance.random() < 0.5:
-        world.start_witness()
+        world.witness.start()
         return
-    world.later(_some_time(world), world.start_witness)
+    world.later(_some_time(world), world.witness.start)
 
 
 def _announced(world: HaWorld) -> None:
@@ -298,7 +298,8 @@ class _Light:
 
 
 @contextmanager
-def _cipher(real: bool) -> Iterator[None]:
+def light_cipher(real: bool = False) -> Iterator[None]:
+    """Heartbeats and requests for the lease are not sealed, but for `real`."""
     whole, cipher = sealed._derive, sealed.AESGCM
     if not real:
         sealed.AESGCM = lambda key: _Light()  # type: ignore[assignment,misc]

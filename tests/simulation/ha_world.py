@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from simulation.ha_invariants import HaWatch
 from simulation.ha_plan import CALM, DEAD_AFTER, DEAD_TIME, INTERVAL, TTL, HaPlan, HaWeather
+from simulation.ha_witness import WitnessMachine
 from simulation.trace import Broken
 from simulation.world import SimulationFailure
 from support.heartbeat_network import SeededRandom
@@ -42,7 +43,7 @@ from gateway.ha.roles import (
 )
 from gateway.ha.witness import Ask, Lease
 from gateway.ha.witness_link import Answered, WitnessLink, WitnessSettings
-from gateway.ha.witness_node import ClusterSettings, Persist, Record, WitnessNode
+from gateway.ha.witness_node import Record
 
 SECRET = b"a secret of the pair, long enough"
 HOSTS = {"a": "10.0.0.4", "b": "10.0.0.5", "w": "10.0.9.9"}
@@ -227,16 +228,12 @@ class HaWorld:
         self.slow: dict[tuple[str, str], tuple[float, float]] = {}
         """One direction between two machines whose datagrams take longer."""
         self.cuts: dict[tuple[str, str, int], int] = {}  # how many faults cut it; path -1: all
-        self.records: dict[int, Record] = {}
-        self.witness: WitnessNode | None = None
-        self._witness_offset = self.chance.uniform(0, 1e6)
-        self._witness_rate = self.chance.uniform(0.995, 1.005)
-        self._witness_boots = 0
+        self.witness = WitnessMachine(self, _at("w", 4790), SECRET, TTL, breaks=self.plan.policy == "break")
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self.machines = {name: Machine(self, name) for name in "ab"}
         self.watch = HaWatch(self)
-        self.guarded(lambda: self.start_witness(rested=True))
+        self.guarded(lambda: self.witness.start(rested=True))
 
     # --- what a schedule does -----------------------------------------------------------------------------------
 
@@ -286,20 +283,9 @@ class HaWorld:
         self.note("net", f"healed {key[0]}>{key[1]}")
         self.cuts[key] = max(0, self.cuts.get(key, 0) - 1)
 
-    def start_witness(self, rested: bool = False) -> None:
-        if self.witness is not None:
-            return
-        self._witness_boots += 1
-        self.note("w", "STARTS")
-        chance = SeededRandom(self.seed * 1000 + self._witness_boots * 10 + 7)
-        clusters = {0: ClusterSettings((SECRET,), TTL, self.plan.policy == "break")}
-        now = self.witness_now - (TTL if rested else 0.0)
-        self.witness = WitnessNode(_at("w", 4790), clusters, self.records, chance, now)
-
     def crash_witness(self) -> None:
-        self.note("w", "CRASHES")
         self.watch.disturbed()
-        self.witness = None
+        self.witness.crash()
 
     def fall_ill(self, name: str, reasons: HealthReason) -> None:
         self.note(name, f"health: {named(reasons)}")
@@ -320,7 +306,7 @@ class HaWorld:
 
     def tell_epoch(self, name: str, epoch: int) -> None:
         """Who became active announces it; a route server takes its time, and knows no cuts between the machines."""
-        self._push(self.now + self.chance.uniform(*ANNOUNCED_AFTER), lambda: self.hear_epoch(OTHER[name], epoch))
+        self.schedule(self.now + self.chance.uniform(*ANNOUNCED_AFTER), lambda: self.hear_epoch(OTHER[name], epoch))
 
     def hear_epoch(self, name: str, epoch: int) -> None:
         """A route comes with this mark."""
@@ -377,7 +363,7 @@ class HaWorld:
         self.slow.clear()
         self._queue = [entry for entry in self._queue if not isinstance(entry[2], _Fault)]
         heapq.heapify(self._queue)
-        self.start_witness()
+        self.witness.start()
         self.start()
         for name in "ab":
             self.resume(name)
@@ -415,17 +401,13 @@ class HaWorld:
 
     # --- what a machine needs -----------------------------------------------------------------------------------
 
-    @property
-    def witness_now(self) -> float:
-        return self._witness_offset + self._witness_rate * self.now
-
     def note(self, who: str, text: str) -> None:
         self.lines.append(f"{self.now:10.3f}  {who:<4} {text}")
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """An end of a fault: none of these is left when all faults are over."""
         fault = _Fault(action)
-        self._push(self.now + seconds, fault)
+        self.schedule(self.now + seconds, fault)
 
     def send(self, sender: str, datagram: Transmit) -> None:
         receiver = _NAMES[datagram.remote.host]
@@ -438,50 +420,34 @@ class HaWorld:
             delays.append(chance.uniform(*span))
         for delay in delays:
             if not lost and (not weather.loss or chance.random() >= weather.loss):
-                self._push(self.now + delay, lambda: self._arrive(sender, receiver, datagram))
+                self.schedule(self.now + delay, lambda: self._arrive(sender, receiver, datagram))
 
     def _arrive(self, sender: str, receiver: str, datagram: Transmit) -> None:
         if receiver != "w":
             self.machines[receiver].arrive(sender, datagram)
-        elif self.witness is not None:
-            self.witness.receive(datagram.data, datagram.local, self.witness_now)
-            self._drain_witness()
+        else:
+            self.witness.receive(datagram)
 
-    def _drain_witness(self) -> None:
-        node = self.witness
-        assert node is not None
-        for effect in node.poll():
-            if isinstance(effect, Persist):
-                self._push(self.now + self.chance.uniform(0.0, 0.05), lambda effect=effect: self._written(node, effect))  # type: ignore[misc]
-            else:
-                self.send("w", effect)
+    def answer(self, datagram: Transmit) -> None:
+        """Of the witness."""
+        self.send("w", datagram)
 
-    def _written(self, node: WitnessNode, effect: Persist) -> None:
-        if node is self.witness:
-            self.note("w", f"grants epoch {effect.record.epoch} to {effect.record.name}")
-            self.watch.granted(effect.record)
-            self.records = {**self.records, effect.cluster: effect.record}
-            node.persisted(effect.ticket, self.witness_now)
-            self._drain_witness()
+    def granted(self, record: Record) -> None:
+        self.watch.granted(record)
 
-    def _push(self, at: float, action: Callable[[], None]) -> None:
+    def schedule(self, at: float, action: Callable[[], None]) -> None:
         self._count += 1
         heapq.heappush(self._queue, (at, self._count, action))
 
     def _timers(self) -> list[tuple[float | None, str]]:
-        timers = [(machine.wake_at, name) for name, machine in self.machines.items()]
-        if self.witness is not None and (due := self.witness.next_deadline()) is not None:
-            timers.append((max(self.now, (due - self._witness_offset) / self._witness_rate), "w"))
-        return timers
+        timers: list[tuple[float | None, str]] = [(machine.wake_at, name) for name, machine in self.machines.items()]
+        return [*timers, (self.witness.wake_at, "w")]
 
     def _step(self, name: str) -> None:
         if not name:
             heapq.heappop(self._queue)[2]()
         elif name == "w":
-            assert self.witness is not None
-            # A clock read after the timer fired: never before what it was set for, whatever the rounding
-            self.witness.handle_deadline(self.witness_now + 1e-6)
-            self._drain_witness()
+            self.witness.wake()
         else:
             self.machines[name].offset += 1e-9
             self.watch.woken(self.machines[name])

@@ -92,6 +92,10 @@ class Network:
         if nat:
             self._nats[host] = Nat(host, nat)
 
+    def detach(self, host: str) -> None:
+        """Nobody has this address any more."""
+        self._hosts.pop(host, None)
+
     def at(self, host: str) -> str:
         """The node that has this address or had it; "" when none has."""
         return self._hosts.get(host, "")
@@ -99,6 +103,12 @@ class Network:
     def cut(self, sender: str, receiver: str) -> None:
         """From now on nothing passes in this direction."""
         self._cuts.add((sender, receiver))
+
+    def is_cut(self, sender: str, receiver: str) -> bool:
+        return (sender, receiver) in self._cuts
+
+    def mend(self, sender: str, receiver: str) -> None:
+        self._cuts.discard((sender, receiver))
 
     def heal(self) -> None:
         self._cuts.clear()

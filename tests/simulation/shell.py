@@ -95,6 +95,8 @@ class Shell:
         self.kernel = CountedKernel({UNDERLAY})
         self.running = self.frozen = self.stores = False
         self.kept: dict[str, KeptConnection] = {}
+        self.epoch = 0
+        """The highest of its pair, as it is on its disk."""
         self.ever_guarded = False
         self.incarnation = 0
         self.wake_at: float | None = None
@@ -121,7 +123,7 @@ class Shell:
         if not self.stores:
             self.kept.clear()
         earlier = Earlier(dict(self.kept), clean=False)
-        self.node = Gateway(self.settings, SeededRandom(seed), CheapKeyExchanges(), earlier=earlier)
+        self.node = Gateway(self.settings, SeededRandom(seed), CheapKeyExchanges(), epoch=self.epoch, earlier=earlier)
         self.dataplane = self.plane(SeededRandom(seed + " esp"))
         self.command(inputs.Underlay(self.connected))
         self.command(inputs.Start())
@@ -154,8 +156,11 @@ class Shell:
         done = {(direction, spi): one.sequence for (direction, _, spi), one in self.dataplane.sa_counters().items()}
 
         def exact(one: KeptSa) -> KeptSa:
+            seen = done.get((Direction.INBOUND, one.event.spi_in))
+            if seen is None:
+                return one  # kept by a process before this one, which did not go on with it
             sent = done.get((Direction.OUTBOUND, one.event.spi_out), one.granted)
-            return replace(one, granted=sent, seen=done[Direction.INBOUND, one.event.spi_in], exact=True)
+            return replace(one, granted=sent, seen=seen, exact=True)
 
         self.kept = {name: replace(kept, sas=tuple(map(exact, kept.sas))) for name, kept in self.kept.items()}
 
@@ -316,7 +321,7 @@ class Shell:
                 pass  # every TUN in the one table that `kernel` is
             case effects.SaveGuard():
                 pass  # no BGP here, so nothing is learned that a reboot could forget
-            case effects.BgpLine() | effects.BgpStart() | effects.BgpDrained() | effects.HeartbeatTransmit():
+            case effects.BgpLine() | effects.BgpStart() | effects.BgpDrained():
                 pass
             case _:
                 raise TypeError(f"effect {effect!r} has nobody to carry it out")
