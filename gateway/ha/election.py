@@ -129,6 +129,7 @@ class Election:
             case Operate(verb):
                 self._operate(verb, now)
             case Standing():
+                self._first_since = None if self._standing is Standing.OTHER else self._first_since
                 self._standing = command
             case MachineLeaves(soon):
                 self._leaving = soon
@@ -476,10 +477,10 @@ class Election:
         return ""
 
     def _note_who_goes_first(self, now: float) -> None:
-        """A peer that is as free to become active as we are, and ranks higher."""
-        said = self._peer.said
+        """A peer that is as free to become active as we are, and ranks higher. Nobody can while the lease is somebody's."""
+        said, held = self._peer.said, self._settings.witness and self._standing is Standing.OTHER
         first = said is not None and said.ready and not self._peer.offers and self._rank_of(said) > self._rank
-        self._first_since = (now if self._first_since is None else self._first_since) if first else None
+        self._first_since = (now if self._first_since is None or held else self._first_since) if first else None
 
     def _waits_for_peer(self, now: float) -> str:
         """With a witness not for ever: perhaps it does not reach the witness."""

@@ -130,6 +130,7 @@ class HealthReason(IntFlag):
     TUNNELS = 0x2
     BGP = 0x4
     DATA_PLANE = 0x8
+    COPY = 0x10
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,11 @@ WEIGHTS = {
     HealthReason.LINK: 400,
     HealthReason.TUNNELS: 300,
     HealthReason.BGP: 200,
-    HealthReason.DATA_PLANE: 100,
+    HealthReason.DATA_PLANE: 60,
+    HealthReason.COPY: 40,
 }
-"""What each reason takes from the health, which is 1000 at best."""
+"""What each reason takes from the health, which is 1000 at best. Without a copy of the other's SAs a gateway takes over all the same, but
+after one that has it."""
 
 
 class Verb(Enum):

@@ -473,6 +473,7 @@ class Gateway:
             if self.replication.follow(self.pairing.ha, now) or self.replication.reconsidered(now):
                 self._move_shared(now)
                 progress = True
+            self.pairing.copied(self.replication, now)
             for effect in self.liveness.poll():
                 progress = True
                 self._liveness_event(effect, now)

@@ -4,6 +4,7 @@
     BGP          neighbors are configured on a side (sites, fabric), and none of that side has a session
     LINK         an outer address of ours is on no link of this host any more
     DATA_PLANE   the clear-text guard does not stand, or no worker works
+    COPY         addresses are shared, and there is no copy of the active gateway's SAs here: connections would begin anew
 
 The number also counts what is lost in part: of two tunnels one, of two route servers one. It is told to the other gateway, and decides
 where both could be active. Kept up to date by what happens; nothing is searched.
@@ -29,6 +30,7 @@ class Health:
     """Whether each carries."""
     links: bool = True
     data_plane: bool = False
+    copy: bool = True
     changed: bool = True
     _sides: dict[str, Role] = field(default_factory=dict)
     _sessions: dict[str, bool] = field(default_factory=dict)
@@ -56,12 +58,13 @@ class Health:
             else:
                 self.tunnels[name] = carries
 
-    def set(self, *, links: bool | None = None, data_plane: bool | None = None) -> None:
+    def set(self, *, links: bool | None = None, data_plane: bool | None = None, copy: bool | None = None) -> None:
         """What is given."""
-        before = (self.links, self.data_plane)
+        before = (self.links, self.data_plane, self.copy)
         self.links = self.links if links is None else links
         self.data_plane = self.data_plane if data_plane is None else data_plane
-        self.changed = self.changed or before != (self.links, self.data_plane)
+        self.copy = self.copy if copy is None else copy
+        self.changed = self.changed or before != (self.links, self.data_plane, self.copy)
 
     def judge(self) -> HealthChanged:
         """For the election."""
@@ -71,6 +74,7 @@ class Health:
         lost[HealthReason.BGP] = max(_lost(self._of(side)) for side in _SIDES)
         lost[HealthReason.LINK] = float(not self.links)
         lost[HealthReason.DATA_PLANE] = float(not self.data_plane)
+        lost[HealthReason.COPY] = float(not self.copy)
         reasons = HealthReason(0)
         for reason, share in lost.items():
             reasons |= reason if share == 1 else HealthReason(0)

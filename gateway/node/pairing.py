@@ -14,6 +14,7 @@ from gateway.ha.roles import MachineLeaves, Operate, VoteChanged
 from gateway.node import effects, inputs, outcomes
 from gateway.node.health import Health
 from gateway.node.high_availability import HighAvailability
+from gateway.node.replication import Replication
 from gateway.node.settings import GatewaySettings
 from gateway.node.tunnel import Tunnel
 from gateway.routing.model import Prefix
@@ -112,6 +113,12 @@ class Pairing:
         linked = {one for one in self._outer if any(ip_address(one) in net for net in connected)}
         self._linked = (self._linked | linked) & self._outer
         self.health.set(links=linked >= self._linked)
+
+    def copied(self, replication: Replication, now: float) -> None:
+        """Where addresses are shared: who goes on with connections, or could."""
+        if self.ha is not None:
+            has_copy = replication.has_copy(self.ha.pair.election.epoch, now)
+            self.health.set(copy=not replication.hosts or replication.acting or has_copy)
 
     def guarded(self) -> None:
         """The clear-text guard stands."""

@@ -92,6 +92,10 @@ class Replication:
     def shared(self) -> list[Tunnel]:
         return [tunnel for tunnel in self._tunnels.values() if tunnel.shared]
 
+    def has_copy(self, epoch: int, now: float) -> bool:
+        """Whether connections could go on here, were the lease ours now; `epoch`: the highest that was granted, as far as is known."""
+        return not self.acting and self.holder.copy.epoch >= epoch and self.holder.usable(now)
+
     @property
     def arriving(self) -> list[Tunnel]:
         """Those that may go on here."""

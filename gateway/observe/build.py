@@ -82,7 +82,7 @@ def build(
     ha = None
     if pair is not None:
         away = (*node.pairing.sent_away, *(one.name for one in node.replication.shared if one.elsewhere))
-        replica = replica_status(node.replication, now)
+        replica = replica_status(node.replication, pair.pair.election.epoch, now)
         ha = ha_status(pair, now, facts.heartbeats_sent, away, replica)
     fabric = fabric_status(pair.fabric.view()) if pair is not None and pair.fabric is not None else None
     in_cloud = node.replication.cloud.view

@@ -65,8 +65,8 @@ def ha_status(
     )
 
 
-def replica_status(one: Replication, now: float) -> ReplicaStatus | None:
-    """None where no address is shared."""
+def replica_status(one: Replication, epoch: int, now: float) -> ReplicaStatus | None:
+    """None where no address is shared. `epoch`: the highest known."""
     if not one.hosts:
         return None
     copy, source = one.holder.copy, one.source
@@ -76,7 +76,7 @@ def replica_status(one: Replication, now: float) -> ReplicaStatus | None:
         connected=one.dialed is not None,
         connections=len(one.shared) if one.acting else len(copy.contents),
         epoch=one.epoch if one.acting else copy.epoch,
-        usable=not one.acting and one.holder.usable(now),
+        usable=one.has_copy(epoch, now),
         heard_at=one.source.heard_at if one.acting else one.holder.heard_at,
         behind=source.number - source.acked if one.acting and one.dialed is not None else 0,
         waiting=one.waiting,

@@ -115,7 +115,7 @@ class PairMachine(Machine):
     @property
     def has_copy(self) -> bool:
         """Whether it could go on with the connection now."""
-        return self.running and self.node.replication.holder.usable(self.time.now)
+        return self.running and self.node.replication.has_copy(self.ha.pair.election.epoch, self.time.now)
 
     @property
     def next_wake(self) -> float | None:

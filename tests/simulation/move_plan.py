@@ -1,8 +1,8 @@
-"""A pair with an outer address that moves, and the edge that knows of one gateway: as its operators configure them.
+r"""A pair with an outer address that moves, and the edge that knows of one gateway: as its operators configure them.
 
-    a 10.0.0.4 --\                   /-- edge 198.51.100.100
-    b 10.0.0.5 ---- 198.51.100.10 --/        (whoever is active has it)
-    w 10.0.9.9
+a 10.0.0.4 --\                   /-- edge 198.51.100.100
+b 10.0.0.5 ---- 198.51.100.10 --/        (whoever is active has it)
+w 10.0.9.9
 """
 
 from __future__ import annotations

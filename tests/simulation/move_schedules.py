@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from simulation.ha_schedules import light_cipher
+from simulation.move_machine import PairMachine
 from simulation.move_plan import CHILD, DEAD_TIME, OTHER, TTL, MovePlan
 from simulation.move_world import MoveWorld
 from simulation.network import CALM, ROUGH, Weather
@@ -87,6 +88,16 @@ def _some_time(world: MoveWorld) -> float:
     """Shorter than, about, and longer than every timer."""
     chance = world.chance
     return chance.choice((chance.uniform(0, 0.5), DEAD_TIME, TTL, chance.uniform(0, 8), chance.uniform(5, 30)))
+
+
+def _rested(world: MoveWorld) -> PairMachine:
+    """Nothing is wrong, and both know all there is to know. The active one."""
+    world.clear()
+    world.converge()
+    world.run(2 * TTL)
+    world.converge()
+    assert world.active is not None
+    return world.active
 
 
 def _crash(world: MoveWorld) -> None:
@@ -202,10 +213,7 @@ def _rekeys(world: MoveWorld) -> None:
 
 def _old_copy(world: MoveWorld) -> None:
     """The copy is cut off, the connection goes on, and the active one is lost: before or after the copy is too old to be used."""
-    world.clear()
-    world.converge()
-    old = world.active
-    assert old is not None
+    old = _rested(world)
     for sender, receiver in (("a", "b"), ("b", "a")):
         world.cut(sender, receiver, 60.0)
     world.run(world.chance.uniform(0.5, 14))
@@ -216,14 +224,22 @@ def _old_copy(world: MoveWorld) -> None:
     world.run(world.chance.uniform(TTL, 3 * TTL))
 
 
+def _power_comes_back(world: MoveWorld) -> None:
+    """Before the lease is over. Whoever has the copy goes first, whatever the priorities are."""
+    old = _rested(world)
+    resumed = world.happenings[RESUMED]
+    world.power_off(old.name)
+    world.run(world.chance.uniform(0.2, TTL - 0.5))
+    world.start(old.name)
+    if not world.run_until(lambda: world.active is not None and world.active.acts, 4 * TTL):
+        world.fail("nobody is active")
+    if world.happenings[RESUMED] == resumed and not world.plan.broken:
+        world.fail(f"{old.name} is active, and the other one had a copy")
+
+
 def _takeover(world: MoveWorld) -> None:
     """One fault and nothing else, at a pair that is at rest, also amid a rekey: nobody negotiates anew, and traffic goes on."""
-    world.clear()
-    world.converge()
-    world.run(2 * TTL)
-    world.converge()
-    old = world.active
-    assert old is not None
+    old = _rested(world)
     before, resumed, lost = world.negotiations, world.happenings[RESUMED], world.happenings[REKEY_LOST]
     if world.chance.random() < 0.6:
         world.rekey(world.chance.choice((old.name, "e")), world.chance.choice(("", CHILD)))
@@ -231,7 +247,7 @@ def _takeover(world: MoveWorld) -> None:
     strike = world.chance.choice(tuple(STRIKES))
     STRIKES[strike](world, old.name)
     new = world.machines[OTHER[old.name]]
-    if not world.run_until(lambda: new.acts or old.acts and strike == "crash", 3 * TTL):
+    if not world.run_until(lambda: new.acts or (old.acts and strike == "crash"), 3 * TTL):
         world.fail(f"after {strike} of {old.name} nobody is active")
     if world.plan.broken:
         return  # a lease that is taken by force leaves nothing to go on with
@@ -270,6 +286,7 @@ ACTS: dict[str, Callable[[MoveWorld], None]] = {
     "operators": _operators,
     "rekeys": _rekeys,
     "old copy": _old_copy,
+    "power comes back": _power_comes_back,
     "takeover": _takeover,
 }
 

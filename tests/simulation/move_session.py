@@ -27,7 +27,10 @@ class Session:
     def __init__(self, world: MoveWorld, begins_at: float) -> None:
         self._world, self._begins_at = world, begins_at
         self._open = {"a": True, "b": True}
-        self._way: dict[str, deque[tuple[float, Said | None]]] = {"a": deque(), "b": deque()}  # what each said; None: it ends
+        self._way: dict[str, deque[tuple[float, Said | None]]] = {
+            "a": deque(),
+            "b": deque(),
+        }  # what each said; None: it ends
 
     def say(self, sender: str, said: Said | None) -> None:
         way, world = self._way[sender], self._world

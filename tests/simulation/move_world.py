@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from simulation.ha_witness import WitnessMachine
 from simulation.move_machine import Machine, PairMachine
-from simulation.move_plan import CONNECTION, DEAD_TIME, EDGE, HOSTS, OTHER, SECRET, SHARED, TTL, MovePlan
+from simulation.move_plan import CONNECTION, DEAD_TIME, HOSTS, OTHER, SECRET, SHARED, TTL, MovePlan
 from simulation.move_session import Session
 from simulation.network import CALM, Copy, Network, Passage, Weather
 from simulation.shell import Pace, Shell
@@ -30,7 +30,7 @@ from gateway.ha.message import Role
 from gateway.ha.roles import Operate, Verb
 from gateway.ha.witness_node import Record
 from gateway.ike.registry import ExchangeType
-from gateway.ike.settings import IKE_PORT, NATT_PORT
+from gateway.ike.settings import NATT_PORT
 from gateway.node import effects, inputs
 
 TESTS = "tests/simulation/test_move_schedules.py"

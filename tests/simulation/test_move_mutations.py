@@ -48,9 +48,7 @@ def _any_epoch(patch: pytest.MonkeyPatch) -> None:
 
 
 def _any_age(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        Holder, "fit", lambda self, epoch, now: self.copy.contents if epoch == self.copy.epoch + 1 else {}
-    )
+    patch.setattr(Holder, "fit", lambda self, epoch, now: self.copy.contents if epoch == self.copy.epoch + 1 else {})
 
 
 def _from_the_last_reading(patch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,31 @@ def test_an_illness_that_does_not_disqualify_only_ranks_lower():
     assert Acquire(1) in driver.wait(2.5), "but not for ever"
 
 
+def test_the_wait_for_who_goes_first_begins_when_the_lease_is_free():
+    """That of a dead active one may last longer than any patience."""
+    driver = Driver()
+    driver.tell(HealthChanged(HealthReason.COPY))
+    driver.tell(Standing.OTHER)
+    driver.up()
+    assert driver.why_not == "gw-b goes first"
+    assert driver.wait(30) == []
+    assert driver.tell(Standing.FREE) == []
+    assert driver.wait(1.9) == []
+    assert driver.wait(0.2) == [Acquire(1)]
+
+
+def test_without_a_copy_of_the_sas_nothing_is_taken_back_by_preference():
+    driver = standby(preempt=True, preempt_delay=5.0, priority=200)
+    driver.tell(HealthChanged(HealthReason.COPY))
+    driver.wait(20)
+    assert driver.told.handover is Handover.NONE
+    driver.tell(WELL)
+    driver.wait(4)
+    assert driver.told.handover is Handover.NONE
+    driver.wait(2)
+    assert driver.told.handover is Handover.WANTED
+
+
 def test_took_over_steps_back_once_the_other_is_seen_as_a_standby():
     driver = standby()
     driver.silence()

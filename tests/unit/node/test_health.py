@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 
 from gateway.bgp.settings import NeighborSettings, SpeakerSettings
 from gateway.ha.message import HealthReason
+from gateway.ha.roles import ElectionSettings
 from gateway.node.health import Health
 
 OURS = IPv4Address("10.0.0.4")
@@ -30,7 +31,15 @@ def good() -> Health:
 def test_a_gateway_that_has_just_begun_is_not_well():
     judged = Health().judge()
     assert judged.reasons is HealthReason.DATA_PLANE
-    assert judged.health == 900
+    assert judged.health == 940
+
+
+def test_without_a_copy_it_is_the_second_choice_and_no_reason_not_to_take_over():
+    health = good()
+    health.set(copy=False)
+    judged = health.judge()
+    assert (judged.reasons, judged.health) == (HealthReason.COPY, 960)
+    assert not judged.reasons & ElectionSettings("gw-a").disqualifying
 
 
 def test_everything_works():
