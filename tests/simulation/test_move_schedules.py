@@ -14,7 +14,7 @@ import pytest
 from simulation.move_plan import MovePlan
 from simulation.move_schedules import ACTS, PACES, RESUMED, WEATHERS, MoveSchedule, compose, perform, play
 
-COUNT, BLOCK = 300 * int(os.environ.get("SIM_FACTOR", "1")), 50
+COUNT, BLOCK = 200 * int(os.environ.get("SIM_FACTOR", "1")), 50
 ONLY = os.environ.get("SIM_SEED")
 BLOCKS = [range(int(ONLY), int(ONLY) + 1)] if ONLY else [range(one, one + BLOCK) for one in range(0, COUNT, BLOCK)]
 
