@@ -2,6 +2,7 @@
 
     python -m simulation.soak 100000         SOAK_PROCESSES=2 beside each other; progress and findings in build/soak-simulation/
     SOAK_OF=pair ...                         of the pair of gateways instead of IKE; in build/soak-pair/
+    SOAK_OF=move ...                         of whole pairs with an address that moves; in build/soak-move/
 
 A finding is kept with its ladder and does not stop the rest. At the end: how many schedules, how long, what was found.
 """
@@ -16,12 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-from simulation import ha_schedules, schedules
+from simulation import ha_schedules, move_schedules, schedules
 from simulation.world import SimulationFailure
 
-OF_PAIR = os.environ.get("SOAK_OF", "ike") == "pair"
-SCHEDULES = ha_schedules if OF_PAIR else schedules
-WHERE = Path("build/soak-pair" if OF_PAIR else "build/soak-simulation")
+OF = os.environ.get("SOAK_OF", "simulation")
+SCHEDULES = {"simulation": schedules, "pair": ha_schedules, "move": move_schedules}[OF]
+WHERE = Path(f"build/soak-{OF}")
 BLOCK = 250
 """Schedules between two notes of progress."""
 
