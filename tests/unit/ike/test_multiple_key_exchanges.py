@@ -98,6 +98,14 @@ def test_childless_the_ike_sa_does_all_of_its_own_and_the_first_child_sa_those_o
     pair.assert_agreed()
 
 
+def test_a_path_that_takes_only_short_messages_is_told_as_such() -> None:
+    pair = hybrid()
+    pair.rewrite = lambda flight: None if is_kind(flight, ExchangeType.IKE_INTERMEDIATE, False) else flight
+    pair.left.command(Initiate(NAME))
+    pair.run(60)
+    assert [event.reason for event in pair.left.seen(IkeDown)] == ["NO_ANSWER_TO_IKE_INTERMEDIATE"]
+
+
 def test_the_keys_are_those_of_rfc_9370() -> None:
     """RFC 9370 2.2.2, here once more from nothing but HMAC."""
     exchanges_ = Recorded()
