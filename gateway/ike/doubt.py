@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.message import Message
 from gateway.ike.registry import NotifyType
 
@@ -31,10 +30,11 @@ def missed(deadline: float | None, now: float) -> bool:
 
 
 def suspect(sa: IkeSa) -> None:
-    """We stood still: the peer is asked at once, or right after what is under way, whose answer may be from before."""
+    """We stood still: the peer is asked at once, or right after what is under way, whose answer may be from before. Whatever is
+    asked next will do."""
     if not sa.established:
         return
-    sa.doubted = True
+    sa.window.doubted = True
     if sa.window.pending is not None:
         sa.window.pending.doubted_from = sa.window.pending.tries
 
@@ -48,14 +48,6 @@ def hear(sa: IkeSa, message: Message) -> None:
         return
     if message.notify(NotifyType.INVALID_IKE_SPI) is not None:
         pending.doubted_from = 0
-
-
-def ask(sa: IkeSa, now: float) -> None:
-    """The liveness check of a doubted IKE_SA."""
-    sa.doubted = False
-    sa.enqueue(Liveness(), now)
-    if sa.window.pending is not None:
-        sa.window.pending.doubted_from = 0
 
 
 def act(sa: IkeSa, now: float) -> None:

@@ -109,7 +109,6 @@ class IkeSa:
         self.give_up_at: float | None = None
         self.close_at: float | None = None
         self.covered = False  # when that was looked at last, another one carried all
-        self.doubted = False  # whether to ask at once if the peer has it still
         # While it is the rival in a collision: the IKE_SA whose place it may take
         self.predecessor: IkeSa | None = None
         # True while its end would be nobody's news: replaced by a rekey, or not yet in its predecessor's place
@@ -514,7 +513,7 @@ class IkeSa:
             yield from child.deadlines()
         if self.established:
             if not self.exchange:
-                yield self.last_heard + (0.0 if self.doubted else self.settings.dpd_delay)
+                yield self.last_heard + (0.0 if self.window.doubted else self.settings.dpd_delay)
             if self.state is IkeState.ESTABLISHED and self.rekey_at is not None and not self.quiet:
                 yield self.rekey_at
             if self.reauth_at is not None:

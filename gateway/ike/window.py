@@ -32,7 +32,7 @@ class Request:
 class Window:
     """The two counters of an IKE_SA and what belongs to them."""
 
-    __slots__ = ("answering", "cached_id", "cached_response", "expected", "next_request", "pending")
+    __slots__ = ("answering", "cached_id", "cached_response", "doubted", "expected", "next_request", "pending")
 
     def __init__(self, next_request: int = 0, expected: int = 0) -> None:
         self.next_request = next_request
@@ -41,12 +41,15 @@ class Window:
         self.cached_response: Datagrams | None = None
         self.cached_id = -1
         self.answering = False
+        self.doubted = False  # whether to ask at once if the peer still has the IKE_SA (doubt.py)
 
     def sent(self, request: Request) -> None:
         """Our request went out."""
         if self.pending is not None:
             raise LocalError("a second request outside the window")
         self.pending = request
+        if self.doubted:
+            request.doubted_from, self.doubted = 0, False
         if not request.outside:
             self.next_request = request.message_id + 1
 

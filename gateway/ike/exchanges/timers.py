@@ -118,10 +118,8 @@ def _established(sa: IkeSa, now: float) -> None:
         # Again if that fails; the one that succeeds has a time of its own
         sa.reauth_at = now + REAUTH_RETRY
         sa.services.reauthenticate(sa, now)
-    # RFC 7296 2.4: a liveness check only after silence, and not beside another request
-    if sa.exchange is None and sa.doubted:
-        doubt.ask(sa, now)
-    elif sa.exchange is None and now >= sa.last_heard + sa.settings.dpd_delay:
+    # RFC 7296 2.4: a liveness check only after silence or a stand-still, and not beside another request
+    if sa.exchange is None and (sa.window.doubted or now >= sa.last_heard + sa.settings.dpd_delay):
         sa.enqueue(Liveness(), now)
     if sa.nat.local and now >= sa.last_sent + NAT_KEEPALIVE_INTERVAL:
         sa.last_sent = now

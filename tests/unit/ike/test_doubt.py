@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from support.ike_pair import NAME, Flight, Host, Pair, connection, in_clear, snapshot
+from support.ike_pair import CHILD, NAME, Flight, Host, Pair, connection, in_clear, snapshot
 
 from gateway.ike import doubt
-from gateway.ike.commands import CheckLiveness, Configure, TrafficSeen
+from gateway.ike.commands import CheckLiveness, Configure, Rekey, TrafficSeen
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.events import IkeDown, IkeUp
 from gateway.ike.payloads import Notify
@@ -105,7 +105,7 @@ def test_a_quiet_time_without_anything_to_do_is_none() -> None:
     pair.now += 90.0
     pair.left.command(TrafficSeen(NAME))
     assert pair.in_flight == []
-    assert not pair.left.sa.doubted
+    assert not pair.left.sa.window.doubted
 
 
 def test_what_the_peer_sent_before_it_gave_up_calms_nobody() -> None:
@@ -127,6 +127,16 @@ def test_what_the_peer_sent_before_it_gave_up_calms_nobody() -> None:
     pair.fire()
     pair.drain()
     assert exchanges(pair) == ["INFORMATIONAL"]
+    pair.run(SOON)
+    assert pair.left.sa.initiator_spi != old
+    pair.assert_flowing()
+
+
+@pytest.mark.parametrize("first", [CheckLiveness(NAME), Rekey(NAME), Rekey(NAME, CHILD)])
+def test_whatever_is_asked_first_after_it_tells_as_much(first: CheckLiveness | Rekey) -> None:
+    """A probe inside the tunnel that finds it silent asks for a check, or a rekey is due, before our own timer is served."""
+    pair, old = lost_while_away()
+    pair.left.command(first)
     pair.run(SOON)
     assert pair.left.sa.initiator_spi != old
     pair.assert_flowing()
