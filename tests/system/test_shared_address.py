@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.bird import Bird, Neighbor
 from support.capture import Capture
 from support.kept import Wire
 from support.managed import Managed
 from support.netns import Lab
 from support.process import wait_until
-from support.shared_address import ROUTER, SHARED, SharedAddress
+from support.shared_address import ROUTER, SHARED, SITE_HOST, SharedAddress
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 MOST = 3.0
@@ -180,3 +181,43 @@ def test_the_only_gateway_goes_on_itself_after_a_restart(lab: Lab) -> None:
         wire.gather_more(200)
     wire.nothing_twice(at_least=400)
     wire.tap.close()
+
+
+BGP = f"""
+[bgp]
+local_as = 65010
+advertise = ["10.1.4.0/24"]
+listen_port = 0
+[bgp.neighbor.edge]
+address = "{SITE_HOST}"
+local_address = "{ROUTER}"
+remote_as = 65001
+connection = "site"
+multihop = 2
+hold_time = 90
+"""
+
+
+@pytest.mark.slow
+def test_bgp_inside_begins_anew_at_once_not_after_a_hold_time(lab: Lab) -> None:
+    """TCP does not move; the edge still holds the old session when the new one comes."""
+    pair = SharedAddress(lab, witness=BGP)
+    neighbor = Neighbor("gateways", SITE_HOST, ROUTER, 65010, multihop=2)
+    bird = Bird(pair.edge, 65001, SITE_HOST, [neighbor], ["172.16.1.128/25"])
+    pair.start_others()
+    bird.start()
+    for daemon in pair.daemons:
+        daemon.start()
+    pair.wait_whole()
+    active, other = pair.active(), 1 - pair.active()
+    pair.daemons[active].wait_bgp("edge", 60)
+    begun = time.monotonic()
+    pair.daemons[active].kill()
+    pair.daemons[other].wait_bgp("edge", 30)
+
+    def learned() -> bool:
+        return "172.16.1.128/25" in pair.gateways[other].run("ip", "route", "show", "table", "221")
+
+    wait_until(learned, 10, "what the edge teaches is in the kernel", logs=[pair.daemons[other].process])
+    print(f" [{time.monotonic() - begun:.1f} s]", end=" ")
+    assert bird.established("gateways")

@@ -9,8 +9,9 @@ import pytest
 from exabgp.bgp.message.open.capability import REFRESH
 from exabgp.bgp.message.open.capability.graceful import Graceful
 from exabgp.protocol.family import AFI, SAFI
+from exabgp.reactor.delay import Delay
 
-from gateway.runtime.exabgp_start import forwarding_as_it_is, markers_are_no_requests
+from gateway.runtime.exabgp_start import LONGEST_WAIT, calls_again_soon, forwarding_as_it_is, markers_are_no_requests
 
 
 def test_the_forwarding_bit_is_set_while_the_file_stands(tmp_path: Path) -> None:
@@ -38,3 +39,15 @@ def test_only_a_request_for_routes_makes_them_be_sent_again(agreed: int, enhance
     peer = SimpleNamespace(proto=SimpleNamespace(negotiated=SimpleNamespace(refresh=agreed)))
     markers_are_no_requests(lambda *words: calls.append(words))(peer, enhanced, ("ipv4", "unicast"))
     assert calls == ([(peer, enhanced, ("ipv4", "unicast"))] if resent else [])
+
+
+def test_who_was_not_reached_for_long_is_called_again_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("exabgp.reactor.delay.time.time", lambda: now)
+    theirs, ours = Delay(), Delay()
+    for _ in range(30):
+        theirs.increase()
+        calls_again_soon(Delay.increase)(ours)
+    now += LONGEST_WAIT + 0.1
+    assert theirs.backoff(), "else there is nothing to put right"
+    assert not ours.backoff()
