@@ -7,13 +7,14 @@
                         <--  HDR, N(INVALID_IKE_SPI), N(QUICK_CRASH_DETECTION)
 
 token = HMAC-SHA256(secret, SPIi | SPIr). The secret outlives a restart, so who lost the IKE_SA can still make the token,
-and nobody else can. It belongs to one gateway: the other one of a pair has its own (RFC 6290 9.2).
+and nobody else can. It belongs to one gateway: the other one of a pair has its own. But an address that moves between the two has
+one secret, which both know: only who has the address is asked, and answers (RFC 6290 9.2).
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -43,24 +44,33 @@ class Tokens:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self._shared: dict[str, bytes] = {}  # by local address
         self._left, self._filled_at = ANSWERS_AT_ONCE, 0.0
         self._next_at: dict[str, float] = {}  # by address; of configured peers only, so there are few
 
-    def make(self, initiator_spi: int, responder_spi: int) -> bytes:
-        """RFC 6290 5.1. Empty: we make none."""
-        spis = initiator_spi.to_bytes(8, "big") + responder_spi.to_bytes(8, "big")
-        return hmac.digest(self._secret, spis, sha256) if self._secret else b""
+    def share(self, hosts: Collection[str], secret: bytes) -> None:
+        """The other gateway of the pair makes the same tokens for these local addresses, when it has them."""
+        self._shared = dict.fromkeys(hosts, secret)
 
-    def answer(self, message: Message, remote: Endpoint, now: float) -> tuple[Notify, ...]:
+    def make(self, initiator_spi: int, responder_spi: int, host: str) -> bytes:
+        """RFC 6290 5.1, for an IKE_SA of this local address. Empty: we make none."""
+        spis, secret = initiator_spi.to_bytes(8, "big") + responder_spi.to_bytes(8, "big"), self._of(host)
+        return hmac.digest(secret, spis, sha256) if secret else b""
+
+    def _of(self, host: str) -> bytes:
+        return self._shared.get(host, self._secret)
+
+    def answer(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> tuple[Notify, ...]:
         """To a message of a configured peer for an IKE_SA that is none of ours; empty: no answer."""
         header = message.header
         sealed = message.encrypted is not None or message.fragment is not None
         # RFC 6290 4.5: to a protected request only, and no longer than it
         if not sealed or header.is_response or not header.responder_spi or len(message.octets) < ANSWER_OCTETS:
             return ()
-        if not self._secret or not self._in_time(remote.host, now):
+        if not self._of(local.host) or not self._in_time(remote.host, now):
             return ()
-        return (Notify(NotifyType.INVALID_IKE_SPI), _notify(self.make(header.initiator_spi, header.responder_spi)))
+        made = self.make(header.initiator_spi, header.responder_spi, local.host)
+        return (Notify(NotifyType.INVALID_IKE_SPI), _notify(made))
 
     def _in_time(self, host: str, now: float) -> bool:
         """RFC 6290 9.3: nobody collects tokens, or has us flood somebody."""
@@ -75,7 +85,7 @@ class Tokens:
 
 def token(sa: IkeSa) -> tuple[Notify, ...]:
     """Ours for this IKE_SA: for IKE_AUTH, and for the IKE_SA that a rekey made."""
-    made = sa.services.tokens.make(sa.initiator_spi, sa.responder_spi)
+    made = sa.services.tokens.make(sa.initiator_spi, sa.responder_spi, sa.local.host)
     return (_notify(made),) if made and sa.settings.quick_crash_detection else ()
 
 

@@ -375,7 +375,7 @@ class IkeEndpoint:
         if settings is None or not settings.quick_crash_detection:
             return
         # What costs little and bounds how often comes first: a stranger may write in the peer's name
-        answer = self.tokens.answer(message, remote, now)
+        answer = self.tokens.answer(message, local, remote, now)
         if answer and not crash_detection.names_live_sa(message.header, iter(self._sas.values())):
             self._stir(settings.name)
             self.counts(settings.name).notifies["QUICK_CRASH_DETECTION out"] += 1

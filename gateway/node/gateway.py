@@ -336,6 +336,8 @@ class Gateway:
     def _configure_ike(self, now: float) -> None:
         without = {name for name, tunnel in self.tunnels.items() if tunnel.device_fault or tunnel.elsewhere}
         usable = tuple(tunnel.ike for tunnel in self.settings.tunnels if tunnel.name not in without)
+        pair = self.settings.pair
+        self.ike.tokens.share(pair.shared if pair else (), pair.token_secret if pair else b"")
         self.ike.command(ike.Configure(usable), now)
 
     def _set_protected(self, now: float) -> None:

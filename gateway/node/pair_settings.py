@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -55,6 +56,12 @@ class PairSettings:
     """Outer addresses that only the active gateway has."""
     cloud: AddressSettings | None = None
     """Where a cloud has to be told of them."""
+
+    @property
+    def token_secret(self) -> bytes:
+        """32 octets, alike at both gateways: of crash detection at shared addresses (RFC 6290 5.1)."""
+        purpose = b"gatewayd quick crash detection" + self.heartbeat.cluster.to_bytes(4, "big")
+        return hmac.digest(self.heartbeat.secret, purpose, "sha256")
 
     @property
     def both_carry(self) -> bool:

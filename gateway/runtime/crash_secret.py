@@ -1,6 +1,7 @@
 """The secret behind the tokens of quick crash detection (RFC 6290 5.1), in the state directory, so that it outlives us.
 
-Made at the first start. It is this gateway's alone: the other one of a pair must not have a copy (RFC 6290 9.2).
+Made at the first start. It is this gateway's alone: the other one of a pair must not have a copy (RFC 6290 9.2). Addresses that move
+between the two have another one (`node/pair_settings.py`).
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ import os
 from collections import Counter
 
 import pytest
-from simulation.move_plan import MovePlan
+from simulation.move_plan import OTHER, MovePlan
 from simulation.move_schedules import ACTS, PACES, RESUMED, WEATHERS, MoveSchedule, compose, perform, play
+from simulation.move_world import MoveWorld
 
 COUNT, BLOCK = 200 * int(os.environ.get("SIM_FACTOR", "1")), 50
 ONLY = os.environ.get("SIM_SEED")
@@ -25,6 +26,21 @@ def test_hundreds_of_schedules(block: range) -> None:
     if not ONLY:
         assert happened[RESUMED] >= BLOCK // 4, "connections go on at the other gateway"
         assert happened["ike-established"] > happened[RESUMED], "and others begin anew"
+
+
+def test_a_peer_that_waits_learns_at_its_next_message_that_nobody_has_its_ike_sa() -> None:
+    """RFC 6290: both gateways make the same tokens, so it need not wait for the end of its repetitions (7.9 s here)."""
+    world = MoveWorld(1, MovePlan("e")).start()
+    world.converge()
+    old, before = world.active, world.negotiations
+    assert old is not None
+    for sender, receiver in (("a", "b"), ("b", "a")):
+        world.cut(sender, receiver, 60.0)
+    world.run(15)
+    world.power_off(old.name)
+    assert world.run_until(lambda: world.machines[OTHER[old.name]].acts, 5)
+    assert world.run_until(lambda: world.negotiations > before, 4), "a liveness check comes after 3 s of silence"
+    assert world.happenings[RESUMED] == 0
 
 
 @pytest.mark.parametrize("act", ACTS)

@@ -328,16 +328,29 @@ def test_nothing_shorter_than_the_answer_is_answered() -> None:
 
 
 def test_answers_are_rationed_by_address_and_altogether() -> None:
-    tokens, remotes = Tokens(LEFT_SECRET), [Endpoint(f"10.1.{n // 250}.{n % 250}", 500) for n in range(1000)]
+    tokens, local = Tokens(LEFT_SECRET), Endpoint("10.0.0.1", 500)
+    remotes = [Endpoint(f"10.1.{n // 250}.{n % 250}", 500) for n in range(1000)]
     question = parse_message(sealed_nonsense((1, 2), INFO, 8, bytes(100)))
-    assert len(tokens.answer(question, remotes[0], 10.0)) == 2
-    assert tokens.answer(question, remotes[0], 10.4) == ()
-    assert len(tokens.answer(question, remotes[0], 10.6)) == 2
-    assert sum(bool(tokens.answer(question, remote, 20.0)) for remote in remotes[1:]) == ANSWERS_AT_ONCE
-    assert sum(bool(tokens.answer(question, remote, 20.1)) for remote in remotes[900:]) == 10
+    assert len(tokens.answer(question, local, remotes[0], 10.0)) == 2
+    assert tokens.answer(question, local, remotes[0], 10.4) == ()
+    assert len(tokens.answer(question, local, remotes[0], 10.6)) == 2
+    assert sum(bool(tokens.answer(question, local, remote, 20.0)) for remote in remotes[1:]) == ANSWERS_AT_ONCE
+    assert sum(bool(tokens.answer(question, local, remote, 20.1)) for remote in remotes[900:]) == 10
 
 
 def test_a_token_is_of_both_spis_and_of_the_secret() -> None:
-    made = {Tokens(secret).make(*spis) for secret in (LEFT_SECRET, RIGHT_SECRET) for spis in ((1, 2), (2, 1), (1, 3))}
+    makers = Tokens(LEFT_SECRET), Tokens(RIGHT_SECRET)
+    made = {maker.make(*spis, "10.0.0.1") for maker in makers for spis in ((1, 2), (2, 1), (1, 3))}
     assert len(made) == 6
     assert {len(one) for one in made} == {32}
+
+
+def test_both_gateways_of_a_pair_make_the_same_tokens_for_an_address_that_moves_and_for_no_other() -> None:
+    """RFC 6290 9.2: only who has the address is asked."""
+    left, right = Tokens(LEFT_SECRET), Tokens(RIGHT_SECRET)
+    for one in (left, right):
+        one.share(("10.0.0.1",), b"of both")
+    assert left.make(1, 2, "10.0.0.1") == right.make(1, 2, "10.0.0.1")
+    assert left.make(1, 2, "10.0.0.2") != right.make(1, 2, "10.0.0.2")
+    left.share((), b"")
+    assert left.make(1, 2, "10.0.0.1") != right.make(1, 2, "10.0.0.1")
