@@ -77,8 +77,8 @@ class Trace:
         """An IKE message leaves a node; `octets` are without the marker."""
         message = parse_message(octets)
         header = message.header
-        if _complains_of_version(message):
-            self.note(passage.sent_at, sender, "answers INVALID_MAJOR_VERSION")
+        if _is_outside(message):
+            self.note(passage.sent_at, sender, "answers in clear, outside every window")
             return
         number = message.fragment.number if message.fragment is not None else 0
         name = (sender, header.initiator_spi, header.responder_spi, header.is_response, header.message_id, number)
@@ -121,7 +121,7 @@ class Trace:
         except PeerError:
             return
         header, fragment = message.header, message.fragment
-        if not header.is_response or _complains_of_version(message):
+        if not header.is_response or _is_outside(message):
             return
         name = (receiver, header.initiator_spi, header.responder_spi, False, header.message_id, 0)
         if fragment is not None:
@@ -206,10 +206,13 @@ class Trace:
         return message.payloads, None
 
 
-def _complains_of_version(message: Message) -> bool:
-    """RFC 7296 2.5: in clear and outside every window, for what a damaged header makes look like version 3. It answers nothing."""
-    found = (one.type for one in message.payloads if isinstance(one, Notify))
-    return NotifyType.INVALID_MAJOR_VERSION in found
+OUTSIDE = {NotifyType.INVALID_MAJOR_VERSION, NotifyType.INVALID_IKE_SPI}
+
+
+def _is_outside(message: Message) -> bool:
+    """RFC 7296 2.5, 2.21.4: in clear and outside every window, for what a damaged header makes look like version 3, or for an IKE_SA that
+    is gone. It answers nothing."""
+    return any(one.type in OUTSIDE for one in message.payloads if isinstance(one, Notify))
 
 
 def _fates(passage: Passage) -> str:
