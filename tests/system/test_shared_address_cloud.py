@@ -98,6 +98,12 @@ def interface(cloud: InCloud, at: int, name: str) -> dict[str, object]:
     return next(one for one in status["addresses"]["interfaces"] if one["name"] == name)
 
 
+def told(cloud: InCloud, at: int, *words: str) -> bool:
+    """Whether one of the problems in its status has them all."""
+    status = cloud.scene.daemons[at].status()
+    return status is not None and any(all(word in one for word in words) for one in status["problems"])
+
+
 def spis(cloud: InCloud, at: int) -> tuple[str, str]:
     tunnel = cloud.scene.daemons[at].tunnel()
     assert tunnel is not None
@@ -151,9 +157,7 @@ def test_a_cloud_that_refuses_hinders_no_role_and_nobody_is_told_that_the_addres
     sentence = (
         f"for the cloud {SHARED} is at the other gateway's interface: {SHARED}: ARM answered 403 AuthorizationFailed"
     )
-    status = scene.daemons[other].status()
-    assert status is not None
-    assert any(sentence in problem and "give the identity" in problem for problem in status["problems"])
+    wait_until(lambda: told(cloud, other, sentence, "give the identity"), 10, "a sentence says why")
     shown = scene.daemons[other].ctl("ha").stdout
     assert f"{SHARED}: at the other gateway (wan-{NAMES[active]})" in shown
     assert "PROBLEM  wan:" in scene.daemons[other].ctl("fabric").stdout

@@ -172,7 +172,10 @@ def test_killed_and_restarted_it_grants_nothing_for_the_longest_ttl_and_then_a_h
     play([b], b.valid, 5, "gw-b has the lease")
     assert b.granted() == [2]
     assert b.granted_at[0] >= restarted_at + TTL
-    restarted_at = daemon.restart()
+    daemon.kill()
+    play([b], lambda: not b.valid(), 5, "its lease is over")
+    restarted_at = now()
+    daemon.start()
     play([b], lambda: len(b.granted()) == 2 or b.command(Acquire(1)), 10, "gw-b has it again")
     assert b.granted() == [2, 3]
     assert b.granted_at[1] >= restarted_at + TTL
