@@ -32,6 +32,7 @@ from gateway.ha.damping import Damping
 from gateway.ha.heartbeat import PeerDown, PeerSaid, PeerUp
 from gateway.ha.message import Advertised, Handover, Level, Role, Standing
 from gateway.ha.peer_view import PeerView
+from gateway.ha.precedence import Precedence
 from gateway.ha.roles import (
     ALL_REASONS,
     CommandRefused,
@@ -85,7 +86,7 @@ class Election:
         self._vote = Vote(settings.vote)
         self._epoch_at_silence = epoch  # the highest known when the peer was last heard
         self._yielded = False  # at any time since the last offer
-        self._first_since: float | None = None  # since when only a peer that goes first is in the way
+        self._precedence = Precedence()
         self._offer_until: float | None = None  # while DRAINING: offering until then
         self._draw_until: float | None = None  # then: trying to get it back until then
         self._leave_at: float | None = None  # then: leaving
@@ -129,7 +130,6 @@ class Election:
             case Operate(verb):
                 self._operate(verb, now)
             case Standing():
-                self._first_since = None if self._standing is Standing.OTHER else self._first_since
                 self._standing = command
             case MachineLeaves(soon):
                 self._leaving = soon
@@ -168,7 +168,7 @@ class Election:
             self._healthy_since + settings.preempt_delay,
             self._no_handover_before,
             self._outdone_until,
-            *(since + settings.patience for since in (self._first_since,) if since is not None),
+            self._precedence.until(settings.patience),
             *(at for at in (self._offer_until, self._draw_until, self._leave_at) if at is not None),
         ]
         return min((at for at in times if self._now < at < float("inf")), default=None)
@@ -348,7 +348,8 @@ class Election:
             self._no_handover_before = min(self._no_handover_before, now + self._settings.handover_timeout)
         self._claim = self._yields = 0
         self._asking = self._asked_for = False
-        self._offer_until = self._draw_until = self._leave_at = self._first_since = None
+        self._offer_until = self._draw_until = self._leave_at = None
+        self._precedence.forget()
         self._become(Role.ACTIVE, reason, fenced)
         self._attract(Level.TOOK_OVER if self._peer.attracts else Level.ACTIVE, reason)
 
@@ -477,17 +478,13 @@ class Election:
         return ""
 
     def _note_who_goes_first(self, now: float) -> None:
-        """A peer that is as free to become active as we are, and ranks higher. Nobody can while the lease is somebody's."""
         said, held = self._peer.said, self._settings.witness and self._standing is Standing.OTHER
         first = said is not None and said.ready and not self._peer.offers and self._rank_of(said) > self._rank
-        self._first_since = (now if self._first_since is None or held else self._first_since) if first else None
+        self._precedence.note(now, first=first, held=held)
 
     def _waits_for_peer(self, now: float) -> str:
-        """With a witness not for ever: perhaps it does not reach the witness."""
-        since, settings = self._first_since, self._settings
-        if since is None or (settings.witness and now >= since + settings.patience):
-            return ""
-        return f"{self._peer.name} goes first"
+        patience = self._settings.patience if self._settings.witness else float("inf")
+        return f"{self._peer.name} goes first" if self._precedence.waits(now, patience) else ""
 
     def _permission_obstacle(self, now: float) -> str:
         if self._permitted(now):
