@@ -47,7 +47,7 @@ demo: build
 	@$(PY) -m demo
 
 # One process for what builds networks, one for what computes (tests/conftest.py)
-PARALLEL = -n 2 --no-loadscope-reorder
+PARALLEL = -n 2 --no-loadscope-reorder --durations=30
 
 test: build
 	@$(VENV)/bin/pytest $(PARALLEL) -m "not slow"
