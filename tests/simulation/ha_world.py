@@ -9,11 +9,11 @@ Every machine has a clock of its own, of another beginning and another speed, an
 
 from __future__ import annotations
 
-import heapq
 import os
 import random
 from collections.abc import Callable
 
+from simulation.clockwork import Clockwork
 from simulation.ha_invariants import HaWatch
 from simulation.ha_plan import CALM, DEAD_AFTER, DEAD_TIME, INTERVAL, TTL, HaPlan, HaWeather
 from simulation.ha_witness import WitnessMachine
@@ -216,12 +216,12 @@ class Machine:
                 world.note(self.name, f"refuses {verb.value}: {reason}")
 
 
-class HaWorld:
+class HaWorld(Clockwork):
     """One schedule."""
 
     def __init__(self, seed: int, plan: HaPlan | None = None, weather: HaWeather = CALM) -> None:
+        super().__init__()
         self.seed, self.plan, self.weather = seed, plan or HaPlan(), weather
-        self.now = 1000.0
         self.chance = random.Random(f"{seed} ha world")
         self.lines: list[str] = []
         self.transitions = 0
@@ -229,8 +229,6 @@ class HaWorld:
         """One direction between two machines whose datagrams take longer."""
         self.cuts: dict[tuple[str, str, int], int] = {}  # how many faults cut it; path -1: all
         self.witness = WitnessMachine(self, _at("w", 4790), SECRET, TTL, breaks=self.plan.policy == "break")
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
         self.machines = {name: Machine(self, name) for name in "ab"}
         self.watch = HaWatch(self)
         self.guarded(lambda: self.witness.start(rested=True))
@@ -321,23 +319,6 @@ class HaWorld:
             lambda: self.machines[name].enter(lambda pair: pair.command(Operate(verb), self.machines[name].now))
         )
 
-    def run(self, seconds: float) -> HaWorld:
-        self.run_until(lambda: False, seconds)
-        return self
-
-    def run_until(self, condition: Callable[[], bool], within: float) -> bool:
-        end = self.now + within
-        while not condition():
-            at, name = min(((at, name) for at, name in self._timers() if at is not None), default=(end + 1, ""))
-            if self._queue and self._queue[0][0] <= at:
-                at, name = self._queue[0][0], ""
-            if at > end:
-                self.now = end
-                return condition()
-            self.now = max(self.now, at)
-            self.guarded(lambda name=name: self._step(name))  # type: ignore[misc]
-        return True
-
     def settle(self) -> None:
         """All faults are over: exactly one active within the bound, and nothing changes any more."""
         self.note("", "--- all faults are over ---")
@@ -361,8 +342,7 @@ class HaWorld:
         self.weather = CALM
         self.cuts.clear()
         self.slow.clear()
-        self._queue = [entry for entry in self._queue if not isinstance(entry[2], _Fault)]
-        heapq.heapify(self._queue)
+        self.drop_faults()
         self.witness.start()
         self.start()
         for name in "ab":
@@ -404,11 +384,6 @@ class HaWorld:
     def note(self, who: str, text: str) -> None:
         self.lines.append(f"{self.now:10.3f}  {who:<4} {text}")
 
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """An end of a fault: none of these is left when all faults are over."""
-        fault = _Fault(action)
-        self.schedule(self.now + seconds, fault)
-
     def send(self, sender: str, datagram: Transmit) -> None:
         receiver = _NAMES[datagram.remote.host]
         path = datagram.local.port - 4780 if "w" not in (sender, receiver) else -1
@@ -435,18 +410,12 @@ class HaWorld:
     def granted(self, record: Record) -> None:
         self.watch.granted(record)
 
-    def schedule(self, at: float, action: Callable[[], None]) -> None:
-        self._count += 1
-        heapq.heappush(self._queue, (at, self._count, action))
-
     def _timers(self) -> list[tuple[float | None, str]]:
         timers: list[tuple[float | None, str]] = [(machine.wake_at, name) for name, machine in self.machines.items()]
         return [*timers, (self.witness.wake_at, "w")]
 
-    def _step(self, name: str) -> None:
-        if not name:
-            heapq.heappop(self._queue)[2]()
-        elif name == "w":
+    def _ring(self, name: str) -> None:
+        if name == "w":
             self.witness.wake()
         else:
             self.machines[name].offset += 1e-9
@@ -459,16 +428,6 @@ class HaWorld:
             self.watch.check()
         except Broken as broken:
             self.fail(str(broken))
-
-
-class _Fault:
-    """What is dropped when all faults are over."""
-
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._action = action
-
-    def __call__(self) -> None:
-        self._action()
 
 
 def _at(name: str, port: int) -> Endpoint:

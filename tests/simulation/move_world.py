@@ -9,12 +9,12 @@ active and has the address, its IKE_SA is the edge's, traffic passes both ways, 
 
 from __future__ import annotations
 
-import heapq
 import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from simulation.clockwork import Clockwork
 from simulation.ha_witness import WitnessMachine
 from simulation.move_machine import Machine, PairMachine
 from simulation.move_plan import CONNECTION, DEAD_TIME, HOSTS, OTHER, SECRET, SHARED, TTL, MovePlan
@@ -46,21 +46,20 @@ WITNESS = Endpoint(HOSTS["w"], 4781)
 SPINNING = 200
 
 
-class MoveWorld:
+class MoveWorld(Clockwork):
     """One schedule. Names: `a` and `b`, the gateways; `e`, the edge; `w`, the witness."""
 
     def __init__(
         self, seed: int, plan: MovePlan | None = None, weather: Weather = CALM, pace: Pace | None = None
     ) -> None:
-        self.seed, self.plan, self.now = seed, plan or MovePlan(), 1000.0
+        super().__init__()
+        self.seed, self.plan = seed, plan or MovePlan()
         self.chance = random.Random(f"{seed} move world")
         self.trace = Trace()
         self.network = Network(seed, self.schedule, self._deliver)
         self.network.weather = weather
         for name, host in HOSTS.items():
             self.network.attach(name, host)
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
         self.machines = {name: PairMachine(self, name, self.plan, pace or Pace()) for name in OTHER}
         self.edge = Machine(self, "e", self.plan, pace or Pace())
         self.everybody: dict[str, Machine] = {**self.machines, "e": self.edge}
@@ -148,23 +147,6 @@ class MoveWorld:
         self.note(who, text)
         self.look_closely()
 
-    def run(self, seconds: float) -> MoveWorld:
-        self.run_until(lambda: False, seconds)
-        return self
-
-    def run_until(self, condition: Callable[[], bool], within: float) -> bool:
-        end = self.now + within
-        while not condition():
-            at, name = min(((at, name) for at, name in self._timers() if at is not None), default=(end + 1, ""))
-            if self._queue and self._queue[0][0] <= at:
-                at, name = self._queue[0][0], ""
-            if at > end:
-                self.now = end
-                return condition()
-            self.now = max(self.now, at)
-            self.guarded(lambda name=name: self._step(name))  # type: ignore[misc]
-        return True
-
     def converge(self, within: float = PATIENCE) -> None:
         if not self.run_until(lambda: not self.unrest(), within):
             self.fail(f"not at rest within {within:.0f} s: {self.unrest()}")
@@ -191,8 +173,7 @@ class MoveWorld:
         """All faults end, and none is left that was to come."""
         self.network.weather = CALM
         self.network.heal()
-        self._queue = [entry for entry in self._queue if not isinstance(entry[2], _Fault)]
-        heapq.heapify(self._queue)
+        self.drop_faults()
         self.witness.start()
         self.start()
         for name, machine in self.machines.items():
@@ -259,14 +240,6 @@ class MoveWorld:
 
     def note(self, who: str, text: str) -> None:
         self.trace.note(self.now, who, text)
-
-    def schedule(self, at: float, action: Callable[[], None]) -> None:
-        self._count += 1
-        heapq.heappush(self._queue, (at, self._count, action))
-
-    def later(self, seconds: float, action: Callable[[], object]) -> None:
-        """An end of a fault: none of these is left when all faults are over."""
-        self.schedule(self.now + seconds, _Fault(action))
 
     def delay(self) -> float:
         """When something that is sent now arrives."""
@@ -412,10 +385,8 @@ class MoveWorld:
     def _timers(self) -> list[tuple[float | None, str]]:
         return [*((machine.next_wake, name) for name, machine in self.everybody.items()), (self.witness.wake_at, "w")]
 
-    def _step(self, name: str) -> None:
-        if not name:
-            heapq.heappop(self._queue)[2]()
-        elif name == "w":
+    def _ring(self, name: str) -> None:
+        if name == "w":
             self.witness.wake()
         else:
             self._check_spinning(name)
@@ -452,16 +423,6 @@ class MoveWorld:
         acting = [one.name for one in self.machines.values() if not one.frozen and not one.stalled and one.acts]
         if len(acting) > 1 and not self.plan.broken:
             raise Broken(f"{' and '.join(acting)} act at the same time")
-
-
-class _Fault:
-    """What is dropped when all faults are over."""
-
-    def __init__(self, action: Callable[[], object]) -> None:
-        self._action = action
-
-    def __call__(self) -> None:
-        self._action()
 
 
 def _headers(source: bytes, target: bytes) -> bytes:
