@@ -82,6 +82,7 @@ class Keeper:
         self.epoch = 0
         """Of shared connections: under which this gateway is active, or was last."""
         self._told: dict[str, KeptConnection] = {}
+        self._fingerprints: dict[str, tuple[TunnelSettings, bytes]] = {}
         self._touched: dict[str, None] = dict.fromkeys(self._earlier)  # a set in order of insertion
         self.forwards = False
         """RFC 4724 4.1: whether routes and SAs of before the start were taken over, or it is long ago."""
@@ -106,6 +107,7 @@ class Keeper:
                 self._told[name] = found
             else:
                 self._told.pop(name, None)
+                self._fingerprints.pop(name, None)
 
     def grants(self, tunnel: Tunnel) -> Iterator[object]:
         """For SAs that have come far. What is kept of them is another thing, too, and comes first."""
@@ -138,12 +140,19 @@ class Keeper:
         for spi, installed in tunnel.installed.items():
             if spi in alive:
                 one = _at_the_end(tunnel, installed) if last else installed
-                event = replace(one.event, local=known.local, remote=known.traffic_remote or known.remote)
-                sas.append(KeptSa(event, one.installed_at, one.granted, one.seen, one.used, exact=last))
+                sas.append(KeptSa(_at(one.event, known), one.installed_at, one.granted, one.seen, one.used, exact=last))
         return KeptConnection(
-            name, fingerprint(tunnel.settings), tunnel.mtu, tunnel.established_at, known, tuple(sas),
+            name, self._fingerprint(tunnel), tunnel.mtu, tunnel.established_at, known, tuple(sas),
             self.epoch if tunnel.shared else 0,
         )  # fmt: skip
+
+    def _fingerprint(self, tunnel: Tunnel) -> bytes:
+        """Made anew only where the settings are others: this is asked after every exchange and every grant."""
+        settings, found = self._fingerprints.get(tunnel.name, (None, b""))
+        if settings is not tunnel.settings:
+            found = fingerprint(tunnel.settings)
+            self._fingerprints[tunnel.name] = tunnel.settings, found
+        return found
 
     def known(self, names: Iterable[str]) -> dict[str, KeptConnection]:
         """Of these, what was told last."""
@@ -252,6 +261,12 @@ def shifted(kept: KeptConnection, by: float) -> KeptConnection:
         ike=ike_keeping.shifted(kept.ike, by),
         sas=tuple(replace(one, installed_at=one.installed_at + by) for one in kept.sas),
     )
+
+
+def _at(event: ChildInstall, known: KeptIkeSa) -> ChildInstall:
+    """Where its packets go now, which MOBIKE or a NAT may have moved since."""
+    local, remote = known.local, known.traffic_remote or known.remote
+    return event if (event.local, event.remote) == (local, remote) else replace(event, local=local, remote=remote)
 
 
 def _at_the_end(tunnel: Tunnel, installed: InstalledChild) -> InstalledChild:

@@ -71,11 +71,12 @@ class Watch:
             found = [child for child in sa.children.values() if child.usable]
             for child in found:
                 usable.setdefault(child.name, []).append((child.installed_at, child.spi_in))
-            most = Counter(child.name for child in found).most_common(1)
             # A DELETE waits its turn behind the rekeys of those beside it (RFC 9611)
             beside = max((child.resources for child in sa.settings.children), default=0)
-            if most and most[0][1] > MANY_CHILDREN + beside:
-                raise Broken(f"{name} holds {most[0][1]} usable CHILD_SAs {most[0][0]} on one IKE_SA")
+            if len(found) > MANY_CHILDREN + beside:
+                child_name, most = Counter(child.name for child in found).most_common(1)[0]
+                if most > MANY_CHILDREN + beside:
+                    raise Broken(f"{name} holds {most} usable CHILD_SAs {child_name} on one IKE_SA")
         for child_name, installed in usable.items():
             spare |= {(f"CHILD_SA {child_name}", spi) for _, spi in sorted(installed)[:-1]}
         before = self._spare_since[end]

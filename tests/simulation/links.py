@@ -50,11 +50,13 @@ class End:
     def sending(self, child: str) -> list[SaParameters]:
         """The SAs the child's packets leave on: the newest, and of those for one worker the newest of each."""
         tunnel, found = self.tunnel, dict[int | None, SaParameters]()
-        for spi in self.shell.policies.get(self.number, ()) if tunnel is not None else ():
-            if any(one.event.spi_out == spi and one.event.child == child for one in tunnel.installed.values()):
-                sa = self.shell.sad.get((Direction.OUTBOUND, self.number, spi))
-                if sa is not None:
-                    found.setdefault(sa.worker, sa)
+        if tunnel is None:
+            return []
+        ours = {one.event.spi_out for one in tunnel.installed.values() if one.event.child == child}
+        for spi in self.shell.policies.get(self.number, ()):
+            sa = self.shell.sad.get((Direction.OUTBOUND, self.number, spi)) if spi in ours else None
+            if sa is not None:
+                found.setdefault(sa.worker, sa)
         return list(found.values())
 
     def routed(self) -> bool:

@@ -150,14 +150,10 @@ class World:
         """Until the condition holds; False when the time is over before."""
         end = self.now + within
         while not condition():
-            at, shell = min(
-                (
-                    (shell.wake_at, name)
-                    for name, shell in self.shells.items()
-                    if shell.wake_at is not None and not shell.frozen
-                ),
-                default=(end + 1, ""),
-            )
+            at, shell = end + 1, ""
+            for name, one in self.shells.items():
+                if one.wake_at is not None and not one.frozen and (one.wake_at, name) < (at, shell):
+                    at, shell = one.wake_at, name
             if self._queue and self._queue[0][0] <= at:
                 at, shell = self._queue[0][0], ""
             if at > end:
