@@ -237,6 +237,10 @@ class Election:
         """Everything that follows from what is known. One input may cause several transitions."""
         self._now = now
         self._note_who_goes_first(now)
+        acts = self.role in (Role.ACTIVE, Role.DRAINING)  # the latter may come back
+        if acts and self.sightings.outdo(self.epoch, self._settings, self._peer):
+            self._outdone_until = now + self._settings.hold_down_max
+            self._learn(self.sightings.highest)
         for _ in range(TRANSITIONS):
             before = self._state
             _STEPS[self.role](self, now)
@@ -268,9 +272,6 @@ class Election:
 
     def _step_active(self, now: float) -> None:
         peer = self._peer
-        if self.sightings.outdo(self.acting_epoch, self._settings, peer):
-            self._outdone_until = now + self._settings.hold_down_max
-            self._learn(self.sightings.highest)
         if self._overtaken:
             self._demote(f"epoch {self.epoch} is known, {self.acting_epoch} is over", now)
             return

@@ -29,9 +29,9 @@ class Sightings:
         if distance := self.ahead(mark, known):
             self.highest, self.seen_at = max(known, self.highest) + distance, now
 
-    def outdo(self, acting: int, settings: ElectionSettings, peer: PeerView) -> bool:
-        """Whether the other one acts under an epoch above `acting`, though it is not heard: seen since it fell silent, or just before. Only
+    def outdo(self, known: int, settings: ElectionSettings, peer: PeerView) -> bool:
+        """Whether the other one acts under an epoch above the highest that is known, though it is not heard: seen since it fell silent, or just before. Only
         where silence promotes: a lease says more than that, so does a peer that is heard, and with `stay` nobody became active meanwhile."""
         if settings.witness or settings.none != "promote" or peer.said is not None:
             return False
-        return self.highest > acting and self.seen_at >= peer.silent_from - settings.patience
+        return self.highest > known and self.seen_at >= peer.silent_from - settings.patience

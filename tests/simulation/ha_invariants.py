@@ -37,7 +37,10 @@ class HaWatch:
         self._granted: dict[int, str] = {}
         self._unfenced: dict[str, float] = {}  # who broke a lease, and when
         self._remembered: dict[str, int] = {}
-        self._told: dict[str, int] = {}  # the highest epoch that a process was told of by announcements
+        self._told: dict[
+            str, tuple[int, float]
+        ] = {}  # the highest epoch that announcements told a process of, and when
+        self._acted: dict[str, int] = {}  # the epoch under which a process was active last
         self._instant: tuple[str, float, int] = ("", 0.0, 0)
 
     # --- what happened ------------------------------------------------------------------------------------------
@@ -62,8 +65,8 @@ class HaWatch:
         resumed = change.before is Role.DRAINING and (change.epoch, process) == self._highest
         if plan.policy == "stay" and not resumed and world.now > machine.heard_at + DEAD_TIME + SILENT:
             raise Broken(f"{machine.name} becomes active though the other is silent")
-        if change.epoch <= self._told.get(process, 0) and not resumed:
-            raise Broken(f"{process} acts under epoch {change.epoch}, and was told of {self._told[process]}")
+        self._check_told(machine, change)
+        self._acted[process] = change.epoch
         epoch, before = self._highest
         if plan.policy != "promote":
             if (change.fenced and change.epoch < epoch) or (change.epoch == epoch and before != process):
@@ -74,14 +77,29 @@ class HaWatch:
         if not change.fenced:
             self._unfenced[machine.name] = world.now
 
+    def _check_told(self, machine: Machine, change: RoleChanged) -> None:
+        """An offer that nobody took is no new beginning: only who is silent and was announced meanwhile may have taken it."""
+        process = f"{machine.name}{machine.boots}"
+        epoch, at = self._told.get(process, (0, 0.0))
+        if change.before is Role.DRAINING and change.epoch == self._acted.get(process):
+            over = change.epoch < epoch and self.world.plan.policy == "promote" and self._silent(machine, at)
+        else:
+            over = change.epoch <= epoch
+        if over:
+            raise Broken(f"{process} acts under epoch {change.epoch}, and was told of {epoch}")
+
+    def _silent(self, machine: Machine, at: float) -> bool:
+        """Whether the other one had fallen silent by then, and was not heard since."""
+        return at > machine.heard_at + DEAD_TIME + SILENT
+
     def told(self, machine: Machine, epoch: int) -> None:
         """It has just heard that somebody announces this epoch."""
         assert machine.pair is not None
         process, election = f"{machine.name}{machine.boots}", machine.pair.election
-        self._told[process] = max(self._told.get(process, 0), epoch)
-        silent = self.world.now > machine.heard_at + DEAD_TIME + SILENT
+        if epoch >= self._told.get(process, (0, 0.0))[0]:
+            self._told[process] = epoch, self.world.now
         acts = election.role is Role.ACTIVE and election.acting_epoch < epoch
-        if self.world.plan.policy == "promote" and silent and acts:
+        if self.world.plan.policy == "promote" and self._silent(machine, self.world.now) and acts:
             raise Broken(
                 f"{machine.name} goes on under {election.acting_epoch}, and one that is silent acts under {epoch}"
             )

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.elections import ACTIVE, Driver, active, standby
+from support.elections import ACTIVE, SICK, Driver, active, roles, standby
 
 from gateway.ha.heartbeat import PeerSaid
-from gateway.ha.message import Role
+from gateway.ha.message import Level, Role
 from gateway.ha.roles import EpochAnnounced
 from gateway.ha.sightings import Sightings
 from gateway.ha.witness import Acquire, Break, LeaseGranted, LeaseRefused, Release
@@ -109,6 +109,26 @@ def test_while_the_other_is_heard_it_says_itself_what_it_is() -> None:
     driver.wait(10.0)
     driver.silence()
     assert driver.core.role is Role.ACTIVE, "a mark of long ago is not what it does now"
+
+
+def test_an_offer_is_not_taken_back_from_a_silent_one_that_announces_meanwhile() -> None:
+    driver = promoted()
+    driver.up()
+    driver.tell(SICK)
+    assert driver.core.role is Role.DRAINING
+    driver.silence()
+    announced(driver, 7)
+    assert (driver.core.role, driver.core.epoch, driver.core.level) == (Role.DRAINING, 7, Level.STANDBY)
+    assert roles(driver.wait(60.0)) == [(Role.DRAINING, Role.STANDBY, 6), (Role.STANDBY, Role.FAULT, 6)]
+
+
+def test_nor_does_a_mark_keep_it_from_who_is_heard() -> None:
+    driver = promoted()
+    driver.up()
+    announced(driver, 40)
+    driver.tell(SICK)
+    driver.hears(ready=False)
+    assert (driver.core.role, driver.core.acting_epoch) == (Role.ACTIVE, 6)
 
 
 @pytest.mark.parametrize("before", [0.0, 1.0])
