@@ -216,7 +216,7 @@ class Deactivate:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Read every table now, as when the other gateway fell silent: a takeover that follows then has a fresh picture."""
+    """Read every table now: where the other gateway fell silent, a takeover that follows has a fresh picture."""
 
 
 @dataclass(frozen=True, slots=True)

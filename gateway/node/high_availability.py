@@ -217,8 +217,11 @@ class HighAvailability:
                 case CommandRefused(_, reason):
                     self.refusal = reason
                     self._effects.append(outcomes.pair(event))
-                case PeerUp() | PeerDown():
+                case PeerUp():
                     self._effects.append(outcomes.pair(event))
+                case PeerDown():
+                    self._effects.append(outcomes.pair(event))
+                    self._look_ahead(now)
                 case LevelChanged() | PeerSaid():
                     pass  # the attraction follows the election; what the peer says is shown, not told
         return bool(found)
@@ -270,6 +273,11 @@ class HighAvailability:
         if self.fabric is not None:
             acts = self.pair.election.role is Role.ACTIVE
             self.fabric.command(cloud.Activate(self.pair.election.acting_epoch) if acts else cloud.Deactivate(), now)
+
+    def _look_ahead(self, now: float) -> None:
+        """Where a route may be replaced only if it was just seen, it is looked at while the lease is on its way."""
+        if self.fabric is not None and self.fabric.settings.ownership is cloud.Ownership.PREFIX:
+            self.fabric.command(cloud.Look(), now)
 
     def _attract(self) -> None:
         if self.attraction != self._told:

@@ -22,6 +22,7 @@ from gateway.ha.fabric_values import (
     Mark,
     Operation,
     Outcome,
+    Ownership,
     Put,
     Read,
     Table,
@@ -244,6 +245,21 @@ def test_the_tables_follow_the_active_one_and_carry_its_epoch():
     assert [route[2] for route in two.routes.values()] == ["10.0.0.5"]
     assert two.tags["gw-pair-epoch-gw-b"] == "6"
     assert "fabric-switched" in [one.event for one in two.of("b", Event)]
+
+
+@pytest.mark.parametrize(("ownership", "calls"), [(Ownership.PREFIX, [Read]), (Ownership.NAME, [])])
+def test_where_routes_have_no_names_they_are_read_as_soon_as_the_other_is_silent(
+    ownership: Ownership, calls: list[type]
+):
+    two = Two(lambda name: settings(name, witness=False), tables=True)
+    two.ha["b"].configure(settings("b", witness=False), replace(fabric("b"), ownership=ownership), two.now)
+    two.run(10.0)
+    assert two.roles() == (Role.ACTIVE, Role.STANDBY)
+    before = len(two.said["b"])
+    two.dead.add("a")
+    two.run(1.0)
+    assert two.ha["b"].pair.election.role is Role.STANDBY, "nothing permits it to act"
+    assert [type(one.operation) for one in two.said["b"][before:] if isinstance(one, Call)] == calls
 
 
 def test_an_epoch_in_a_table_above_ours_ends_acting():
