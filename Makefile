@@ -7,8 +7,8 @@ PACKAGES := bird2 charon-systemd etcd-server frr gcc git gobgpd iperf3 iproute2 
 	libssl-dev libstrongswan-extra-plugins libstrongswan-standard-plugins nftables pkg-config procps python3-dev \
 	python3-venv strace strongswan-swanctl systemd tcpdump util-linux
 
-# What `make test-slow` needs beside the above: libFuzzer, and a reader of captures.
-SLOW_PACKAGES := clang libclang-rt-14-dev tshark
+# What `make test-slow` needs beside the above: libFuzzer, promtool, and a reader of captures.
+SLOW_PACKAGES := clang libclang-rt-14-dev prometheus tshark
 
 # What `make bench` compares with, beside the above.
 BENCH_PACKAGES := wireguard-go wireguard-tools ethtool

@@ -1,8 +1,10 @@
-"""The rules shipped use only metrics, labels and label values that exist. (Their syntax is promtool's to check.)"""
+"""The rules shipped use only metrics, labels and label values that exist. What they say of series is promtool's to check."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,3 +53,36 @@ def test_help_of_the_alerts_names_commands_that_exist():
 
     for words in set(re.findall(r"gatewayctl ([a-z]+(?: peers)?)", (RULES / "gatewayd.rules.yml").read_text())):
         assert main([*words.split(), "--help"]) == 0, words
+
+
+# --- as Prometheus reads them (its package is one of those for the slow tests) -----------------------------------------------------
+
+
+def promtool(*words: str | Path, said: str = "") -> None:
+    done = subprocess.run(["promtool", *words], input=said, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(RULES.glob("*.rules.yml")), ids=lambda path: path.name)
+def test_prometheus_takes_the_rules(path: Path):
+    promtool("check", "rules", path)
+
+
+@pytest.mark.slow
+def test_prometheus_takes_the_example_of_a_configuration(tmp_path: Path):
+    for path in RULES.iterdir():
+        shutil.copy(path, tmp_path)
+    promtool("check", "config", "--syntax-only", tmp_path / "scrape.yml")
+
+
+@pytest.mark.slow
+def test_prometheus_finds_nothing_amiss_with_the_metrics():
+    promtool("check", "metrics", said=TEXT)
+
+
+@pytest.mark.slow
+def test_alerts_are_raised_by_what_they_are_for(tmp_path: Path):
+    for path in (RULES / "gatewayd.rules.yml", Path(__file__).with_name("alerts.test.yml")):
+        shutil.copy(path, tmp_path)
+    promtool("test", "rules", tmp_path / "alerts.test.yml")
