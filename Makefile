@@ -46,8 +46,8 @@ build: $(VENV)/.installed
 demo: build
 	@$(PY) -m demo
 
-# One process for what builds networks, one for what computes (tests/conftest.py)
-PARALLEL = -n 2 --no-loadscope-reorder --durations=30
+# Two processes for what builds networks, one for what computes (tests/conftest.py)
+PARALLEL = -n 3 --no-loadscope-reorder --durations=30
 
 test: build
 	@$(VENV)/bin/pytest $(PARALLEL) -m "not slow"
