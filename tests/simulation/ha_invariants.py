@@ -89,8 +89,8 @@ class HaWatch:
             raise Broken(f"{process} acts under epoch {change.epoch}, and was told of {epoch}")
 
     def _silent(self, machine: Machine, at: float) -> bool:
-        """Whether the other one had fallen silent by then, and was not heard since."""
-        return at > machine.heard_at + DEAD_TIME + SILENT
+        """Whether the other one had fallen silent by then, and was not heard since. Who stood still listens first."""
+        return at > max(machine.heard_at, machine.went_on_at) + DEAD_TIME + SILENT
 
     def told(self, machine: Machine, epoch: int) -> None:
         """It has just heard that somebody announces this epoch."""

@@ -77,7 +77,7 @@ class Machine:
         """The loop does something else; its beats go on, and what arrives waits, with its time."""
         self.boots = 0
         self._due = 0.0
-        self.heard_at = float("-inf")
+        self.heard_at = self.went_on_at = float("-inf")
         """When a heartbeat of the other's last reached the process."""
         self._waiting: list[tuple[str, Transmit, float | None]] = []
 
@@ -128,6 +128,7 @@ class Machine:
         if not (self.paused or self.busy):
             return
         self.paused = self.busy = False
+        self.went_on_at = self.world.now
         waiting, self._waiting = self._waiting, []
         for sender, datagram, at in waiting:
             self.arrive(sender, datagram, at)
