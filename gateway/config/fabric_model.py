@@ -89,7 +89,10 @@ class Fabric(Section):
     )
     imds_url: Text = Field(default="http://169.254.169.254", description="Azure: the instance metadata service")
     api_version: Text = Field(default="2025-05-01", description="Azure: api-version of Microsoft.Network")
-    region: Text | None = Field(default=None, description="AWS: the region; default: what boto3 finds")
+    region: Text | None = Field(
+        default=None,
+        description="AWS: the region, e.g. eu-central-1; default: AWS_DEFAULT_REGION of the unit's environment. The instance is not asked for it",
+    )
     endpoint_url: Text | None = Field(
         default=None, description="AWS: EC2's endpoint, e.g. a private one; default: the region's"
     )

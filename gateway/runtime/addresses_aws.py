@@ -30,7 +30,7 @@ HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class AwsAddressSettings:
-    """`endpoint_url` is for tests and private endpoints, `region` for where IMDS is not to be asked."""
+    """`endpoint_url` is for tests and private endpoints; without `region` AWS_DEFAULT_REGION counts, boto3 asks no instance for it."""
 
     region: str = ""
     endpoint_url: str = ""

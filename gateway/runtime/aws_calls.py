@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from gateway.ha.fabric_values import Failed, Why
-from gateway.runtime.aws_client import AwsAccess, AwsClient, line, missing
+from gateway.runtime.aws_client import AwsAccess, AwsClient, line, missing, unable
 
 Found = TypeVar("Found")
 _WHY: dict[str, Why] = {
@@ -59,7 +59,7 @@ class AwsCalls:
         except (errors.EndpointConnectionError, errors.ConnectTimeoutError) as error:
             return Failed(Why.UNREACHABLE, line(error))
         except (errors.NoCredentialsError, errors.CredentialRetrievalError, errors.NoRegionError) as error:
-            return Failed(Why.UNREACHABLE, f"{line(error)}; has the instance a role, and does IMDSv2 answer?")
+            return Failed(Why.UNREACHABLE, unable(error))
         except (errors.BotoCoreError, unreadable) as error:
             return Failed(Why.AMBIGUOUS if writes else Why.UNREACHABLE, line(error))
 

@@ -20,7 +20,7 @@ LONGEST_LINE = 300
 
 @dataclass(frozen=True, slots=True)
 class AwsAccess:
-    """`endpoint_url` is for tests and private endpoints, `region` for where IMDS is not to be asked; times in seconds."""
+    """`endpoint_url` is for tests and private endpoints; without `region` AWS_DEFAULT_REGION counts, boto3 asks no instance for it; times in seconds."""
 
     service: str
     region: str = ""
@@ -82,6 +82,13 @@ class AwsClient:
 def missing(what: str) -> str:
     """The sentence for an installation without boto3."""
     return f"{what} of AWS need boto3, which is not installed: install gatewayd with the extra 'aws'"
+
+
+def unable(error: Exception) -> str:
+    """The sentence for what botocore lacks before it can ask anything: a region or credentials."""
+    lacks_region = type(error).__name__ == "NoRegionError"
+    fix = "set `region` in the same section" if lacks_region else "has the instance a role, and does IMDSv2 answer?"
+    return f"{line(error)}; {fix}"
 
 
 def line(error: Exception) -> str:

@@ -52,7 +52,7 @@ _TARGETS = (
 
 @dataclass(frozen=True, slots=True)
 class AwsSettings:
-    """`interface` is ours. `endpoint_url` is for tests and private endpoints, `region` for where IMDS is not to be asked."""
+    """`interface` is ours. `endpoint_url` is for tests and private endpoints; without `region` AWS_DEFAULT_REGION counts, boto3 asks no instance for it."""
 
     interface: str
     region: str = ""

@@ -23,7 +23,7 @@ from typing import Any
 
 from gateway.ha.recorded_lease import Conflict, Load, Loaded, Reply, Save, Saved, Step
 from gateway.ha.witness import Failed
-from gateway.runtime.aws_client import AwsAccess, AwsClient, line, missing
+from gateway.runtime.aws_client import AwsAccess, AwsClient, line, missing, unable
 
 MISSING = missing("witnesses")
 THREADS = 4
@@ -101,7 +101,7 @@ class _AwsStore(ABC):
         except errors.ClientError as error:
             return self._told(error, step)
         except (errors.NoCredentialsError, errors.CredentialRetrievalError, errors.NoRegionError) as error:
-            return Failed(f"{line(error)}; has the instance a role, and does IMDSv2 answer?")
+            return Failed(unable(error))
         except (errors.BotoCoreError, unreadable) as error:
             return Failed(line(error))
 

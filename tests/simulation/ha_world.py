@@ -270,6 +270,7 @@ class HaWorld(Clockwork):
         self.note(name, f"its clock jumps by {seconds:.0f} s")
         self.watch.disturbed()
         self.machines[name].offset += seconds
+        self.machines[name].went_on_at = self.now  # a gap in its own beats is how it knows that it stood still
 
     def cut(self, sender: str, receiver: str, path: int = -1, healed_after: float = 0.0) -> None:
         self.note("net", f"cut {sender}>{receiver}{f' path {path}' if path >= 0 else ''}")
