@@ -49,9 +49,18 @@ def fabric_findings(facts: Facts) -> Iterator[Finding]:
     yield from _hops(fabric)
     yield from _urls(fabric)
     yield from _prefixes(fabric, ("fabric", "prefixes"), fabric.prefixes)
+    yield from _nobody_takes_over(facts)
     if not fabric.table:
         yield "error", ("fabric",), 'no route table is named; add one, e.g. [fabric.table.users] with its id = "..."'
     yield from _tables(facts, fabric)
+
+
+def _nobody_takes_over(facts: Facts) -> Iterator[Finding]:
+    """Said unless it is somebody's choice: BGP moves traffic by itself when a gateway dies, routes of a table do not."""
+    ha = facts.config.ha
+    if ha is not None and ha.witness is None and "without_witness" not in ha.model_fields_set:
+        text = "without a witness nobody takes over from a gateway that fell silent, and the routes go on leading to it; add [ha.witness], or choose `without_witness`"
+        yield "warning", ("ha",), text
 
 
 def _keys(fabric: Fabric) -> Iterator[Finding]:

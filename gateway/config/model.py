@@ -295,8 +295,7 @@ class Observe(Section):
     """What an operator may take out of the running daemon by gatewayctl, for a limited time each.
 
     Both are off: who has the keys reads everything. Each use is told in the journal with the user id and process that
-    asked, and shown as a problem while it lasts. The daemon writes no file; gatewayctl does, for its user alone. The
-    shipped unit forbids packet sockets: a capture needs a drop-in with `RestrictAddressFamilies=AF_PACKET`, too.
+    asked, and shown as a problem while it lasts. The daemon writes no file; gatewayctl does, for its user alone.
     What leaves by `dataplane.packet_socket` is in no capture of this host.
     """
 
@@ -344,8 +343,7 @@ class DataPlane(Section):
     them; only sealed ESP goes there. Whatever the short cut cannot have goes by the raw socket, so nothing is lost: a next hop not
     known (yet) or on no Ethernet, packets longer than the path takes, a device that is down or whose queue is full
     (`gateway_worker_packet_socket_fallbacks_total`). Nothing takes it while the host has ip rules that look at the
-    protocol or the TOS; routes by TOS are not seen. Under systemd it needs a drop-in with
-    `RestrictAddressFamilies=AF_PACKET`.
+    protocol or the TOS; routes by TOS are not seen.
     """
 
     workers: Workers = Field(

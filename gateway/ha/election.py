@@ -461,7 +461,7 @@ class Election:
             if not peer.dead(now):
                 return f"{peer.name} has not been silent for long enough"
             if not self._settings.witness and self._settings.none == "stay":
-                return f'{peer.name} is silent, and without a witness (none = "stay") silence promotes nobody'
+                return f'{peer.name} is silent, and without a witness (without_witness = "stay") nobody takes over'
             if why := self._vote.obstacle(peer.silent_from, now):
                 return f"{peer.name} is silent, and {why}"
             if not self._settings.witness and now < self._outdone_until:

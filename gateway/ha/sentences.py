@@ -20,6 +20,6 @@ def promotion(peer: PeerView, settings: ElectionSettings, *, taken_back: bool, b
     if taken_back:
         return f"{peer.name} did not take over"
     by = ("with the lease" if not broken else "with a broken lease") if settings.witness else ""
-    by = by or ("with its consent" if peer.up else f'without a witness, by none = "{settings.none}"')
+    by = by or ("with its consent" if peer.up else f'without a witness, by without_witness = "{settings.none}"')
     state = "is silent" if peer.contact is Contact.SILENT else "is not active"
     return f"{peer.name} {state}; {by}"

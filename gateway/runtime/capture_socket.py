@@ -120,8 +120,7 @@ class CaptureSocket:
 
 
 _REASONS = {
-    errno.EAFNOSUPPORT: "this service may not open packet sockets; add RestrictAddressFamilies=AF_PACKET in a drop-in "
-    "of gatewayd.service for the time of the capture",
+    errno.EAFNOSUPPORT: "this service may not open packet sockets; its unit needs RestrictAddressFamilies=AF_PACKET",
     errno.EPERM: "packet sockets need CAP_NET_RAW",
     errno.EACCES: "packet sockets need CAP_NET_RAW",
 }

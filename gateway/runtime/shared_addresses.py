@@ -8,9 +8,9 @@ cloud, the cloud has to be told as well, which happens beside this (`ha/address_
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain, repeat
 from struct import Struct
@@ -26,6 +26,12 @@ _EVERYBODY = b"\xff" * 6
 _NA = Struct(">BBHB3x16sBB6s")  # RFC 4861 4.4 and the option of 4.6.1
 _NEIGHBOR_ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_LAYER, _HOPS = 136, 0x20, 2, 255
 
+_FORBIDDEN = {
+    errno.EAFNOSUPPORT: "this service may not open packet sockets; its unit needs RestrictAddressFamilies=AF_PACKET",
+    errno.EPERM: "packet sockets need CAP_NET_RAW",
+    errno.EACCES: "packet sockets need CAP_NET_RAW",
+}
+
 Tell = Callable[[str, str, str], None]
 """Level, event, text."""
 
@@ -38,6 +44,7 @@ class SharedAddresses:
         self._turn = asyncio.Lock()
         self._wanted = HoldAddresses((), False)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told: set[str] = set()
 
     def want(self, effect: HoldAddresses) -> None:
         if effect == self._wanted:
@@ -64,8 +71,19 @@ class SharedAddresses:
             if effect is not self._wanted:
                 return
             if interface:
-                with suppress(OSError):
-                    _announce(interface, ip_address(text))
+                self._announce(interface, text)
+
+    def _announce(self, interface: str, text: str) -> None:
+        """Told once where it can never be done; a link that is down is announced on when it is there."""
+        try:
+            _announce(interface, ip_address(text))
+        except OSError as error:
+            if (why := _FORBIDDEN.get(error.errno or 0)) is not None and why not in self._told:
+                self._told.add(why)
+                what = f"that the shared address {text} is here is told nobody on {interface}"
+                self._tell(
+                    "error", "address-not-announced", f"{what}, whose neighbors send to the other gateway: {why}"
+                )
 
     async def _move(self, effect: HoldAddresses, text: str) -> str:
         """The interface it is on now; "" for none."""

@@ -49,7 +49,7 @@ def test_a_crash_is_taken_over_when_the_vote_is_won_and_its_wait_is_over(pair: T
     pair.wait_role(1 - active, "active", 5)
     at, text = entries(pair, 1 - active, "ha-active")[-1]
     assert DEAD + WAIT - 0.06 < at - killed < DEAD + WAIT + 1.0
-    assert 'without a witness, by none = "vote"' in text
+    assert 'without a witness, by without_witness = "vote"' in text
     pair.daemons[active].start()
     pair.wait_whole()
     assert pair.active() == 1 - active

@@ -24,8 +24,9 @@ DIRECTORY = Path(__file__).parents[3] / "config"
 def config(cloud: str, *changes: tuple[str, str]) -> Config:
     """The example with what it has in comments."""
     text = (DIRECTORY / f"{cloud}-pair.toml").read_text()
-    begin, end = text.index("# shared_addresses"), text.index("\n[fabric]")
+    begin, end = text.index("# [ha.fabric]"), text.index("\n[fabric]")
     text = text[:begin] + text[begin:end].replace("# ", "") + text[end:]
+    text = text.replace("# shared_addresses", "shared_addresses")
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
@@ -70,7 +71,7 @@ def test_two_interfaces_have_their_own_addresses_and_aws_reassigns_no_ipv6() -> 
         "aws",
         ('shared_addresses = ["10.0.1.10"]', 'shared_addresses = ["10.0.1.10", "2001:db8::10", "10.0.7.10"]'),
         ('peer_id = "eni-0a1b2c3d4e5f60719"\n', f'peer_id = "eni-0a1b2c3d4e5f60719"\n{more}'),
-        ('cloud = "aws"\n[ha', 'cloud = "aws"\ndry_run = true\ncheck_interval = 30\n[ha'),
+        ("[ha.fabric]\n", "[ha.fabric]\ndry_run = true\ncheck_interval = 30\n"),
     )
     found = settings(made)
     assert (found.check_interval, found.dry_run) == (30.0, True)

@@ -202,7 +202,7 @@ def test_stay_is_stay():
     driver = standby(witness=False)
     driver.silence()
     assert driver.wait(1e6) == []
-    assert driver.why_not == 'gw-b is silent, and without a witness (none = "stay") silence promotes nobody'
+    assert driver.why_not == 'gw-b is silent, and without a witness (without_witness = "stay") nobody takes over'
     driver = Driver(witness=False)
     driver.wait(1e6)
     assert driver.core.role is Role.STANDBY, "also after a start alone"
@@ -225,7 +225,7 @@ def test_a_vote_that_is_won_promotes_when_who_is_cut_off_has_found_out():
     assert became(driver.wait(2.9)) == []
     (change,) = [one for one in driver.wait(0.2) if isinstance(one, RoleChanged)]
     assert (change.after, change.fenced) == (Role.ACTIVE, False), "no fence"
-    assert change.reason == 'gw-b is silent; without a witness, by none = "vote"'
+    assert change.reason == 'gw-b is silent; without a witness, by without_witness = "vote"'
 
 
 def test_a_vote_that_is_lost_promotes_nobody_until_it_is_won():
@@ -286,7 +286,10 @@ def test_promote_is_promote_and_says_that_nothing_was_fenced():
     out = driver.silence()
     assert roles(out) == [(Role.STANDBY, Role.ACTIVE, 6)]
     (change,) = [one for one in out if isinstance(one, RoleChanged)]
-    assert (change.fenced, change.reason) == (False, 'gw-b is silent; without a witness, by none = "promote"')
+    assert (change.fenced, change.reason) == (
+        False,
+        'gw-b is silent; without a witness, by without_witness = "promote"',
+    )
     assert driver.core.level is Level.TOOK_OVER
 
 

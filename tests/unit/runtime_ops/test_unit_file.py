@@ -168,8 +168,8 @@ def test_what_the_daemon_relies_on(service: dict[str, str]):
     assert service["Type"] == "notify"
     assert service["RestartPreventExitStatus"] == "78"
     assert service["Restart"] == "on-failure"
-    assert "AF_PACKET" not in service["RestrictAddressFamilies"].split()
-    assert set(service["RestrictAddressFamilies"].split()) == {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"}
+    families = {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "AF_PACKET"}
+    assert set(service["RestrictAddressFamilies"].split()) == families
     assert service["DeviceAllow"] == "/dev/net/tun rw"
     assert "PrivateDevices" not in service
     assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"]
@@ -210,6 +210,8 @@ sys.exit(subprocess.run([sys.executable, "-c", code]).returncode)
         "net.ipv4.conf.all.rp_filter",
         "net.ipv4.conf.all.send_redirects",
         "net.ipv4.conf.all.src_valid_mark",
+        "net.ipv4.fib_multipath_hash_policy",
+        "net.ipv6.fib_multipath_hash_policy",
     ],
 )
 def test_the_kernel_settings_the_daemon_checks_are_shipped_and_exist(key: str):
