@@ -77,7 +77,7 @@ lint: $(VENV)/.packages
 
 lock:
 	$(VENV)/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --group dev pyproject.toml -o requirements.lock
-	$(VENV)/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o runtime.lock
+	$(VENV)/bin/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --extra aws -c requirements.lock pyproject.toml -o runtime.lock
 
 clean:
 	rm -rf build $(VENV) gateway/*.so
