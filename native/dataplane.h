@@ -303,7 +303,8 @@ struct sa {
   /* Under `lock`. Packets and octets move in bursts, beside the sequence number that every worker has to share anyway.
    */
   alignas(CACHE_LINE) struct spinlock lock;
-  bool soft_raised, hard_reached;
+  bool soft_raised, hard_raised; /* told; not where the ring of events was full: then again with a later packet */
+  bool hard_reached;
   uint64_t sequence;       /* outbound: last one used */
   _Atomic uint64_t *place; /* shared with the next process: the sequence number, or the window's top; NULL: none */
   uint64_t sequence_limit; /* outbound: granted */
@@ -375,11 +376,15 @@ struct sa_news {
   bool soft, hard;
 };
 bool sa_account(struct sa *sa, uint64_t octets, struct sa_news *news);
+/* A packet was refused because the SA has stopped; under its lock. Says so where nobody heard of it yet. */
+void sa_stopped(struct sa *sa, struct sa_news *news);
 /* How far it is, for the next process; under the SA's lock. */
 void sa_mark(struct sa *sa, uint64_t sequence);
-/* The same for many packets at once; false, and nothing is done, where one of them would come near a limit. */
+/* The same for many packets at once; false, and nothing is done, where one of them would come near a limit. Outbound
+ * packets are accounted for before they are numbered, inbound ones after the window took them. */
 bool sa_account_burst(struct sa *sa, uint64_t packets, uint64_t octets);
-void sa_raise(struct dataplane *plane, const struct sa *sa, struct sa_news news);
+/* Takes the SA's lock by itself: what found no room among the events counts as not told. */
+void sa_raise(struct dataplane *plane, struct sa *sa, struct sa_news news);
 
 /* ---- SPD: spd.c ---- */
 
@@ -407,6 +412,9 @@ enum event_kind {
   EVENT_UNKNOWN_SPI
 };
 #define EVENT_DETAIL_MAX 64
+#define EVENTS_MAX       1024
+/* Acquires, unknown SPIs and failed ICVs, which strangers cause, fit while fewer wait. */
+#define EVENTS_OF_STRANGERS_MAX (EVENTS_MAX / 2)
 
 struct event {
   enum event_kind kind;
@@ -425,10 +433,11 @@ struct punt {
 
 bool events_init(struct dataplane *plane);
 void events_free(struct dataplane *plane);
-void event_raise(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi, const void *detail,
+/* False: there is no room, and nobody will hear of it. */
+bool event_raise(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi, const void *detail,
                  size_t length);
 /* The same with "host port" of an end point as detail. */
-void event_raise_at(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi,
+bool event_raise_at(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi,
                     const struct endpoint *where);
 /* True at most once per second for one `mark`. */
 bool once_per_second(_Atomic uint64_t *mark);

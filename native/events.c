@@ -1,6 +1,7 @@
 /* What the workers tell the control plane: events and punted IKE datagrams, in two bounded rings and one eventfd.
  *
- * A full ring loses the newest: events are rate-limited where they are raised, and IKE retransmits.
+ * A full ring refuses the newest: events are rate-limited where they are raised, who raises one only once tries again,
+ * and IKE retransmits. What strangers can cause takes no more than half of the ring of events.
  */
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -11,7 +12,6 @@
 
 #include "dataplane.h"
 
-#define EVENTS_MAX      1024
 #define PUNTS_MAX       1024
 #define PUNT_OCTETS_MAX (4u << 20)
 
@@ -73,12 +73,17 @@ void events_free(struct dataplane *plane) {
   free(plane->punts);
 }
 
-void event_raise(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi, const void *detail,
+static size_t room_for(enum event_kind kind) {
+  bool of_strangers = kind == EVENT_ACQUIRE || kind == EVENT_UNKNOWN_SPI || kind == EVENT_INTEGRITY_BURST;
+  return of_strangers ? EVENTS_OF_STRANGERS_MAX : EVENTS_MAX;
+}
+
+bool event_raise(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi, const void *detail,
                  size_t length) {
   struct event_ring *ring = plane->events;
   pthread_mutex_lock(&ring->lock);
-  bool was_empty = ring->count == 0;
-  if (ring->count < EVENTS_MAX) {
+  bool was_empty = ring->count == 0, fits = ring->count < room_for(kind);
+  if (fits) {
     struct event *event = &ring->events[(ring->first + ring->count++) % EVENTS_MAX];
     event->kind = kind;
     event->connection = connection;
@@ -88,14 +93,15 @@ void event_raise(struct dataplane *plane, enum event_kind kind, uint32_t connect
   }
   pthread_mutex_unlock(&ring->lock);
   if (was_empty) kick(plane);
+  return fits;
 }
 
-void event_raise_at(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi,
+bool event_raise_at(struct dataplane *plane, enum event_kind kind, uint32_t connection, uint32_t spi,
                     const struct endpoint *where) {
   char host[INET6_ADDRSTRLEN] = "", text[EVENT_DETAIL_MAX];
   inet_ntop(where->family, where->address, host, sizeof host);
   int length = snprintf(text, sizeof text, "%s %u", host, where->port);
-  event_raise(plane, kind, connection, spi, text, (size_t)length);
+  return event_raise(plane, kind, connection, spi, text, (size_t)length);
 }
 
 bool once_per_second(_Atomic uint64_t *mark) {

@@ -149,9 +149,11 @@ static void classify(struct worker *worker, struct source *source, const struct 
 
 /* RFC 4303 3.4.3: the window is asked before the ICV is computed. Keeps what may be new. */
 static void check_replay(struct worker *worker, struct sa *sa, struct slice *slice) {
+  struct sa_news news = {false, false};
   size_t kept = 0;
   spin_lock(&sa->lock);
   bool stopped = sa->hard_reached;
+  if (stopped) sa_stopped(sa, &news);
   for (size_t i = 0; i < slice->count && !stopped; i++) {
     struct esp_open_item *item = &slice->items[i];
     item->sequence = replay_infer(&sa->window, load32(item->packet + 4));
@@ -163,6 +165,7 @@ static void check_replay(struct worker *worker, struct sa *sa, struct slice *sli
   if (!stopped) sa->replay_drops += refused;
   spin_unlock(&sa->lock);
   slice->count = kept;
+  if (stopped) sa_raise(worker->plane, sa, news);
   if (refused) drop_count(worker, sa->connection, stopped ? DROP_HARD_LIMIT : DROP_REPLAY, refused);
 }
 
@@ -184,6 +187,7 @@ static const enum drop_reason drop_of_result[] = {
 struct verdict {
   struct sa_news news;
   bool moved, integrity_burst;
+  struct endpoint moved_from;
   size_t drops[DROP_REASON_COUNT];
 };
 
@@ -238,8 +242,9 @@ static void accept_slice(const struct inbound *in, struct slice *slice, struct v
   /* Once a second and SA: who bounces a peer between addresses must not push others' events out of the ring. A move
    * passed over now is seen with the next packet. */
   if (sa->window.top > top && came_from_elsewhere(in) && new_second(&sa->moved_second, now)) {
-    sa->peer = in->remote;
     verdict->moved = true;
+    verdict->moved_from = sa->peer;
+    sa->peer = in->remote;
   }
   sa->replay_drops += verdict->drops[DROP_REPLAY];
   sa->integrity_failures += verdict->drops[DROP_INTEGRITY];
@@ -247,14 +252,25 @@ static void accept_slice(const struct inbound *in, struct slice *slice, struct v
   spin_unlock(&sa->lock);
 }
 
+/* Nobody heard of the move, and it is this one that counts: the next packet tells it again. */
+static void take_back(struct sa *sa, const struct endpoint *to, const struct endpoint *from) {
+  spin_lock(&sa->lock);
+  if (endpoint_equal(&sa->peer, to)) {
+    sa->peer = *from;
+    sa->moved_second = 0;
+  }
+  spin_unlock(&sa->lock);
+}
+
 static void tell(struct worker *worker, const struct inbound *in, const struct verdict *verdict) {
   struct dataplane *plane = worker->plane;
-  const struct sa *sa = in->sa;
+  struct sa *sa = in->sa;
   for (int reason = 0; reason < DROP_REASON_COUNT; reason++)
     if (verdict->drops[reason]) drop_count(worker, sa->connection, (enum drop_reason)reason, verdict->drops[reason]);
   sa_raise(plane, sa, verdict->news);
   if (verdict->integrity_burst) event_raise(plane, EVENT_INTEGRITY_BURST, sa->connection->id, sa->spi, "", 0);
-  if (verdict->moved) event_raise_at(plane, EVENT_PEER_MOVED, sa->connection->id, sa->spi, &in->remote);
+  if (verdict->moved && !event_raise_at(plane, EVENT_PEER_MOVED, sa->connection->id, sa->spi, &in->remote))
+    take_back(sa, &in->remote, &verdict->moved_from);
 }
 
 /* ---- inner packets ---- */

@@ -14,6 +14,11 @@
 /* Without ESN a rekey is due well before the sequence numbers end. */
 #define SEQUENCE_SOFT_32 (SEQUENCE_MAX_32 / 10 * 8)
 
+/* RFC 4303 3.3.3: the last number of all. */
+static uint64_t sequence_end(bool esn) {
+  return esn ? UINT64_MAX : SEQUENCE_MAX_32;
+}
+
 static uint64_t outbound_key(uint32_t connection, uint32_t spi) {
   return (uint64_t)connection << 32 | spi;
 }
@@ -84,7 +89,7 @@ static struct fault sa_allowed(struct dataplane *plane, const struct sa_request 
     return (struct fault){"an outbound SA is for any worker or for one there is", 0};
   if (r->place < 0 || (r->place > 0 && r->place >= (int64_t)(plane->shared_octets / SHARED_PLACE)))
     return (struct fault){"no such place in the shared memory", 0};
-  if (!r->suite.esn && r->sequence > SEQUENCE_MAX_32) return (struct fault){"the sequence number is too large", 0};
+  if (r->sequence > sequence_end(r->suite.esn)) return (struct fault){"the sequence number is too large", 0};
   if (r->selector_count == 0) return (struct fault){"an SA needs a selector", 0};
   /* RFC 4303 3.3.1: encryption without integrity is not offered here. */
   if (r->suite.encryption == ESP_AES_CBC && r->suite.integrity == ESP_INTEG_NONE)
@@ -110,7 +115,7 @@ static struct fault sa_new(struct dataplane *plane, const struct sa_request *r, 
   sa->local = r->local;
   sa->peer = r->remote;
   sa->fenced = r->fenced;
-  sa->sequence_limit = sa->fenced ? r->sequence : sa->esn ? UINT64_MAX : SEQUENCE_MAX_32;
+  sa->sequence_limit = sa->fenced ? r->sequence : sequence_end(sa->esn);
   atomic_init(&sa->socket, r->socket);
   sa->selector_count = r->selector_count;
   sa->selectors = calloc(r->selector_count, sizeof *sa->selectors);
@@ -208,7 +213,8 @@ struct fault sa_grant(struct dataplane *plane, uint32_t connection, uint32_t spi
     fault.sentence = "unknown outbound SA";
   } else {
     spin_lock(&sa->lock);
-    sa->sequence_limit = !sa->esn && limit > SEQUENCE_MAX_32 ? SEQUENCE_MAX_32 : limit;
+    uint64_t most = sequence_end(sa->esn);
+    sa->sequence_limit = limit > most ? most : limit;
     spin_unlock(&sa->lock);
   }
   control_leave(plane);
@@ -223,7 +229,7 @@ struct fault sa_advance(struct dataplane *plane, uint32_t connection, uint32_t s
     fault.sentence = "unknown outbound SA";
   } else {
     spin_lock(&sa->lock);
-    uint64_t most = sa->esn ? UINT64_MAX : SEQUENCE_MAX_32;
+    uint64_t most = sequence_end(sa->esn);
     sa->sequence = by > most - sa->sequence ? most : sa->sequence + by;
     sa_mark(sa, sa->sequence);
     spin_unlock(&sa->lock);
@@ -244,11 +250,20 @@ static bool below(uint64_t value, uint64_t limit) {
   return limit == 0 || value < limit;
 }
 
+/* The number itself, not how many packets there were: it may have begun high, and it may be advanced. */
+static bool numbers_run_out(const struct sa *sa, uint64_t packets) {
+  return !sa->esn && (sa->inbound ? sa->window.top : sa->sequence + packets) >= SEQUENCE_SOFT_32;
+}
+
+void sa_stopped(struct sa *sa, struct sa_news *news) {
+  if (!sa->hard_raised) sa->hard_raised = news->hard = true;
+}
+
 bool sa_account_burst(struct sa *sa, uint64_t packets, uint64_t octets) {
   const struct limits *limits = &sa->limits;
   uint64_t all_packets = sa->packets + packets, all_octets = sa->octets + octets;
   bool soft_due = !below(all_packets, limits->soft_packets) || !below(all_octets, limits->soft_octets) ||
-                  (!sa->esn && all_packets >= SEQUENCE_SOFT_32);
+                  numbers_run_out(sa, packets);
   if (sa->hard_reached || (soft_due && !sa->soft_raised)) return false;
   if (!below(all_packets, limits->hard_packets) || !below(all_octets, limits->hard_octets)) return false;
   sa->packets = all_packets;
@@ -258,25 +273,36 @@ bool sa_account_burst(struct sa *sa, uint64_t packets, uint64_t octets) {
 
 bool sa_account(struct sa *sa, uint64_t octets, struct sa_news *news) {
   const struct limits *limits = &sa->limits;
-  if (sa->hard_reached) return false;
-  if (limits->hard_octets != 0 && sa->octets + octets > limits->hard_octets) {
-    sa->hard_reached = news->hard = true;
+  if (limits->hard_octets != 0 && sa->octets + octets > limits->hard_octets) sa->hard_reached = true;
+  if (sa->hard_reached) {
+    sa_stopped(sa, news);
     return false;
   }
   sa->packets++;
   sa->octets += octets;
-  if (reached(sa->packets, limits->hard_packets) || reached(sa->octets, limits->hard_octets))
-    sa->hard_reached = news->hard = true;
+  if (reached(sa->packets, limits->hard_packets) || reached(sa->octets, limits->hard_octets)) {
+    sa->hard_reached = true;
+    sa_stopped(sa, news);
+  }
   if (!sa->soft_raised && (reached(sa->packets, limits->soft_packets) || reached(sa->octets, limits->soft_octets) ||
-                           (!sa->esn && sa->packets >= SEQUENCE_SOFT_32)))
+                           numbers_run_out(sa, 1)))
     sa->soft_raised = news->soft = true;
   return true;
 }
 
-void sa_raise(struct dataplane *plane, const struct sa *sa, struct sa_news news) {
+static bool raise_expiry(struct dataplane *plane, const struct sa *sa, enum event_kind kind) {
   const char *direction = sa->inbound ? "in" : "out";
-  if (news.soft) event_raise(plane, EVENT_EXPIRE_SOFT, sa->connection->id, sa->spi, direction, strlen(direction));
-  if (news.hard) event_raise(plane, EVENT_EXPIRE_HARD, sa->connection->id, sa->spi, direction, strlen(direction));
+  return event_raise(plane, kind, sa->connection->id, sa->spi, direction, strlen(direction));
+}
+
+void sa_raise(struct dataplane *plane, struct sa *sa, struct sa_news news) {
+  bool soft_lost = news.soft && !raise_expiry(plane, sa, EVENT_EXPIRE_SOFT);
+  bool hard_lost = news.hard && !raise_expiry(plane, sa, EVENT_EXPIRE_HARD);
+  if (!soft_lost && !hard_lost) return;
+  spin_lock(&sa->lock);
+  if (soft_lost) sa->soft_raised = false;
+  if (hard_lost) sa->hard_raised = false;
+  spin_unlock(&sa->lock);
 }
 
 static void number(struct esp_seal_item *items, size_t count, uint64_t last) {
@@ -295,6 +321,8 @@ static size_t take_singly(struct sa *sa, struct esp_seal_item *items, size_t cou
   while (taken < count) {
     if (sa->sequence >= sa->sequence_limit) {
       *reason = DROP_SEQUENCE_EXHAUSTED;
+      /* At a grant more may be granted; here nothing comes any more but another SA. */
+      if (sa->sequence >= sequence_end(sa->esn)) sa_stopped(sa, news);
       break;
     }
     if (!sa_account(sa, items[taken].payload_length, news)) {

@@ -37,6 +37,7 @@ LOWEST_SPI = 256  # RFC 4303 2.1: 1 to 255 are reserved, 0 is for local use
 KEEPALIVE = b"\xff"  # RFC 3948 2.3
 NON_ESP_MARKER = bytes(4)  # RFC 3948 2.2
 IPV6_MINIMUM_MTU = 1280  # RFC 8200 5
+SEQUENCE_SOFT = (SEQUENCE_SPACE - 1) // 10 * 8  # without ESN a rekey is due well before the numbers end
 
 
 class Event(NamedTuple):
@@ -63,8 +64,20 @@ class _Sa:
     integrity_failures: int = 0
     selector_drops: int = 0
     soft_raised: bool = False
+    hard_raised: bool = False
     hard_reached: bool = False
     integrity_second: int = -1
+
+    @property
+    def sequence_end(self) -> int:
+        """RFC 4303 3.3.3: the last number of all."""
+        return (2**64 if self.parameters.suite.esn else SEQUENCE_SPACE) - 1
+
+    @property
+    def numbers_run_out(self) -> bool:
+        """With the packet at hand: outbound it is not numbered yet."""
+        number = self.window.top if self.parameters.direction is Direction.INBOUND else self.sequence + 1
+        return not self.parameters.suite.esn and number >= SEQUENCE_SOFT
 
     def carries(self, flow: Flow) -> bool:
         return any(selector_matches(one, flow, self.parameters.direction) for one in self.parameters.selectors)
@@ -113,6 +126,8 @@ class ReferenceDataPlane:
         if sa.parameters.fenced and now >= self._fence:
             return self._dropped(connection, Drop.NOT_ACTIVE)
         if sa.sequence >= sa.sequence_limit:
+            if sa.sequence >= sa.sequence_end:
+                self._stopped(sa)
             return self._dropped(connection, Drop.SEQUENCE_EXHAUSTED)
         if not self._account(sa, flow.length):
             return self._dropped(connection, Drop.HARD_LIMIT)
@@ -220,14 +235,14 @@ class ReferenceDataPlane:
 
     def grant(self, connection: int, spi: int, limit: int) -> None:
         sa = self._outbound_sa(connection, spi)
-        sa.sequence_limit = min(limit, (2**64 if sa.parameters.suite.esn else SEQUENCE_SPACE) - 1)
+        sa.sequence_limit = min(limit, sa.sequence_end)
 
     def move_fence(self, until: float) -> None:
         self._fence = until
 
     def advance(self, connection: int, spi: int, by: int) -> None:
         sa = self._outbound_sa(connection, spi)
-        sa.sequence = min(sa.sequence + by, (2**64 if sa.parameters.suite.esn else SEQUENCE_SPACE) - 1)
+        sa.sequence = min(sa.sequence + by, sa.sequence_end)
 
     def sa_counters(self) -> dict[tuple[Direction, int, int], SaCounters]:
         return {
@@ -291,15 +306,20 @@ class ReferenceDataPlane:
         if not over:
             sa.packets += 1
             sa.octets += octets
-        detail = name.direction.value.encode()
         soft = _reached(sa.packets, limits.soft_packets) or _reached(sa.octets, limits.soft_octets)
-        if not over and soft and not sa.soft_raised:
+        if not over and (soft or sa.numbers_run_out) and not sa.soft_raised:
             sa.soft_raised = True
-            self._events.append(Event("expire-soft", name.connection, name.spi, detail))
+            self._events.append(Event("expire-soft", name.connection, name.spi, name.direction.value.encode()))
         if over or _reached(sa.packets, limits.hard_packets) or _reached(sa.octets, limits.hard_octets):
             sa.hard_reached = True
-            self._events.append(Event("expire-hard", name.connection, name.spi, detail))
+            self._stopped(sa)
         return not over
+
+    def _stopped(self, sa: _Sa) -> None:
+        name = sa.parameters
+        if not sa.hard_raised:
+            sa.hard_raised = True
+            self._events.append(Event("expire-hard", name.connection, name.spi, name.direction.value.encode()))
 
     def _follow(self, sa: _Sa, remote: Endpoint) -> None:
         # RFC 7296 2.23: a packet without UDP shows no port, so it does not move who is reached through UDP

@@ -290,6 +290,90 @@ static void moves_are_told_once_a_second(void) {
   close_both();
 }
 
+/* ---- events that find no room ---- */
+
+static void fill_ring(void) {
+  while (event_raise(site.plane, EVENT_EXPIRE_SOFT, 1, 2, "", 0))
+    ;
+}
+
+/* How many of a kind were waiting. */
+static size_t drained(enum event_kind kind) {
+  struct event events[64];
+  size_t found = 0;
+  for (size_t count; (count = site_events(&site, events, 64)) > 0;)
+    for (size_t i = 0; i < count; i++)
+      found += events[i].kind == kind && events[i].spi == SPI_IN;
+  return found;
+}
+
+static void deliver_from(int fd) {
+  static uint8_t out[ROOM];
+  uint8_t inner[100], packet[300];
+  struct virtio_net_hdr_v1 vnet;
+  struct recipe recipe = {.protocol = P_UDP, .payload = 8};
+  size_t length = build(inner, &recipe), sealed = peer_seal(&peer, ++sequence, inner, length, 4, packet);
+  datagram_send(fd, &site.local, packet, sealed, 0, 0);
+  CHECK(host_receive(&site, &vnet, out, ROOM, WAIT_MS) == (ssize_t)length);
+}
+
+/* The peer moves once. */
+static void a_move_without_room_is_told_by_the_next_packet(void) {
+  struct event event;
+  open_both(AF_INET, &plane_gcm);
+  int elsewhere = loopback_socket(AF_INET);
+  deliver_from(peer.socket);
+  fill_ring();
+  deliver_from(elsewhere);
+  deliver_from(elsewhere);
+  CHECK(drained(EVENT_PEER_MOVED) == 0);
+  deliver_from(elsewhere);
+  CHECK(moves(&event) == 1 && event.spi == SPI_IN);
+  deliver_from(elsewhere);
+  CHECK(moves(&event) == 0);
+  close(elsewhere);
+  close_both();
+}
+
+/* An SA that goes on with what a process before this one saw: the window's top counts, not these packets. */
+static void numbers_that_run_out_are_told(void) {
+  uint64_t soft = UINT32_MAX / 10 * 8;
+  open_both(AF_INET, &plane_gcm);
+  check_fault(sa_remove(site.plane, true, CONNECTION, SPI_IN));
+  struct sa_request request = sa_like(&site, true, SPI_IN, &plane_gcm, &peer.local);
+  request.sequence = sequence = soft - 2;
+  check_fault(sa_add(site.plane, &request));
+  deliver_from(peer.socket);
+  CHECK(drained(EVENT_EXPIRE_SOFT) == 0);
+  fill_ring();
+  deliver_from(peer.socket);
+  CHECK(drained(EVENT_EXPIRE_SOFT) == 0);
+  deliver_from(peer.socket);
+  deliver_from(peer.socket);
+  CHECK(drained(EVENT_EXPIRE_SOFT) == 1);
+  close_both();
+}
+
+static void a_stop_without_room_is_told_by_a_refused_packet(void) {
+  uint8_t inner[100];
+  struct recipe recipe = {.protocol = P_UDP, .payload = 8};
+  open_both(AF_INET, &plane_gcm);
+  check_fault(sa_remove(site.plane, true, CONNECTION, SPI_IN));
+  struct sa_request request = sa_like(&site, true, SPI_IN, &plane_gcm, &peer.local);
+  request.limits.hard_packets = 2;
+  check_fault(sa_add(site.plane, &request));
+  deliver_from(peer.socket);
+  fill_ring();
+  deliver_from(peer.socket);
+  CHECK(drained(EVENT_EXPIRE_HARD) == 0);
+  for (uint64_t refused = 1; refused <= 2; refused++) {
+    deliver(inner, build(inner, &recipe), 0);
+    expect_drops(&site, CONNECTION, DROP_HARD_LIMIT, refused);
+  }
+  CHECK(drained(EVENT_EXPIRE_HARD) == 1);
+  close_both();
+}
+
 /* Forged, replayed or late, from elsewhere: the peer stays where it was. */
 static void only_news_from_the_peer_moves_it(void) {
   static uint8_t out[ROOM];
@@ -367,6 +451,9 @@ int main(void) {
   RUN(lying_trailers_are_dropped);
   RUN(lying_inner_headers_are_dropped);
   RUN(moves_are_told_once_a_second);
+  RUN(a_move_without_room_is_told_by_the_next_packet);
+  RUN(numbers_that_run_out_are_told);
+  RUN(a_stop_without_room_is_told_by_a_refused_packet);
   RUN(only_news_from_the_peer_moves_it);
   RUN(esn_crosses_two_to_the_32_out_of_order);
   return 0;

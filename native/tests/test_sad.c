@@ -97,6 +97,144 @@ static void limits_are_exact_by_bursts(void) {
   site_close(&site);
 }
 
+/* ---- the end of the numbers, and events that find no room ---- */
+
+enum { SPI_NEAR = 0x900, END_32 = UINT32_MAX };
+static const uint64_t soft_32 = END_32 / 10 * 8;
+
+static struct sa *sa_used(struct site *site, const struct esp_suite *suite, uint64_t sequence) {
+  struct sa_request request = sa_like(site, false, SPI_NEAR, suite, &nobody);
+  request.sequence = sequence;
+  check_fault(sa_add(site->plane, &request));
+  return sa_find(site->plane, false, CONNECTION, SPI_NEAR);
+}
+
+static size_t take(struct site *site, struct sa *sa, size_t count) {
+  struct esp_seal_item items[BURST] = {0};
+  enum drop_reason reason = DROP_REASON_COUNT;
+  for (size_t i = 0; i < count; i++)
+    items[i].payload_length = 20;
+  size_t taken = sa_take(site->plane, sa, items, count, 20 * count, &reason);
+  CHECK(taken == count || reason == DROP_SEQUENCE_EXHAUSTED || reason == DROP_HARD_LIMIT);
+  return taken;
+}
+
+/* Exactly these, and of this SA. */
+static void expect_events(struct site *site, size_t soft, size_t hard) {
+  struct event events[EVENTS];
+  size_t count = site_events(site, events, EVENTS);
+  for (size_t i = 0; i < count; i++) {
+    CHECK(events[i].spi == SPI_NEAR && events[i].length == 3 && memcmp(events[i].detail, "out", 3) == 0);
+    soft -= events[i].kind == EVENT_EXPIRE_SOFT;
+    hard -= events[i].kind == EVENT_EXPIRE_HARD;
+  }
+  CHECK(soft == 0 && hard == 0);
+}
+
+/* A process that goes on with an SA, or advances it, has seen few of its packets. */
+static void numbers_that_run_out_are_told(bool advanced) {
+  struct site site;
+  site_open(&site, 1, AF_INET, ESP_ENGINE_LIBCRYPTO);
+  struct sa *sa = sa_used(&site, &plane_gcm, advanced ? 7 : soft_32 - BURST - 1);
+  if (advanced) check_fault(sa_advance(site.plane, CONNECTION, SPI_NEAR, soft_32 - BURST - 1 - 7));
+  CHECK(take(&site, sa, BURST) == BURST);
+  expect_events(&site, 0, 0);
+  CHECK(take(&site, sa, 2) == 2 && sa->sequence == soft_32 + 1);
+  CHECK(take(&site, sa, BURST) == BURST);
+  expect_events(&site, 1, 0);
+  site_close(&site);
+}
+
+static void numbers_of_a_resumed_sa_run_out(void) {
+  numbers_that_run_out_are_told(false);
+}
+
+static void numbers_of_an_advanced_sa_run_out(void) {
+  numbers_that_run_out_are_told(true);
+}
+
+static void the_end_of_the_numbers_is_told_once(void) {
+  struct site site;
+  site_open(&site, 1, AF_INET, ESP_ENGINE_LIBCRYPTO);
+  struct sa *sa = sa_used(&site, &plane_gcm, END_32 - 10);
+  CHECK(take(&site, sa, 10) == 10 && sa->sequence == END_32);
+  expect_events(&site, 1, 0);
+  CHECK(take(&site, sa, BURST) == 0 && take(&site, sa, 1) == 0);
+  expect_events(&site, 0, 1);
+  site_close(&site);
+}
+
+/* More may be granted: nothing has ended. And with ESN there is far to go. */
+static void neither_a_grant_nor_32_bits_of_an_esn_are_the_end(void) {
+  struct site site;
+  site_open(&site, 1, AF_INET, ESP_ENGINE_LIBCRYPTO);
+  struct sa *sa = sa_used(&site, &plane_gcm_esn, END_32 - 10);
+  CHECK(take(&site, sa, 20) == 20);
+  check_fault(sa_grant(site.plane, CONNECTION, SPI_NEAR, UINT64_C(1) + END_32));
+  CHECK(take(&site, sa, 1) == 0);
+  expect_events(&site, 0, 0);
+  site_close(&site);
+}
+
+/* Up to `most`; how many fitted. */
+static size_t fill_ring(struct site *site, enum event_kind kind, size_t most) {
+  size_t fitted = 0;
+  while (fitted < most && event_raise(site->plane, kind, 1, 2, "", 0))
+    fitted++;
+  return fitted;
+}
+
+static void empty_ring(struct site *site) {
+  struct event events[EVENTS];
+  while (site_events(site, events, EVENTS) > 0)
+    ;
+}
+
+static void what_strangers_cause_leaves_half_the_ring(void) {
+  static const enum event_kind strange[] = {EVENT_ACQUIRE, EVENT_UNKNOWN_SPI, EVENT_INTEGRITY_BURST};
+  struct site site;
+  site_open(&site, 1, AF_INET, ESP_ENGINE_LIBCRYPTO);
+  for (size_t i = 0; i < sizeof strange / sizeof *strange; i++) {
+    CHECK(fill_ring(&site, strange[i], 2 * EVENTS_MAX) == EVENTS_OF_STRANGERS_MAX);
+    CHECK(fill_ring(&site, EVENT_EXPIRE_SOFT, 2 * EVENTS_MAX) == EVENTS_MAX - EVENTS_OF_STRANGERS_MAX);
+    CHECK(!event_raise(site.plane, strange[i], 1, 2, "", 0));
+    empty_ring(&site);
+  }
+  site_close(&site);
+}
+
+/* Of limits and of the end of the numbers, both of which are raised once. */
+static void expiry_without_room_is_told_by_a_later_packet(bool numbers) {
+  struct site site;
+  site_open(&site, 1, AF_INET, ESP_ENGINE_LIBCRYPTO);
+  struct sa_request request = sa_like(&site, false, SPI_NEAR, &plane_gcm, &nobody);
+  if (numbers)
+    request.sequence = END_32 - 10;
+  else
+    request.limits = (struct limits){.soft_packets = 2, .hard_packets = 10};
+  check_fault(sa_add(site.plane, &request));
+  struct sa *sa = sa_find(site.plane, false, CONNECTION, SPI_NEAR);
+  fill_ring(&site, EVENT_PEER_MOVED, EVENTS_MAX);
+  CHECK(take(&site, sa, 4) == 4);
+  empty_ring(&site);
+  CHECK(take(&site, sa, 4) == 4);
+  expect_events(&site, 1, 0);
+  fill_ring(&site, EVENT_PEER_MOVED, EVENTS_MAX);
+  CHECK(take(&site, sa, 4) == 2 && take(&site, sa, 4) == 0);
+  empty_ring(&site);
+  CHECK(take(&site, sa, 4) == 0 && take(&site, sa, 4) == 0);
+  expect_events(&site, 0, 1);
+  site_close(&site);
+}
+
+static void limits_without_room_are_told_later(void) {
+  expiry_without_room_is_told_by_a_later_packet(false);
+}
+
+static void the_end_without_room_is_told_later(void) {
+  expiry_without_room_is_told_by_a_later_packet(true);
+}
+
 /* ---- policies ---- */
 
 struct entry {
@@ -242,6 +380,13 @@ static void lists_follow_sas_that_come_and_go(void) {
 
 int main(void) {
   RUN(limits_are_exact_by_bursts);
+  RUN(numbers_of_a_resumed_sa_run_out);
+  RUN(numbers_of_an_advanced_sa_run_out);
+  RUN(the_end_of_the_numbers_is_told_once);
+  RUN(neither_a_grant_nor_32_bits_of_an_esn_are_the_end);
+  RUN(what_strangers_cause_leaves_half_the_ring);
+  RUN(limits_without_room_are_told_later);
+  RUN(the_end_without_room_is_told_later);
   RUN(lists_follow_sas_that_come_and_go);
   return 0;
 }

@@ -169,6 +169,29 @@ def test_the_counter_never_passes_32_bits_without_esn() -> None:
     assert drops(plane) == {(1, "sequence_exhausted"): 1}
 
 
+@pytest.mark.parametrize("advanced", [False, True], ids=["resumed", "advanced"])
+def test_the_numbers_near_their_end_expire_whoever_used_them(advanced: bool) -> None:
+    used = (2**32 - 1) // 10 * 8 - 2
+    plane = sender(sequence=0 if advanced else used)
+    if advanced:
+        plane.advance(1, SPI, used)
+    one(plane)
+    assert plane.drain_events() == []
+    one(plane)
+    one(plane)
+    assert plane.drain_events() == [Event("expire-soft", 1, SPI, b"out")]
+    plane.advance(1, SPI, 2**32)
+    assert [plane.outbound(1, PACKET, 1.0) for _ in range(2)] == [[], []]
+    assert plane.drain_events() == [Event("expire-hard", 1, SPI, b"out")]
+
+
+def test_the_window_near_the_end_of_the_numbers_expires() -> None:
+    plane = receiver(sequence=(2**32 - 1) // 10 * 8 - 2)
+    for sequence, told in (((2**32 - 1) // 10 * 8 - 1, []), (2**32 - 1, ["expire-soft"])):
+        assert plane.inbound(sealed(PACKET, sequence), THERE, HERE, 1.0)
+        assert [event.kind for event in plane.drain_events()] == told
+
+
 # ---- limits ----
 
 
