@@ -168,7 +168,8 @@ class DataPlane:
         fenced SA where it began."""
 
     def move_fence(self, until_ns: int) -> None:
-        """Until when fenced SAs send, in ns of CLOCK_BOOTTIME: workers look before each burst. Until the first call: never."""
+        """Until when fenced SAs send, in ns of CLOCK_BOOTTIME: workers look before each burst. Until the first call: never.
+        Moved back it returns when no worker sends by the old one any more."""
 
     def advance(self, connection: int, spi: int, by: int) -> None:
         """So many sequence numbers are never used, or all that are left."""

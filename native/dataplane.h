@@ -135,6 +135,7 @@ struct worker {
   atomic_int packet_socket;     /* protocol 50 past the IP layer (packet.c); -1: none */
   uint32_t packet_ids;          /* IPv4 identifications given there */
   uint64_t socket_drops_before; /* of sockets that were removed; under plane->control */
+  uint64_t cpu_ns;              /* all it used; written by itself at its end */
   pthread_t thread;
   struct esp_thread *esp;
   struct outbound *outbound;
@@ -204,7 +205,7 @@ struct fault dataplane_start_placed(unsigned workers, enum esp_engine engine, co
  * hold how far it is, written before a packet leaves, or is passed on. Once, before any SA. */
 #define SHARED_PLACE 64
 struct fault dataplane_share(struct dataplane *plane, int fd);
-/* Joins the workers; SAs and their counters stay until dataplane_stop. */
+/* Joins the workers; SAs and all counters stay until dataplane_stop. */
 void dataplane_halt(struct dataplane *plane);
 void dataplane_stop(struct dataplane *plane);
 void dataplane_free(struct dataplane *plane);
@@ -346,8 +347,9 @@ struct fault sa_retire(struct dataplane *plane, bool inbound, uint32_t connectio
                        struct sa_statistics *last);
 struct fault sa_update_remote(struct dataplane *plane, uint32_t connection, uint32_t spi,
                               const struct endpoint *remote);
-/* Until when (CLOCK_BOOTTIME) fenced SAs may send. Workers look at it before each burst: after a stand-still of the
- * whole process they go on before anybody could tell them. */
+/* Until when (CLOCK_BOOTTIME) fenced SAs may send. Workers look at it before each burst is numbered, before it is sent
+ * and after each wait for a socket: after a stand-still of the whole process they go on before anybody could tell them.
+ * Moved back, no worker sends by the old one any more when it returns. */
 void fence_move(struct dataplane *plane, uint64_t until_ns);
 /* What is sent stays at or below `limit`. A fenced SA has none before the first. */
 struct fault sa_grant(struct dataplane *plane, uint32_t connection, uint32_t spi, uint64_t limit);
@@ -368,6 +370,8 @@ struct sa *sa_lookup(struct dataplane *plane, uint32_t spi);
 size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *items, size_t count, uint64_t octets,
                enum drop_reason *reason);
 
+/* Whether the fence lets it send now; costs a look at the clock for fenced SAs only. */
+static inline bool sa_may_send(const struct dataplane *plane, const struct sa *sa);
 static inline void spin_lock(struct spinlock *lock);
 static inline void spin_unlock(struct spinlock *lock);
 /* Accounts for one packet, or refuses it at a hard limit; under the SA's lock. The caller passes `news` on to
@@ -509,6 +513,10 @@ static inline uint64_t boottime_ns(void) {
   struct timespec now;
   clock_gettime(CLOCK_BOOTTIME, &now);
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static inline bool sa_may_send(const struct dataplane *plane, const struct sa *sa) {
+  return !sa->fenced || boottime_ns() < atomic_load_explicit(&plane->fence_ns, memory_order_relaxed);
 }
 
 static inline uint64_t now_ns(void) {

@@ -14,6 +14,7 @@
   _(LOOP, "loop", "outbound: the tunnel's own ESP was routed into the tunnel")                                         \
   _(SEND_FAILED, "send_failed", "outbound: the socket refused the datagram")                                           \
   _(TUN_READ_FAILED, "tun_read_failed", "outbound: a TUN queue failed; not a packet but a queue, read no more")        \
+  _(TUN_PACKET_LOST, "tun_packet_lost", "outbound: the kernel took it from a TUN queue and could not hand it over")    \
   _(TUN_QUEUE_FULL, "tun_queue_full", "outbound: the kernel dropped it before the data plane, which was behind")       \
   _(UNKNOWN_SPI, "unknown_spi", "inbound: no SA with this SPI")                                                        \
   _(TOO_SHORT, "too_short", "inbound: shorter than its suite allows")                                                  \

@@ -405,8 +405,8 @@ static PyObject *py_move_fence(PyObject *self, PyObject *args, PyObject *kwargs)
   struct dataplane *plane = plane_of(self);
   uint64_t until;
   if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&", keywords, to_u64, &until)) return NULL;
-  fence_move(plane, until);
-  Py_RETURN_NONE;
+  Py_BEGIN_ALLOW_THREADS fence_move(plane, until);
+  Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
 static PyObject *py_grant(PyObject *self, PyObject *args, PyObject *kwargs) {

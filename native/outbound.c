@@ -84,22 +84,44 @@ static ssize_t read_packet(struct worker *worker, int fd, uint8_t **packet) {
   return length;
 }
 
+enum read_end { READ_NO_MORE, READ_LOST, READ_GONE };
+
+static enum read_end read_end(int error) {
+  switch (error) {
+  case EAGAIN:
+  case EINTR:
+  case EFAULT: /* these two: the device is about to go */
+  case EIO:
+    return READ_NO_MORE;
+  case EBADF:
+  case EBADFD:
+    return READ_GONE;
+  default:
+    /* EINVAL: the kernel took a packet out and has no words for its segmentation. */
+    return READ_LOST;
+  }
+}
+
 bool outbound_turn(struct worker *worker, struct source *queue) {
   size_t octets = 0;
-  ssize_t length = 0;
+  enum read_end end = READ_NO_MORE;
   stages_begin(worker);
   for (int packets = 0; packets < TURN_PACKETS && octets < TURN_OCTETS; packets++) {
     uint8_t *packet;
-    length = read_packet(worker, queue->fd, &packet);
+    ssize_t length = read_packet(worker, queue->fd, &packet);
     stage_ended(worker, STAGE_READ);
-    if (length < 0) break;
+    if (length < 0) {
+      end = length == NOTHING_READ ? read_end(errno) : READ_NO_MORE;
+      if (end != READ_LOST) break;
+      drop_count(worker, queue->connection, DROP_TUN_PACKET_LOST, 1);
+      continue; /* it counts for the turn's budget, so also an error that takes none out does not keep the worker */
+    }
     octets += (size_t)length;
     forward(worker, queue->connection, packet, (size_t)length);
     stage_ended(worker, STAGE_SEGMENT);
   }
-  int error = length == NOTHING_READ ? errno : 0;
   flush(worker);
-  return error == 0 || error == EAGAIN || error == EINTR || error == EFAULT || error == EIO;
+  return end != READ_GONE;
 }
 
 /* ---- one packet ---- */
@@ -320,6 +342,11 @@ static void flush(struct worker *worker) {
   if (count > 0) {
     burst_count(&worker->counters.out, count);
     if (esp_seal(worker->esp, sa->key, out->items, count) < count) count = keep_sealed(worker, count);
+    /* Sealing took its time, and who was stopped meanwhile may not be the one who sends any more. */
+    if (!sa_may_send(worker->plane, sa)) {
+      drop_count(worker, sa->connection, DROP_NOT_ACTIVE, count);
+      count = 0;
+    }
   }
   stage_ended(worker, STAGE_SEAL);
   if (sa->encapsulate)

@@ -239,7 +239,11 @@ struct fault sa_advance(struct dataplane *plane, uint32_t connection, uint32_t s
 }
 
 void fence_move(struct dataplane *plane, uint64_t until_ns) {
-  atomic_store(&plane->fence_ns, until_ns);
+  uint64_t before = atomic_exchange(&plane->fence_ns, until_ns);
+  if (until_ns >= before || control_enter(plane).sentence) return;
+  /* A worker may have looked already and be about to send. */
+  workers_quiesce(plane);
+  control_leave(plane);
 }
 
 static bool reached(uint64_t value, uint64_t limit) {
@@ -339,7 +343,7 @@ size_t sa_take(struct dataplane *plane, struct sa *sa, struct esp_seal_item *ite
   struct sa_news news = {false, false};
   uint64_t now = now_ns();
   size_t taken = count;
-  if (sa->fenced && boottime_ns() >= atomic_load_explicit(&plane->fence_ns, memory_order_relaxed)) {
+  if (!sa_may_send(plane, sa)) {
     *reason = DROP_NOT_ACTIVE;
     return 0;
   }

@@ -28,7 +28,9 @@
 #define SEND_BATCH           32
 #define SEND_CONTROL_OCTETS  (CMSG_SPACE(32) + CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(uint16_t)))
 #define SEND_WAIT_MS         5
+#define SEND_WAITS_MS        15 /* of all waits of one udp_send_runs */
 #define SEND_TRIES           3
+#define NS_PER_MS            UINT64_C(1000000)
 
 /* ---- end points ---- */
 
@@ -311,50 +313,69 @@ static void message_segments(struct msghdr *message, uint8_t *control, uint32_t 
   message_control(message, control, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof size);
 }
 
-/* True when it makes sense to try the same datagram again. */
-static bool wait_writable(int fd, int error) {
+/* One udp_send_runs: whose, where to, and how it stands with waiting. */
+struct sending {
+  struct worker *worker;
+  const struct sa *sa;
+  const struct outer *outer;
+  int fd;
+  uint64_t wait_until_ns; /* CLOCK_BOOTTIME, from the first wait on; 0: there was none */
+  bool late;              /* the fence came while it waited: nothing more is sent */
+};
+
+/* True when it makes sense to try the same datagram again. Other tunnels wait too: all waits of one call are short. */
+static bool wait_writable(struct sending *sending, int error) {
   if (error != EAGAIN && error != ENOBUFS) return false;
-  struct pollfd writable = {.fd = fd, .events = POLLOUT};
-  poll(&writable, 1, SEND_WAIT_MS);
-  return true;
+  uint64_t now = boottime_ns();
+  if (sending->wait_until_ns == 0) sending->wait_until_ns = now + SEND_WAITS_MS * NS_PER_MS;
+  if (now >= sending->wait_until_ns) return false;
+  uint64_t left_ms = (sending->wait_until_ns - now + NS_PER_MS - 1) / NS_PER_MS;
+  struct pollfd writable = {.fd = sending->fd, .events = POLLOUT};
+  poll(&writable, 1, left_ms < SEND_WAIT_MS ? (int)left_ms : SEND_WAIT_MS);
+  sending->late = !sa_may_send(sending->worker->plane, sending->sa);
+  return !sending->late;
 }
 
-/* Sends datagrams of at most `size` octets one by one. Returns how many were refused. */
-static uint32_t send_singly(struct worker *worker, int fd, const struct outer *outer, const struct run *run) {
-  uint32_t refused = 0;
+/* Sends datagrams of at most `segment_size` octets one by one. Returns how many were refused; what is late is counted
+ * here. */
+static uint32_t send_singly(struct sending *sending, const struct run *run) {
+  uint32_t refused = 0, left = run->count;
   for (size_t offset = 0; offset < run->length; offset += run->segment_size) {
     alignas(struct cmsghdr) uint8_t control[SEND_CONTROL_OCTETS];
-    size_t left = run->length - offset;
-    struct iovec iov = {run->data + offset, left < run->segment_size ? left : run->segment_size};
+    size_t octets = run->length - offset;
+    struct iovec iov = {run->data + offset, octets < run->segment_size ? octets : run->segment_size};
     struct msghdr message;
-    message_address(&message, outer, control, run->tos);
+    message_address(&message, sending->outer, control, run->tos);
     message.msg_iov = &iov;
     message.msg_iovlen = 1;
     ssize_t sent = -1;
-    for (int tries = 0; tries < SEND_TRIES && sent < 0; tries++) {
-      sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-      counter_add(&worker->counters.udp_sends, 1);
-      if (sent < 0 && errno != EINTR && !wait_writable(fd, errno)) break;
+    for (int tries = 1; sent < 0; tries++) {
+      sent = sendmsg(sending->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+      counter_add(&sending->worker->counters.udp_sends, 1);
+      if (sent < 0 && (tries == SEND_TRIES || (errno != EINTR && !wait_writable(sending, errno)))) break;
     }
+    if (sending->late) break;
     refused += sent < 0;
+    left--;
   }
+  if (left) drop_count(sending->worker, sending->sa->connection, DROP_NOT_ACTIVE, left);
   return refused;
 }
 
 /* Whether the kernel takes the run's first GSO_SEGMENTS_SURE datagrams, and so refused it for their number only; they
  * are sent then, and `run` is what is left. */
-static bool send_fewer(struct worker *worker, int fd, const struct outer *outer, struct run *run) {
+static bool send_fewer(const struct sending *sending, struct run *run) {
   alignas(struct cmsghdr) uint8_t control[SEND_CONTROL_OCTETS];
   size_t length = (size_t)GSO_SEGMENTS_SURE * run->segment_size;
   struct iovec iov = {run->data, length};
   struct msghdr message;
-  message_address(&message, outer, control, run->tos);
+  message_address(&message, sending->outer, control, run->tos);
   message_segments(&message, control, run->segment_size);
   message.msg_iov = &iov;
   message.msg_iovlen = 1;
-  counter_add(&worker->counters.udp_sends, 1);
-  if (sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) return false;
-  atomic_store(&worker->plane->gso_segments, GSO_SEGMENTS_SURE);
+  counter_add(&sending->worker->counters.udp_sends, 1);
+  if (sendmsg(sending->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) return false;
+  atomic_store(&sending->worker->plane->gso_segments, GSO_SEGMENTS_SURE);
   run->data += length;
   run->length -= length;
   run->count -= GSO_SEGMENTS_SURE;
@@ -363,15 +384,14 @@ static bool send_fewer(struct worker *worker, int fd, const struct outer *outer,
 
 /* The kernel refused a run whole: an older one that takes fewer segments (EINVAL), a device without checksum offload
  * (EIO), or segments beyond the path MTU (EMSGSIZE, EINVAL). Each datagram then gets its own chance. */
-static void run_refused(struct worker *worker, const struct sa *sa, int fd, const struct outer *outer,
-                        const struct run *whole, int error) {
+static void run_refused(struct sending *sending, const struct run *whole, int error) {
   struct run run = *whole;
   uint32_t refused = run.count;
   if (run.count > 1 && (error == EINVAL || error == EMSGSIZE || error == EIO)) {
-    if (error == EINVAL && run.count > GSO_SEGMENTS_SURE) send_fewer(worker, fd, outer, &run);
-    refused = send_singly(worker, fd, outer, &run);
+    if (error == EINVAL && run.count > GSO_SEGMENTS_SURE) send_fewer(sending, &run);
+    refused = send_singly(sending, &run);
   }
-  if (refused) drop_count(worker, sa->connection, DROP_SEND_FAILED, refused);
+  if (refused) drop_count(sending->worker, sending->sa->connection, DROP_SEND_FAILED, refused);
 }
 
 struct send_batch {
@@ -380,40 +400,44 @@ struct send_batch {
   alignas(struct cmsghdr) uint8_t control[SEND_BATCH][SEND_CONTROL_OCTETS];
 };
 
-static void send_batch(struct worker *worker, const struct sa *sa, int fd, const struct outer *outer,
-                       const struct run *runs, size_t count) {
+/* Returns how many runs it is done with: all, but where the rest is late. */
+static size_t send_batch(struct sending *sending, const struct run *runs, size_t count) {
   struct send_batch batch;
   for (size_t i = 0; i < count; i++) {
     struct msghdr *message = &batch.messages[i].msg_hdr;
     batch.iov[i] = (struct iovec){runs[i].data, runs[i].length};
-    message_address(message, outer, batch.control[i], runs[i].tos);
+    message_address(message, sending->outer, batch.control[i], runs[i].tos);
     if (runs[i].count > 1) message_segments(message, batch.control[i], runs[i].segment_size);
     message->msg_iov = &batch.iov[i];
     message->msg_iovlen = 1;
   }
   size_t done = 0;
   int tries = 0;
-  while (done < count) {
-    int sent = sendmmsg(fd, batch.messages + done, (unsigned)(count - done), MSG_DONTWAIT | MSG_NOSIGNAL);
-    counter_add(&worker->counters.udp_sends, 1);
+  while (done < count && !sending->late) {
+    unsigned left = (unsigned)(count - done);
+    int sent = sendmmsg(sending->fd, batch.messages + done, left, MSG_DONTWAIT | MSG_NOSIGNAL), error = errno;
+    counter_add(&sending->worker->counters.udp_sends, 1);
     if (sent > 0) {
       done += (size_t)sent;
       tries = 0;
-    } else if (errno != EINTR && (++tries >= SEND_TRIES || !wait_writable(fd, errno))) {
-      /* Only success earns a new wait: behind a socket that stays full the rest of the batch gets one try each. */
-      run_refused(worker, sa, fd, outer, &runs[done++], errno);
+    } else if (error != EINTR && (++tries >= SEND_TRIES || !wait_writable(sending, error)) && !sending->late) {
+      /* Only success earns a new try: behind a socket that stays full the rest of the batch gets one each. */
+      run_refused(sending, &runs[done++], error);
     }
   }
+  return done;
 }
 
 void udp_send_runs(struct worker *worker, const struct sa *sa, const struct run *runs, size_t count) {
-  int fd = atomic_load(&sa->socket);
   const struct outer *outer = atomic_load_explicit(&sa->outer, memory_order_acquire);
-  size_t first = outer->raw ? packet_send_runs(worker, sa, outer, runs, count) : 0;
-  for (; first < count; first += SEND_BATCH) {
-    size_t some = count - first < SEND_BATCH ? count - first : SEND_BATCH;
-    send_batch(worker, sa, fd, outer, runs + first, some);
-  }
+  struct sending sending = {.worker = worker, .sa = sa, .outer = outer, .fd = atomic_load(&sa->socket)};
+  size_t done = outer->raw ? packet_send_runs(worker, sa, outer, runs, count) : 0;
+  while (done < count && !sending.late)
+    done += send_batch(&sending, runs + done, count - done < SEND_BATCH ? count - done : SEND_BATCH);
+  uint64_t late = 0;
+  for (; done < count; done++)
+    late += runs[done].count;
+  if (late) drop_count(worker, sa->connection, DROP_NOT_ACTIVE, late);
 }
 
 /* ---- receiving ---- */

@@ -67,6 +67,13 @@ static int wait_for_work(struct worker *worker, struct epoll_event *ready, bool 
  * core that is busy with packets must leave it a quarter. Without the right to it (RLIMIT_NICE) all are equal. */
 #define NICE (-5)
 
+static uint64_t thread_cpu_ns(pthread_t thread) {
+  struct timespec cpu = {0, 0};
+  clockid_t clock;
+  if (pthread_getcpuclockid(thread, &clock) == 0) clock_gettime(clock, &cpu);
+  return (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
+}
+
 static void *worker_main(void *argument) {
   struct worker *worker = argument;
   setpriority(PRIO_PROCESS, 0, NICE);
@@ -91,6 +98,7 @@ static void *worker_main(void *argument) {
     }
     atomic_fetch_add(&worker->turn, 1);
   }
+  worker->cpu_ns = thread_cpu_ns(pthread_self());
   return NULL;
 }
 
@@ -358,13 +366,6 @@ static struct burst_statistics bursts_read(const struct burst_counters *counters
   return read;
 }
 
-static uint64_t thread_cpu_ns(pthread_t thread) {
-  struct timespec cpu = {0, 0};
-  clockid_t clock;
-  if (pthread_getcpuclockid(thread, &clock) == 0) clock_gettime(clock, &cpu);
-  return (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
-}
-
 static struct worker_statistics statistics_read(struct worker *worker) {
   struct worker_counters *counters = &worker->counters;
   struct worker_statistics read = {
@@ -377,7 +378,8 @@ static struct worker_statistics statistics_read(struct worker *worker) {
       .packet_sends = atomic_load(&counters->packet_sends),
       .packets_full = atomic_load(&counters->packets_full),
       .packets_refused = atomic_load(&counters->packets_refused),
-      .cpu_ns = thread_cpu_ns(worker->thread),
+      /* Joined, the thread is no more. */
+      .cpu_ns = worker->plane->halted ? worker->cpu_ns : thread_cpu_ns(worker->thread),
       .out = bursts_read(&counters->out),
       .in = bursts_read(&counters->in),
       .socket_drops = worker->socket_drops_before,

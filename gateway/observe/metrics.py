@@ -42,6 +42,7 @@ DROP_REASONS = {
     "loop": "out",
     "send_failed": "out",
     "tun_read_failed": "out",
+    "tun_packet_lost": "out",
     "tun_queue_full": "out",
     "unknown_spi": "in",
     "too_short": "in",

@@ -8,6 +8,15 @@
 
 enum { SPI_OUT = 0x2222, SPI_IN = 0x3333, PAYLOAD = 64, PACKET = 20 + 8 + PAYLOAD };
 
+/* Link with --wrap=pthread_getcpuclockid: how often threads are asked. */
+static atomic_uint clocks_asked;
+int __real_pthread_getcpuclockid(pthread_t thread, clockid_t *clock);
+int __wrap_pthread_getcpuclockid(pthread_t thread, clockid_t *clock);
+int __wrap_pthread_getcpuclockid(pthread_t thread, clockid_t *clock) {
+  atomic_fetch_add(&clocks_asked, 1);
+  return __real_pthread_getcpuclockid(thread, clock);
+}
+
 static struct site site;
 static struct peer peer;
 
@@ -290,6 +299,22 @@ static void what_sockets_lost_is_told_for_ever(void) {
   scene_close();
 }
 
+/* An upgrade halts the workers while /metrics may still be read: of threads that are no more nothing is asked. */
+static void what_halted_workers_used_is_kept(void) {
+  const struct placement anywhere = {0};
+  scene_open(1, &anywhere);
+  send_out(20);
+  take_at_peer(20);
+  uint64_t before = statistics().cpu_ns;
+  CHECK(before > 0);
+  dataplane_halt(site.plane);
+  clocks_asked = 0;
+  uint64_t after = statistics().cpu_ns;
+  CHECK(clocks_asked == 0);
+  CHECK(after >= before && statistics().cpu_ns == after && statistics().out.packets == 20);
+  scene_close();
+}
+
 int main(void) {
   RUN(workers_run_where_they_are_told);
   RUN(workers_are_free_unless_told);
@@ -303,5 +328,6 @@ int main(void) {
   RUN(cycles_are_counted_when_asked);
   RUN(cycles_are_not_counted_unasked);
   RUN(what_sockets_lost_is_told_for_ever);
+  RUN(what_halted_workers_used_is_kept);
   return 0;
 }
