@@ -182,7 +182,7 @@ static void a_busy_poll_leaves_a_wanted_core_alone(void) {
   atomic_store(&stop, true);
   pthread_join(thread, NULL);
   printf("   %llu polls\n", (unsigned long long)polls);
-  CHECK(polls < 100); /* alone it is thousands */
+  CHECK(polls < 500); /* alone it is thousands; on a busy machine other processes keep the hog away now and then */
   scene_close();
 }
 
