@@ -39,13 +39,15 @@ class KeptState:
     def __init__(self, inherited: Inherited, store: FdStore, connections: int) -> None:
         self._store = store
         self._unkept: set[str] = set()
+        self._settled = False
         found, progress = _found(inherited.take(STATE)), _found_progress(inherited.take(PROGRESS))
         self.earlier = Earlier()
         if found is not None:
             self.earlier = _earlier(found, progress.found if progress is not None else {})
         if found is None:
             store.drop(STATE)
-            found = self._new(connections)
+            found = StateMemory.create(connections)
+            store.keep(STATE, [found.fd])
         if progress is None:
             store.drop(PROGRESS)
             progress = ProgressMemory.create(connections)
@@ -70,6 +72,7 @@ class KeptState:
 
     def settled(self) -> None:
         """What was found did not end this process."""
+        self._settled = True
         self._memory.settled()
 
     def end(self) -> None:
@@ -86,19 +89,18 @@ class KeptState:
         for name in (STATE, PROGRESS):
             self._store.drop(name)
 
-    def _new(self, connections: int) -> StateMemory:
-        memory = StateMemory.create(connections)
-        self._store.keep(STATE, [memory.fd])
-        return memory
-
     def _grow(self) -> None:
-        """A reload brought more connections than there is room for."""
-        before = self._memory
-        self._store.drop(STATE)
-        self._memory = self._new(2 * len(before.contents()))
-        for name, content in before.contents().items():
+        """A reload brought more connections than there is room for. Whichever of the two the next process finds, it finds all that
+        was kept, until the old one is wiped: should the manager not hear that it is to let go of it, it is none any more."""
+        before, contents = self._memory, self._memory.contents()
+        self._memory = StateMemory.create(2 * len(contents))
+        for name, content in contents.items():
             self._memory.write(name, content)
-        before.close()
+        if self._settled:
+            self._memory.settled()
+        self._store.drop(STATE)
+        self._store.keep(STATE, [self._memory.fd])
+        before.wipe()
 
 
 def encode(kept: KeptConnection) -> bytes:

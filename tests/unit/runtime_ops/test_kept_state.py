@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from gateway.runtime import kept_state
 from gateway.runtime.fd_store import FdStore, Inherited
 from gateway.runtime.kept_state import KeptState, decode, encode
 from gateway.runtime.progress_memory import which
-from gateway.runtime.state_memory import HALF, LEAST_PLACES
+from gateway.runtime.state_memory import HALF, LEAST_PLACES, StateMemory
 from gateway.runtime.tun import interface_name
 
 STORE = FdStore({})
@@ -106,3 +107,42 @@ def test_what_cannot_be_read_begins_anew_and_the_others_go_on(kept: KeptConnecti
     state.keep(Keep("site", kept))
     state._memory.write("depot", b'[{"name": "depot"}]')
     assert KeptState(inherited(state), STORE, 1).earlier.connections == {"site": kept}
+
+
+class Forgetful(FdStore):
+    """A manager that does not hear what it is to let go of."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.held: dict[str, list[int]] = {}
+
+    def keep(self, name: str, fds: Sequence[int]) -> None:
+        self.held.setdefault(name, []).extend(os.dup(fd) for fd in fds)
+
+    def drop(self, name: str) -> None:
+        """Lost."""
+
+
+def test_the_memory_before_it_grew_is_no_memory_even_where_the_manager_still_has_it(kept: KeptConnection) -> None:
+    store = Forgetful()
+    state = KeptState(Inherited(), store, 1)
+    names = [f"c{number}" for number in range(LEAST_PLACES + 1)]
+    for name in names:
+        state.keep(Keep(name, replace(kept, name=name)))
+    later = replace(kept, name="c0", mtu=kept.mtu + 1)
+    state.keep(Keep("c0", later))
+    first, _ = store.held["state"]
+    assert b"key" not in os.pread(first, os.fstat(first).st_size, 0), "none is left in it"
+    found = KeptState(Inherited({name: list(fds) for name, fds in store.held.items()}), STORE, 1).earlier.connections
+    assert found["c0"] == later
+    assert found.keys() == set(names)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_memory_that_grew_counts_the_starts_as_the_one_before(kept: KeptConnection, settled: bool) -> None:
+    state = KeptState(Inherited(), STORE, 1)
+    if settled:
+        state.settled()
+    for number in range(LEAST_PLACES + 1):
+        state.keep(Keep(f"c{number}", replace(kept, name=f"c{number}")))
+    assert StateMemory(os.dup(state._memory.fd)).starts == int(not settled)
