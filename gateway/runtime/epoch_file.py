@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gateway.runtime.durable import replaced
+
 NAME = "epoch"
 _MOST = 2**64 - 1
 
@@ -29,9 +31,4 @@ def write(directory: Path, epoch: int) -> None:
         file.write(f"{epoch}\n")
         file.flush()
         os.fsync(file.fileno())
-    new.replace(directory / NAME)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    replaced(new, directory / NAME)

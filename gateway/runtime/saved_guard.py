@@ -21,6 +21,7 @@ from gateway.node.effects import SaveGuard, TableGuard
 from gateway.node.instances import InstanceSettings, instances
 from gateway.routing.guard import GUARD_METRIC, THROW_METRIC, guard
 from gateway.routing.model import EEXIST, OWN_TABLE, Key, Op, Prefix, Route, RouteKind, Verb
+from gateway.runtime.durable import replaced
 from gateway.runtime.kernel import Kernel
 
 NAME = "guard.json"
@@ -54,7 +55,7 @@ def read(directory: Path) -> Saved:
 
 
 def write(directory: Path, save: SaveGuard) -> None:
-    """Replaces the file. OSError: it could not; the old one stays."""
+    """Replaces the file, on disk when it returns. OSError: it could not; the old one stays."""
     document: dict[str, Any] = {}
     for table in save.tables:
         if table.instance is None:
@@ -68,7 +69,7 @@ def write(directory: Path, save: SaveGuard) -> None:
         json.dump(document, file, indent=1)
         file.flush()
         os.fsync(descriptor)
-    beside.replace(directory / NAME)
+    replaced(beside, directory / NAME)
 
 
 def install(gateway: Gateway, config: Config | None) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from gateway.ha.sealed import BOOT_OCTETS
 from gateway.ha.witness_node import Record
+from gateway.runtime.durable import replaced
 from gateway.runtime.faults import explained
 
 LOCK = "lock"
@@ -87,12 +88,7 @@ class Records:
             json.dump(_document(cluster, stored), file, indent=1)
             file.flush()
             os.fsync(descriptor)
-        beside.replace(path)
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replaced(beside, path)
 
 
 def _document(cluster: int, stored: Stored) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from ipaddress import ip_network
 from pathlib import Path
@@ -52,3 +53,19 @@ def test_a_disk_that_is_full_leaves_the_old_file(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path, EMPTY)
     assert read(tmp_path).learned[""] == LEARNED
+
+
+def test_it_is_on_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose directory is not synchronised may be the old one after a power failure."""
+    synchronised: list[bool] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        synchronised.append(stat.S_ISDIR(found.st_mode) and found.st_ino == tmp_path.stat().st_ino)
+        assert not synchronised[-1] or read(tmp_path).learned[""] == LEARNED, "after it is in its place"
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", noted)
+    write(tmp_path, SAVE)
+    assert synchronised == [False, True]
