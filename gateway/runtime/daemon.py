@@ -506,13 +506,13 @@ class Daemon:
 
     async def reconfigure(self, loaded: Loaded) -> None:
         """Applies a checked configuration. What is bound comes first: an address not to be had leaves everything as it was."""
-        await self.listeners.follow(loaded.config, _sockets(loaded))
-        try:
-            self._open_sockets(loaded.settings)
-        except OSError:
-            await self.listeners.follow(self.loaded.config, _sockets(self.loaded))
-            raise
-        await self.sharing.follow(loaded.settings.pair)
+        async with self.listeners.following(loaded.config, _sockets(loaded)):
+            try:
+                self._open_sockets(loaded.settings)
+                await self.sharing.follow(loaded.settings.pair)
+            except OSError:
+                self._open_sockets(self.loaded.settings)
+                raise
         self._configure_clouds(loaded)
         logs.set_level(loaded.config.gateway.log_level)
         self.loaded = loaded

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from gateway.config.model import Config, Metrics
 from gateway.contract import Endpoint
@@ -42,21 +43,31 @@ class Listeners:
 
     async def follow(self, config: Config, wanted: PairSockets = NOBODY) -> None:
         """What did not change is not touched. OSError (a sentence) when an address is not to be had: all is as before."""
+        async with self.following(config, wanted):
+            pass
+
+    @asynccontextmanager
+    async def following(self, config: Config, wanted: PairSockets = NOBODY) -> AsyncIterator[None]:
+        """As `follow`, for something that is done with both the old and the new sockets of the pair bound. Where that fails the new ones
+        are closed, else the old ones: what is sent by them is sent without a pause until nobody can refuse the new."""
         opened: dict[Endpoint, HaLink] = {}
-        beating = frozenset(wanted.heartbeats)
+        beating, metrics = frozenset(wanted.heartbeats), self._metrics
         try:
             for local in beating - self._beating:
                 self.heartbeats.open(local, config.gateway.mark)
             for local in wanted.witness:
                 if local not in self._links:
                     opened[local] = await self._opened(local, config.gateway.mark)
-            if config.metrics != self._metrics:
+            if config.metrics != metrics:
                 await self._serve(config.metrics)
-        except OSError:
+            yield
+        except BaseException:
             for local in beating - self._beating:
                 self.heartbeats.close(local)
             for link in opened.values():
                 link.close()
+            if metrics is not None and self._metrics != metrics:
+                await self._serve(metrics)
             raise
         for local in self._beating - beating:
             self.heartbeats.close(local)
@@ -86,9 +97,14 @@ class Listeners:
         for link in self._links.values():
             link.close()
 
+    async def close_http(self) -> None:
+        """Of the listener for machines that watch nothing is left."""
+        server, self._http = self._http, None
+        if server is not None:
+            await server.stop()
+
     async def close(self) -> None:
-        if self._http is not None:
-            await self._http.stop()
+        await self.close_http()
         await self.rest()
 
     async def _opened(self, local: Endpoint, mark: int) -> HaLink:

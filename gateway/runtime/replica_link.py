@@ -58,18 +58,21 @@ class ReplicaLink:
         self._said = ""
 
     async def follow(self, settings: ReplicaSettings | None) -> None:
-        """OSError (a sentence) when the port is not to be had."""
-        if settings == self._settings:
+        """OSError (a sentence) when the port is not to be had: all is as before."""
+        before = self._settings
+        if settings == before:
             return
-        await self._stop()
-        self._settings = None
         if settings is None:
+            await self._stop()
+            self._settings = None
             return
-        with explained(f"replication {settings.local}", listening("ha", "local_address")):
-            made = self._socket(settings.local)
-            made.bind((settings.local.host, settings.local.port))
-        self._server = await asyncio.start_server(self._answered, sock=made)
+        if before is None or settings.local != before.local:
+            old, self._server = self._server, await self._listener(settings.local)
+            if old is not None:
+                old.close()
+        # Who comes from now on is met by the new ones
         self._settings = settings
+        await self._end_sessions()
         self._spawn(self._dial(settings))
 
     def seek(self, wanted: bool) -> None:
@@ -108,6 +111,10 @@ class ReplicaLink:
         if self._server is not None:
             self._server.close()
             self._server = None
+        await self._end_sessions()
+
+    async def _end_sessions(self) -> None:
+        """Those there are, and what dials."""
         if self._session is not None:
             self.end()
             self._command(ReplicaClosed())
@@ -218,6 +225,14 @@ class ReplicaLink:
             self._tell("warning", "replica-refused", f"no copy of SAs is made: {text}")
 
     # --- sockets ------------------------------------------------------------------------------------------------
+
+    async def _listener(self, local: Endpoint) -> asyncio.Server:
+        with ExitStack() as unless_taken, explained(f"replication {local}", listening("ha", "local_address")):
+            made = unless_taken.enter_context(self._socket(local))
+            made.bind((local.host, local.port))
+            server = await asyncio.start_server(self._answered, sock=made)
+            unless_taken.pop_all()
+            return server
 
     def _socket(self, local: Endpoint) -> socket.socket:
         made = socket.socket(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,7 @@ from support.kept import Wire
 from support.managed import Managed
 from support.netns import Lab
 from support.process import wait_until
-from support.shared_address import ROUTER, SHARED, SITE_HOST, SharedAddress
+from support.shared_address import FABRIC, ROUTER, SHARED, SITE_HOST, SharedAddress
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 MOST = 3.0
@@ -221,3 +222,25 @@ def test_bgp_inside_begins_anew_at_once_not_after_a_hold_time(lab: Lab) -> None:
     wait_until(learned, 10, "what the edge teaches is in the kernel", logs=[pair.daemons[other].process])
     print(f" [{time.monotonic() - begun:.1f} s]", end=" ")
     assert bird.established("gateways")
+
+
+def test_a_refused_reload_of_the_port_of_the_pair_stops_no_heartbeat_and_no_copies(pair: SharedAddress) -> None:
+    """Both numbers of the port are to be had, or none is changed."""
+    at = 1 - pair.active()
+    daemon, machine = pair.daemons[at], pair.gateways[at]
+
+    def sent() -> int:
+        return int(((daemon.status() or {}).get("ha") or {}).get("sent", 0))
+
+    script = f"import socket, time; s = socket.create_server(('{FABRIC[at]}', 4790)); print(flush=True); time.sleep(60)"
+    taken = machine.start("taken", [sys.executable, "-S", "-E", "-c", script])
+    wait_until(lambda: ":4790" in machine.run("ss", "-tln"), 5, "the port is taken", logs=[taken])
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace("[ha]\n", "[ha]\nport = 4790\n"))
+    refused = daemon.ctl("reload", check=False)
+    assert f"replication {FABRIC[at]}:4790: Address already in use" in " ".join(refused.stderr.split())
+    before = sent()
+    wait_until(lambda: sent() > before + 10, 5, "heartbeats are sent", logs=[daemon.process])
+    assert sorted(pair.roles()) == ["active", "standby"]
+    assert ":4790" not in machine.run("ss", "-uln")
+    assert [link for link in machine.run("ss", "-tln").splitlines() if ":4780" in link], "and who copies is let in"

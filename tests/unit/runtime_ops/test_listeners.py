@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -15,11 +16,15 @@ from support.snapshots import HEALTHY
 from gateway.config.load import load_text
 from gateway.config.model import Config
 from gateway.contract import Endpoint
+from gateway.ha.beating import Arm
+from gateway.ha.heartbeat import Heartbeat, Settings
 from gateway.node.effects import PairTransmit
 from gateway.node.pair_settings import PairSockets
+from gateway.runtime.clock import boottime
 from gateway.runtime.faults import Unavailable
 from gateway.runtime.fd_store import Inherited
 from gateway.runtime.listeners import Listeners
+from gateway.runtime.randomness import SystemRandom
 
 
 def config(metrics: str) -> Config:
@@ -185,3 +190,49 @@ def test_the_metrics_listener_goes_over_to_the_next_where_it_is_configured_alike
         await elsewhere.close()
 
     uvloop.run(scenario())
+
+
+def test_a_change_that_is_refused_by_somebody_else_stops_no_heartbeat_and_moves_nothing() -> None:
+    port, other = free_port(), free_port()
+    beats, moved = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_DGRAM)
+    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    peer.bind(("127.0.0.1", 0))
+    local, remote = Endpoint("127.0.0.1", beats), Endpoint("127.0.0.1", peer.getsockname()[1])
+
+    async def heard() -> None:
+        """Three that come from now on."""
+        with suppress(BlockingIOError):
+            peer.setblocking(False)
+            while peer.recv(2048):
+                pass
+        peer.settimeout(5)
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                assert (await asyncio.to_thread(peer.recvfrom, 2048))[1][1] == beats
+
+    async def refused(listeners: Listeners) -> None:
+        async with listeners.following(config(metrics(other)), heartbeat(moved)):
+            assert await answers(other)
+            raise OSError("somebody else")
+
+    async def scenario(listeners: Listeners) -> None:
+        await listeners.follow(config(metrics(port)), heartbeat(beats))
+        core = Heartbeat(Settings(local, remote, "gw-a", b"the secret of the pair", 0.02, 3), SystemRandom())
+        core.handle_deadline(boottime())
+        for effect in core.poll():
+            if isinstance(effect, Arm):
+                listeners.heartbeats.perform(effect)
+        await heard()
+        with pytest.raises(OSError, match="somebody else"):
+            await refused(listeners)
+        assert (await answers(port), await answers(other)) == (True, False)
+        assert _free(moved)
+        await heard()
+        async with listeners.following(config(metrics(port)), heartbeat(moved)):
+            assert not _free(beats), "not before nobody can refuse it any more"
+        assert (_free(beats), _free(moved)) == (True, False)
+
+    if not _may_mark():
+        pytest.skip("setting a mark needs CAP_NET_ADMIN")
+    with peer:
+        play(scenario)

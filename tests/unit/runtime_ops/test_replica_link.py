@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from gateway.contract import Endpoint
 from gateway.ha.replica import Begin, Gone, Ping, Pong, Record, Whole
 from gateway.node.inputs import ReplicaClosed, ReplicaCommand, ReplicaOpened, ReplicaSaid
+from gateway.runtime.faults import Unavailable
 from gateway.runtime.randomness import SystemRandom
 from gateway.runtime.replica_link import STRANGERS, ReplicaLink, ReplicaSettings
 from gateway.runtime.replica_messages import MessageError, packed, unpacked
@@ -146,5 +148,34 @@ def test_a_message_of_another_release_ends_the_session_with_a_sentence() -> None
         writer.write(channel.seal(b"Zwhat"))
         await standby.wait(ReplicaClosed())
         assert "does not know" in standby.told[0]
+
+    conversation(story, SECRET, SECRET)
+
+
+def test_a_port_that_is_not_to_be_had_leaves_the_session_as_it_is() -> None:
+    async def story(active: End, standby: End) -> None:
+        await active.wait(ReplicaOpened(dialed=False))
+        with socket.socket() as taken:
+            taken.bind((HOSTS[0], 0))
+            taken.listen()
+            elsewhere = Endpoint(HOSTS[0], taken.getsockname()[1])
+            with pytest.raises(Unavailable, match=r"replication .*already in use.*ha\.port"):
+                await active.link.follow(replace(active.settings, local=elsewhere))
+        assert ReplicaClosed() not in active.commands
+        active.link.say(Begin(7, 1.0))
+        await standby.wait(ReplicaSaid(Begin(7, 1.0)))
+        await active.link.follow(active.settings)
+        assert ReplicaClosed() not in active.commands, "that is what it has"
+
+    conversation(story, SECRET, SECRET)
+
+
+def test_another_secret_at_the_same_port_begins_another_session() -> None:
+    async def story(active: End, standby: End) -> None:
+        await active.wait(ReplicaOpened(dialed=False))
+        active.commands.clear()
+        await active.link.follow(replace(active.settings, secrets=(OTHER, SECRET)))
+        await active.wait(ReplicaClosed())
+        await active.wait(ReplicaOpened(dialed=False))
 
     conversation(story, SECRET, SECRET)
