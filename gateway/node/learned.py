@@ -72,6 +72,13 @@ class Learned:
             # A new instance's: before its table is read its guard is empty, and nobody would say when it is not
             self.save_at = now + SAVE_DELAY
             return None
+        return self._save()
+
+    def last(self) -> SaveGuard | None:
+        """What is to be written down sooner or later, and there is no later."""
+        return self._save() if self.save_at is not None and self._tables.synchronised else None
+
+    def _save(self) -> SaveGuard:
         self.save_at = None
         return SaveGuard(tuple(self._guard_of(name, instance) for name, instance in self._tables.settings.items()))
 

@@ -36,6 +36,7 @@ from gateway.runtime import memory, questions
 from gateway.runtime.disclosures import Piece, Refused, Wish
 from gateway.runtime.faults import DIRECTORY, explained
 from gateway.runtime.fd_store import Inherited
+from gateway.runtime.http import LAST_ANSWERS
 
 VERBS_WITH_TARGET = ("initiate", "terminate", "rekey")
 VERBS_OF_PAIR = ("ha-failover", "ha-drain", "ha-undrain", "ha-resume", "ha-maintenance")
@@ -98,7 +99,12 @@ class ControlServer:
         self._listener: socket.socket | None = None
         self._site: web.SockSite | None = None
         self._runner = web.AppRunner(
-            application(operations), access_log=None, max_line_size=1024, max_field_size=1024, keepalive_timeout=5.0
+            application(operations),
+            access_log=None,
+            max_line_size=1024,
+            max_field_size=1024,
+            keepalive_timeout=5.0,
+            shutdown_timeout=LAST_ANSWERS,
         )
 
     async def start(self, inherited: Inherited | None = None) -> None:
@@ -126,6 +132,7 @@ class ControlServer:
         await self._runner.cleanup()
         if self._listener is not None:
             self._path.unlink(missing_ok=True)
+            self._listener = None
 
     def _adopted(self, fds: Sequence[int]) -> socket.socket | None:
         found = None

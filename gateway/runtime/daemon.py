@@ -34,7 +34,7 @@ from gateway.observe.journal import Journal
 from gateway.observe.liveness import Liveness
 from gateway.observe.snapshot import JournalEntry, Snapshot, TunnelStatus
 from gateway.routing import model as routing
-from gateway.runtime import earlier, epoch_file, logs, saved_guard, systemd
+from gateway.runtime import earlier, logs, systemd
 from gateway.runtime.bgp_service import BgpService, terms
 from gateway.runtime.certificate_files import expiring
 from gateway.runtime.clock import boottime
@@ -59,6 +59,7 @@ from gateway.runtime.operations import DaemonOperations
 from gateway.runtime.predecessor import Predecessor
 from gateway.runtime.probes import NativeProbes
 from gateway.runtime.randomness import SystemRandom
+from gateway.runtime.saving import Saving
 from gateway.runtime.sharing import Sharing
 from gateway.runtime.tun import interface_name
 from gateway.runtime.udp import UdpSockets
@@ -133,12 +134,11 @@ class Daemon:
             SystemRandom(),
             lambda ticket, answer: self.driver.command(inputs.WitnessAnswered(ticket, answer)),
         )
+        self.saving = Saving(lambda: Path(self.loaded.config.gateway.state_directory), self.tell)
         self.maintenance = Maintenance(
             config.gateway.mark, lambda: self.node.pairing.ha, self.driver.command, self.tell
         )
         self._drawn: dict[str, TunnelStatus] = {}
-        self._saving = asyncio.Lock()
-        self._epoch_saved = 0
         self._liveness, self._works = Liveness(WORKERS_PATIENCE), True
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -202,6 +202,7 @@ class Daemon:
         would be asked for, nobody asks for any more."""
         self.driver.rest()
         self.sockets.rest()
+        await self.write_down()
         await self._early.aclose()
         # It closes behind whatever it still does
         await self.netlink.close()
@@ -218,25 +219,15 @@ class Daemon:
         await self.listeners.pass_on()
         await self.control.pass_on()
 
-    async def _save_epoch(self, epoch: int) -> None:
-        """The highest one stands, in whichever order they are written."""
-        directory = Path(self.loaded.config.gateway.state_directory)
-        async with self._saving:
-            self._epoch_saved = max(self._epoch_saved, epoch)
-            try:
-                await asyncio.to_thread(epoch_file.write, directory, self._epoch_saved)
-            except OSError as error:
-                self.tell("error", "epoch-not-saved", f"the epoch {epoch} is not written to {directory}: {error}")
+    async def close_servers(self) -> None:
+        """Who asks from now on hears that nobody is there; who has asked has a moment more for the answer."""
+        await asyncio.gather(self.control.stop(), self.listeners.close_http())
 
-    async def _save_guard(self, effect: effects.SaveGuard) -> None:
-        """One after the other: the last one is the one that counts."""
-        directory = Path(self.loaded.config.gateway.state_directory)
-        async with self._saving:
-            try:
-                await asyncio.to_thread(saved_guard.write, directory, effect)
-            except OSError as error:
-                text = f"the clear-text guard is not written to {directory}: {error}; at the next boot it is the one written last"
-                self.tell("error", "guard-not-saved", text)
+    async def write_down(self) -> None:
+        """On disk is what was to be there now or in a moment."""
+        if self.node.guarded and (save := self.node.learned.last()) is not None:
+            self.saving.save_guard(save)
+        await self.saving.done()
 
     # --- inputs -------------------------------------------------------------------------------------------------
 
@@ -269,6 +260,9 @@ class Daemon:
             self.driver.command(inputs.WorkersWork(works))
 
     def read_counters(self, drops: bool = True) -> None:
+        """Not while the driver rests: what the data plane says of a change it says once, and nobody would hear it."""
+        if self.driver.resting:
+            return
         dropped = self.dataplane.drop_counters() if drops else {}
         self.driver.command(inputs.Counters(self.dataplane.changed_counters(), dropped))
 
@@ -394,7 +388,7 @@ class Daemon:
             case effects.ProbeArm() | effects.ProbeSend() | effects.ProbeOpen() | effects.ProbeClose():
                 self.probes.perform(effect)
             case effects.SaveGuard():
-                self._spawn(self._save_guard(effect), "guard")
+                self.saving.save_guard(effect)
             case effects.PairBeat(beat):
                 self.listeners.heartbeats.perform(beat)
             case effects.PairTransmit():
@@ -404,7 +398,7 @@ class Daemon:
             case Ask():
                 self.witness.ask(effect)
             case effects.SaveEpoch(epoch):
-                self._spawn(self._save_epoch(epoch), "epoch")
+                self.saving.save_epoch(epoch)
             case effects.Event(level, event, tunnel, text, failure, context, each):
                 told = f"{text}; {explain(failure, context)}" if failure else text
                 self._journal(level, event, tunnel, told, _nothing_else() if each else failure)

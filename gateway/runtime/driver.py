@@ -74,6 +74,11 @@ class Driver:
         """Nothing is fed any more: what the node knows now is what the next process goes on from."""
         self._resting = True
 
+    @property
+    def resting(self) -> bool:
+        """Whether what it is fed is lost."""
+        return self._resting
+
     def last(self, entry: Input) -> None:
         """After `rest`: it hears this, and what it says of it nobody carries out."""
         entry(self.node, boottime())

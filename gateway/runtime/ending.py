@@ -87,13 +87,21 @@ class Ending:
         else:
             await daemon.bgp.stop()
         if restarting and daemon.store.exists:
-            await self._settle()
-            daemon.ended = End.LEFT
-            await daemon.end_tasks()
-            await self._halt()
-            log.info("restarting: the tunnels stay", extra={"event": "tunnels-left"})
+            await self._leave()
         else:
             await self._close_tunnels()
+
+    async def _leave(self) -> None:
+        """All that takes time comes before the halt: from then on nobody forwards until the next process does, which begins when
+        this one has ended."""
+        daemon = self._daemon
+        await daemon.close_servers()
+        await self._settle()
+        daemon.ended = End.LEFT
+        await daemon.end_tasks()
+        await daemon.rest()
+        await self._halt()
+        log.info("restarting: the tunnels stay", extra={"event": "tunnels-left"})
 
     async def _be_succeeded(self, successor: Successor) -> bool:
         """All that takes time comes before the halt, while packets still pass. False: the daemon goes on."""
@@ -164,11 +172,11 @@ class Ending:
             await asyncio.sleep(0.005)
 
     async def _halt(self) -> None:
-        """After the last packet, what is kept is exact."""
+        """After the last packet, what is kept is exact: of every SA, whoever has read its counters before."""
         daemon = self._daemon
         daemon.driver.rest()
         await asyncio.to_thread(daemon.dataplane.halt)
-        counters = inputs.Counters(daemon.dataplane.changed_counters(), {})
+        counters = inputs.Counters(daemon.dataplane.sa_counters(), {})
         daemon.driver.last(lambda node, now: node.command(counters, now))
         for keep in daemon.node.keeper.at_the_end():
             daemon.kept.keep(keep)
@@ -176,6 +184,7 @@ class Ending:
 
     async def _close_tunnels(self) -> None:
         daemon = self._daemon
+        await daemon.write_down()
         daemon.driver.command(inputs.Stop())
         daemon.driver.command(inputs.CloseTunnels())
         deadline = time.monotonic() + STOP_PATIENCE

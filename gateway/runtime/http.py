@@ -24,6 +24,8 @@ from gateway.observe.page import render_page
 from gateway.observe.snapshot import Snapshot
 from gateway.runtime.faults import explained, listening
 
+LAST_ANSWERS = 0.5
+"""Seconds for answers under way when a listener closes; then they break off, which takes as long again at most."""
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -48,6 +50,7 @@ class HttpServer:
             max_line_size=2048,
             max_field_size=4096,
             keepalive_timeout=75.0,
+            shutdown_timeout=LAST_ANSWERS,
         )
         self._listener: socket.socket | None = None
         self._site: web.SockSite | None = None

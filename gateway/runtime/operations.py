@@ -94,7 +94,8 @@ class DaemonOperations:
         if verb == "plan":
             return await self._plan()
         if verb in VERBS:
-            return await operate_pair(self._daemon.node.pairing.ha, VERBS[verb], self._daemon.driver.command, wait)
+            daemon = self._daemon
+            return await operate_pair(daemon.node.pairing.ha, VERBS[verb], daemon.driver.command, wait, daemon.stopping)
         name, _, child = target.partition("/")
         before = self._tunnel(name)
         self._daemon.driver.command(Operate(verb, name, child))
@@ -106,6 +107,8 @@ class DaemonOperations:
             outcome = done(self._tunnel(name))
             if outcome is not None:
                 return outcome
+            if self._daemon.stopping.is_set():
+                return False, f"{verb} of {target} is still going on, and gatewayd ends"
             await asyncio.sleep(POLL)
         raise TimeoutError(
             f"{verb} of {target} is still going on after {wait:g} s; {self._tunnel(name).explanation or 'no failure so far'}"

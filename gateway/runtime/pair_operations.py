@@ -16,9 +16,9 @@ _LEAVES = (Verb.FAILOVER, Verb.DRAIN, Verb.MAINTENANCE)
 
 
 async def operate_pair(
-    ha: HighAvailability | None, verb: Verb, command: Callable[[Operate], None], wait: float
+    ha: HighAvailability | None, verb: Verb, command: Callable[[Operate], None], wait: float, ends: asyncio.Event
 ) -> tuple[bool, str]:
-    """(success, one sentence), within `wait` seconds. TimeoutError: still going on."""
+    """(success, one sentence), within `wait` seconds, or when gatewayd `ends`. TimeoutError: still going on."""
     if ha is None:
         return False, "this gateway is on its own: there is no [ha] in its configuration"
     role, peer = ha.pair.election.role, _peer(ha)
@@ -37,6 +37,8 @@ async def operate_pair(
             return True, f"{verb.value}: this gateway is {now.name}, {taken}"
         if role is not Role.ACTIVE and now is Role.ACTIVE:
             return True, f"{verb.value}: this gateway is ACTIVE, epoch {ha.pair.election.acting_epoch}"
+        if ends.is_set():
+            return False, f"{verb.value} is still going on, and gatewayd ends"
         await asyncio.sleep(POLL)
     raise TimeoutError(f"{verb.value} is still going on after {wait:g} s; {peer} did not answer it yet")
 

@@ -6,7 +6,9 @@ import logging
 import os
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 
@@ -67,7 +69,7 @@ def _run(loaded: Loaded, predecessor: Predecessor | None) -> int:
         return 1
     for line in cleanup(loaded.config) if end is End.CLOSED else ():
         log.info("%s", line, extra={"event": "cleanup"})
-    return int(end is End.FORSAKEN)
+    return _status(end)
 
 
 async def _serve(loaded: Loaded, workers: int, predecessor: Predecessor | None) -> End:
@@ -77,4 +79,18 @@ async def _serve(loaded: Loaded, workers: int, predecessor: Predecessor | None) 
         inherited = Inherited(predecessor.succeed(READS))
     daemon = Daemon(loaded, workers, inherited)
     await daemon.run(predecessor)
+    if daemon.ended is not End.CLOSED:
+        _leave(daemon.ended)
     return daemon.ended
+
+
+def _leave(end: End) -> NoReturn:
+    """At once: another process begins when this one is gone. A thread that waits for a cloud's answer would be waited for."""
+    logging.shutdown()
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(_status(end))
+
+
+def _status(end: End) -> int:
+    return int(end is End.FORSAKEN)

@@ -20,7 +20,7 @@ from support.netns import Lab
 from support.pair import Pair, make_pair
 from support.process import ended, holds_for, wait_until
 from support.scene import VNET_HOST, Scene
-from support.traffic import Iperf, Streams, result
+from support.traffic import Iperf, Streams, ping, result
 from support.two_fabrics import TwoFabrics, Unit
 from support.two_gateways import TwoGateways
 
@@ -30,6 +30,14 @@ from gateway.runtime.kept_state import FORMAT
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
 EXABGP = "exabgp_start.py"
+NOWHERE = """
+[connection.nowhere]
+local_addrs = "198.51.100.2"
+remote_addrs = "203.0.113.99"
+psk.file = "site.psk"
+remote_ts = ["192.168.77.0/24"]
+start_action = "none"
+"""
 
 # What becomes of it when it takes over: each is a line before `main` of the new program
 KILLED = {
@@ -377,3 +385,78 @@ def test_the_active_one_of_a_pair_hands_over_first_and_loses_nothing(lab: Lab, m
     time.sleep(0.5)
     assert pair.lost(begun) == (0, 0)
     assert pair.active() == 1 - active, "it does not take the role back"
+
+
+EATS = (
+    "import gateway.runtime.daemon as d, gateway.runtime.ending as e, gateway.runtime.progress_memory as p",
+    # Nobody reads what the SAs did, but who scrapes at the worst moment; and the data plane's own word is not there to be gone by
+    "d.COUNTER_INTERVAL = 1000.0",
+    "p.ProgressMemory.take = lambda self, sa, interface: 0",
+    "halt = e.Ending._halt",
+    "async def eaten(self): self._daemon.driver.rest(); self._daemon.read_counters(); await halt(self)",
+    "e.Ending._halt = eaten",
+)
+
+
+@pytest.mark.parametrize("end", ["restart", "upgrade"])
+def test_a_scrape_at_the_last_moment_makes_no_number_come_twice(pair: Pair, wire: Wire, end: str) -> None:
+    """What is kept at the end is how far each SA is, also of one that was idle since somebody asked."""
+    manager = managed(pair)
+    assert manager.upgrade(program(pair, *EATS))[0]
+    wire.gather()
+    assert ping(pair.scene.site, VNET_HOST, 20).lost == 0
+    assert manager.upgrade()[0] if end == "upgrade" else manager.restart() is None
+    assert ping(pair.scene.site, VNET_HOST, 20).lost == 0
+    wire.nothing_twice(at_least=40)
+
+
+SLOW = (
+    "import concurrent.futures, time, gateway.runtime.daemon as d",
+    "run, threads = d.Daemon.run, concurrent.futures.ThreadPoolExecutor(1)",
+    # As boto3 waits for a cloud that does not answer
+    "async def slow(self, *before): threads.submit(time.sleep, 25); await run(self, *before)",
+    "d.Daemon.run = slow",
+)
+
+
+def test_whoever_waits_for_an_answer_holds_no_restart_up(pair: Pair) -> None:
+    manager = managed(pair)
+    pair.gateway.config.write_text(pair.gateway.config.read_text() + NOWHERE)
+    assert pair.gateway.ctl("reload").returncode == 0
+    assert manager.upgrade(program(pair, *SLOW))[0]
+    streams = pair.streams(port=7100)
+    answers: list[tuple[bool, str]] = []
+    asking = threading.Thread(target=lambda: answers.append(pair.gateway.operate("initiate", "nowhere", 40)))
+    asking.start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    manager.restart()
+    took = time.monotonic() - began
+    streams.wait_flowing(5)
+    gap = longest_gap(streams, began)
+    print(f" [restarted in {took:.1f} s, the longest gap: {gap:.2f} s]", end=" ")
+    streams.stop()
+    asking.join(1)
+    assert answers == [(False, "initiate of nowhere is still going on, and gatewayd ends")]
+    assert max(gap, took) < 10
+
+
+LATER = (
+    "import gateway.node.learned as l; changed = l.Learned.changed",
+    "l.Learned.changed = lambda self, now, delay=0.0: changed(self, now, 1000.0)",
+    # The next process writes the file anew at its start
+    "import gateway.runtime.saved_guard as s; write = s.write",
+    "s.write = lambda directory, save: (write(directory, save), (directory / 'written').write_text(str(save)))",
+)
+
+
+@pytest.mark.parametrize("end", ["stop", "restart", "upgrade"])
+def test_the_guard_that_is_to_be_written_down_in_a_moment_is_written_at_the_end(pair: Pair, end: str) -> None:
+    manager = managed(pair)
+    assert manager.upgrade(program(pair, *LATER))[0]
+    pair.gateway.config.write_text(pair.gateway.config.read_text() + NOWHERE)
+    assert pair.gateway.ctl("reload").returncode == 0
+    written = pair.gateway.machine.directory / "run/gatewayd-state/written"
+    assert not written.exists()
+    {"stop": pair.gateway.stop, "restart": manager.restart, "upgrade": manager.upgrade}[end]()
+    assert "192.168.77.0/24" in written.read_text()

@@ -180,3 +180,18 @@ def test_the_guard_is_not_written_down_before_a_new_table_is_read() -> None:
     assert [
         [str(entry.prefix) for entry in table.entries if entry.kind is RouteKind.BLACKHOLE] for table in save.tables
     ] == [[str(SITE)]] * 3
+
+
+def test_what_is_to_be_written_down_later_is_there_for_who_has_no_later() -> None:
+    tables, kernel = made()
+    learned = Learned(tables, {})
+    assert learned.last() is None, "nothing is due"
+    learned.adopt((BLUE, replace(BLUE, name="red", table=302)), 1.0)
+    tables["red"].command(SetProtected(frozenset({SITE})), 1.0)
+    learned.changed(1.0)
+    assert learned.last() is None, "a new table's guard is not known yet"
+    kernel.settle(1.5)
+    save = learned.last()
+    assert save is not None
+    assert len(save.tables) == 3
+    assert (learned.last(), learned.due(5.0)) == (None, None), "it is written down"

@@ -22,6 +22,7 @@ from support.snapshots import HEALTHY, TROUBLED
 from gateway.runtime import control
 from gateway.runtime.control import AlreadyRunning, ControlServer
 from gateway.runtime.fd_store import Inherited
+from gateway.runtime.http import LAST_ANSWERS
 from gateway.runtime.questions import Advertised, Lookup, NotThere, PolicyTest, Table, Unusable
 
 
@@ -264,3 +265,27 @@ def test_a_second_daemon_is_refused_and_a_leftover_is_replaced(path: Path):
     with socket.socket(socket.AF_UNIX) as leftover:
         leftover.bind(str(path))
     uvloop.run(start_and_stop())
+
+
+def test_an_operation_that_is_waited_for_does_not_hold_its_end_up(path: Path):
+    class Waits(SampleOperations):
+        async def operate(self, verb: str, target: str, wait: float) -> tuple[bool, str]:
+            asked.set()
+            return await asyncio.Future()
+
+    async def run() -> None:
+        server = ControlServer(Waits(TROUBLED), path)
+        await server.start()
+        reader, writer = await asyncio.open_unix_connection(path)
+        body = b'{"verb": "initiate", "target": "azure-a", "wait": 60}'
+        writer.write(b"POST /v1/operations HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        await asked.wait()
+        async with asyncio.timeout(10 * LAST_ANSWERS):
+            await server.stop()
+            assert await reader.read() == b""
+        writer.close()
+        await server.stop()
+        assert not path.exists()
+
+    asked = asyncio.Event()
+    uvloop.run(run())

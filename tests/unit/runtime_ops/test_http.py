@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from support.snapshots import FRESH, HEALTHY, TROUBLED, UP
 
 from gateway.observe.page import render_page
 from gateway.observe.snapshot import Snapshot, WorkerStatus
-from gateway.runtime.http import HttpServer, application
+from gateway.runtime.http import LAST_ANSWERS, HttpServer, application
 
 
 def fetch(snapshot: Snapshot, url: str, **headers: str) -> tuple[int, str, str]:
@@ -130,3 +131,23 @@ def parsed(page: str) -> Tags:
     tags = Tags()
     tags.feed(page)
     return tags
+
+
+def test_who_waits_for_an_answer_does_not_hold_its_end_up() -> None:
+    async def never() -> Snapshot:
+        asked.set()
+        return await asyncio.Future()
+
+    async def run() -> None:
+        server = HttpServer(lambda: HEALTHY, "127.0.0.1", 0, never)
+        await server.start()
+        async with aiohttp.ClientSession() as session:
+            scrape = asyncio.create_task(session.get(f"http://127.0.0.1:{server.port}/metrics"))
+            await asked.wait()
+            async with asyncio.timeout(10 * LAST_ANSWERS):
+                await server.stop()
+            with pytest.raises(aiohttp.ClientError):
+                await scrape
+
+    asked = asyncio.Event()
+    uvloop.run(run())
