@@ -20,7 +20,8 @@ from gateway.esp.dataplane import Direction, SaParameters
 
 PLACE = 64  # native/dataplane.h: SHARED_PLACE
 FOR_EACH, LEAST = 16, 1024
-"""Places: for each connection, both directions of its CHILD_SAs while they are rekeyed."""
+"""Places: for each connection, both directions of its CHILD_SAs while they are rekeyed. Made once: reloads and restarts add none, and an SA without a
+place goes on above its last grant after a crash (at an end in order what is kept is exact without one)."""
 MAGIC = b"gwprog01"
 _ENTRY = struct.Struct("<QQQ16s")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
