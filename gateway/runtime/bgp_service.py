@@ -9,7 +9,6 @@ The service is a unit of its own, or a process this starts (`bgp.service`); eith
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from gateway.bgp.settings import SpeakerSettings
 from gateway.config.model import Bgp
 from gateway.runtime.bgp_frames import SOCKET, VERSION, frame, unframe
 from gateway.runtime.line_link import LineLink
+from gateway.runtime.turns import say_end, turns
 from gateway.runtime.unit import UNIT
 
 RETRY = 15.0  # seconds until settings that were refused are told again
@@ -33,8 +33,6 @@ REACH = 0.05  # between two attempts to reach the service
 PATIENCE = 10.0  # without it, until that is a problem
 HELLO_TIMEOUT = 5.0
 STOP_TIMEOUT = 15.0
-
-log = logging.getLogger("gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class BgpService:
     def start(self, ready: Callable[[], Awaitable[None]]) -> None:
         """`ready`: awaited before the settings are told, so that the addresses of sessions in tunnels exist."""
         self._task = asyncio.create_task(self._run(ready), name="bgp")
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(say_end)
 
     async def leave(self) -> None:
         """The next daemon takes over; until then, and for `orphan_time` at most, the sessions and all routes stay."""
@@ -136,10 +134,6 @@ class BgpService:
 
     # ---- reaching it ----
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("BGP is left to itself: %r", error, exc_info=error, extra={"event": "task-failed"})
-
     async def _end_task(self) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -149,11 +143,19 @@ class BgpService:
 
     async def _run(self, ready: Callable[[], Awaitable[None]]) -> None:
         await self._changed.wait()
-        while True:
+        await turns(lambda: self._session(ready), "BGP sessions are left to themselves for a moment")
+
+    async def _session(self, ready: Callable[[], Awaitable[None]]) -> None:
+        try:
             await self._reach()
             await self._serve(ready)
-            self._state = "down"
-            self._report("warning", "bgp-service-lost", "the service that runs ExaBGP is gone; looking for it again")
+        except Exception:
+            if self._link is not None:
+                self._link.abort()
+                await self._lost.wait()
+            raise
+        self._state = "down"
+        self._report("warning", "bgp-service-lost", "the service that runs ExaBGP is gone; looking for it again")
 
     async def _reach(self) -> None:
         """Until it is there and understands us."""

@@ -316,7 +316,8 @@ def main(run_directory: Path, *, stays: bool) -> int:
         log.error("another process runs ExaBGP in %s", run_directory)
         return 1
     if uvloop.run(_serve(run_directory, stays)):
-        # The same process, so ExaBGP stays its child, and systemd notices nothing
+        # The same process, so ExaBGP stays its child, and systemd notices nothing; but what it logged is still to be written
+        logging.shutdown()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     os.close(lock)
     return 0

@@ -62,6 +62,7 @@ from gateway.runtime.randomness import SystemRandom
 from gateway.runtime.saving import Saving
 from gateway.runtime.sharing import Sharing
 from gateway.runtime.tun import interface_name
+from gateway.runtime.turns import Tasks
 from gateway.runtime.udp import UdpSockets
 from gateway.runtime.witness_calls import WitnessCalls
 
@@ -140,7 +141,8 @@ class Daemon:
         )
         self._drawn: dict[str, TunnelStatus] = {}
         self._liveness, self._works = Liveness(WORKERS_PATIENCE), True
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.failed = False
+        self._tasks = Tasks(self._fail)
 
     async def run(self, predecessor: Predecessor | None = None) -> None:
         """Serves until told to stop. OSError with a sentence when it cannot begin. `predecessor`: hears when all is taken over."""
@@ -172,13 +174,11 @@ class Daemon:
             stack.push_async_callback(self.control.stop)
             self.routes = KernelRoutes(self.netlink, self.driver.command, self)
             self._early.push_async_callback(self.routes.close)
+            self._tasks.watch(self.routes.worker)
             await self.routes.prepare(self.node.settings.instances)
             self.bgp.start(self.routes.idle)
             self.driver.command(inputs.Start())
-            self._spawn(self._read_counters(), "counters")
-            self._spawn(self._check_host(), "host-checks")
-            self._spawn(self._attend(), "systemd")
-            self._spawn(self._close_unclaimed(), "inherited")
+            self._begin_tasks()
             self._watch_signals()
             self.notifier.ready()
             log.info("gatewayd is running: %s", self.dataplane_name(), extra={"event": "started"})
@@ -240,16 +240,27 @@ class Daemon:
     def _received_bgp(self, lines: str) -> None:
         self.driver.feed(lambda node, now: node.receive_bgp(lines, now))
 
+    def _begin_tasks(self) -> None:
+        again = self._tasks.again
+        often = lambda: COUNTER_INTERVAL * (1 + len(self.node.settings.tunnels) / 1000)  # noqa: E731
+        again(
+            self._read_counters, "counters", "the SAs' counters are not read, so none may send beyond its grant", often
+        )
+        again(self._look_at_host, "host-checks", "the host is not checked", lambda: HOST_CHECK_INTERVAL)
+        again(self._retry_tunnels, "retries", "tunnels that failed are not tried again", lambda: HOST_CHECK_INTERVAL)
+        self._tasks.always(self._attend(), "systemd")
+        self._tasks.once(self._close_unclaimed(), "inherited")
+
     async def _read_counters(self) -> None:
-        while True:
-            self.read_counters(drops=False)
-            self._look_at_workers()
-            self._write(self.journal.flush(boottime()))
-            # Not at the reload itself: the peer is told by the old socket that the IKE_SA ends
-            tunnels = self.node.settings.tunnels
-            configured = {tunnel.ike.local for tunnel in tunnels}
-            self.sockets.close_unused(configured, self.node.ike.hosts, self.dataplane.detach)
-            await asyncio.sleep(COUNTER_INTERVAL * (1 + len(tunnels) / 1000))
+        self.read_counters(drops=False)
+        self._look_at_workers()
+        self._write(self.journal.flush(boottime()))
+        # Not at the reload itself: the peer is told by the old socket that the IKE_SA ends
+        configured = {tunnel.ike.local for tunnel in self.node.settings.tunnels}
+        self.sockets.close_unused(configured, self.node.ike.hosts, self.dataplane.detach)
+
+    async def _retry_tunnels(self) -> None:
+        self.driver.command(inputs.RetryTunnels())
 
     def _look_at_workers(self) -> None:
         """Without any that goes on, the other gateway does better."""
@@ -276,21 +287,10 @@ class Daemon:
             draw_some(self.node, facts, self._drawn, DRAWN_AT_ONCE)
             await asyncio.sleep(0)
 
-    async def _keep_drawn(self) -> None:
-        while True:
-            await asyncio.sleep(DRAW_INTERVAL)
-            await self._draw()
-
     async def _attend(self) -> None:
         await self._draw()
-        self._spawn(self._keep_drawn(), "pictures")
+        self._tasks.again(self._draw, "pictures", "the picture is not of this moment", lambda: DRAW_INTERVAL)
         await systemd.attend(self.notifier, self.picture)
-
-    async def _check_host(self) -> None:
-        while True:
-            await self._look_at_host()
-            self.driver.command(inputs.RetryTunnels())
-            await asyncio.sleep(HOST_CHECK_INTERVAL)
 
     async def _close_unclaimed(self) -> None:
         """Of what the process before left: devices and sockets of connections that are not configured any more."""
@@ -513,7 +513,7 @@ class Daemon:
         self.driver.command(inputs.Reconfigured(loaded.settings))
         # What the reload says of certificates the status says, too, from its answer on
         await self._look_at_certificates()
-        self._spawn(self._look_at_host(), "host-check")
+        self._tasks.once(self._look_at_host(), "host-check")
 
     def _configure_clouds(self, loaded: Loaded) -> None:
         self.tables.configure(loaded.config.fabric)
@@ -545,7 +545,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_by_signal(), "reload"))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.once(self._reload_by_signal(), "reload"))
 
     def _told_to_stop(self) -> None:
         self.ending.told = True
@@ -555,19 +555,12 @@ class Daemon:
         await self.operations.operate("reload", "", 0.0)
 
     async def end_tasks(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
 
-    def _spawn(self, work: object, name: str) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("task %s ended by %r", task.get_name(), error, exc_info=error, extra={"event": "task-failed"})
+    def _fail(self) -> None:
+        """It ends as told to, but as failed: the service manager starts the next."""
+        self.failed = True
+        self.stopping.set()
 
 
 def _sockets(loaded: Loaded) -> PairSockets:

@@ -6,6 +6,8 @@ Python programs it and drains its events; no packet comes here. IKE datagrams on
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
 import time
 from collections import deque
@@ -33,6 +35,7 @@ TURN = 0.002
 """Seconds for which punted IKE datagrams are taken in one turn of the loop: timers must not wait for hundreds of them."""
 WAITING_MOST = 256
 """Punted datagrams in hand from which on no more are fetched: what does not fit in the workers' ring is lost, as in a socket."""
+log = logging.getLogger(__name__)
 _DIRECTIONS = {direction.value: direction for direction in Direction}
 
 
@@ -226,7 +229,7 @@ class NativeDataPlane:
                 continue
             self._tuns[one.connection] = outcome
             for call in calls:
-                call()
+                _carry_out(call, one.name)
         return failed
 
     async def close_removed(self, delete: Callable[[], Awaitable[None]]) -> None:
@@ -270,6 +273,10 @@ class NativeDataPlane:
             return self._made(one.connection, one.name, one.mtu)
         except TunError as error:
             return error
+        except Exception as error:
+            # This one's failure, and not that of those made with it
+            log.error("TUN device of %s", one.name, exc_info=error, extra={"event": "tun-failed", "tunnel": one.name})
+            return TunError(getattr(error, "errno", None) or errno.EIO, f"TUN device of {one.name}: {error!r}")
 
     def _made(self, connection: int, name: str, mtu: int) -> list[int]:
         known = self._tuns.get(connection)
@@ -281,7 +288,12 @@ class NativeDataPlane:
         if not fds:
             fds = open_tun(interface_name(name), self._workers)
             self._store.keep(_kept_as(interface_name(name)), fds)
-        self._native.add_connection(connection, fds, mtu)
+        try:
+            self._native.add_connection(connection, fds, mtu)
+        except Exception:
+            self._store.drop(_kept_as(interface_name(name)))
+            _close(fds)
+            raise
         self._names[connection] = interface_name(name)
         return fds
 
@@ -368,6 +380,15 @@ class NativeDataPlane:
             self._deliver()
         for kind, connection, spi, detail in self._native.events():
             self._on_event(DataPlaneEvent(kind, connection, spi, _endpoint(detail) if kind == "peer-moved" else None))
+
+
+def _carry_out(call: Callable[[], None], name: str) -> None:
+    """What waited for a device: one that fails keeps the others from nothing."""
+    try:
+        call()
+    except Exception as error:
+        text = "what was asked for while the device of %s was made is not done: %r"
+        log.error(text, name, error, exc_info=error, extra={"event": "tun-failed", "tunnel": name})
 
 
 def _counters(one: _native.SaStatistics) -> SaCounters:

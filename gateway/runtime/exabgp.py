@@ -199,6 +199,8 @@ class ExabgpProcess:
                 await self._ended()
             except OSError as error:
                 log.error("ExaBGP does not start: %s", error)
+            except Exception:
+                log.exception("ExaBGP does not start")
             self._process = None
             self._enter("down")
             if loop.time() - began > STABLE_AFTER:

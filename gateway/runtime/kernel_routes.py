@@ -20,6 +20,7 @@ from gateway.runtime.rtlinks import Interface
 from gateway.runtime.rtnetlink import NetlinkError
 from gateway.runtime.rules import Entry
 from gateway.runtime.tun import interface_name
+from gateway.runtime.turns import Failures, turns
 
 DUMP_RETRY = 1.0
 BATCH = 64
@@ -50,12 +51,16 @@ class KernelRoutes:
 
     def __init__(self, netlink: Netlink, command: Callable[[object], None], devices: Devices | None = None) -> None:
         self._netlink = netlink
-        self._command = command
+        self._node = command
+        self._refused = Failures("news of the kernel is lost to the node")
         self._devices = devices
         self._tail: _Batch | None = None  # the last of the jobs, while more may be put into it
         self._underlay_due = False
         self._jobs: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue()
-        self._worker = asyncio.create_task(self._work(), name="kernel-routes")
+        working = turns(
+            self._work, "a job of the kernel's routes, links or rules is not done to its end", after_failure=0.0
+        )
+        self.worker = asyncio.create_task(working, name="kernel-routes")
         self._links: dict[int, str] = {}
         self._indexes: dict[str, int] = {}  # the reverse
         self._entries: dict[str, Entry] = {}
@@ -81,8 +86,8 @@ class KernelRoutes:
 
     async def close(self) -> None:
         self._netlink.unmonitor()
-        self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
+        self.worker.cancel()
+        await asyncio.gather(self.worker, return_exceptions=True)
 
     async def idle(self) -> None:
         """Until every job asked for so far is done."""
@@ -94,9 +99,11 @@ class KernelRoutes:
         async def job() -> None:
             try:
                 errors = await self._netlink.apply(ops.ops, ops.table)
-            except (NetlinkError, OSError) as error:
+            except Exception as error:
                 # The FIB waits for an answer: all failed, to be tried again from a fresh dump
-                failure = routing.OpError(error.errno or errno.EIO, str(error))
+                if not isinstance(error, OSError):
+                    _log_failure(error, "routes are not applied")
+                failure = routing.OpError(getattr(error, "errno", None) or errno.EIO, str(error))
                 errors = dict.fromkeys(range(len(ops.ops)), failure)
             self._command(routing.Applied(ops.ticket, errors, ops.table))
 
@@ -108,8 +115,8 @@ class KernelRoutes:
                 try:
                     held = await self._netlink.dump(request.table)
                     break
-                except (NetlinkError, OSError) as error:
-                    log.error("reading our routes failed: %s", error, extra={"event": "netlink-failed"})
+                except Exception as error:
+                    _log_failure(error, "reading our routes failed")
                     await asyncio.sleep(DUMP_RETRY)
             self._command(routing.Reconcile(request.ticket, held, request.table))
 
@@ -119,9 +126,9 @@ class KernelRoutes:
         async def job() -> None:
             try:
                 found = await self._netlink.interface_for(request.address)
-            except (NetlinkError, OSError) as error:
+            except Exception as error:
                 # The FIB waits for an answer; it asks again at the next change of a link or route
-                log.error("the way to %s: %s", request.address, error, extra={"event": "netlink-failed"})
+                _log_failure(error, f"the way to {request.address}")
                 found = None
             self._command(routing.NextHopResolved(request.address, found))
 
@@ -171,15 +178,16 @@ class KernelRoutes:
         self._collect(self._close, interface_name(effect.name), effect)
 
     async def _open(self, wanted: Sequence[OpenTunnel]) -> None:
-        made = await self._devices.make(wanted) if self._devices is not None else wanted
+        made = wanted
         try:
+            made = await self._devices.make(wanted) if self._devices is not None else wanted
             outcomes = await self._configure(
                 [
                     LinkSettings(interface_name(one.name), one.mtu, _interfaces(one.addresses), fresh=True)
                     for one in made
                 ]
             )
-        except (NetlinkError, OSError):
+        except Exception:
             for one in made:
                 self._command(TunnelFailed(one.name))
             raise
@@ -291,6 +299,13 @@ class KernelRoutes:
         own = tuple(one.ip for one in _interfaces(addresses))
         return Entry(tuple(ip_network(text) for text in destinations), own, self._instance(interface))
 
+    def _command(self, command: object) -> None:
+        """What the node fails to make of one keeps no other from it: a job has dozens of them."""
+        try:
+            self._node(command)
+        except Exception as error:
+            self._refused.say(error)
+
     def _put(self, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tail = None
         self._jobs.put_nowait(job)
@@ -313,22 +328,24 @@ class KernelRoutes:
         batch.wanted[interface] = wanted
 
     async def _work(self) -> None:
-        while True:
-            job = await self._jobs.get()
-            try:
-                await job()
-            except (NetlinkError, OSError) as error:
-                _log_failure(error)
-            finally:
-                self._jobs.task_done()
+        job = await self._jobs.get()
+        try:
+            await job()
+        except (NetlinkError, OSError) as error:
+            _log_failure(error)
+        finally:
+            self._jobs.task_done()
 
 
 def _interfaces(texts: tuple[str, ...]) -> tuple[Interface, ...]:
     return tuple(ip_interface(text) for text in texts)
 
 
-def _log_failure(error: OSError) -> None:
-    log.error("netlink: %s", error, extra={"event": "netlink-failed"})
+def _log_failure(error: Exception, what: str = "netlink") -> None:
+    """With its traceback where the kernel did not say it."""
+    said = isinstance(error, OSError)
+    text, trace = (str(error), None) if said else (repr(error), error)
+    log.error("%s: %s", what, text, exc_info=trace, extra={"event": "netlink-failed"})
 
 
 def _log_changes(changes: Sequence[str], level: int, event: str) -> None:

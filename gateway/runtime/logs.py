@@ -7,6 +7,9 @@
 Facts travel as `extra`: logger.info("CHILD_SA installed", extra={"tunnel": "azure-a", "event": "child-installed"}).
 Only the names of FIELDS are written, so a careless `extra` cannot leak; octets are shown as their number only, since
 what is bytes here is a key, a packet or a payload. Text may come from a peer: it stays on its line.
+
+Nobody waits for who reads the log: IKE, grants and the watchdog are on the thread that writes it. What a journal, pipe or
+terminal that stands still does not take is dropped, and counted in the next record that passes.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Literal, TextIO
 from uuid import UUID, uuid5
 
 from gateway.observe.text import printable
+from gateway.runtime.line_writer import LineWriter
 
 Format = Literal["auto", "human", "json", "journal"]
 
@@ -42,6 +46,7 @@ FIELDS = {
 }
 _HEXADECIMAL = {"spi_in", "spi_out"}
 _TOO_LARGE = (errno.EMSGSIZE, errno.ENOBUFS)
+_FULL = (errno.EAGAIN, errno.ENOBUFS)
 _LONGEST = 8000  # characters of one message
 _JOURNAL_SOCKET = "/run/systemd/journal/socket"
 _EVENTS = UUID("6f7a3d5e-2c51-4d0b-9a43-5b6e0f6c1f27")  # namespace of MESSAGE_ID, fixed for ever
@@ -54,7 +59,7 @@ def setup(
     """Makes this the only destination of the root logger."""
     stream = sys.stderr if stream is None else stream
     chosen = choose(log_format, stream, os.environ if environment is None else environment)
-    handler: logging.Handler = JournalHandler() if chosen == "journal" else logging.StreamHandler(stream)
+    handler: logging.Handler = JournalHandler() if chosen == "journal" else StreamHandler(stream)
     if chosen != "journal":
         handler.setFormatter(JsonFormatter() if chosen == "json" else HumanFormatter())
     root = logging.getLogger()
@@ -123,6 +128,32 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(document, ensure_ascii=True)
 
 
+class StreamHandler(logging.Handler):
+    """Lines, written by a thread of their own (line_writer.py)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._writer = LineWriter(stream)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._lost and self._writer.put(self.format(_of_lost(self._lost)) + "\n"):
+                self._lost = 0
+            if self._lost or not self._writer.put(self.format(record) + "\n"):
+                self._lost += 1
+        except (TypeError, ValueError):
+            self.handleError(record)  # a call whose arguments do not fit its format
+
+    def flush(self) -> None:
+        """Also at the end of the process (logging.shutdown)."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+        super().close()
+
+
 class JournalHandler(logging.Handler):
     """systemd's native journal protocol: one datagram of fields; one too large goes as a sealed memory file."""
 
@@ -130,31 +161,61 @@ class JournalHandler(logging.Handler):
         super().__init__()
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._lost = 0
+        self._instead: StreamHandler | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._send(b"".join(_field(name, value) for name, value in _journal_fields(record)))
+            if self._lost:
+                self._send(_of_lost(self._lost))
+                self._lost = 0
+            self._send(record)
         except (TypeError, ValueError):
             self.handleError(record)  # a call whose arguments do not fit its format
-        except OSError:
-            sys.stderr.write(HumanFormatter().format(record) + "\n")  # stderr is the journal's stream: nothing is lost
+        except OSError as error:
+            if error.errno in _FULL:
+                self._lost += 1
+            else:
+                self._say_instead(record)
+
+    def flush(self) -> None:
+        if self._instead is not None:
+            self._instead.flush()
 
     def close(self) -> None:
         self._socket.close()
+        if self._instead is not None:
+            self._instead.close()
         super().close()
 
-    def _send(self, payload: bytes) -> None:
+    def _say_instead(self, record: logging.LogRecord) -> None:
+        """There is no journal's socket; stderr is the journal's stream, which holds something until there is one again."""
+        if self._instead is None:
+            self._instead = StreamHandler(sys.stderr)
+            self._instead.setFormatter(HumanFormatter())
+        self._instead.emit(record)
+
+    def _send(self, record: logging.LogRecord) -> None:
+        payload = b"".join(_field(name, value) for name, value in _journal_fields(record))
         try:
-            self._socket.sendto(payload, socket.MSG_NOSIGNAL, self._path)
+            self._socket.sendto(payload, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, self._path)
         except OSError as error:
             if error.errno not in _TOO_LARGE:
                 raise
             descriptor = _sealed(payload)
             try:
                 rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(4, sys.byteorder))
-                self._socket.sendmsg([], [rights], 0, self._path)
+                self._socket.sendmsg([], [rights], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, self._path)
             finally:
                 os.close(descriptor)
+
+
+def _of_lost(count: int) -> logging.LogRecord:
+    """What is said of records that nobody took."""
+    text = "%d log records before this one are lost: nobody took them in time"
+    record = logging.LogRecord("gateway", logging.WARNING, __file__, 0, text, (count,), None)
+    record.event = "log-lost"
+    return record
 
 
 def _is_journal(stream: TextIO, journal_stream: str) -> bool:

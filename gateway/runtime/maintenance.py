@@ -14,6 +14,7 @@ from gateway.runtime.announced_aws import AwsAnnouncements
 from gateway.runtime.announced_azure import AzureAnnouncements
 from gateway.runtime.cloud_http import CloudHttp
 from gateway.runtime.scheduled_events import ScheduledEvents
+from gateway.runtime.turns import say_end
 
 
 class Maintenance:
@@ -44,6 +45,7 @@ class Maintenance:
             made = AwsAnnouncements if self._cloud == "aws" else AzureAnnouncements
             events = ScheduledEvents(made(self._http, self._url), self._leaves, self._relieved, self._tell)
             self._watching = asyncio.create_task(events.run(), name="scheduled events")
+            self._watching.add_done_callback(say_end)
 
     async def close(self) -> None:
         if self._watching is not None:

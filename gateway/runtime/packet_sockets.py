@@ -27,6 +27,7 @@ from gateway.runtime.egress import EgressTable, Pair, Way
 from gateway.runtime.lookup import Lookup
 from gateway.runtime.news import waiting
 from gateway.runtime.tun import PREFIX
+from gateway.runtime.turns import say_end, turns
 
 if TYPE_CHECKING:
     from gateway._native import DataPlane
@@ -72,6 +73,7 @@ class PacketSockets:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="egress")
         self._lookup: Lookup | None = None
         self._wake = asyncio.Event()
+        self._verify_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -94,7 +96,9 @@ class PacketSockets:
         loop.add_reader(self._watch, self._readable)
         for hints in self._hints:
             loop.add_reader(hints, self._hinted, hints)
-        self._task = asyncio.create_task(self._work(), name="egress")
+        self._verify_at = loop.time() + VERIFY
+        self._task = asyncio.create_task(turns(self._work, "packet sockets keep ways that may be old"), name="egress")
+        self._task.add_done_callback(say_end)
 
     async def close(self) -> None:
         """The workers are gone."""
@@ -130,18 +134,16 @@ class PacketSockets:
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        verify_at = loop.time() + VERIFY
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(verify_at):
-                    await self._wake.wait()
-            if loop.time() >= verify_at:
-                self._table.verify()
-                verify_at = loop.time() + VERIFY
-            await asyncio.sleep(SETTLE)
-            self._wake.clear()
-            if self._table.due or self._table.stale:
-                await self._look()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._verify_at):
+                await self._wake.wait()
+        if loop.time() >= self._verify_at:
+            self._verify_at = loop.time() + VERIFY
+            self._table.verify()
+        await asyncio.sleep(SETTLE)
+        self._wake.clear()
+        if self._table.due or self._table.stale:
+            await self._look()
 
     async def _look(self) -> None:
         lookup = self._lookup
@@ -157,8 +159,9 @@ class PacketSockets:
 
         try:
             ways = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except OSError as error:
-            log.error("the ways of packet sockets: %s", error, extra={"event": "netlink-failed"})
+        except Exception as error:
+            trace = None if isinstance(error, OSError) else error
+            log.error("the ways of packet sockets: %r", error, exc_info=trace, extra={"event": "netlink-failed"})
         for query, way in zip(queries, ways, strict=True):
             self._table.found(query, way)
         self._table.answered()

@@ -9,12 +9,12 @@ An answer that cannot be had or read changes nothing. What is asked, and how: `a
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.runtime.cloud_http import CloudError
+from gateway.runtime.turns import turns
 
 INTERVAL = 5.0
 LONGEST_WORD = 256
@@ -61,9 +61,7 @@ class ScheduledEvents:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            await self.look()
-            await asyncio.sleep(self._interval)
+        await turns(self.look, "what is announced of this machine is not known", lambda: self._interval)
 
     async def look(self) -> None:
         """Asks once, and does what follows."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import NoReturn
 import uvloop
 
 from gateway.config.derive import workers_of
-from gateway.runtime import logs, memory
+from gateway.runtime import core_dumps, logs, memory
 from gateway.runtime.cleanup import cleanup
 from gateway.runtime.control import AlreadyRunning
 from gateway.runtime.daemon import Daemon
@@ -31,8 +30,7 @@ log = logging.getLogger("gateway")
 
 def run(path: Path, log_format: logs.Format, predecessor: Predecessor | None = None) -> int:
     """Until it is told to stop; the exit code. `predecessor`: the daemon that this one takes over from."""
-    # A crash must not write keys to disk
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    core_dumps.forbid()
     try:
         loaded, warnings = load_all(path)
         refuse_foreign_cpus(loaded, os.sched_getaffinity(0))
@@ -60,19 +58,19 @@ def run(path: Path, log_format: logs.Format, predecessor: Predecessor | None = N
 def _run(loaded: Loaded, predecessor: Predecessor | None) -> int:
     workers = workers_of(loaded.config.dataplane, len(os.sched_getaffinity(0)))
     try:
-        end = uvloop.run(_serve(loaded, workers, predecessor))
+        daemon = uvloop.run(_serve(loaded, workers, predecessor))
     except NotTakenOver as error:
         log.warning("%s", error, extra={"event": "not-taken-over"})
         return 1
     except (OSError, NetlinkError, AlreadyRunning) as error:
         log.error("cannot start: %s", error, extra={"event": "start-failed"})
         return 1
-    for line in cleanup(loaded.config) if end is End.CLOSED else ():
+    for line in cleanup(loaded.config) if daemon.ended is End.CLOSED else ():
         log.info("%s", line, extra={"event": "cleanup"})
-    return _status(end)
+    return _status(daemon)
 
 
-async def _serve(loaded: Loaded, workers: int, predecessor: Predecessor | None) -> End:
+async def _serve(loaded: Loaded, workers: int, predecessor: Predecessor | None) -> Daemon:
     """Who goes on with what is in the kernel."""
     inherited = Inherited.of_environment()
     if predecessor is not None:
@@ -80,17 +78,17 @@ async def _serve(loaded: Loaded, workers: int, predecessor: Predecessor | None) 
     daemon = Daemon(loaded, workers, inherited)
     await daemon.run(predecessor)
     if daemon.ended is not End.CLOSED:
-        _leave(daemon.ended)
-    return daemon.ended
+        _leave(daemon)
+    return daemon
 
 
-def _leave(end: End) -> NoReturn:
+def _leave(daemon: Daemon) -> NoReturn:
     """At once: another process begins when this one is gone. A thread that waits for a cloud's answer would be waited for."""
     logging.shutdown()
     with suppress(OSError, ValueError):
         sys.stderr.flush()
-    os._exit(_status(end))
+    os._exit(_status(daemon))
 
 
-def _status(end: End) -> int:
-    return int(end is End.FORSAKEN)
+def _status(daemon: Daemon) -> int:
+    return int(daemon.failed or daemon.ended is End.FORSAKEN)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from gateway.observe.liveness import Liveness
 from gateway.observe.snapshot import Snapshot
 from gateway.observe.text import printable
+from gateway.runtime.turns import turns
 from gateway.runtime.unit import JOB_TIMEOUT, UNIT, is_restart, jobs
 
 PATIENCE = 1.0
@@ -95,14 +96,18 @@ async def attend(notifier: Notifier, snapshot: Callable[[], Snapshot], period: f
     liveness = Liveness(patience=interval if interval is not None else 5.0)
     period = min(period, interval) if interval is not None else period
     fed = float("-inf")
-    while True:
+
+    async def turn() -> None:
+        nonlocal fed
         picture, now = snapshot(), time.monotonic()
         notifier.status(status_line(picture))
         stuck = liveness.stuck(picture.workers, now)
         if interval is not None and not stuck and now - fed >= interval / 2:
             notifier.watchdog()
             fed = now
-        await asyncio.sleep(period)
+
+    # One that fails withholds the watchdog, too
+    await turns(turn, "the service manager hears nothing", lambda: period)
 
 
 async def restarting(environment: Mapping[str, str] | None = None) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 from pathlib import Path
 
-from gateway.runtime import logs, witness_process
+from gateway.runtime import core_dumps, logs, witness_process
 from gateway.runtime.loading import LoadError
 from gateway.runtime.unit import EX_CONFIG
 from gateway.runtime.witness_loading import load_witness_all
@@ -16,8 +15,7 @@ log = logging.getLogger("gateway")
 
 
 def run(path: Path, log_format: logs.Format) -> int:
-    # A crash must not write secrets to disk
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    core_dumps.forbid()
     try:
         loaded, warnings = load_witness_all(path)
     except LoadError as error:

@@ -13,7 +13,16 @@ import pytest
 from gateway.node.effects import CloseTunnel, OpenTunnel, SetInstances, SetTunnelMtu
 from gateway.node.inputs import TunnelFailed, TunnelReady
 from gateway.node.instances import InstanceSettings
-from gateway.routing.model import ConnectionAdded, InterfaceGone, Prefix, Resync
+from gateway.routing.model import (
+    Applied,
+    ConnectionAdded,
+    InterfaceGone,
+    NextHopResolved,
+    Prefix,
+    Resolve,
+    Resync,
+    RouteOps,
+)
 from gateway.runtime.kernel import LinkSettings
 from gateway.runtime.kernel_routes import BATCH, KernelRoutes
 from gateway.runtime.netlink import Change, LinkGone, LinkUp, OursRemoved
@@ -314,3 +323,119 @@ def test_when_news_were_lost_a_tun_is_looked_for_and_made_as_it_shall_be(gone: b
         assert await stage.said() and stage.commands == [Resync()], "with nothing lost the TUNs are not looked at"
 
     play(scenario)
+
+
+class Unforeseen(FakeNetlink):
+    """What its libraries raise is not always an error of the kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = True
+
+    def _fail(self) -> None:
+        if self.failing:
+            raise KeyError("an attribute that an older kernel does not send")
+
+    async def apply(self, ops: Sequence[object], table: int) -> dict[int, object]:
+        self._fail()
+        return {}
+
+    async def interface_for(self, address: object) -> None:
+        self._fail()
+
+    async def configure_links(self, links: list[LinkSettings]) -> list[int]:
+        self._fail()
+        return await super().configure_links(links)
+
+    async def link_index(self, name: str) -> int | None:
+        self._fail()
+        return await super().link_index(name)
+
+
+class Unmakeable:
+    async def make(self, wanted: Sequence[OpenTunnel]) -> Sequence[OpenTunnel]:
+        raise ValueError("no such device")
+
+    async def close(self, names: Sequence[str]) -> None: ...
+
+
+def unforeseen(scenario: Callable[[Stage, Unforeseen], Awaitable[None]]) -> None:
+    async def main() -> None:
+        stage, netlink = Stage(), Unforeseen()
+        stage.netlink = stage.routes._netlink = netlink  # type: ignore[assignment]
+        await stage.routes.prepare()
+        stage.routes.set_instances(SetInstances((), {}))
+        async with asyncio.timeout(10):
+            await stage.said()
+            await scenario(stage, netlink)
+        assert not stage.routes.worker.done()
+        await stage.routes.close()
+
+    asyncio.run(main())
+
+
+def test_a_failure_that_nobody_thought_of_ends_its_job_only(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(stage: Stage, netlink: Unforeseen) -> None:
+        stage.open("a", VNET)
+        await stage.said()
+        assert TunnelFailed("a") in stage.commands
+        stage.netlink.notify(OursRemoved(lost_messages=True))
+        netlink.failing = False
+        stage.open("a", VNET)
+        assert ("up", "gw-a") in await stage.said()
+        assert TunnelReady("a", 6) in stage.commands
+
+    unforeseen(scenario)
+    said = [record for record in caplog.records if record.exc_info and record.exc_info[0] is KeyError]
+    assert said
+    assert all(record.levelname == "ERROR" and hasattr(record, "event") for record in said)
+
+
+def test_the_fib_has_an_answer_whatever_fails() -> None:
+    async def scenario(stage: Stage, netlink: Unforeseen) -> None:
+        op: Any = object()
+        stage.routes.apply(RouteOps(7, (op, op), 221))
+        stage.routes.resolve(Resolve(VNET[1]))
+        await stage.said()
+        (applied,) = [command for command in stage.commands if isinstance(command, Applied)]
+        assert (applied.ticket, applied.table) == (7, 221)
+        assert [error.number for error in applied.errors.values()] == [errno.EIO, errno.EIO]
+        assert NextHopResolved(VNET[1], None) in stage.commands
+
+    unforeseen(scenario)
+
+
+def test_devices_that_cannot_be_made_are_told_to_the_node_one_by_one() -> None:
+    async def scenario(stage: Stage, netlink: Unforeseen) -> None:
+        stage.routes._devices = Unmakeable()
+        stage.open("a")
+        stage.open("b")
+        await stage.said()
+        assert [command for command in stage.commands if isinstance(command, TunnelFailed)] == [
+            TunnelFailed("a"),
+            TunnelFailed("b"),
+        ]
+
+    unforeseen(scenario)
+
+
+def test_what_the_node_fails_to_make_of_one_tunnel_keeps_no_other_from_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        ready: list[str] = []
+
+        def node(command: object) -> None:
+            if isinstance(command, TunnelReady):
+                if command.name == "a":
+                    raise ValueError("a state that nobody thought of")
+                ready.append(command.name)
+
+        routes = KernelRoutes(FakeNetlink(), node)  # type: ignore[arg-type]
+        await routes.prepare()
+        for number, name in enumerate("abc"):
+            routes.open_tunnel(OpenTunnel(number, name, 1400, (), ()))
+        await routes.idle()
+        assert ready == ["b", "c"]
+        await routes.close()
+
+    asyncio.run(main())
+    assert "a state that nobody thought of" in caplog.text

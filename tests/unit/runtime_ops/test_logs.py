@@ -7,12 +7,18 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from gateway.runtime import logs
+from gateway.runtime.line_writer import MOST
 
 EVIL = "id\nMESSAGE=forged\x1b[2J\u202e"
 
@@ -32,6 +38,12 @@ def written(log_format: logs.Format, *args: object, **extra: object) -> str:
     stream = io.StringIO()
     logs.setup("debug", log_format, stream)
     logging.getLogger("gateway.ike").warning(*args, extra=extra)
+    return said(stream)
+
+
+def said(stream: io.StringIO) -> str:
+    (handler,) = logging.getLogger().handlers
+    handler.flush()
     return stream.getvalue()
 
 
@@ -93,15 +105,15 @@ def test_a_traceback_stays_with_its_record():
         raise ValueError(EVIL)
     except ValueError:
         logging.getLogger("gateway").exception("failed")
-    assert stream.getvalue().count("\n") == 1
-    assert "ValueError: id" in json.loads(stream.getvalue())["traceback"]
+    assert said(stream).count("\n") == 1
+    assert "ValueError: id" in json.loads(said(stream))["traceback"]
 
 
 def test_the_level_holds():
     stream = io.StringIO()
     logs.setup("warning", "human", stream)
     logging.getLogger("gateway").info("quiet")
-    assert stream.getvalue() == ""
+    assert said(stream) == ""
 
 
 def test_the_format_is_chosen_by_what_stderr_is(tmp_path: Path):
@@ -193,5 +205,86 @@ def test_a_message_too_large_for_a_datagram_comes_as_a_sealed_file(
 def test_without_a_journal_the_record_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     handler = logs.JournalHandler(str(tmp_path / "none"))
     handler.emit(logging.LogRecord("gateway", logging.INFO, "f", 1, "still told", None, None))
+    handler.flush()
     assert "still told" in capsys.readouterr().err
     handler.close()
+
+
+def test_a_journal_that_stands_still_is_not_waited_for_and_hears_of_what_it_missed(
+    journald: tuple[socket.socket, logging.Logger], capsys: pytest.CaptureFixture[str]
+):
+    listener, logger = journald
+    room = 0
+    begun = time.monotonic()
+    for number in range(2000):  # net.unix.max_dgram_qlen is some hundreds at most
+        logger.warning("record %d", number)
+    assert time.monotonic() - begun < 5
+    listener.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            assert journal_entry(listener.recv(65536))["MESSAGE"] == f"record {room}"
+            room += 1
+    assert 0 < room < 2000
+    logger.warning("goes on")
+    told, last = (journal_entry(listener.recv(65536)) for _ in range(2))
+    assert told["MESSAGE"] == f"{2000 - room} log records before this one are lost: nobody took them in time"
+    assert told["GATEWAY_EVENT"] == "log-lost"
+    assert last["MESSAGE"] == "goes on"
+    assert capsys.readouterr().err == "", "stderr is the same journal's stream"
+
+
+LOGS_AND_ENDS = """
+import io, logging, os, sys, time
+from gateway.runtime import logs
+logs.setup("info", "json")
+begun = time.monotonic()
+for number in range(20_000):
+    logging.getLogger("gateway").info("record %d of a log that nobody reads", number)
+os.write(1, b"%f" % (time.monotonic() - begun))
+"""
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for_at_the_end_neither():
+    begun = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-c", LOGS_AND_ENDS], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        assert float(process.stdout.read()) < 10
+        assert time.monotonic() - begun < 25
+        assert process.stderr is not None
+        assert process.stderr.read().startswith(b'{"time"')
+
+
+def test_all_is_written_when_the_process_ends():
+    done = subprocess.run(
+        [sys.executable, "-c", LOGS_AND_ENDS.replace("20_000", "2000")], capture_output=True, timeout=30, check=True
+    )
+    lines = done.stderr.splitlines()
+    assert [json.loads(line)["message"].split()[1] for line in lines] == [str(number) for number in range(2000)]
+
+
+def test_what_a_pipe_missed_is_said_when_it_is_read_again():
+    reading, writing = os.pipe()
+    with open(writing, "w") as stream:
+        logs.setup("info", "json", stream)
+        count = 2 * MOST // 100
+        for number in range(count):
+            logging.getLogger("gateway").info("record %d of a log that nobody reads", number)
+        with open(reading, "rb", buffering=0) as reader:
+            heard: list[bytes] = []
+            thread = threading.Thread(target=lambda: heard.extend(reader))
+            thread.start()
+            (handler,) = logging.getLogger().handlers
+            handler.flush()
+            logging.getLogger("gateway").info("goes on")
+            handler.flush()
+            handler.close()
+            logging.getLogger().handlers = []
+            stream.close()
+            thread.join(10)
+    *passed, told, last = (json.loads(line)["message"] for line in heard)
+    assert len(passed) < count
+    assert told == f"{count - len(passed)} log records before this one are lost: nobody took them in time"
+    assert last == "goes on"
