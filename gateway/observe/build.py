@@ -59,6 +59,7 @@ class ShellFacts:
     probes: Mapping[int, ProbeCounts] = field(default_factory=dict)  # by number of the watch
     probe_refused: Mapping[str, int] = field(default_factory=dict)
     heartbeats_sent: int = 0
+    http_cut: Mapping[str, int] = field(default_factory=dict)
     journal: tuple[JournalEntry, ...] = ()
     problems: tuple[str, ...] = ()
     certificate_problems: tuple[str, ...] = ()
@@ -111,6 +112,7 @@ def build(
         addresses=addresses,
         liveness=tuple(_liveness(node, facts)),
         probe_refused=dict(facts.probe_refused),
+        http_cut=dict(facts.http_cut),
         workers=facts.workers,
         drops=_drops(node, 0, facts),
         ike_half_open=node.ike.half_open,

@@ -493,6 +493,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("gateway_liveness_packets_total", "counter", "packets sent and received", ("session", "kind", "direction"), _liveness_packets),
     Family("gateway_liveness_refused_total", "counter", "BFD packets and echo answers that were not believed", ("reason",), _liveness_refused),
     *PAIR_FAMILIES,
+    Family(
+        "gateway_metrics_connections_cut_total", "counter", "connections to this listener ended: full, one too many; unread, an answer not read in 10 s",
+        ("reason",), lambda s: [((reason,), s.http_cut.get(reason, 0)) for reason in ("full", "unread")],
+    ),
     Family("gateway_worker_cpu_seconds_total", "counter", "CPU time of a data plane thread", ("worker",), _by_worker(lambda w: w.cpu_seconds)),
     Family("gateway_worker_ticks_total", "counter", "loop turns of a data plane thread", ("worker",), _by_worker(lambda w: w.ticks)),
     Family(

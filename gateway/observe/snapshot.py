@@ -369,6 +369,7 @@ class Snapshot:
     addresses: CloudAddresses | None = None  # the shared ones in the cloud
     liveness: tuple[LivenessStatus, ...] = ()
     probe_refused: dict[str, int] = field(default_factory=dict)  # reason -> packets that were of no session
+    http_cut: dict[str, int] = field(default_factory=dict)  # why -> connections of the metrics listener that were ended
     workers: tuple[WorkerStatus, ...] = ()
     drops: dict[str, int] = field(default_factory=dict)  # without a connection
     ike_half_open: int = 0

@@ -491,6 +491,7 @@ class Daemon:
             probes=probes,
             probe_refused=refused,
             heartbeats_sent=self.listeners.heartbeats.sent,
+            http_cut=self.listeners.http_cut,
             journal=self.journal.entries(),
             problems=(*self.problems, *((self.bgp.problem,) if self.bgp.problem else ()), *self.disclosures.problems()),
             certificate_problems=self.certificate_problems,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from contextlib import suppress
 from typing import TextIO
 
 MOST = 1 << 20
@@ -53,10 +54,9 @@ class LineWriter:
 
     def _work(self) -> None:
         while lines := self._taken():
-            try:
+            # The reader is gone, or the stream is closed: there is nowhere to say so
+            with suppress(OSError, ValueError):
                 self._write("".join(lines))
-            except (OSError, ValueError):
-                pass  # the reader is gone, or the stream is closed: there is nowhere to say so
             with self._changed:
                 self._writing = False
                 self._changed.notify_all()

@@ -86,6 +86,11 @@ class Listeners:
         """What goes over to a daemon that takes over: the HTTP listener."""
         return {KEPT_AS: [self._http.fd]} if self._http is not None else {}
 
+    @property
+    def http_cut(self) -> dict[str, int]:
+        """Connections of the HTTP listener that were ended, by why."""
+        return self._http.cut if self._http is not None else {}
+
     async def pass_on(self) -> None:
         """Who asks from now on waits for the one that holds a copy of the HTTP listener."""
         if self._http is not None:

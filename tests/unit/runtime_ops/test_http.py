@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import cast
 
 import aiohttp
 import pytest
@@ -17,7 +22,9 @@ from support.snapshots import FRESH, HEALTHY, TROUBLED, UP
 
 from gateway.observe.page import render_page
 from gateway.observe.snapshot import Snapshot, WorkerStatus
-from gateway.runtime.http import LAST_ANSWERS, HttpServer, application
+from gateway.runtime import http
+from gateway.runtime.http import LAST_ANSWERS, SHARED, HttpServer, application
+from gateway.runtime.http_connections import MOST, Connections
 
 
 def fetch(snapshot: Snapshot, url: str, **headers: str) -> tuple[int, str, str]:
@@ -151,3 +158,200 @@ def test_who_waits_for_an_answer_does_not_hold_its_end_up() -> None:
 
     asked = asyncio.Event()
     uvloop.run(run())
+
+
+# --- by whoever comes ---------------------------------------------------------------------------------------------
+
+
+def served(
+    scenario: Callable[[HttpServer], Awaitable[None]], snapshot: Callable[[], Snapshot] = lambda: HEALTHY
+) -> None:
+    async def run() -> None:
+        server = HttpServer(snapshot, "127.0.0.1", 0)
+        await server.start()
+        try:
+            async with asyncio.timeout(60):
+                await scenario(server)
+        finally:
+            await server.stop()
+
+    uvloop.run(run())
+
+
+async def connect(server: HttpServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", server.port)
+
+
+async def status(server: HttpServer, path: str) -> int:
+    """Of one request, with a connection of its own."""
+    reader, writer = await connect(server)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split()[1])
+
+
+async def is_cut(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await reader.read() == b""
+    except ConnectionResetError:
+        return True
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_who_holds_connections_open_holds_few_and_keeps_no_probe_away():
+    async def scenario(server: HttpServer) -> None:
+        before = descriptors()
+        held = [await connect(server) for _ in range(4 * MOST)]
+        for _, writer in held[::2]:
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost:")  # and never the rest
+        for path in ("/healthz", "/readyz", "/metrics"):
+            begun = time.monotonic()
+            assert await status(server, path) == 200
+            assert time.monotonic() - begun < 2
+        assert descriptors() - before <= len(held) + MOST, "the client's ends, and so many of ours"
+        assert await is_cut(held[0][0]), "the one that had waited longest"
+        assert server.cut["full"] >= 3 * MOST
+        for _, writer in held:
+            writer.close()
+
+    served(scenario)
+
+
+def test_many_scrapes_at_once_are_one_answer_made_once():
+    taken = [0]
+
+    def snapshot() -> Snapshot:
+        taken[0] += 1
+        return HEALTHY
+
+    async def scenario(server: HttpServer) -> None:
+        loop = asyncio.get_running_loop()
+        # The loop's own pool is for TUNs, the epoch, the guard: all of it is busy
+        free = threading.Event()
+        busy = [loop.run_in_executor(None, free.wait, 30) for _ in range(64)]
+        try:
+            answers = await asyncio.gather(*(status(server, "/metrics") for _ in range(MOST)))
+            assert answers == [200] * MOST
+            assert taken == [1]
+            assert await status(server, "/") == 200
+            assert taken == [2]
+            await asyncio.sleep(SHARED + 0.2)
+            assert await status(server, "/metrics") == 200
+            assert taken == [3], "of this second"
+        finally:
+            free.set()
+            await asyncio.gather(*busy)
+
+    served(scenario, snapshot)
+
+
+def test_a_client_chooses_from_two_answers_whatever_versions_it_asks_for():
+    taken = [0]
+
+    def snapshot() -> Snapshot:
+        taken[0] += 1
+        return HEALTHY
+
+    async def probe(client: TestClient[web.Request, web.Application]) -> list[int]:
+        for number in range(20):
+            accept = f"application/openmetrics-text; version=1.0.{number}; escaping=allow-utf-8"
+            response = await client.get("/metrics", headers={"Accept": accept})
+            assert response.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+        return taken
+
+    assert with_client(application(snapshot), probe) == [1]
+
+
+class Talker(asyncio.Protocol):
+    """Answers each request with more than any socket's buffers hold."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(bytes(64 << 20))
+
+
+def test_an_answer_that_nobody_reads_is_given_up_and_one_that_is_read_is_not():
+    async def run() -> None:
+        connections = Connections(Talker, patience=1.0)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(connections, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET")
+        assert len(await reader.readexactly(64 << 20)) == 64 << 20
+        assert connections.cut["unread"] == 0
+        _, deaf = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        deaf.write(b"GET")
+        async with asyncio.timeout(20):
+            while not connections.cut["unread"]:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(1.2)
+        assert connections.cut == {"full": 0, "unread": 1}
+        assert not reader.at_eof()
+        for one in (writer, deaf):
+            one.close()
+        server.close()
+
+    uvloop.run(run())
+
+
+def test_whoever_waits_for_us_is_not_the_one_that_goes():
+    async def run() -> None:
+        free = asyncio.Event()
+
+        async def slow() -> Snapshot:
+            await free.wait()
+            return HEALTHY
+
+        server = HttpServer(lambda: HEALTHY, "127.0.0.1", 0, slow)
+        await server.start()
+        scrapes = [asyncio.create_task(status(server, "/metrics")) for _ in range(MOST)]
+        async with asyncio.timeout(30):
+            connections = server._connections
+            while len(connections._open) < MOST or connections._waiting:
+                await asyncio.sleep(0.01)
+            reader, _ = await connect(server)
+            assert await is_cut(reader), "every one of the others waits for an answer"
+            free.set()
+            assert await asyncio.gather(*scrapes) == [200] * MOST
+        assert server.cut == {"full": 1, "unread": 0}
+        await server.stop()
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nHost:"], ids=["nothing", "half a request"])
+def test_without_a_request_nobody_stays(monkeypatch: pytest.MonkeyPatch, said: bytes):
+    monkeypatch.setattr(http, "PATIENCE", 0.3)
+
+    async def scenario(server: HttpServer) -> None:
+        reader, writer = await connect(server)
+        writer.write(said)
+        assert await is_cut(reader)
+
+    served(scenario)
+
+
+def test_the_end_waits_for_no_one_who_does_not_read():
+    tunnels = tuple(replace(UP, name=f"t{number}") for number in range(3000))
+
+    async def scenario(server: HttpServer) -> None:
+        small = socket.socket()
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        small.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(small, ("127.0.0.1", server.port))
+        await loop.sock_sendall(small, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        await loop.sock_recv(small, 1)
+        begun = time.monotonic()
+        await server.stop()
+        assert time.monotonic() - begun < 8
+        small.close()
+
+    served(scenario, lambda: replace(HEALTHY, tunnels=tunnels))
