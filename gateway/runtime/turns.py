@@ -71,16 +71,12 @@ class Tasks:
         self._lost = lost
         self._running: set[asyncio.Task[Any]] = set()
 
-    def once(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def once(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """To its end; a failure is said."""
-        task = asyncio.create_task(work, name=name)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(say_end)
-        return task
+        self._begin(work, name).add_done_callback(say_end)
 
     def always(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self.watch(self.once(work, name))
+        self.watch(self._begin(work, name))
 
     def again(self, turn: Callable[[], Awaitable[object]], name: str, missed: str, pause: Callable[[], float]) -> None:
         """As `turns`."""
@@ -95,10 +91,16 @@ class Tasks:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
     def _look_at(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled():
             text = "gatewayd cannot go on without its task %s, which ended: it ends as failed"
-            log.critical(text, task.get_name(), extra={"event": "task-lost"})
+            log.critical(text, task.get_name(), exc_info=task.exception(), extra={"event": "task-lost"})
             self._lost()
 
 

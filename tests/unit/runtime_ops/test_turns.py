@@ -104,10 +104,10 @@ def test_the_daemon_hears_of_the_end_of_what_was_to_go_on_and_of_nothing_else(ca
     gone = ("task-lost", "gatewayd cannot go on without its task needed, which ended: it ends as failed")
     assert said == [
         ("task-failed", "task badly ended by ValueError('badly')"),
-        ("task-failed", "task needed ended by ValueError('unheard of')"),
         gone,
         gone,
     ]
+    assert [record.exc_info is not None for record in caplog.records] == [True, True, False]
 
 
 def test_what_the_cloud_announces_is_asked_for_again_after_a_failure_that_nobody_thought_of() -> None:
