@@ -32,7 +32,7 @@ class Mouth:
 
     def __init__(self, machine: Namespace, device: str) -> None:
         def make() -> socket.socket:
-            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # of no link until it is bound to one
             made.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
             made.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)

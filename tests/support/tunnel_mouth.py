@@ -143,7 +143,7 @@ class MouthLab(RouteLab):
         """What arrives on a device of another namespace, from now on."""
 
         def opened() -> socket.socket:
-            link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(_ETH_P_ALL))
+            link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
             grow_receive_buffer(link, 16 << 20)
             link.bind((device, _ETH_P_ALL))
             return link

@@ -25,7 +25,7 @@ class Tap:
 
     def __init__(self, machine: Namespace, device: str) -> None:
         def make() -> socket.socket:
-            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # of no link until it is bound to one
             made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 25)
             made.bind((device, _ETH_P_ALL))
             return made

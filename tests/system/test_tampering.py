@@ -35,7 +35,9 @@ def test_what_is_changed_by_hand_is_restored_without_clear_text(site: Site) -> N
         restored("the TUN", "ip link set gw-site down")
         restored("the TUN", "ip link del gw-site")
         restored("the address", "ip addr del 169.254.21.1/30 dev gw-site")
-        restored("all addresses", "ip addr flush dev gw-site")
+        restored(
+            "all addresses", "ip addr flush dev gw-site || true"
+        )  # which gives up after ten rounds of ours and its own
         restored("the MTU", "ip link set gw-site mtu 600")
 
     lost = site.under_traffic(act, rate=200)

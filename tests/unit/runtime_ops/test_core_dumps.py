@@ -13,7 +13,7 @@ NOBODY = 65534
 
 
 def run(script: str, *prefix: str) -> str:
-    done = subprocess.run([*prefix, sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*prefix, sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
