@@ -80,7 +80,9 @@ class Ending:
         daemon.notifier.stopping()
         daemon.disclosures.close()
         await self._hand_over()
-        restarting = await systemd.restarting() and await self._can_be_followed()
+        # Who ends as failed is started again, as after a crash
+        followed = daemon.failed or await systemd.restarting()
+        restarting = followed and await self._can_be_followed()
         if daemon.bgp.outlives and restarting:
             log.info("restarting: BGP sessions and announced routes stay", extra={"event": "bgp-left"})
             await daemon.bgp.leave()
