@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from gateway.routing.dirty import Dirty
 from gateway.routing.mirror import Mirror
-from gateway.routing.model import EEXIST, Entry, Key, Op, OpError, Route, RouteKind
+from gateway.routing.model import EEXIST, Entry, Group, Key, Op, OpError, Route, RouteKind
 from gateway.routing.plan import Exposure, Stage, plan, rank
 
 
@@ -64,6 +64,16 @@ class Ledger:
                 self._guard_dirty.pop(key, None)
         else:
             self.mark(key)
+        if self._failed and isinstance(key, int):
+            self._forgive_users(key)
+
+    def _forgive_users(self, identifier: int) -> None:
+        """What failed for want of this nexthop object, which somebody had taken away, need not wait any longer."""
+        for key in list(self._failed):
+            wanted = self._desired.get(key)
+            uses = wanted.members if isinstance(wanted, Group) else [wanted.group] if isinstance(wanted, Route) else ()
+            if identifier in uses:
+                del self._failed[key]
 
     def judge_leaks_again(self) -> None:
         """What leaks is another question now."""

@@ -35,9 +35,8 @@ def test_what_is_changed_by_hand_is_restored_without_clear_text(site: Site) -> N
         restored("the TUN", "ip link set gw-site down")
         restored("the TUN", "ip link del gw-site")
         restored("the address", "ip addr del 169.254.21.1/30 dev gw-site")
-        restored(
-            "all addresses", "ip addr flush dev gw-site || true"
-        )  # which gives up after ten rounds of ours and its own
+        # Who flushes gives up after ten rounds, in each of which we put them back
+        restored("all addresses", "ip addr flush dev gw-site || true")
         restored("the MTU", "ip link set gw-site mtu 600")
 
     lost = site.under_traffic(act, rate=200)
@@ -60,6 +59,15 @@ def _plain(line: str) -> str:
     return " ".join(
         word for word in line.split() if not (word.isdigit() and len(word) == 10 and word.startswith("1735"))
     )
+
+
+def test_nexthops_taken_away_amid_their_own_return_come_back_with_their_routes(site: Site) -> None:
+    """`ip nexthop flush` goes on while we restore what it took: now and then between a nexthop and its routes."""
+    site.start()
+    before = site.kernel()
+    for _ in range(40):
+        site.scene.gateway.run("ip", "nexthop", "flush")
+        wait_until(lambda: _alike(site.kernel(), before), 3, "all of it", logs=[site.daemon.process])
 
 
 def test_rules_taken_away_come_back_within_milliseconds(site: Site) -> None:

@@ -288,6 +288,25 @@ def test_a_failed_operation_is_named_and_tried_again_after_a_fresh_dump() -> Non
     assert shell.fib.state(VNET).installed
 
 
+def test_who_takes_a_nexthop_away_between_it_and_its_routes_does_not_make_them_wait() -> None:
+    shell = up()
+
+    def flushed(op: Op) -> OpError | None:
+        if not isinstance(op.entry, Route) or op.entry.kind is not RouteKind.UNICAST:
+            return None
+        shell.faults = lambda op: None
+        for nexthop in list(shell.kernel.nexthops.values()):
+            shell.kernel.apply(Op(Verb.DELETE, nexthop))
+        return None
+
+    shell.faults = flushed
+    shell.tell(SetRoute(ONPREM, EDGE))
+    assert shell.fib.status().failed == 1, "the kernel knows no such nexthop"
+    shell.tell(Resync())  # the kernel's news of it
+    assert shell.fib.state(ONPREM).installed
+    assert shell.kernel.lookup(ONPREM) == TUN
+
+
 def test_a_failed_nexthop_explains_its_routes_which_fail_closed() -> None:
     shell = Shell()
     shell.tell(
