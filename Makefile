@@ -46,16 +46,16 @@ build: $(VENV)/.installed
 demo: build
 	@$(PY) -m demo
 
-# Two processes for what builds networks, one for what computes (tests/conftest.py)
-PARALLEL = -n 3 --no-loadscope-reorder --durations=30
+# Two processes for what builds networks, one for what computes (tests/conftest.py); the slow ones measure more, and have no third beside them
+PARALLEL = --no-loadscope-reorder --durations=30
 
 test: build
-	@$(VENV)/bin/pytest $(PARALLEL) -m "not slow"
+	@$(VENV)/bin/pytest -n 3 $(PARALLEL) -m "not slow"
 
 test-slow: build
 	@bash tools/install-system $(SLOW_PACKAGES)
 	@for tree in 13 14 13-libreswan; do tools/debian-tree $$tree || exit; done
-	@SIM_FACTOR=2 $(VENV)/bin/pytest $(PARALLEL) -m slow tests
+	@SIM_FACTOR=2 $(VENV)/bin/pytest -n 2 $(PARALLEL) -m slow tests
 
 test-all: test-slow test
 
