@@ -198,9 +198,15 @@ class ExabgpProcess:
                 self._enter("running")
                 await self._ended()
             except OSError as error:
-                log.error("ExaBGP does not start: %s", error)
+                log.error("ExaBGP does not start, or cannot be watched: %s", error)
             except Exception:
-                log.exception("ExaBGP does not start")
+                log.exception("ExaBGP does not start, or cannot be watched")
+            else:
+                self._process = None
+            if self._process is not None and self._process.alive:
+                # Another one beside it would take its place at every peer
+                await asyncio.sleep(backoff)
+                continue
             self._process = None
             self._enter("down")
             if loop.time() - began > STABLE_AFTER:
