@@ -161,7 +161,11 @@ class DataPlane:
     def remove_sa(self, direction: str, connection: int, spi: int) -> SaRow | None:
         """What it did in all; None where there was none."""
 
-    def update_sa_remote(self, connection: int, spi: int, remote: tuple[str, int]) -> None: ...
+    def move_sa(
+        self, connection: int, spi: int, remote: tuple[str, int], local: tuple[str, int] = ..., socket_fd: int = -1
+    ) -> None:
+        """`local` and the socket bound to it: where our end moves, too."""
+
     def replace_policies(self, connection: int, spis: list[int]) -> None: ...
     def grant(self, connection: int, spi: int, limit: int) -> None:
         """No sequence number above `limit` is sent. Until the first call the limit is the end of the number space, of a

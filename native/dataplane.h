@@ -345,8 +345,9 @@ struct fault sa_remove(struct dataplane *plane, bool inbound, uint32_t connectio
 /* The same; `last` is what it did in all, with SPI 0 when there was none. */
 struct fault sa_retire(struct dataplane *plane, bool inbound, uint32_t connection, uint32_t spi,
                        struct sa_statistics *last);
-struct fault sa_update_remote(struct dataplane *plane, uint32_t connection, uint32_t spi,
-                              const struct endpoint *remote);
+/* The peer's end of an outbound SA is elsewhere; with `local` ours is, too, and that socket is bound to it. */
+struct fault sa_move(struct dataplane *plane, uint32_t connection, uint32_t spi, const struct endpoint *remote,
+                     const struct endpoint *local, int socket);
 /* Until when (CLOCK_BOOTTIME) fenced SAs may send. Workers look at it before each burst is numbered, before it is sent
  * and after each wait for a socket: after a stand-still of the whole process they go on before anybody could tell them.
  * Moved back, no worker sends by the old one any more when it returns. */

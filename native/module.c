@@ -363,17 +363,19 @@ static PyObject *py_remove_sa(PyObject *self, PyObject *args, PyObject *kwargs) 
   return sa_tuple(&last);
 }
 
-static PyObject *py_update_sa_remote(PyObject *self, PyObject *args, PyObject *kwargs) {
-  static char *keywords[] = {"connection", "spi", "remote", NULL};
+static PyObject *py_move_sa(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *keywords[] = {"connection", "spi", "remote", "local", "socket_fd", NULL};
   struct dataplane *plane = plane_of(self);
-  const char *host;
-  unsigned connection, spi, port;
-  struct endpoint remote;
-  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&(sO&)", keywords, to_u32, &connection, to_u32, &spi,
-                                             &host, to_u32, &port))
+  const char *host, *local_host = NULL;
+  unsigned connection, spi, port, local_port = 0;
+  int fd = -1;
+  struct endpoint remote, local;
+  if (!plane || !PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&(sO&)|(sO&)i", keywords, to_u32, &connection, to_u32,
+                                             &spi, &host, to_u32, &port, &local_host, to_u32, &local_port, &fd))
     return NULL;
   if (!parse_endpoint(host, port, &remote)) return NULL;
-  CONTROL(sa_update_remote(plane, connection, spi, &remote));
+  if (local_host && !parse_endpoint(local_host, local_port, &local)) return NULL;
+  CONTROL(sa_move(plane, connection, spi, &remote, local_host ? &local : NULL, fd));
 }
 
 static PyObject *py_replace_policies(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -536,7 +538,7 @@ static PyMethodDef dataplane_methods[] = {METHOD(event_fd),
                                           METHOD_KEYWORDS(remove_connection),
                                           METHOD_KEYWORDS(add_sa),
                                           METHOD_KEYWORDS(remove_sa),
-                                          METHOD_KEYWORDS(update_sa_remote),
+                                          METHOD_KEYWORDS(move_sa),
                                           METHOD_KEYWORDS(replace_policies),
                                           METHOD_KEYWORDS(grant),
                                           METHOD_KEYWORDS(move_fence),

@@ -188,15 +188,22 @@ struct sa *sas_unlink(struct dataplane *plane, struct connection *connection) {
   return removed;
 }
 
-struct fault sa_update_remote(struct dataplane *plane, uint32_t connection, uint32_t spi,
-                              const struct endpoint *remote) {
+struct fault sa_move(struct dataplane *plane, uint32_t connection, uint32_t spi, const struct endpoint *remote,
+                     const struct endpoint *local, int socket) {
   struct fault fault = control_enter(plane);
   if (fault.sentence) return fault;
   struct sa *sa = sa_find(plane, false, connection, spi);
   if (!sa) fault.sentence = "unknown outbound SA";
   struct outer *outer = NULL;
-  if (sa) fault = outer_new(atomic_load(&sa->socket), sa->encapsulate, &sa->local, remote, &outer);
+  if (sa) {
+    if (!local) socket = atomic_load(&sa->socket);
+    fault = outer_new(socket, sa->encapsulate, local ? local : &sa->local, remote, &outer);
+  }
   if (outer) {
+    if (local) {
+      sa->local = *local;
+      atomic_store(&sa->socket, socket);
+    }
     struct outer *old = atomic_exchange(&sa->outer, outer);
     workers_quiesce(plane);
     free(old);

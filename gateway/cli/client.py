@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -94,6 +94,10 @@ class Client:
     def lookup(self, address: str, source: str, instance: str) -> dict[str, Any]:
         """The way to an address."""
         return self._question("/v1/lookup", {"address": address, "from": source, "instance": instance})
+
+    def places(self, connection: str, keys: Iterable[str]) -> dict[str, Any]:
+        """The lines of the daemon's configuration file that set these keys."""
+        return self._question("/v1/places", {"connection": connection, "keys": ",".join(keys)})
 
     def policy_test(self, peer: str, direction: str, policy: str, file: str = "", text: str = "") -> dict[str, Any]:
         """What another file, or a policy by its name, would change."""

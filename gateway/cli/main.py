@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import disclosures, fabric_views, ha_views, output, route_commands, views
+from gateway.cli import disclosures, fabric_views, ha_views, output, places, route_commands, views
 from gateway.cli.client import Client, Mistaken, NotFound, Refusal, TimedOut, Unreachable
 from gateway.cli.session import SETTINGS, Session, present
 from gateway.config.units import parse_duration
@@ -288,13 +288,13 @@ def health(nagios: Annotated[bool, typer.Option("--nagios", help="as a monitorin
 
 @app.command()
 def explain(tunnel: Tunnel = "") -> None:
-    """Why a tunnel is down, and the fix. Example: gatewayctl explain azure-b"""
+    """Why a tunnel is down, the fix, and the lines to change. Example: gatewayctl explain azure-b"""
     snapshot = _snapshot(tunnel)
     chosen = _chosen(snapshot, tunnel)
+    found = places.found(Session.client, tunnel, chosen)
     keys = ("name", "up", "ike_state", "last_failure", "explanation")
-    present(
-        snapshot, "tunnels", [{key: t[key] for key in keys} for t in chosen], lambda: views.explain(snapshot, tunnel)
-    )
+    document = [{key: t[key] for key in keys} | {"places": found.get(t["name"], [])} for t in chosen]
+    present(snapshot, "tunnels", document, lambda: views.explain(places.shown(snapshot, found), tunnel))
     _finish(all(t["up"] for t in chosen))
 
 

@@ -175,6 +175,8 @@ def _rung(line: Json, before: Json | None) -> str:
     moment = datetime.fromtimestamp(line["at"], UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
     if not line["exchange"]:
         return f"{moment}       {line['text']}"
+    if line.get("folded"):
+        return _checks(line, moment)
     arrow = "-->" if line["outgoing"] else "<--"
     what = f"{line['exchange']} {'response' if line['response'] else 'request'} {line['message_id']}"
     more = [f"{line['octets']} octets"]
@@ -182,9 +184,17 @@ def _rung(line: Json, before: Json | None) -> str:
         more.append(f"{line['datagrams']} fragments")
     if line["repeated"]:
         more.append(f"sent again {line['repeated']} times")
-    if before is not None and line["response"] and before["exchange"] == line["exchange"] and not before["response"]:
-        more.append(f"+{(line['at'] - before['at']) * 1000:.0f} ms")
+    asked = before if before is not None and not before.get("folded") else None
+    if asked is not None and line["response"] and asked["exchange"] == line["exchange"] and not asked["response"]:
+        more.append(f"+{(line['at'] - asked['at']) * 1000:.0f} ms")
     return f"{moment}  {arrow}  {what:27}  {line['text']}   ({', '.join(more)})"
+
+
+def _checks(line: Json, moment: str) -> str:
+    """Many empty messages in a row, from that moment on."""
+    again = f", sent again {line['repeated']} times" if line["repeated"] else ""
+    text = f"{line['folded']} empty ones, liveness checks and their answers"
+    return f"{moment}  <->  {line['exchange']:27}  {text}   ({line['octets']} octets{again})"
 
 
 def explain(snapshot: Json, tunnel: str) -> list[Block]:

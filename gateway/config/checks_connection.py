@@ -59,11 +59,12 @@ def pair_findings(facts: Facts) -> Iterator[Finding]:
     inside: dict[Address, KeyPath] = {}
     for name, connection in facts.config.connection.items():
         path: KeyPath = ("connection", name)
-        ends = (connection.local_addrs, connection.local_port, connection.remote_addrs, connection.remote_port)
-        other = pairs.setdefault(ends, path)
+        # Whose a peer's IKE_SA_INIT is shows by the addresses alone: its port may be a NAT's, and who it is comes later
+        other = pairs.setdefault((connection.local_addrs, connection.remote_addrs), path)
         if other != path:
+            known = f"the same local and remote address as connection '{other[1]}' (line {facts.line(other)})"
             message = (
-                f"the same local and remote address and port as connection '{other[1]}' (line {facts.line(other)})"
+                f"{known}, by which a peer that calls is known, whatever its port; give one of them another local_addrs"
             )
             yield "error", (*path, "remote_addrs"), message
         yield from _shared_selectors(facts, name, connection, selectors)

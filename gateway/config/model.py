@@ -88,13 +88,18 @@ class Child(Section):
     esp_proposals: tuple[EspProposal, ...] = Field(
         default=("aes256gcm16-ecp256", "aes256gcm16", "aes128gcm16", "aes256-sha256"),
         min_length=1,
+        max_length=64,
         description="ESP proposals in order; a key exchange method means PFS at rekey",
     )
     rekey_time: Duration = Field(
         default=3600.0, ge=60, description="CHILD_SA rekey after this long; a random part of it earlier"
     )
-    rekey_bytes: Octets = Field(default=0, ge=0, description="rekey after this many octets; 0: off")
-    rekey_packets: Count = Field(default=0, ge=0, description="rekey after this many packets; 0: off")
+    rekey_bytes: Octets = Field(
+        default=0, ge=0, description="rekey after this many octets, a random part of it earlier; 0: off"
+    )
+    rekey_packets: Count = Field(
+        default=0, ge=0, description="rekey after this many packets, a random part of it earlier; 0: off"
+    )
     life_time: Duration | None = Field(default=None, description="hard end of a CHILD_SA; default: 110 % of rekey_time")
     replay_window: Integer = Field(default=4096, ge=64, le=65536, description="anti-replay window in packets")
 
@@ -152,7 +157,7 @@ class Connection(Section):
     )
     revocation: Literal["off", "relaxed", "ifuri", "strict"] = Field(
         default="relaxed",
-        description="whether the peer's certificates are revoked, by OCSP and CRLs, also fetched by HTTP from where verified certificates say. Revoked: refused. Not to be found out: relaxed: let in; ifuri: refused if the certificate says whom to ask; strict: refused. off: never asked",
+        description="whether the peer's certificates are revoked, by OCSP and CRLs, also fetched by plain http from where verified certificates say. Revoked: refused. Not to be found out: relaxed: let in; ifuri: refused if the certificate says whom to ask, also by ldap or https, which are not fetched; strict: refused. off: never asked",
     )
     crl: tuple[FilePath, ...] = Field(
         default=(), max_length=64, description="files with CRLs of the CAs above the peer's certificate, PEM or DER"
@@ -185,6 +190,7 @@ class Connection(Section):
             "aes256-aes128-sha256-sha384-ecp256-ecp384-modp2048",
         ),
         min_length=1,
+        max_length=32,
         description="IKE proposals in order; `ke1_mlkem768` adds a post-quantum key exchange to one (RFC 9370)",
     )
     encap: Switch = Field(default=True, description="force ESP in UDP 4500 also without a NAT (default towards clouds)")
@@ -201,7 +207,7 @@ class Connection(Section):
     )
     mobike: Switch = Field(
         default=False,
-        description="a peer that initiated may change its address or port, and takes the tunnel along (RFC 4555); new IKE_SAs still come from remote_addrs; needs `encap`",
+        description="who initiated may change its address or port, and takes the tunnel along (RFC 4555): the peer, or we by a reload with another local_addrs, if local_id says who we are; new IKE_SAs still come from remote_addrs; needs `encap`",
     )
     resource_sas: Integer = Field(
         default=0,
@@ -279,7 +285,7 @@ class Connection(Section):
         default=None, min_length=1, description="shorthand for the only child's remote_ts"
     )
     esp_proposals: tuple[EspProposal, ...] | None = Field(
-        default=None, min_length=1, description="shorthand for the only child's esp_proposals"
+        default=None, min_length=1, max_length=64, description="shorthand for the only child's esp_proposals"
     )
     child: dict[Name, Child] = Field(default_factory=dict, description="CHILD_SAs by name; default: one named 'net'")
 

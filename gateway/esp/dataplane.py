@@ -176,8 +176,8 @@ class DataPlane(Protocol):
     def remove_sa(self, direction: Direction, connection: int, spi: int) -> None:
         """Removes an SA and wipes its keys. Unknown SAs are ignored."""
 
-    def update_sa_remote(self, connection: int, spi: int, remote: Endpoint) -> None:
-        """Moves an outbound SA to another peer address or port."""
+    def move_sa(self, connection: int, spi: int, remote: Endpoint, local: Endpoint | None = None) -> None:
+        """Moves an outbound SA to another address or port of the peer's; with `local` to another of ours, too."""
 
     def replace_policies(self, connection: int, spis: tuple[int, ...]) -> None:
         """The outbound SAs of the connection in order of preference, replaced at once."""

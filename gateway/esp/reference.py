@@ -12,7 +12,7 @@ the outer IP header, ICMP, TUN devices, time (`now` is an argument), randomness 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gateway.contract import Endpoint, RandomSource
@@ -225,8 +225,9 @@ class ReferenceDataPlane:
         state = self._connection(connection)
         state.policies = tuple(own for own in state.policies if own != spi)
 
-    def update_sa_remote(self, connection: int, spi: int, remote: Endpoint) -> None:
-        self._outbound_sa(connection, spi).remote = remote
+    def move_sa(self, connection: int, spi: int, remote: Endpoint, local: Endpoint | None = None) -> None:
+        sa = self._outbound_sa(connection, spi)
+        sa.remote, sa.parameters = remote, replace(sa.parameters, local=local or sa.parameters.local)
 
     def replace_policies(self, connection: int, spis: tuple[int, ...]) -> None:
         for spi in spis:

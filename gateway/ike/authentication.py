@@ -243,7 +243,7 @@ def verify(
     identity, received = _complete(identity, received, expected)
     if received.method != AuthMethod.SHARED_KEY_MIC:
         name = AuthMethod(received.method).name
-        raise _failed(Violation.AUTHENTICATION, f"peer authenticates by {name}, configured is a PSK")
+        raise _failed(Violation.AUTH_METHOD, f"peer authenticates by {name}, configured is a PSK")
     wanted = psk_signature(keys, psk, message, our_nonce, identity, of_initiator)
     # Without a key anybody could compute it
     if not psk or not hmac.compare_digest(wanted.data, received.data):
@@ -255,7 +255,8 @@ def _complete(
     identity: Identification | None, received: Authentication | None, expected: Identity
 ) -> tuple[Identification, Authentication]:
     if identity is None or received is None:
-        raise _failed(Violation.AUTHENTICATION, "no identity or no AUTH")
+        # RFC 7296 2.16: without AUTH an initiator asks for EAP
+        raise _failed(Violation.AUTH_METHOD, "no identity or no AUTH, as who wants EAP")
     if not _same_identity(identity, expected):
         shown = describe_identity(identity)
         raise _failed(Violation.IDENTITY, f"peer says it is {shown}, configured is {expected.text}")

@@ -37,6 +37,10 @@ class ChildSa:
     """Both ends said that there may be others like it (RFC 9611)."""
     left_out: int = 0
     """Sequence numbers that are never used, because the peer asked for it (RFC 6311)."""
+    limited: bool = False
+    """It has come near a limit of octets, packets or sequence numbers, so its rekey does not wait."""
+    refused: bool = False
+    """The peer does not rekey it."""
     planned_at: float = 0.0
     """When its lifetime asks for the rekey; `rekey_at` may be earlier, for other reasons."""
 

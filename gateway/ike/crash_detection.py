@@ -19,6 +19,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
+from gateway.ike.bucket import Bucket
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.message import HEADER_OCTETS, PAYLOAD_HEADER_OCTETS, Header, Message
 from gateway.ike.payloads import Notify
@@ -35,8 +36,11 @@ _NOTIFY_OCTETS = PAYLOAD_HEADER_OCTETS + 4
 ANSWER_OCTETS = HEADER_OCTETS + 2 * _NOTIFY_OCTETS + TOKEN_OCTETS
 """Of the answer to a message for an IKE_SA that we do not have. Nothing shorter is answered; ours are padded up to it."""
 ANSWERS_PER_SECOND, ANSWERS_AT_ONCE = 100.0, 200.0
-ADDRESS_WAIT = 0.5
-"""Seconds between two answers to one address."""
+HOST_PER_SECOND, HOST_AT_ONCE = 30.0, 40.0
+"""The same to one address, so that who forges datagrams in one peer's name takes nothing from the others."""
+AGAIN_WAIT = 0.5
+"""Seconds between two answers to one address about one IKE_SA: not about any, for whoever forges datagrams about IKE_SAs that
+never were would have the peer wait for its own."""
 
 
 class Tokens:
@@ -45,8 +49,9 @@ class Tokens:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._shared: dict[str, bytes] = {}  # by local address
-        self._left, self._filled_at = ANSWERS_AT_ONCE, 0.0
-        self._next_at: dict[str, float] = {}  # by address; of configured peers only, so there are few
+        self._all = Bucket(ANSWERS_PER_SECOND, ANSWERS_AT_ONCE, ANSWERS_AT_ONCE)
+        self._hosts: dict[str, Bucket] = {}  # of configured peers: nobody else is answered
+        self._waiting: dict[tuple[str, int, int], float] = {}  # until when; no more than are answered in the meantime
 
     def share(self, hosts: Collection[str], secret: bytes) -> None:
         """The other gateway of the pair makes the same tokens for these local addresses, when it has them."""
@@ -67,19 +72,22 @@ class Tokens:
         # RFC 6290 4.5: to a protected request only, and no longer than it
         if not sealed or header.is_response or not header.responder_spi or len(message.octets) < ANSWER_OCTETS:
             return ()
-        if not self._of(local.host) or not self._in_time(remote.host, now):
+        if not self._of(local.host) or not self._in_time(remote.host, header, now):
             return ()
         made = self.make(header.initiator_spi, header.responder_spi, local.host)
         return (Notify(NotifyType.INVALID_IKE_SPI), _notify(made))
 
-    def _in_time(self, host: str, now: float) -> bool:
+    def _in_time(self, host: str, header: Header, now: float) -> bool:
         """RFC 6290 9.3: nobody collects tokens, or has us flood somebody."""
-        self._left = min(ANSWERS_AT_ONCE, self._left + (now - self._filled_at) * ANSWERS_PER_SECOND)
-        self._filled_at = now
-        if self._left < 1.0 or now < self._next_at.get(host, 0.0):
+        its = self._hosts.setdefault(host, Bucket(HOST_PER_SECOND, HOST_AT_ONCE, HOST_AT_ONCE))
+        while self._waiting and self._waiting[oldest := next(iter(self._waiting))] <= now:
+            del self._waiting[oldest]
+        about = (host, header.initiator_spi, header.responder_spi)
+        if about in self._waiting or not its.fill(now) or not self._all.fill(now):
             return False
-        self._left -= 1.0
-        self._next_at[host] = now + ADDRESS_WAIT
+        its.left -= 1.0
+        self._all.left -= 1.0
+        self._waiting[about] = now + AGAIN_WAIT
         return True
 
 

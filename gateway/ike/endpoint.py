@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 from gateway.contract import Compute, Endpoint, Fetch, RandomSource
 from gateway.deadlines import Deadlines
-from gateway.ike import crash_detection, doubt, grammar, resources, succession, unprotected
+from gateway.ike import crash_detection, doubt, grammar, reconfiguration, renewal, succession, unprotected
+from gateway.ike.bucket import Bucket
 from gateway.ike.commands import (
     Abandon,
     CheckLiveness,
@@ -30,7 +31,7 @@ from gateway.ike.commands import (
 from gateway.ike.crash_detection import Tokens
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ChildInstall, ExchangeFailed, IkeUp, Notice
-from gateway.ike.exchanges import dispatch, timers
+from gateway.ike.exchanges import dispatch, mobike, rekey_ike, timers
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.exchanges.rekey_ike import RekeyIke
@@ -38,16 +39,16 @@ from gateway.ike.exchanges.sa_init import InitiateSa
 from gateway.ike.exchanges.tell import Redirect
 from gateway.ike.half_open import HalfOpen, begins, is_init
 from gateway.ike.key_exchange import KeyExchanges
-from gateway.ike.message import Header, Message, parse_header, parse_message
+from gateway.ike.message import SEALED, Header, Message, parse_header, parse_rest
 from gateway.ike.payloads import Nonce, Notify
 from gateway.ike.recorder import Recorder, line_of
 from gateway.ike.redirect import Redirects
-from gateway.ike.registry import ExchangeType, NotifyType
+from gateway.ike.registry import NotifyType
 from gateway.ike.revocation_cache import RevocationCache
 from gateway.ike.sa import IkeSa
 from gateway.ike.services import Counts, Failed, Then, WallClock, since_1970
 from gateway.ike.settings import ChildSettings, ConnectionSettings
-from gateway.ike.states import IkeState
+from gateway.ike.states import IkeState, Standing
 from gateway.ike.strangers import Strangers
 from gateway.ike.uniqueness import elect
 
@@ -86,6 +87,7 @@ class IkeEndpoint:
         self._next_ticket = 1
         self._child_spis: set[int] = set()
         self.tokens = Tokens(crash_secret)
+        self._repeats = Bucket(per_second=10.0, most=10.0, left=10.0)
         self.redirects = Redirects()
         self.strangers = Strangers()
         self.recorder = Recorder()
@@ -201,7 +203,7 @@ class IkeEndpoint:
     @property
     def hosts(self) -> set[str]:
         """Our addresses that some IKE_SA uses, also one that is on its way out."""
-        return {sa.local.host for sa in self._sas.values()}
+        return {host for sa in self._sas.values() for host in mobike.hosts(sa, self._now)}
 
     @property
     def half_open(self) -> int:
@@ -289,9 +291,12 @@ class IkeEndpoint:
             # One that the peer sent us to is another gateway's (RFC 5685)
             elsewhere = other.redirected_from and other.remote.host != sa.remote.host
             older = other.established_at is not None and other.established_at < sa.created_at
+            if other.is_initiator and other.state in BEGINNING:
+                # Its answer, if one is on its way, is of before, and what it made may have been lost since
+                other.standing = Standing.ANSWERED
             if other is not sa and older and not elsewhere:
                 # RFC 7296 2.4: the peer asserts that it holds no older IKE_SA with us
-                other.destroy(now, "", {})
+                other.destroy(now, "", forgotten=True)
         self._elect(sa.name, now)
 
     def proven(self, sa: IkeSa, now: float) -> None:
@@ -335,8 +340,8 @@ class IkeEndpoint:
         self._stirred[connection] = None
 
     def _deadline_of(self, connection: str) -> float | None:
-        deadlines = (sa.next_deadline() for sa in self._by_name.get(connection, {}).values())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        sas = self._by_name.get(connection, {}).values()
+        return min((deadline for sa in sas for deadline in timers.deadlines(sa)), default=None)
 
     def _elect(self, connection: str, now: float) -> None:
         before = self._primary.pop(connection, None)
@@ -350,18 +355,15 @@ class IkeEndpoint:
     # --- receiving ----------------------------------------------------------------------------------------------
 
     def _receive(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> None:
-        if begins(data) and self._match_peer(local, remote, now) and self._asks_for_cookie(data, local, remote, now):
+        if begins(data) and self._asks_for_cookie(data, local, remote, now):
             return
         message = self._parse(data, local, remote)
-        header = message.header
-        if is_init(message):
+        if is_init(message.header):
             self._receive_init(message, local, remote, now)
             return
-        ours = header.responder_spi if header.from_original_initiator else header.initiator_spi
-        sa = self._sas.get(ours)
-        if sa is None or not _spis_match(sa, header):
-            self._show_token(message, local, remote, now)
-            raise PeerError(Violation.UNKNOWN_SPI, f"{header.exchange.name} for {ours:016x}")
+        if (sa := self._sa_of(message.header)) is None:
+            self._for_nobody(message, local, remote, now)
+            raise unprotected.unknown(message.header)
         self._stir(sa.name)
         if crash_detection.claimed(sa, message):
             crash_detection.heed(sa, message, now)
@@ -369,9 +371,14 @@ class IkeEndpoint:
         doubt.hear(sa, message)
         sa.receive(message, local, remote, now)
 
-    def _show_token(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
-        """RFC 6290 4.5: to a peer that writes for an IKE_SA which we may have had, before we lost all of them."""
+    def _sa_of(self, header: Header) -> IkeSa | None:
+        sa = self._sas.get(header.receiver_spi)
+        return sa if sa is not None and sa.is_of(header) else None
+
+    def _for_nobody(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
+        """From a peer, for an IKE_SA that it has and we have not yet, or that we may have had, before we lost all of them (RFC 6290 4.5)."""
         settings = self._by_ends.get((local.host, remote.host))
+        rekey_ike.overtaken(self.sas(settings.name) if settings else (), message.header, self._repeats, now)
         if settings is None or not settings.quick_crash_detection:
             return
         # What costs little and bounds how often comes first: a stranger may write in the peer's name
@@ -383,7 +390,11 @@ class IkeEndpoint:
 
     def _parse(self, data: bytes, local: Endpoint, remote: Endpoint) -> Message:
         try:
-            return parse_message(data)
+            read, first = parse_header(data)
+            if not is_init(read) and first not in SEALED and self._sa_of(read) is None:
+                # Nobody's, and nothing to be answered: what a stranger writes in clear is not read to its end
+                raise unprotected.unknown(read)
+            return parse_rest(data, read, first)
         except PeerError as error:
             if (header := unprotected.worth_an_answer(data, error.notify)) is not None:
                 self._answer_unprotected(header, local, remote, Notify(error.notify or 0, error.data))
@@ -400,18 +411,22 @@ class IkeEndpoint:
             # RFC 7296 3.1: zero in the first message
             raise PeerError(Violation.UNKNOWN_SPI, f"IKE_SA_INIT for {message.header.responder_spi:016x}")
         settings = self._match_peer(local, remote, now)
-        self._half_open.check_room(remote)
+        leaving = self._half_open.leaving(settings.name, now)
         try:
             # A refusal leaves nothing behind, so a corrected request starts afresh (RFC 7296 1.2, 2.7)
             sa = self._answer_init(message, settings, local, remote, now)
         except PeerError as error:
             if error.notify is not None:
                 self._answer_unprotected(message.header, local, remote, Notify(error.notify, error.data))
-                if self._half_open.may_say(now):
+                # RFC 7296 1.2: a group that was guessed wrong is asked for anew, and nothing is amiss
+                if error.notify != NotifyType.INVALID_KE_PAYLOAD and self._half_open.may_say(now):
                     text = f"refused IKE_SA_INIT from {remote}: {error}"
-                    self.emit(Notice("warning", "ike-init-refused", settings.name, text))
+                    self.emit(Notice("warning", "ike-init-refused", settings.name, text, error.why))
             raise
         if sa is not None:
+            if leaving is not None:
+                self.rejected[Violation.HALF_OPEN_LIMIT.value] += 1
+                leaving.destroy(now, "HALF_OPEN_LIMIT")
             self.adopt(sa)
             self._half_open.add(sa, remote)
 
@@ -440,17 +455,11 @@ class IkeEndpoint:
         return sa
 
     def _asks_for_cookie(self, data: bytes, local: Endpoint, remote: Endpoint, now: float) -> bool:
-        """Of a request that shows none, while many are half-open; one that was answered before is another thing."""
-        if self._half_open.few:
-            return False
-        header, first = parse_header(data)
-        if self._half_open.sa(remote, header.initiator_spi) is not None:
-            return False
-        self._half_open.check_room(remote)
-        cookie = self._half_open.cookie_unread(data, header, first, remote, now)
-        if cookie is not None:
-            self._ask_for(cookie, header, local, remote)
-        return cookie is not None
+        settings = self._match_peer(local, remote, now)
+        asked = self._half_open.cookie_unread(data, settings.name, remote, now)
+        if asked is not None:
+            self._ask_for(*asked, local, remote)
+        return asked is not None
 
     def _ask_for(self, cookie: Notify, header: Header, local: Endpoint, remote: Endpoint) -> None:
         self.rejected[Violation.NO_COOKIE.value] += 1
@@ -488,38 +497,9 @@ class IkeEndpoint:
             if settings is None:
                 self._stir(sa.name)
                 timers.close(sa, "REMOVED_FROM_CONFIGURATION", now)
-            else:
-                self._apply(sa, settings, now)
-
-    def _apply(self, sa: IkeSa, settings: ConnectionSettings, now: float) -> None:
-        """What changed decides: other ends or identities need a new IKE_SA, other algorithms or selectors a rekey."""
-        if sa.settings is settings:
-            return
-        self._stir(sa.name)
-        before, sa.settings = sa.settings, settings
-        if before == settings:
-            return
-        if sa.state is IkeState.CONNECTING:
-            # What it agreed on so far was agreed on for other settings
-            sa.destroy(now, "CONFIGURATION_CHANGED")
-        if not sa.established:
-            return
-        ends = [(one.local, one.remote, one.local_id, one.remote_id, one.encap) for one in (before, settings)]
-        if ends[0] != ends[1]:
-            timers.close(sa, "CONFIGURATION_CHANGED", now)
-            return
-        if before.reauth_time != settings.reauth_time:
-            sa.reauth_at = sa.jittered(now, settings.reauth_time) if settings.reauth_time else None
-        for child in list(sa.children.values()):
-            wanted = settings.child(child.name)
-            if wanted is None:
-                sa.enqueue(DeleteChild(child, "REMOVED_FROM_CONFIGURATION"), now)
-            elif wanted != before.child(child.name) and child.usable:
-                timers.rekey_child(sa, child, now)
-        resources.changed(sa, before, now)
-        # One that is not in its predecessor's place yet is rekeyed when it is (RFC 7296 2.8.1)
-        if before.offers != settings.offers and not sa.quiet and not sa.has_exchange(RekeyIke):
-            sa.enqueue(RekeyIke(), now)
+            elif sa.settings is not settings:
+                self._stir(sa.name)
+                reconfiguration.apply(sa, settings, now)
 
     def _initiate(self, settings: ConnectionSettings, now: float) -> None:
         # A half-open one that somebody else started does not count, for nobody has authenticated it,
@@ -541,11 +521,10 @@ class IkeEndpoint:
 
     def _create_child(self, connection: str, child: str, now: float) -> None:
         sa, settings = self._primary.get(connection), self._settings(connection).child(child)
-        if sa is None or settings is None:
-            return
-        creating = (one for one in (sa.exchange, *sa.queue) if isinstance(one, CreateChild))
-        if not any(one.settings.name == child for one in creating):
-            sa.enqueue(CreateChild(settings), now)
+        if sa is not None and settings is not None:
+            under_way = (sa.exchange, *sa.queue)
+            if not any(isinstance(one, CreateChild) and one.settings.name == child for one in under_way):
+                sa.enqueue(CreateChild(settings), now)
 
     def _terminate(self, connection: str, child: str, reason: str, now: float) -> None:
         if not child:
@@ -581,16 +560,11 @@ class IkeEndpoint:
         for sa in self.sas(connection):
             child = sa.children.get(spi) or sa.child_by_spi_out(spi)
             if child is not None and hard:
-                sa.enqueue(DeleteChild(child, "CHILD_LIMIT_REACHED" if child.successor is None else ""), now)
+                renewal.expired(sa, child, "CHILD_LIMIT_REACHED", now)
             elif child is not None:
+                child.limited = True
                 timers.rekey_child(sa, child, now)
 
 
 def _our_spi(sa: IkeSa) -> int:
     return sa.initiator_spi if sa.is_initiator else sa.responder_spi
-
-
-def _spis_match(sa: IkeSa, header: Header) -> bool:
-    if sa.is_initiator and sa.responder_spi == 0:
-        return header.initiator_spi == sa.initiator_spi and header.exchange == ExchangeType.IKE_SA_INIT
-    return (header.initiator_spi, header.responder_spi) == (sa.initiator_spi, sa.responder_spi)

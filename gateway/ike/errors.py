@@ -15,6 +15,7 @@ class Violation(Enum):
     """Alphabetical; the value is the `reason` label of gateway_ike_rejected_total."""
 
     AUTHENTICATION = "authentication"
+    AUTH_METHOD = "auth_method"
     BAD_ICV = "bad_icv"
     BAD_KEY_EXCHANGE = "bad_key_exchange"
     BAD_NONCE = "bad_nonce"
@@ -39,6 +40,7 @@ class Violation(Enum):
     NO_COOKIE = "no_cookie"
     NO_PROPOSAL = "no_proposal"
     OUT_OF_STATE = "out_of_state"
+    PPK = "ppk"
     REDIRECT = "redirect"
     REVOCATION_UNKNOWN = "revocation_unknown"
     SIGNATURE = "signature"
@@ -53,10 +55,13 @@ class Violation(Enum):
 
 AUTHENTICATION_REASONS: dict[Violation, str] = {
     Violation.IDENTITY: "WRONG_PEER_IDENTITY",
+    Violation.AUTH_METHOD: "WRONG_AUTH_METHOD",
     Violation.SIGNATURE: "WRONG_SIGNATURE",
     **{one: one.name for one in Violation if one.name.startswith("CERTIFICATE_")},
     Violation.REVOCATION_UNKNOWN: "REVOCATION_UNKNOWN",
     Violation.NO_COMMON_SIGNATURE: "NO_COMMON_SIGNATURE",
+    Violation.PPK: "USE_PPK",
+    Violation.TOO_MANY_SAS: "TOO_MANY_IKE_SAS",
 }
 """What observe/explain.py calls a peer's failure to prove itself; any other is AUTHENTICATION_FAILED."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.contract import Endpoint
+from gateway.ike.errors import Violation
 from gateway.ike.payloads import TrafficSelector
 from gateway.ike.proposal import Choice
 
@@ -74,11 +75,12 @@ class ChildRemove:
 
 @dataclass(frozen=True, slots=True)
 class ChildMoved:
-    """The peer's outer address changed: send to `remote` from now on (RFC 7296 2.23)."""
+    """The peer's outer address changed: send to `remote` from now on (RFC 7296 2.23); `local`: where ours did, and from there."""
 
     connection: str
     spi_out: int
     remote: Endpoint
+    local: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,10 @@ class ExchangeFailed:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A line for the journal."""
+    """A line for the journal. `why`: that of a peer's request for an IKE_SA which was refused."""
 
     level: str
     event: str
     connection: str
     text: str
+    why: Violation | None = None

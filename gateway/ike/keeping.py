@@ -16,6 +16,8 @@ from gateway.ike import resources
 from gateway.ike.child import ChildSa, Lingering
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild
+from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.exchanges.mobike import CheckAddress, may_move
 from gateway.ike.exchanges.recovered import DeleteUnknown, Recovered, undo
 from gateway.ike.exchanges.rekey_ike import RekeyIke
 from gateway.ike.keymat import IkeKeys, KeptKeys
@@ -108,6 +110,7 @@ class KeptIkeSa:
     """An exchange of ours is about to make another IKE_SA."""
     children: tuple[KeptChild, ...]
     lingering: tuple[tuple[str, int, float], ...]
+    asked_at: float | None = None
 
 
 def kept(sa: IkeSa) -> KeptIkeSa | None:
@@ -138,7 +141,8 @@ def kept(sa: IkeSa) -> KeptIkeSa | None:
         # While our rekey is under way there is no time for it
         rekey_at=sa.rekey_at if sa.rekey_at is not None else sa.planned_at,
         planned_at=sa.planned_at,
-        reauth_at=sa.reauth_at,
+        # What is refused now is asked for again by the next process
+        reauth_at=sa.reauth_at if sa.renewal.wanted_at is None else sa.renewal.planned,
         next_request=window.next_request,
         expected=window.expected,
         cached_id=window.cached_id,
@@ -148,6 +152,7 @@ def kept(sa: IkeSa) -> KeptIkeSa | None:
         rekeying=isinstance(sa.exchange, RekeyIke) or (isinstance(sa.exchange, Recovered) and sa.exchange.ike),
         children=tuple(_kept_child(child) for child in sa.children.values() if child.state is not ChildState.DELETING),
         lingering=tuple((one.child, one.spi_in, one.at) for one in sa.lingering),
+        asked_at=sa.renewal.asked_at,
     )
 
 
@@ -162,6 +167,7 @@ def shifted(kept: KeptIkeSa, by: float) -> KeptIkeSa:
         rekey_at=None if kept.rekey_at is None else kept.rekey_at + by,
         planned_at=kept.planned_at + by,
         reauth_at=None if kept.reauth_at is None else kept.reauth_at + by,
+        asked_at=None if kept.asked_at is None else kept.asked_at + by,
         children=tuple(
             replace(
                 one,
@@ -234,6 +240,11 @@ def resume(endpoint: IkeEndpoint, settings: ConnectionSettings, kept: KeptIkeSa,
         elif renew:
             # What was received since it was last kept might be played to us again
             child.rekey_at = min(child.rekey_at, now + endpoint.random.uniform(*RENEW))
+    # RFC 4555: what either was to ask or to say is lost with the process before
+    if sa.traffic_remote is not None:
+        sa.enqueue(CheckAddress(), now)
+    if may_move(sa):
+        sa.enqueue(Liveness(), now)
 
 
 def _resumed(services: Services, settings: ConnectionSettings, kept: KeptIkeSa, now: float) -> IkeSa:
@@ -251,6 +262,7 @@ def _resumed(services: Services, settings: ConnectionSettings, kept: KeptIkeSa, 
     sa.agreement, sa.origin = Agreement(*kept.agreement), Origin(*kept.origin)
     sa.created_at, sa.established_at = kept.created_at, kept.established_at
     sa.rekey_at, sa.planned_at, sa.reauth_at = kept.rekey_at, kept.planned_at, kept.reauth_at
+    sa.renewal.asked_at = kept.asked_at
     sa.unproven_lines = None
     _resume_children(sa, kept, now)
     _resume_window(sa, kept, now)

@@ -74,10 +74,11 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """Structures of class `item` up to the end."""
+    """Structures of class `item` up to the end; `most` of them, if it says how many that is."""
 
     name: str
     item: Any
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def _parse_fields(plan: _Plan, reader: Reader) -> tuple[dict[str, Any], int | No
         elif kind is Octets:
             values[field.name] = source.take(row[plan.length])
         elif isinstance(field, Items):
-            values[field.name] = _parse_items(field.item, source, row[plan.count] if plan.count >= 0 else None)
+            values[field.name] = _parse_items(field, source, row[plan.count] if plan.count >= 0 else None)
         else:
             values[field.name] = _parse_chunks(row[plan.count], row[plan.length], source)
     if bounded:
@@ -195,10 +196,13 @@ def _parse_chunks(count: int, length: int, source: Reader) -> tuple[bytes, ...]:
     return tuple(source.take(length) for _ in range(count))
 
 
-def _parse_items(item: Any, source: Reader, count: int | None) -> tuple[Any, ...]:
-    items = []
+def _parse_items(field: Items, source: Reader, count: int | None) -> tuple[Any, ...]:
+    items: list[Any] = []
+    item, most = field.item, field.most
     plan = _plan(item)
     while source.remaining:
+        if len(items) == most:
+            raise Truncated(f"more than {most} entries")
         values, more = _parse_fields(plan, source)
         items.append(item(**values))
         if plan.item_code is not None and (more != 0) != (source.remaining > 0):

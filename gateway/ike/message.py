@@ -31,6 +31,7 @@ VERSION = 0x20  # RFC 7296 3.1: major 2, minor 0
 CRITICAL = 0x80
 MESSAGE_MAX = 65535
 PAYLOADS_MAX = 100
+SEALED = (PayloadType.SK, PayloadType.SKF)
 STRUCTURED_MAX: dict[int, int] = {
     PayloadType.SA: 4096,
     PayloadType.DELETE: 8192,
@@ -39,6 +40,9 @@ STRUCTURED_MAX: dict[int, int] = {
 }
 """Octets, all of a message together, of payloads that cost far more to take apart than they do to send. Room for five hundred
 transforms and for every traffic selector that a payload can count; a datagram of nothing else would keep us busy for 20 ms."""
+INIT_REQUEST_MAX = 8192
+"""Octets of an IKE_SA_INIT request, which is kept for AUTH before anybody proved anything. Room for an SA payload of the size above,
+the largest public value that comes in one (RFC 9370 2.2.1: what is larger comes later, in IKE_INTERMEDIATE) and the rest twice."""
 _HEADER = Struct(">QQBBBBII")
 _CHAINED, _PAYLOAD_HEADER, _PLACE = Struct(">BBH"), Struct(">BxH"), Struct(">HH")
 
@@ -63,6 +67,11 @@ class Header:
     @property
     def is_response(self) -> bool:
         return bool(self.flags & Flags.RESPONSE)
+
+    @property
+    def receiver_spi(self) -> int:
+        """The one that its receiver chose."""
+        return self.responder_spi if self.from_original_initiator else self.initiator_spi
 
     @property
     def from_original_initiator(self) -> bool:
@@ -120,12 +129,18 @@ def parse_header(data: bytes) -> tuple[Header, int]:
         )
     if length != len(data) or initiator_spi == 0:
         raise PeerError(Violation.MALFORMED, f"length {length} in a datagram of {len(data)}")
+    if length > INIT_REQUEST_MAX and header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response:
+        raise PeerError(Violation.MALFORMED, f"IKE_SA_INIT of {length} octets")
     return header, first
 
 
 def parse_message(data: bytes) -> Message:
     """A whole datagram without its marker. SK stays sealed: see `parse_inner`."""
-    header, first = parse_header(data)
+    return parse_rest(data, *parse_header(data))
+
+
+def parse_rest(data: bytes, header: Header, first: int) -> Message:
+    """The same, of one whose header has been read."""
     return Message(header, parse_chain(data[HEADER_OCTETS:], first), bytes(data))
 
 
@@ -149,7 +164,7 @@ def parse_chain(data: bytes, first: int) -> tuple[Payload, ...]:
             if payload is not None:
                 payloads.append(payload)
             # RFC 7296 3.14: SK is the last payload; its next-payload octet names the first one inside
-            kind = PayloadType.NONE if kind in (PayloadType.SK, PayloadType.SKF) else following
+            kind = PayloadType.NONE if kind in SEALED else following
         reader.expect_end()
     except Truncated as short:
         raise malformed(str(short)) from None
@@ -157,12 +172,15 @@ def parse_chain(data: bytes, first: int) -> tuple[Payload, ...]:
 
 
 def find_payload(data: bytes, first: int, wanted: int) -> bytes | None:
-    """The body of the first payload of a type in a message in clear, nothing else of it read; None if there is none to be found."""
+    """The body of the first payload of a type in a message in clear, nothing else of it read; None if there is none to be found
+    among as many as a message may have."""
     reader = Reader(data)
     try:
         reader.take(HEADER_OCTETS)
         kind = first
-        while kind != PayloadType.NONE:
+        for _ in range(PAYLOADS_MAX):
+            if kind == PayloadType.NONE:
+                break
             following, _, length = reader.unpack(_CHAINED)
             body = reader.take(length - PAYLOAD_HEADER_OCTETS)
             if kind == wanted:

@@ -22,6 +22,8 @@ from gateway.ike.registry import (
 )
 
 NONCE_MIN, NONCE_MAX = 16, 256  # RFC 7296 3.9
+PROPOSALS_MAX = 64
+"""Of one SA payload. Each is held against each of ours; what implementations send has two or three, Windows some twenty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Proposal:
 class SecurityAssociation:
     """RFC 7296 3.3."""
 
-    LAYOUT: ClassVar[Layout] = (Items("proposals", Proposal),)
+    LAYOUT: ClassVar[Layout] = (Items("proposals", Proposal, PROPOSALS_MAX),)
     proposals: tuple[Proposal, ...]
 
 

@@ -61,7 +61,7 @@ def go_without(sa: IkeSa, detail: str) -> None:
     """The peer has another one, or none any more. PeerError where it is required."""
     assert sa.settings.ppk is not None
     if sa.settings.ppk.required:
-        raise PeerError(Violation.AUTHENTICATION, detail, NotifyType.AUTHENTICATION_FAILED)
+        raise PeerError(Violation.PPK, detail, NotifyType.AUTHENTICATION_FAILED)
     sa.ppk = False
 
 

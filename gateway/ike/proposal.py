@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.payloads import Proposal, SecurityAssociation, Transform
@@ -56,7 +56,10 @@ KEY_EXCHANGE_NAMES = {
 KEY_EXCHANGES = (TransformType.KEY_EXCHANGE, *ADDITIONAL_KEY_EXCHANGES)
 """In the order in which they are done (RFC 9370 2.2.2)."""
 POST_QUANTUM = frozenset({KeyExchangeId.ML_KEM_512, KeyExchangeId.ML_KEM_768, KeyExchangeId.ML_KEM_1024})
+TOLD_MAX = 128
+"""Transforms of a refused offer that are told: all of strongSwan's default."""
 _ALL_TYPES = tuple(TransformType)
+_KNOWN_TYPES = frozenset(map(int, TransformType))
 # RFC 7296 3.3.3: transform types that may be absent, with the number that absence means
 IMPLIED = {
     TransformType.INTEGRITY: IntegrityId.NONE,
@@ -64,6 +67,11 @@ IMPLIED = {
     TransformType.ESN: EsnId.NO_ESN,
     **dict.fromkeys(ADDITIONAL_KEY_EXCHANGES, KeyExchangeId.NONE),  # RFC 9370 2.2.1
 }
+
+_Alike = dict[tuple[int, bytes], Transform]
+"""Transforms of one type in order, by all else that they say: to look for one costs no more where there are hundreds."""
+_NONE: _Alike = {}
+_IMPLIED: dict[int, _Alike] = {int(kind): {(int(one), b""): Transform.make(kind, one)} for kind, one in IMPLIED.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,33 +181,34 @@ def _kinds(*lists: tuple[Transform, ...]) -> list[TransformType]:
     return [kind for kind in _ALL_TYPES if kind in present]
 
 
-def _match(ours: Offer, theirs: Proposal, preferred_method: int | None) -> tuple[Transform, ...] | None:
+def _by_type(transforms: Iterable[Transform]) -> dict[int, _Alike]:
+    found: dict[int, _Alike] = {}
+    for one in transforms:
+        found.setdefault(one.type, {})[one.id, one.attributes] = one
+    return found
+
+
+def _match(
+    ours: dict[int, _Alike], theirs: dict[int, _Alike], preferred_method: int | None
+) -> tuple[Transform, ...] | None:
     chosen: list[Transform] = []
     methods: set[int] = set()
-    # RFC 7296 3.3.6: a type we do not know makes the proposal unacceptable
-    if any(transform.type not in _ALL_TYPES for transform in theirs.transforms):
-        return None
-    for kind in _kinds(ours.transforms, theirs.transforms):
-        offered = _with_implied(theirs.transforms, kind)
-        common = [transform for transform in _with_implied(ours.transforms, kind) if transform in offered]
+    for kind in _ALL_TYPES:
+        # Of one that neither speaks of both have what is implied
+        if kind not in ours and kind not in theirs:
+            continue
+        implied = _IMPLIED.get(kind, _NONE)
+        offered = theirs.get(kind, implied)
+        common = [transform for key, transform in ours.get(kind, implied).items() if key in offered]
         if kind in ADDITIONAL_KEY_EXCHANGES:
             # RFC 9370 2.2.1: no method twice
             common = [one for one in common if one.id == KeyExchangeId.NONE or one.id not in methods]
         if not common:
-            if offered or _with_implied(ours.transforms, kind):
-                return None
-            continue
-        first = next(
-            (
-                transform
-                for transform in common
-                if kind == TransformType.KEY_EXCHANGE and transform.id == preferred_method
-            ),
-            common[0],
-        )
-        chosen.append(first)
+            return None
+        kept = [one for one in common if kind == TransformType.KEY_EXCHANGE and one.id == preferred_method]
+        chosen.append((kept or common)[0])
         if kind in KEY_EXCHANGES:
-            methods.add(first.id)
+            methods.add(chosen[-1].id)
     return tuple(chosen) if _begin_with_the_first(chosen) else None
 
 
@@ -216,20 +225,31 @@ def select(
 
     Returns the proposal for the reply, with the initiator's number and SPI and one transform of each type.
     """
+    # RFC 7296 3.3.6: a type we do not know makes the proposal unacceptable
+    of_it = [(one, _by_type(one.transforms)) for one in received.proposals if one.protocol == protocol]
+    possible = [(one, theirs) for one, theirs in of_it if theirs.keys() <= _KNOWN_TYPES]
     for offer in offers:
-        for proposal in received.proposals:
-            if proposal.protocol != protocol:
-                continue
-            transforms = _match(offer, proposal, preferred_method)
+        ours = _by_type(offer.transforms)
+        for proposal, theirs in possible:
+            transforms = _match(ours, theirs, preferred_method)
             if transforms is not None:
                 # RFC 7296 3.3: the reply repeats only what the initiator's proposal contains
-                kept = tuple(transform for transform in transforms if transform in proposal.transforms)
+                kept = tuple(one for one in transforms if (one.id, one.attributes) in theirs.get(one.type, _NONE))
                 return Proposal(proposal.number, proposal.protocol, proposal.spi, kept)
     raise PeerError(
         Violation.NO_PROPOSAL,
-        "peer offers " + "; ".join(str(proposal) for proposal in received.proposals[:8]),
+        "peer offers " + "; ".join(_told(received.proposals)),
         NotifyType.NO_PROPOSAL_CHOSEN,
     )
+
+
+def _told(proposals: tuple[Proposal, ...]) -> Iterator[str]:
+    """For people; who offers hundreds of transforms is not told of in whole, for that is work, and a long line."""
+    room = TOLD_MAX
+    for one in proposals[:8]:
+        if room > 0:
+            yield f"{replace(one, transforms=one.transforms[:room])}{'/...' if len(one.transforms) > room else ''}"
+        room -= len(one.transforms)
 
 
 def accept(sent: SecurityAssociation, received: SecurityAssociation) -> Proposal:

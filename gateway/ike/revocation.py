@@ -19,17 +19,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import (
-    AuthorityInformationAccessOID,
-    CRLEntryExtensionOID,
-    ExtendedKeyUsageOID,
-    ExtensionOID,
-    SignatureAlgorithmOID,
-)
+from cryptography.x509.oid import CRLEntryExtensionOID, ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 
 from gateway.ike import delta_crls
 from gateway.ike.certificate_names import SEQUENCE, content, described
-from gateway.ike.certificate_path import MALFORMED, E, extension, not_understood
+from gateway.ike.certificate_path import MALFORMED, extension, not_understood
+from gateway.ike.revocation_places import http_urls, out_of_reach, places, readable
 from gateway.ike.signatures import weakness
 from gateway.wire import Reader
 
@@ -37,8 +32,6 @@ SKEW = timedelta(minutes=5)
 """A responder's clock may be this much ahead of ours."""
 WITHOUT_END = timedelta(hours=1)
 """An OCSP response that does not say until when it holds is taken for this long (RFC 6960 2.4: newer ones are always there)."""
-URL_OCTETS_MAX = 1024
-URLS_MAX = 2
 DELEGATES_MAX = 8
 """Certificates of an OCSP response among which its signer is looked for."""
 BIT_STRING = 0x03
@@ -118,32 +111,6 @@ def ocsp_request(certificate: x509.Certificate, issuer: x509.Certificate) -> byt
     return request.public_bytes(serialization.Encoding.DER)
 
 
-def ocsp_urls(certificate: x509.Certificate) -> list[str]:
-    """RFC 5280 4.2.2.1. Only of a certificate whose path holds: else a stranger has us fetch what he likes."""
-    access = _readable(certificate, x509.AuthorityInformationAccess)
-    responders = [one for one in access or () if one.access_method == AuthorityInformationAccessOID.OCSP]
-    return _http(one.access_location for one in responders)
-
-
-def crl_urls(certificate: x509.Certificate) -> list[str]:
-    """RFC 5280 4.2.1.13, as `ocsp_urls`."""
-    points = _readable(certificate, x509.CRLDistributionPoints)
-    return _http(name for point in points or () if not point.crl_issuer for name in point.full_name or ())
-
-
-def _readable(certificate: x509.Certificate, kind: type[E]) -> E | None:
-    try:
-        return extension(certificate, kind)
-    except MALFORMED:
-        return None
-
-
-def _http(names: Iterable[object]) -> list[str]:
-    urls = [one.value for one in names if isinstance(one, x509.UniformResourceIdentifier)]
-    usable = [one for one in urls if one.lower().startswith("http://") and len(one) <= URL_OCTETS_MAX]
-    return list(dict.fromkeys(usable))[:URLS_MAX]
-
-
 # --- CRLs ---------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +142,7 @@ def _by_crl(
         # Who was not revoked then may be by now; who was still is
         if crl.next_update_utc is None or crl.next_update_utc < at:
             return _unknown(f"it should have been replaced at {crl.next_update_utc or 'a time it does not say'}")
-        fresher = tuple(_http(delta_crls.named(crl, certificate)))
+        fresher = tuple(http_urls(delta_crls.named(crl, certificate)))
         return Verdict(Standing.GOOD, until=crl.next_update_utc, by=evidence, fresher=fresher)
     if _is_of_another_ca(entry):
         return _unknown("it is an indirect CRL")
@@ -262,7 +229,7 @@ def _in_scope(certificate: x509.Certificate, crl: x509.CertificateRevocationList
         return False
     if not point.full_name:
         return True
-    named = _readable(certificate, x509.CRLDistributionPoints) or ()
+    named = readable(certificate, x509.CRLDistributionPoints) or ()
     return any(name in point.full_name for one in named for name in getattr(one, "full_name", None) or ())
 
 
@@ -297,6 +264,7 @@ def _by_ocsp(
     match single.certificate_status:
         case ocsp.OCSPCertStatus.GOOD if unchecked is not None:
             text = f"whether its responder {described(unchecked.subject)} is revoked is not known"
+            text += f": {why}" if (why := out_of_reach(unchecked)) else ""
             return Verdict(Standing.UNKNOWN, text, end, evidence, unchecked=(unchecked,))
         case ocsp.OCSPCertStatus.GOOD:
             return Verdict(Standing.GOOD, until=end, by=evidence)
@@ -337,12 +305,12 @@ def _responder_problem(
 def _standing_of(
     delegate: x509.Certificate, issuer: x509.Certificate, evidence: Sequence[Evidence], at: datetime
 ) -> Standing:
-    """RFC 6960 4.2.2.2.1: id-pkix-ocsp-nocheck says that nobody need ask; else who is named to be asked must have been, and
-    where nobody is, it is our choice: what there is counts, and silence is no objection."""
+    """RFC 6960 4.2.2.2.1: id-pkix-ocsp-nocheck says that nobody need ask; else who is named to be asked must have been, also
+    one whom we cannot ask, and where nobody is, it is our choice: what there is counts, and silence is no objection."""
     if extension(delegate, x509.OCSPNoCheck) is not None:
         return Standing.GOOD
     found = judge(delegate, issuer, evidence, at, delegates=False).standing
-    if found is Standing.UNKNOWN and not (ocsp_urls(delegate) or crl_urls(delegate)):
+    if found is Standing.UNKNOWN and not places(delegate):
         return Standing.GOOD
     return found
 

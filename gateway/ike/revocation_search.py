@@ -22,6 +22,7 @@ from gateway.ike.payloads import Certificate
 from gateway.ike.registry import CertificateEncoding
 from gateway.ike.revocation import Evidence, Standing, Verdict
 from gateway.ike.revocation_cache import Question
+from gateway.ike.revocation_places import crl_urls, ocsp_urls, out_of_reach, places
 from gateway.ike.services import Failed
 from gateway.ike.settings import Trust
 
@@ -185,25 +186,27 @@ def _decide(sa: IkeSa, trust: Trust, unknown: dict[Link, str]) -> None:
     """PeerError where `revocation` does not let those in of whom nothing is known."""
     mode = trust.revocation
     for (certificate, issuer), why in unknown.items():
-        names_somebody = bool(revocation.ocsp_urls(certificate) or revocation.crl_urls(certificate))
+        # Also one whom we cannot ask: else a CA that publishes by LDAP alone would have its revoked ones let in
+        names_somebody = bool(places(certificate))
         if mode not in ("strict", "ifuri") and not names_somebody and not trust.crls:
             continue
         whose = f"of {described(certificate.subject)} by {described(issuer.subject)}"
+        detail = "; ".join(filter(None, (why, out_of_reach(certificate))))
         if mode == "strict" or (mode == "ifuri" and names_somebody):
-            raise refused(Violation.REVOCATION_UNKNOWN, f"{whose}: {why}")
+            raise refused(Violation.REVOCATION_UNKNOWN, f"{whose}: {detail}")
         if names_somebody or trust.crls:
             sa.notice(
-                "warning", "revocation-unknown", f"whether the certificate {whose} is revoked is not known: {why}"
+                "warning", "revocation-unknown", f"whether the certificate {whose} is revoked is not known: {detail}"
             )
 
 
 def _ocsp(link: Link) -> list[Question]:
-    urls = revocation.ocsp_urls(link[0])
+    urls = ocsp_urls(link[0])
     return [Question(url, revocation.ocsp_request(*link)) for url in urls]
 
 
 def _crls(link: Link) -> list[Question]:
-    return [Question(url) for url in revocation.crl_urls(link[0])]
+    return [Question(url) for url in crl_urls(link[0])]
 
 
 # --- our own ------------------------------------------------------------------------------------------------------

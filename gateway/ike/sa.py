@@ -9,7 +9,7 @@ keeps the clock and holds the state together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from gateway.contract import Endpoint, Transmit
 from gateway.ike import grammar, resources, succession, synchronisation
@@ -19,6 +19,7 @@ from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Vi
 from gateway.ike.events import ChildActivate, ChildRemove, IkeDown, Notice
 from gateway.ike.exchanges.base import Exchange
 from gateway.ike.exchanges.followup import Pending
+from gateway.ike.exchanges.mobike import Whereabouts
 from gateway.ike.fragments import Reassembly
 from gateway.ike.keymat import IkeKeys, open_fragment, open_message, seal_fragments
 from gateway.ike.message import (
@@ -34,10 +35,11 @@ from gateway.ike.nat import NatResult
 from gateway.ike.payloads import Notify, Payload
 from gateway.ike.recorder import Line, line_of
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
+from gateway.ike.renewal import Renewal
 from gateway.ike.services import Failed, Services, Then
-from gateway.ike.settings import NAT_KEEPALIVE_INTERVAL, NATT_PORT, ConnectionSettings
+from gateway.ike.settings import IKE_PORT, NATT_PORT, ConnectionSettings
 from gateway.ike.states import ChildInput, IkeInput, IkeState, Standing, admits, next_ike_state
-from gateway.ike.uniqueness import Origin
+from gateway.ike.uniqueness import REPLACED_LIFE, Origin
 from gateway.ike.window import Datagrams, Request, Window
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948 2.2
@@ -80,6 +82,7 @@ class IkeSa:
         self.childless = False
         # It is the peer, the initiator, that tells where it is (RFC 4555); and where the last request came to and from
         self.mobike = False
+        self.whereabouts = Whereabouts()
         # Where traffic goes as long as nobody has proven to receive at `remote` (RFC 4555 3.7)
         self.traffic_remote: Endpoint | None = None
         self.asked_at = (local, remote)
@@ -106,11 +109,13 @@ class IkeSa:
         self.reauth_at: float | None = None
         self.check_at: float | None = None  # when everything is rekeyed once, to see that it can be
         self.resources_at: float | None = None  # when per-resource CHILD_SAs are asked for (RFC 9611)
+        self.renewal = Renewal()
         self.give_up_at: float | None = None
         self.close_at: float | None = None
         self.covered = False  # when that was looked at last, another one carried all
         # While it is the rival in a collision: the IKE_SA whose place it may take
         self.predecessor: IkeSa | None = None
+        self.replaced: IkeSa | None = None  # until the peer, which asked for this rekey, is heard on this one
         # True while its end would be nobody's news: replaced by a rekey, or not yet in its predecessor's place
         self.quiet = False
         # A CREATE_CHILD_SA of the peer that further key exchanges are to complete (RFC 9370)
@@ -141,16 +146,25 @@ class IkeSa:
         """Whether ESP goes in UDP: a NAT was seen, or the configuration forces it."""
         return self.settings.encap or self.nat.local or self.nat.remote
 
+    def is_of(self, header: Header) -> bool:
+        """Whether a message with that header is for this one."""
+        if self.is_initiator and self.responder_spi == 0:
+            return header.initiator_spi == self.initiator_spi and header.exchange == ExchangeType.IKE_SA_INIT
+        return (header.initiator_spi, header.responder_spi) == (self.initiator_spi, self.responder_spi)
+
     def advance(self, event: IkeInput) -> None:
         self.state = next_ike_state(self.state, event)
 
     # --- sending ------------------------------------------------------------------------------------------------
 
     def _transmit_all(self, datagrams: Datagrams, now: float, ends: tuple[Endpoint, Endpoint] | None = None) -> None:
+        self.last_sent = now
+        self._emit_all(datagrams, ends)
+
+    def _emit_all(self, datagrams: Datagrams, ends: tuple[Endpoint, Endpoint] | None = None) -> None:
         local, remote = ends or (self.local, self.remote)
         # RFC 7296 3.1, RFC 3948 2.2: on port 4500 the non-ESP marker precedes the header
         marker = NON_ESP_MARKER if local.port == NATT_PORT else b""
-        self.last_sent = now
         for datagram in datagrams:
             self.services.emit(Transmit(marker + datagram, local, remote))
 
@@ -169,7 +183,7 @@ class IkeSa:
         header = Header(self.initiator_spi, self.responder_spi, kind, flags, message_id)
         if kind == ExchangeType.IKE_INTERMEDIATE and self.keys is not None:
             self.keys.absorb(intermediate_octets(header, *emit_chain(payloads)), of_initiator=self.is_initiator)
-        self._count_notifies(payloads, "out")
+        self.services.counts(self.name).notified(payloads, "out")
         if kind == ExchangeType.IKE_SA_INIT:
             datagrams: Datagrams = (emit_message(header, payloads),)
         elif self.keys is None:
@@ -211,15 +225,15 @@ class IkeSa:
         datagrams = self.encode(kind, self.window.expected, payloads, True, now)
         self.window.answered(datagrams)
         self.answered_under = self.keys
-        # RFC 4555 3.5: to where it was asked from, which need not be where the peer was
-        self._transmit_all(datagrams, now, self.asked_at if self.mobike else None)
-        self._count_exchange(kind, "responder", payloads)
+        # RFC 7296 2.11: to where it was asked from, which need not be where the peer was
+        self._transmit_all(datagrams, now, self.asked_at)
+        self.services.counts(self.name).answered(kind, payloads)
         return datagrams
 
     def respond_outside(self, payloads: tuple[Payload, ...], now: float) -> None:
         answer = self.encode(ExchangeType.INFORMATIONAL, 0, payloads, True, now)
-        self._transmit_all(answer, now, self.asked_at if self.mobike else None)
-        self._count_exchange(ExchangeType.INFORMATIONAL, "responder", payloads)
+        self._transmit_all(answer, now, self.asked_at)
+        self.services.counts(self.name).answered(ExchangeType.INFORMATIONAL, payloads)
 
     def compute(self, job: Callable[[], object], then: Then, failed: Failed) -> None:
         self.services.compute(self, job, then, failed)
@@ -313,7 +327,7 @@ class IkeSa:
                 raise PeerError(Violation.MESSAGE_ID, "another IKE_SA_INIT under the same SPI")
             assert self.window.cached_response is not None
             self.services.recorder.repeated(self.name, header.message_id, True)
-            self._transmit_all(self.window.cached_response, now, (local, remote) if self.mobike else None)
+            self._transmit_all(self.window.cached_response, now, (local, remote))
             return
         self.window.check_request(header.message_id)
         # One that we close because the peer did not prove itself never was an IKE_SA: to answer would claim that it is
@@ -400,7 +414,7 @@ class IkeSa:
 
     def heard(self, message: Message, local: Endpoint, remote: Endpoint, now: float) -> None:
         """Bookkeeping after the ICV verified, never before."""
-        self._count_notifies(message.payloads, "in")
+        self.services.counts(self.name).notified(message.payloads, "in")
         octets, datagrams = self.wire or (len(message.octets), 1)
         self.wire = None
         if message.header.exchange != ExchangeType.IKE_SA_INIT:
@@ -411,13 +425,17 @@ class IkeSa:
         if message.header.exchange == ExchangeType.IKE_INTERMEDIATE:
             self._keys().absorb(intermediate_octets(message.header, *message.inner), of_initiator=not self.is_initiator)
         self.last_heard = now
+        if self.replaced is not None:
+            self.replaced.give_up_at, self.replaced = now + REPLACED_LIFE, None
         if not message.header.is_response:
             self.asked_at = (local, remote)
         if self.established and (message.header.is_response or not self.is_initiator):
             self._prove(now)
         # RFC 7296 2.23: a side that is not behind a NAT follows its peer's address; IKE_AUTH floats to 4500
         moved = (local, remote) != (self.local, self.remote) and not (self.nat.local and self.is_initiator)
-        if moved and not self.mobike:
+        # Nobody goes back to 500, where a peer would take our ESP for IKE; some answer from there all the same
+        back = self.local.port == NATT_PORT and IKE_PORT in (local.port, remote.port)
+        if moved and not back and not self.mobike:
             self.local, self.remote = local, remote
             succession.moved(self, remote)
 
@@ -430,7 +448,9 @@ class IkeSa:
         """Something after IKE_AUTH came that only a peer can send which knows of us."""
         if self.standing is not Standing.PROVEN:
             self.standing = Standing.PROVEN
-            self.confirm_children()
+            if not self.is_initiator:
+                # It has our answer to IKE_AUTH. That it has one to a later request, only its next request says
+                self.confirm_children()
             self.services.proven(self, now)
 
     # --- CHILD_SAs ----------------------------------------------------------------------------------------------
@@ -486,6 +506,10 @@ class IkeSa:
         """Removes a CHILD_SA: outbound at once, inbound after LINGER so that nothing on its way is lost."""
         self.children.pop(child.spi_in, None)
         child.advance(ChildInput.REMOVE)
+        for other in self.children.values():
+            if other.successor is child:
+                # By what replaced it too, else as it was before
+                other.successor = child.successor
         succession.succeed(self, child.successor)
         spi_in, spi_out = 0 if linger else child.spi_in, 0 if child.left else child.spi_out
         if linger:
@@ -493,37 +517,11 @@ class IkeSa:
         if spi_in or spi_out:
             self.services.emit(ChildRemove(self.name, child.settings.group, spi_in, spi_out))
         if child.successor is None:
+            self.renewal.lost = True
+            succession.leave_older(self, child)
             resources.lost(self, child, now)
 
     # --- timers -------------------------------------------------------------------------------------------------
-
-    def next_deadline(self) -> float | None:
-        return min(self._deadlines(), default=None)
-
-    def _deadlines(self) -> Iterator[float]:
-        if self.window.pending is not None:
-            yield self.window.pending.deadline
-        if self.give_up_at is not None:
-            yield self.give_up_at
-        if self.close_at is not None:
-            yield self.close_at
-        for lingering in self.lingering:
-            yield lingering.at
-        for child in self.children.values():
-            yield from child.deadlines()
-        if self.established:
-            if not self.exchange:
-                yield self.last_heard + (0.0 if self.window.doubted else self.settings.dpd_delay)
-            if self.state is IkeState.ESTABLISHED and self.rekey_at is not None and not self.quiet:
-                yield self.rekey_at
-            if self.reauth_at is not None:
-                yield self.reauth_at
-            if self.check_at is not None:
-                yield self.check_at
-            if self.resources_at is not None:
-                yield self.resources_at
-            if self.nat.local:
-                yield self.last_sent + NAT_KEEPALIVE_INTERVAL
 
     def handle_deadline(self, now: float) -> None:
         self.services.tick(self, now)
@@ -548,6 +546,11 @@ class IkeSa:
             self.services.recorder.repeated(self.name, pending.message_id, False)
         self._transmit_all(pending.datagrams, now)
 
+    def repeat(self) -> None:
+        """The request that is under way, out of turn: nothing else follows from it."""
+        if self.window.pending is not None:
+            self._emit_all(self.window.pending.datagrams)
+
     def plan_rekey(self, now: float) -> None:
         """After rekey_time, as said."""
         self.rekey_at = self.planned_at = self.jittered(now, self.settings.rekey_time)
@@ -557,11 +560,20 @@ class IkeSa:
 
     # --- the end ------------------------------------------------------------------------------------------------
 
-    def destroy(self, now: float, reason: str, context: dict[str, str] | None = None) -> None:
-        """Forgets the IKE_SA and its CHILD_SAs. `reason` "" when a successor took over."""
+    def destroy(
+        self, now: float, reason: str, context: dict[str, str] | None = None, *, forgotten: bool = False
+    ) -> None:
+        """Forgets the IKE_SA and its CHILD_SAs. `reason` "" when a successor took over; `forgotten`: the peer has none of it either."""
         if self.state is IkeState.DESTROYING:
             return
         self.queue.clear()
+        replaced, self.replaced = self.replaced, None
+        if replaced is not None:
+            # Nothing ever came on this one, nor will on that
+            replaced.destroy(now, "")
+        for one in self.services.sas(self.name):
+            if one.replaced is self:
+                one.replaced = None
         self.exchange = self.followup = None
         self.window.pending = None
         if reason and not self.quiet and self.unproven_lines is None:
@@ -570,7 +582,8 @@ class IkeSa:
         # Another IKE_SA, if there is one, carries the traffic before the CHILD_SAs of this one go
         self.services.destroyed(self, now)
         # What the peer sent before it knew still comes, if there is a peer
-        heir = self.services.primary(self.name) if reason in ("", "DELETED_BY_PEER") else None
+        lingers = reason in ("", "DELETED_BY_PEER") and not forgotten
+        heir = self.services.primary(self.name) if lingers else None
         for child in list(self.children.values()):
             self.retire(child, now, linger=heir is not None)
         if heir is not None:
@@ -585,15 +598,3 @@ class IkeSa:
 
     def notice(self, level: str, event: str, text: str) -> None:
         self.services.emit(Notice(level, event, self.name, text))
-
-    # --- counting -----------------------------------------------------------------------------------------------
-
-    def _count_notifies(self, payloads: tuple[Payload, ...], direction: str) -> None:
-        counts = self.services.counts(self.name).notifies
-        for payload in payloads:
-            if isinstance(payload, Notify) and NotifyType(payload.type).known:
-                counts[f"{payload.name} {direction}"] += 1
-
-    def _count_exchange(self, kind: ExchangeType, role: str, payloads: tuple[Payload, ...]) -> None:
-        failed = any(isinstance(payload, Notify) and NotifyType(payload.type).is_error for payload in payloads)
-        self.services.counts(self.name).exchanges[f"{kind.name} {role} {'failed' if failed else 'ok'}"] += 1

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.contract import RandomSource
 from gateway.ike.crash_detection import Tokens
 from gateway.ike.key_exchange import KeyExchanges
+from gateway.ike.payloads import Notify, Payload
 from gateway.ike.recorder import Recorder
 from gateway.ike.redirect import Redirects
+from gateway.ike.registry import ExchangeType, NotifyType
 from gateway.ike.revocation_cache import RevocationCache
 from gateway.ike.settings import ConnectionSettings
 
@@ -33,6 +35,17 @@ class Counts:
     ike_rekeys_failed: int = 0
     child_rekeys_ok: Counter[str] = field(default_factory=Counter)
     child_rekeys_failed: Counter[str] = field(default_factory=Counter)
+
+    def notified(self, payloads: Iterable[Payload], direction: str) -> None:
+        """Notifies that the registry knows, "in" or "out"."""
+        for payload in payloads:
+            if isinstance(payload, Notify) and NotifyType(payload.type).known:
+                self.notifies[f"{payload.name} {direction}"] += 1
+
+    def answered(self, kind: ExchangeType, payloads: Iterable[Payload]) -> None:
+        """A request of the peer, with these."""
+        failed = any(isinstance(payload, Notify) and NotifyType(payload.type).is_error for payload in payloads)
+        self.exchanges[f"{kind.name} responder {'failed' if failed else 'ok'}"] += 1
 
 
 WallClock = Callable[[float], float]

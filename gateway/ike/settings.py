@@ -117,6 +117,8 @@ class ConnectionSettings:
     """"off", "prefer" or "require", as the offers already are; an IKE_SA without one is reported unless "off"."""
     quick_crash_detection: bool = True
     mobike: bool = False
+    shared: bool = False
+    """`local` is that of whichever gateway of a pair is active, and its SAs are kept at both."""
     redirect: Literal["follow", "ignore"] = "ignore"
     encap: bool = True
     rekey_time: float = 14400.0

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.contract import Endpoint
 from gateway.ike.events import ChildMoved, ChildRemove
+from gateway.ike.settings import IKE_PORT, NATT_PORT
 from gateway.ike.states import IkeState
 
 if TYPE_CHECKING:
-    from gateway.contract import Endpoint
     from gateway.ike.child import ChildSa
     from gateway.ike.sa import IkeSa
 
@@ -36,16 +37,33 @@ def leave_all(sa: IkeSa) -> None:
 def leave(sa: IkeSa, child: ChildSa) -> None:
     """The CHILD_SA is about to be deleted: what replaced it, or for one worker's the common one (RFC 9611), carries its traffic."""
     # The successor may be gone again
-    replaced = child.successor is not None and sa.sends(child.name)
-    if replaced or (child.settings.resource is not None and sa.sends(child.settings.group)):
+    if child.successor is not None and sa.sends(child.name):
         _leave(sa, child)
+        if sa.services.primary(sa.name) is not sa:
+            # Beside another IKE_SA what replaced it carries nothing
+            leave_older(sa, child)
+    elif child.settings.resource is not None and sa.sends(child.settings.group):
+        _leave(sa, child)
+        leave_older(sa, child)
 
 
-def moved(sa: IkeSa, remote: Endpoint) -> None:
-    """What is sent on it goes there from now on."""
+def leave_older(sa: IkeSa, child: ChildSa) -> None:
+    """One for a worker alone carries nothing any more: the common one does, and not what the worker has on an IKE_SA that is being
+    closed, and that the peer may have lost."""
+    primary = sa.services.primary(sa.name)
+    if child.settings.resource is None or primary is None or not primary.sends(child.settings.group):
+        return
+    for other in sa.services.sas(sa.name):
+        for one in other.children.values():
+            if one.name == child.name and one.active and other not in (sa, primary):
+                _leave(other, one)
+
+
+def moved(sa: IkeSa, remote: Endpoint, local: Endpoint | None = None) -> None:
+    """What is sent on it goes there from now on; `local`: and from there."""
     for child in sa.children.values():
         if not child.left:
-            sa.services.emit(ChildMoved(sa.name, child.spi_out, remote))
+            sa.services.emit(ChildMoved(sa.name, child.spi_out, remote, local))
 
 
 def follow(sa: IkeSa | None, spi_in: int, remote: Endpoint) -> None:
@@ -55,6 +73,9 @@ def follow(sa: IkeSa | None, spi_in: int, remote: Endpoint) -> None:
     if sa.mobike:
         # RFC 4555 3.5: it tells us itself
         return
+    if sa.local.port == IKE_PORT:
+        # ESP in UDP comes to 4500 (RFC 3948 2); IKE, which stayed on 500 until now, goes with it
+        sa.local = Endpoint(sa.local.host, NATT_PORT)
     sa.remote = remote
     sa.notice("info", "peer-moved", f"peer is now at {remote}")
     moved(sa, remote)

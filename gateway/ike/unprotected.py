@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.contract import Endpoint, Transmit
+from gateway.ike.errors import PeerError, Violation
 from gateway.ike.message import Header, emit_message, header_of
 from gateway.ike.payloads import Notify
 from gateway.ike.registry import ExchangeType, Flags, NotifyType
@@ -31,3 +32,8 @@ def worth_an_answer(data: bytes, notify: NotifyType | None) -> Header | None:
     else:
         told = notify == NotifyType.INVALID_MAJOR_VERSION and not header.is_response
     return header if told else None
+
+
+def unknown(header: Header) -> PeerError:
+    """For a message of an IKE_SA that is none of ours."""
+    return PeerError(Violation.UNKNOWN_SPI, f"{header.exchange.name} for {header.receiver_spi:016x}")

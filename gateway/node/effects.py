@@ -79,9 +79,12 @@ class RemoveSa:
 
 @dataclass(frozen=True, slots=True)
 class MoveSa:
+    """`local`: where our end is now, where it has changed, too."""
+
     connection: int
     spi: int
     remote: Endpoint
+    local: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from gateway.node import security_associations
 GRANT = 1 << 24
 """Sequence numbers beyond those in use that a worker may send; at a million packets a second Python must come by every 8 s."""
 SEEN_STEP = 1 << 16
+FUZZ = 0.1
+"""Of `rekey_bytes` and `rekey_packets`, as of `rekey_time`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class InstalledChild:
         self, connection: int, limits: Limits, window: int, *, fenced: bool = False
     ) -> tuple[SaParameters, SaParameters]:
         """Inbound, outbound."""
+        limits = _early(limits, self.event.spi_in)
         inbound, outbound = security_associations.parameters(self.event, connection, limits, window)
         used = self.used
         return (
@@ -77,6 +80,18 @@ class InstalledChild:
 
     def _limit(self, sequence: int) -> int:
         return min(sequence + GRANT, security_associations.sequence_limit(self.event.choice))
+
+
+def _early(limits: Limits, spi: int) -> Limits:
+    """Up to FUZZ before the soft limits, so that two ends configured alike do not rekey at the same packet. By the SPI, which is
+    random and the other end's is another: the next process finds the same."""
+    share = 1.0 - FUZZ * (spi & 0xFFFF) / 0x10000
+    octets, packets = int(limits.soft_octets * share), int(limits.soft_packets * share)
+    return replace(
+        limits,
+        soft_octets=limits.soft_octets and max(1, octets),
+        soft_packets=limits.soft_packets and max(1, packets),
+    )
 
 
 def _left(limits: Limits, packets: int, octets: int) -> Limits:

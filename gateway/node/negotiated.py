@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from gateway.ike import commands as ike
 from gateway.ike import events
 from gateway.ike.endpoint import IkeEndpoint
-from gateway.node import effects, outcomes
+from gateway.node import effects, failures, outcomes
 from gateway.node.inputs import DataPlaneEvent
+from gateway.node.security_associations import natt
 from gateway.node.tunnel import Tunnel
 
 
@@ -28,17 +29,17 @@ def follow(tunnel: Tunnel, event: object, established: bool, now: float) -> Iter
             yield effects.Event("info", "child-installed", tunnel.name, text)
         case events.ChildRemove():
             yield from tunnel.remove(event)
-        case events.ChildMoved(_, spi, remote):
-            yield effects.MoveSa(tunnel.settings.id, spi, remote)
+        case events.ChildMoved(_, spi, remote, local):
+            yield effects.MoveSa(tunnel.settings.id, spi, natt(remote), local and natt(local))
         case events.ChildAdvance(_, spi, by):
             yield effects.Advance(tunnel.settings.id, spi, by)
         case events.ExchangeFailed(_, child, reason, context):
             yield outcomes.exchange_failed(tunnel, child, reason, context, now)
-        case events.Notice(level, name, _, text):
+        case events.Notice(level, name, _, text, why):
             yield effects.Event(level, name, tunnel.name, text)
-            if name == "ike-init-refused" and not established:
+            if why is not None and not established:
                 # Not authenticated: no more than a word for people
-                tunnel.hint("INIT_REFUSED", tunnel.context({"detail": text}), now)
+                tunnel.hint(failures.init_refused(why), tunnel.context({"detail": text}), now)
 
 
 def heed(tunnel: Tunnel, endpoint: IkeEndpoint, event: DataPlaneEvent, now: float) -> Iterator[object]:

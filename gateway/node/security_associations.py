@@ -70,7 +70,7 @@ def parameters(
     event: ChildInstall, connection: int, limits: Limits, replay_window: int
 ) -> tuple[SaParameters, SaParameters]:
     """Inbound first: it must stand before the peer may send."""
-    local, remote = (_natt(event.local), _natt(event.remote)) if event.encapsulate else (event.local, event.remote)
+    local, remote = (natt(event.local), natt(event.remote)) if event.encapsulate else (event.local, event.remote)
     inbound = SaParameters(
         direction=Direction.INBOUND,
         spi=event.spi_in,
@@ -98,6 +98,6 @@ def parameters(
     return inbound, outbound
 
 
-def _natt(endpoint: Endpoint) -> Endpoint:
+def natt(endpoint: Endpoint) -> Endpoint:
     """RFC 3948 2: ESP in UDP goes between the ports 4500, also where IKE stayed on 500."""
     return Endpoint(endpoint.host, NATT_PORT) if endpoint.port == IKE_PORT else endpoint

@@ -130,10 +130,10 @@ def build(
     known = dict(ids or {})
     last = max(known.values(), default=0)
     tunnels = []
-    for name, connection in config.connection.items():
+    for name in config.connection:
         number = known.setdefault(name, last + 1)
         last = max(last, number)
-        tunnels.append(_tunnel(number, name, connection, secrets, _local_destinations(config, name)))
+        tunnels.append(_tunnel(number, name, config, secrets))
     speaker = speaker_settings(config, secrets.bgp_passwords, sources or {})
     return GatewaySettings(
         config.gateway.name,
@@ -153,16 +153,16 @@ def _beside(config: Config) -> Iterator[Address]:
     yield from derive.pair_neighbors(config)
 
 
-def _tunnel(
-    number: int, name: str, connection: Connection, secrets: Secrets, local_destinations: tuple[str, ...]
-) -> TunnelSettings:
+def _tunnel(number: int, name: str, config: Config, secrets: Secrets) -> TunnelSettings:
+    connection = config.connection[name]
+    shared = config.ha is not None and connection.local_addrs in config.ha.shared_addresses
     children = derive.children_of(connection)
     remote_prefixes = derive.remote_prefixes(connection)
     networks = tuple(address.network for address in connection.tunnel_address)
     return TunnelSettings(
         id=number,
         name=name,
-        ike=_ike(name, connection, secrets),
+        ike=_ike(name, connection, secrets, shared),
         start_action=connection.start_action,
         addresses=tuple(str(address) for address in connection.tunnel_address),
         link_mtu=connection.link_mtu,
@@ -171,7 +171,7 @@ def _tunnel(
         routes=tuple(
             dict.fromkeys((*(prefix for prefix in remote_prefixes if not derive.is_everything(prefix)), *networks))
         ),
-        local_destinations=local_destinations,
+        local_destinations=_local_destinations(config, name),
         limits={child_name: _limits(child) for child_name, child in children.items()},
         replay_windows={child_name: child.replay_window for child_name, child in children.items()},
         remote=connection.remote_addrs,
@@ -209,11 +209,12 @@ def _limits(child: Child) -> Limits:
     )
 
 
-def _ike(name: str, connection: Connection, secrets: Secrets) -> ConnectionSettings:
+def _ike(name: str, connection: Connection, secrets: Secrets, shared: bool) -> ConnectionSettings:
     return ConnectionSettings(
         name=name,
         local=Endpoint(str(connection.local_addrs), connection.local_port),
         remote=Endpoint(str(connection.remote_addrs), connection.remote_port),
+        shared=shared,
         local_id=_local_id(connection, secrets.certificates.get(name)),
         remote_id=identity(connection.remote_id or str(connection.remote_addrs)),
         psk=secrets.psks.get(name, b""),

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from string import Formatter
 
+from gateway.observe.refusals import REFUSALS
 from gateway.observe.text import printable
 
 _LIMIT = 200
@@ -20,6 +21,8 @@ _LIMIT = 200
 # A failure whose sentence depends on one more word: failure -> context key; the table has "FAILURE/word".
 _VARIANTS = {
     "AUTHENTICATION_FAILED": "direction",
+    "CHILD_ANSWER": "reason",
+    "IKE_REKEY_FAILED": "reason",
     "INVALID_KE_PAYLOAD": "protocol",
     "INVALID_SYNTAX": "direction",
     "LOWEST_CHOSEN": "protocol",
@@ -29,6 +32,7 @@ _VARIANTS = {
     "REKEY_FAILED": "reason",
     "TAKEN_DOWN_AGAIN": "reason",
     "TS_UNACCEPTABLE": "direction",
+    "UNSUPPORTED_CRITICAL_PAYLOAD": "direction",
 }
 
 # Each sentence is a list of clauses. The first needs no value but the ones defaulted below; the others are dropped
@@ -68,12 +72,13 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "; large datagrams get lost on the way: lower `fragment_size` of connection {tunnel}, and check that UDP 4500 passes",
     ),
     "NO_PROPOSAL_ACCEPTABLE": (
-        "we refused every proposal of {peer}",
+        "the IKE_SA with {peer} is fine but we refused every ESP proposal that it makes",
         " ({detail})",
-        "; add one of the peer's algorithms to `proposals` or `esp_proposals` of connection {tunnel}, or change the peer",
+        "; add one of the peer's ESP (phase 2) algorithms to `esp_proposals` of connection {tunnel}, or change the peer",
     ),
     "USE_PPK": (
-        "{peer} does not offer a post-quantum preshared key, and `ppk_required` of connection {tunnel} lets nobody in without",
+        "{peer} does not use our post-quantum preshared key, and `ppk_required` of connection {tunnel} lets nobody in without",
+        " ({detail})",
         "; configure the same PPK and its name at the peer, or set `ppk_required` to false",
     ),
     "AUTHENTICATION_FAILED": (
@@ -94,6 +99,15 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "{peer} gives another identity than the one configured",
         " ({detail})",
         "; set `remote_id` of connection {tunnel} to the identity the peer sends, or change the peer's local identity",
+    ),
+    "WRONG_AUTH_METHOD": (
+        "{peer} does not prove itself in the way that connection {tunnel} asks for",
+        " ({detail})",
+        "; configure the peer with the pre-shared key of `psk`, or with a certificate under `ca`, whichever the connection has, and without EAP",
+    ),
+    "TOO_MANY_IKE_SAS": (
+        "{peer} sets up one IKE_SA after the other and ends none of them, so we refused another one",
+        "; nothing to change here: let the peer say INITIAL_CONTACT or delete its old ones, and look in its log for why it begins anew",
     ),
     "WRONG_SIGNATURE": (
         "we refused the authentication of {peer}: its signature is not one of its certificate's key that we take",
@@ -153,7 +167,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "REVOCATION_UNKNOWN": (
         "whether a certificate of {peer} is revoked could not be found out, and `revocation` of connection {tunnel} lets nobody in without",
         " ({detail})",
-        "; make the CRL or OCSP responder reachable from here, name a file in `crl`, or set `revocation` to relaxed",
+        "; publish the CRL or OCSP responder by http:// where this machine reaches it, name a file in `crl`, or set `revocation` to relaxed",
     ),
     "TS_UNACCEPTABLE": (
         "{peer} refused our traffic selectors (TS_UNACCEPTABLE)",
@@ -268,6 +282,11 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         " ({remote})",
         "; connection {tunnel} was closed: somebody on the way may have changed the address of its packets",
     ),
+    "ADDRESS_REFUSED": (
+        "{peer} does not take our new address for the tunnel that stood (RFC 4555)",
+        " ({local}: {theirs})",
+        "; connection {tunnel} is set up anew from there: let the peer accept this address as `remote_addrs`",
+    ),
     "REDIRECT_REFUSED": (
         "{peer} sends us to another gateway (RFC 5685), and we did not go there",
         " ({detail})",
@@ -288,6 +307,11 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "the beginning of an IKE_SA with {peer} was refused",
         " ({detail})",
         "; make `proposals` of connection {tunnel} contain what the peer offers, or change the peer",
+    ),
+    "INIT_BROKEN": (
+        "the beginning of an IKE_SA with {peer} was refused, for it breaks the protocol",
+        " ({detail})",
+        "; this is a defect of one of the two implementations and no setting: report it with a trace of connection {tunnel}",
     ),
     "NO_ANSWER_YET": (
         "{peer} does not answer",
@@ -319,19 +343,30 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "; bring it back with `gatewayctl initiate {tunnel}/{child}`",
     ),
     "WAITING_FOR_PEER": (
-        "connection {tunnel} only responds (`start_action` none) and {peer} has not called yet; let the peer initiate or set `start_action` to start",
+        "connection {tunnel} only responds, for its `start_action` is none, and {peer} has not called yet; let the peer initiate, or set that to start",
     ),
     "WAITING_FOR_TRAFFIC": (
-        "connection {tunnel} starts with the first packet (`start_action` trap) and none came yet",
+        "connection {tunnel} starts with the first packet, for its `start_action` is trap, and none came yet",
     ),
     "UNSUPPORTED_CRITICAL_PAYLOAD": (
-        "{peer} does not know a payload that we marked critical",
-        " ({got})",
+        "{peer} refuses a payload of ours as critical and unknown to it (UNSUPPORTED_CRITICAL_PAYLOAD), and we mark none so",
         "; this is a defect of one of the two implementations: report it with a trace of connection {tunnel}",
     ),
+    "UNSUPPORTED_CRITICAL_PAYLOAD/sent": (
+        "{peer} sends a payload that we do not know and may not ignore",
+        " ({detail})",
+        "; switch off at the peer the extension that it belongs to, for connection {tunnel}",
+    ),
+    "UNUSUAL_NOTIFICATION": (
+        "{peer} refuses us by a notification that is no answer to what we asked",
+        " ({got})",
+        "; no setting here is known to cause it: its log says why, for connection {tunnel}",
+    ),
+    # RFC 7296 2.21, 3.10.1: said of a message that decrypted and verified, so no key is at fault; in IKE_SA_INIT there is none yet
     "INVALID_SYNTAX": (
-        "{peer} could not parse or decrypt our message (INVALID_SYNTAX)",
-        "; with pre-shared keys this often means that the keys differ, so compare `psk` of connection {tunnel} first",
+        "{peer} could not parse our message, or its policy forbids something in it (INVALID_SYNTAX)",
+        " ({exchange})",
+        "; no key is at fault: look into its log for what it did not understand of connection {tunnel}, and if it is an extension (as ML-KEM of `post_quantum`) switch that off",
     ),
     "INVALID_SYNTAX/sent": (
         "we could not make sense of a message of {peer}",
@@ -387,36 +422,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "HALF_OPEN_LIMIT": (
         "too many unfinished IKE_SAs at once, so {peer} has to wait; if this lasts, somebody floods UDP 500",
     ),
-    "REKEY_FAILED": (
-        "the rekey of the CHILD_SA with {peer} failed",
-        " ({reason})",
-        ", it works until its lifetime ends in {seconds} s",
-        "; compare `esp_proposals`, `local_ts` and `remote_ts` of connection {tunnel} with the peer's",
-    ),
-    "REKEY_FAILED/NO_PROPOSAL_CHOSEN": (
-        "{peer} refuses to rekey the CHILD_SA (NO_PROPOSAL_CHOSEN)",
-        ", which works until its lifetime ends in {seconds} s",
-        ", we offered {ours}",
-        "; the first CHILD_SA is made without a PFS group, so most likely that differs: put the peer's group into `esp_proposals` of connection {tunnel}, or one proposal without a group if it has none (as Azure without a custom policy, for AES-GCM)",
-    ),
-    "REKEY_FAILED/INVALID_KE_PAYLOAD": (
-        "{peer} refuses to rekey the CHILD_SA with our PFS group (INVALID_KE_PAYLOAD)",
-        ", which works until its lifetime ends in {seconds} s",
-        ", we offered {ours}",
-        "; put the peer's PFS group into `esp_proposals` of connection {tunnel}",
-    ),
-    "REKEY_FAILED/TS_UNACCEPTABLE": (
-        "{peer} refuses to rekey the CHILD_SA with our traffic selectors (TS_UNACCEPTABLE)",
-        ", which works until its lifetime ends in {seconds} s",
-        ", we proposed {local_ts} on our side and {remote_ts} on its",
-        "; `local_ts` and `remote_ts` of connection {tunnel} must mirror the peer's networks (ours local = its remote)",
-    ),
-    "IKE_REKEY_FAILED": (
-        "the rekey of the IKE_SA with {peer} failed",
-        " ({reason})",
-        ", we offered {ours}",
-        "; the tunnel works until the peer ends it, compare `proposals` of connection {tunnel} with the peer's IKE (phase 1) algorithms and group",
-    ),
     "PEER_REKEY_REFUSED": (
         "we refuse the rekey of the CHILD_SA that {peer} asks for",
         " ({detail})",
@@ -435,11 +440,24 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         ", we take {ours}",
         "; add what the peer offers at a rekey to `proposals` of connection {tunnel} (Windows' IKE falls back to group 2, modp1024), or configure it there, or the tunnel ends with the peer's lifetime",
     ),
+    "IKE_LIFETIME_EXPIRED": (
+        "{peer} refused every rekey of the IKE_SA until its lifetime ended, and a new one beside it could not be set up, so it was closed and begins anew",
+        "; compare `proposals` of connection {tunnel} with the peer's IKE (phase 1) algorithms and group",
+    ),
+    "REAUTHENTICATION_OVERDUE": (
+        "{peer} has not proven itself again though `reauth_time` is long over, so its IKE_SA was closed",
+        "; the failures before this one say why: its secret or certificate, or, where it is behind a NAT and only it can begin, that it has to reauthenticate itself",
+    ),
+    "LIMIT_REACHED": (
+        "a CHILD_SA with {peer} used up its octets, packets or sequence numbers before a rekey succeeded",
+        "; lower `rekey_bytes` or `rekey_packets` of its child in connection {tunnel}, so that the rekey begins in time, and see in `gatewayctl trace {tunnel}` whether the peer refused it",
+    ),
     "LIFETIME_EXPIRED": (
         "an SA with {peer} reached its hard lifetime before a rekey succeeded",
         " ({reason})",
         "; compare `rekey_time` and `life_time` of connection {tunnel} with the peer's lifetimes",
     ),
+    **REFUSALS,
 }
 
 _DEFAULTS = {"peer": "the peer"}

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.bgp import trial
@@ -19,12 +20,13 @@ from gateway.bgp.rib import REJECTED_KEPT
 from gateway.bgp.settings import NeighborSettings
 from gateway.config.load import load_text
 from gateway.config.model import Config
+from gateway.config.where import places
 from gateway.node.bgp_settings import route_policies, speaker_settings
 from gateway.observe.looking_glass import draw_advertised, draw_table, look_up, neighbors
 from gateway.observe.snapshot import SCHEMA
 from gateway.runtime import memory
 from gateway.runtime.clock import boottime
-from gateway.runtime.questions import Advertised, Lookup, NotThere, PolicyTest, Question, Table, Unusable
+from gateway.runtime.questions import Advertised, Lookup, NotThere, Places, PolicyTest, Question, Table, Unusable
 
 if TYPE_CHECKING:
     from gateway.runtime.daemon import Daemon
@@ -58,9 +60,21 @@ async def _answer(daemon: Daemon, question: Question) -> bytes:
                 raise NotThere(f"no instance {instance!r}; there are: {named or 'none'}")
             found = look_up(daemon.node, address, source, instance)
             return await _text(lambda: {"lookup": asdict(found)})
+        case Places(keys, connection):
+            file = daemon.loaded.path
+            return await _text(lambda: {"file": str(file), "places": _places(file, keys, connection)})
         case PolicyTest():
             tried = await _policy_test(daemon, question)
             return await _text(lambda: {"policy_test": _listed(tried)})
+
+
+def _places(file: Path, keys: tuple[str, ...], connection: str) -> list[Document]:
+    """In the file as it is now, which is what will be changed; none where it cannot be read."""
+    try:
+        source = file.read_text()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [asdict(one) for one in places(source, keys, connection)]
 
 
 async def _each(given: Sequence[Peer]) -> AsyncIterator[Peer]:

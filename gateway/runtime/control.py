@@ -250,6 +250,7 @@ _QUERIES: dict[str, Callable[[Mapping[str, str]], questions.Question]] = {
     "/v1/advertised": questions.advertised,
     "/v1/table": questions.table,
     "/v1/lookup": questions.lookup,
+    "/v1/places": questions.places,
 }
 
 

@@ -343,8 +343,8 @@ class Daemon:
                 self.dataplane.add_sa(sa)
             case effects.RemoveSa(direction, connection, spi):
                 self.dataplane.remove_sa(direction, connection, spi)
-            case effects.MoveSa(connection, spi, remote):
-                self.dataplane.update_sa_remote(connection, spi, remote)
+            case effects.MoveSa():
+                self.dataplane.move_sa(effect.connection, effect.spi, effect.remote, effect.local)
             case effects.SetPolicies(connection, spis):
                 self.dataplane.replace_policies(connection, spis)
             case effects.Grant(connection, spi, limit):
@@ -505,6 +505,8 @@ class Daemon:
             try:
                 self._open_sockets(loaded.settings)
                 await self.sharing.follow(loaded.settings.pair)
+                # Meanwhile what no connection names yet may have been closed again
+                self._open_sockets(loaded.settings)
             except OSError:
                 self._open_sockets(self.loaded.settings)
                 raise

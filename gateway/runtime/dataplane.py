@@ -167,9 +167,14 @@ class NativeDataPlane:
 
         self._when_made(connection, remove)
 
-    def update_sa_remote(self, connection: int, spi: int, remote: Endpoint) -> None:
+    def move_sa(self, connection: int, spi: int, remote: Endpoint, local: Endpoint | None = None) -> None:
         def move() -> None:
-            self._native.update_sa_remote(connection, spi, (remote.host, remote.port))
+            if local is None or self.sockets is None:
+                self._native.move_sa(connection, spi, (remote.host, remote.port))
+            else:
+                # Only where ESP is in UDP does our end move (RFC 4555)
+                ours, fd = (local.host, local.port), self.sockets.esp_fd(local, encapsulate=True)
+                self._native.move_sa(connection, spi, (remote.host, remote.port), ours, fd)
             if self.packets is not None:
                 self.packets.move(connection, remote.host)
 

@@ -48,6 +48,7 @@ class Driver:
         self._inputs: deque[Input] = deque()
         self._results: deque[tuple[int, Callable[[], object]]] = deque()
         self._lasting: dict[object, float] = {}  # seconds, by the code of the job
+        self._told: set[str] = set()  # what jobs raised that was no Exception
         self._busy = self._resting = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
@@ -114,7 +115,8 @@ class Driver:
 
     def _computed(self, ticket: int, done: Future[object]) -> None:
         if not done.cancelled():
-            self._add_result(ticket, done.result)
+            error = done.exception()
+            self._add_result(ticket, done.result if error is None else lambda: self._as_exception(error))
 
     def _add_result(self, ticket: int, result: Callable[[], object]) -> None:
         if not self._results:
@@ -134,9 +136,22 @@ class Driver:
         value: object
         try:
             value = result()
-        except Exception as error:  # the core says what it means, also of one that it did not expect
-            value = error
+        except (KeyboardInterrupt, SystemExit):  # not a job's: they end the loop
+            raise
+        except BaseException as error:  # the core says what it means, also of one that it did not expect
+            value = self._as_exception(error)
         self.feed(lambda node, now: node.computed(ticket, value, now))
+
+    def _as_exception(self, error: BaseException) -> Exception:
+        """What a job raised, as the core takes it. Some errors are no Exception (a panic of `cryptography`, whose PanicException
+        is meant to pass every handler), and a ticket without an answer would leave an IKE_SA waiting for ever."""
+        if isinstance(error, Exception):
+            return error
+        kind = type(error).__name__
+        if kind not in self._told:
+            self._told.add(kind)
+            log.error("a computation ended by %s, which no job may raise: %s", kind, error, exc_info=error)
+        return RuntimeError(f"{kind}: {error}")
 
     def _arm(self) -> None:
         deadline = self.node.next_deadline()

@@ -3,6 +3,7 @@
 GET  /v1/advertised?peer=NAME|ADDRESS                     what each neighbor is told
 GET  /v1/table                                            every entry of our routing tables
 GET  /v1/lookup?address=A&from=B&instance=NAME            the way to an address, and why
+GET  /v1/places?connection=NAME&keys=KEY,KEY              the lines of the configuration file that set these keys
 POST /v1/policy-tests {"peer", "direction", "policy", "file", "text"}   a dry run of policies; `text` is a configuration
 """
 
@@ -16,6 +17,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 LONGEST_NAME = 80
 LONGEST_FILE = 4 << 20
 LONGEST_PATH = 4096
+MOST_KEYS = 64
 DIRECTIONS = ("in", "out", "both")
 
 Address = IPv4Address | IPv6Address
@@ -57,7 +59,13 @@ class PolicyTest:
     file: str = "gateway.toml"
 
 
-Question = Advertised | Table | Lookup | PolicyTest
+@dataclass(frozen=True, slots=True)
+class Places:
+    keys: tuple[str, ...]
+    connection: str = ""  # none: of all
+
+
+Question = Advertised | Table | Lookup | PolicyTest | Places
 
 
 def advertised(query: Mapping[str, str]) -> Advertised:
@@ -77,6 +85,14 @@ def lookup(query: Mapping[str, str]) -> Lookup:
     if source is not None and source.version != address.version:
         raise ValueError("address and from must be of one family")
     return Lookup(address, source, _name(query.get("instance", ""), "instance"))
+
+
+def places(query: Mapping[str, str]) -> Places:
+    _only(query, ("connection", "keys"))
+    keys = tuple(_name(one, "keys") for one in query.get("keys", "").split(",") if one)
+    if len(keys) > MOST_KEYS:
+        raise ValueError(f"at most {MOST_KEYS} keys")
+    return Places(keys, _name(query.get("connection", ""), "connection"))
 
 
 def policy_test(body: bytes) -> PolicyTest:

@@ -192,6 +192,21 @@ static inline void host_send(struct site *site, const struct virtio_net_hdr_v1 *
   CHECK(sendmsg(site->host[0], &message, 0) == (ssize_t)(sizeof none + length));
 }
 
+/* One TCP super-packet of the hosts, which the data plane splits: `segments` of `octets` each. */
+static inline void host_send_super(struct site *site, size_t segments, uint16_t octets) {
+  static uint8_t packet[70000];
+  struct virtio_net_hdr_v1 vnet = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+                                   .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+                                   .hdr_len = 40,
+                                   .gso_size = octets,
+                                   .csum_start = 20,
+                                   .csum_offset = 16};
+  struct recipe recipe = {.payload = segments * octets};
+  size_t length = build(packet, &recipe);
+  make_partial(packet, length, P_TCP);
+  host_send(site, &vnet, packet, length);
+}
+
 /* What the data plane wrote to its TUN next: the packet, its virtio header in *vnet; -1 when nothing came. */
 static inline ssize_t host_receive(struct site *site, struct virtio_net_hdr_v1 *vnet, uint8_t *out, size_t room,
                                    int wait_ms) {

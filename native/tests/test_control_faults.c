@@ -140,7 +140,7 @@ static struct fault out_restore(void) {
 static struct fault move_remote(void) {
   struct endpoint remote = peer_out.local;
   remote.port++;
-  return sa_update_remote(site.plane, OTHER, other_requests[1].spi, &remote);
+  return sa_move(site.plane, OTHER, other_requests[1].spi, &remote, NULL, -1);
 }
 
 static struct fault other_socket_add(void) {
@@ -264,7 +264,7 @@ static void every_call_fails_whole(void) {
   check_fault(out_add());
   CHECK(fail_everywhere("policies_replace", name_in_policy, empty_policy) >= 1);
   check_fault(name_in_policy());
-  CHECK(fail_everywhere("sa_update_remote", move_remote, nothing) >= 2);
+  CHECK(fail_everywhere("sa_move", move_remote, nothing) >= 2);
   CHECK(fail_everywhere("egress_set", egress_there, egress_away) >= 1);
   check_fault(egress_there());
   CHECK(fail_everywhere("sa_remove in", in_remove, in_add) == 0); /* nothing is allocated */
@@ -348,7 +348,7 @@ static void an_sa_outlives_its_socket(void) {
   check_fault(socket_remove(site.plane, site.udp[0]));
   host_send(&site, NULL, inner, build(inner, &recipe));
   expect_drops(&site, CONNECTION, DROP_SEND_FAILED, 1);
-  CHECK(sa_update_remote(site.plane, CONNECTION, SPI_OUT, &peer_in.local).os_error == EBADF);
+  CHECK(sa_move(site.plane, CONNECTION, SPI_OUT, &peer_in.local, NULL, -1).os_error == EBADF);
   check_fault(sa_remove(site.plane, false, CONNECTION, SPI_OUT));
   check_fault(socket_add(site.plane, 0, site.udp[0]));
   site_out(&site, SPI_OUT, &plane_gcm, &peer_out.local);

@@ -98,7 +98,7 @@ static void disturb(uint32_t generation, int other_tun[2]) {
   static const uint8_t ike[20] = {0, 0, 0, 0, 'I'};
   uint32_t spi = SPI_FIRST + generation;
   struct endpoint moved = endpoint_of(right.udp[(generation + 1) % 2]);
-  check_fault(sa_update_remote(left.plane, CONNECTION, spi, &moved));
+  check_fault(sa_move(left.plane, CONNECTION, spi, &moved, NULL, -1));
   check_fault(sa_grant(left.plane, CONNECTION, spi, 1000000));
   check_fault(
       connection_update(left.plane, CONNECTION,

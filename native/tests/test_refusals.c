@@ -81,18 +81,9 @@ static void close_both(void) {
 
 /* One super-packet; every segment must arrive, in order. */
 static void segments_arrive(uint64_t before) {
-  static uint8_t packet[ROOM], sealed[2000];
-  struct virtio_net_hdr_v1 vnet = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
-                                   .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
-                                   .hdr_len = 40,
-                                   .gso_size = SEGMENT,
-                                   .csum_start = 20,
-                                   .csum_offset = 16};
-  struct recipe recipe = {.payload = SEGMENTS * SEGMENT};
-  size_t octets = build(packet, &recipe);
+  uint8_t sealed[2000];
   int tos;
-  make_partial(packet, octets, P_TCP);
-  host_send(&site, &vnet, packet, octets);
+  host_send_super(&site, SEGMENTS, SEGMENT);
   for (uint32_t i = 1; i <= SEGMENTS; i++) {
     CHECK(datagram_receive(peer.socket, sealed, sizeof sealed, &tos, WAIT_MS) > SEGMENT);
     CHECK(get32(sealed + 4) == before + i);
@@ -178,20 +169,10 @@ static void a_lasting_error_of_a_queue_is_its_own(void) {
 
 /* Other tunnels are behind it: all waits of a burst together are as long as was meant for one datagram. */
 static void a_full_socket_delays_a_burst_once(void) {
-  static uint8_t packet[ROOM];
-  struct virtio_net_hdr_v1 vnet = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
-                                   .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
-                                   .hdr_len = 40,
-                                   .gso_size = SEGMENT,
-                                   .csum_start = 20,
-                                   .csum_offset = 16};
-  struct recipe recipe = {.payload = SEGMENTS * SEGMENT};
   open_both(0);
-  size_t octets = build(packet, &recipe);
-  make_partial(packet, octets, P_TCP);
   full = true;
   waited_ms = datagrams_refused = 0;
-  host_send(&site, &vnet, packet, octets);
+  host_send_super(&site, SEGMENTS, SEGMENT);
   expect_drops(&site, CONNECTION, DROP_SEND_FAILED, SEGMENTS);
   printf("   waited %u ms, %u tries\n", waited_ms, datagrams_refused);
   CHECK(waited_ms > 0 && waited_ms <= 16);

@@ -221,6 +221,7 @@ WORST: dict[str, tuple[ExchangeType, tuple[Payload, ...]]] = {
     "certificates": (ExchangeType.INFORMATIONAL, (Certificate(4, bytes(600)),) * 100),
     "first requests": (ExchangeType.IKE_SA_INIT, (offers(Protocol.IKE, 28, 255), IKE_KE, NONCE)),
     "first requests of as much as is taken": (ExchangeType.IKE_SA_INIT, (offers(Protocol.IKE, 3, 166), IKE_KE, NONCE)),
+    "first requests of as many proposals": (ExchangeType.IKE_SA_INIT, (offers(Protocol.IKE, 64, 6), IKE_KE, NONCE)),
     "first requests of empty proposals": (ExchangeType.IKE_SA_INIT, (offers(Protocol.IKE, 8000, 0), IKE_KE, NONCE)),
 }
 

@@ -71,7 +71,9 @@ def certified(scene: Scene, pki: Pki, initiator: str, lines: str = "", release: 
 SIGNED = {
     "p256": "ECDSA_WITH_SHA256_DER",
     "p384": "ECDSA_WITH_SHA384_DER",
+    "p521": "ECDSA_WITH_SHA512_DER",
     "ed25519": "ED25519",
+    "ed448": "ED448",
     "rsa2048": "RSA_EMSA_PSS_SHA2_256_SALT_32",
 }
 
@@ -91,7 +93,7 @@ def test_a_tunnel_by_certificates_with_an_intermediate_ca(scene: Scene, kind: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("initiator", ENDS)
-@pytest.mark.parametrize("kind", ["p256", "ed25519", "rsa2048"])
+@pytest.mark.parametrize("kind", list(SIGNED))
 def test_the_same_with_strongswan_6_0(scene: Scene, kind: str, initiator: str) -> None:
     _proven(scene, kind, initiator, "13")
 
@@ -119,12 +121,11 @@ def test_rsa_by_pkcs1_in_both_directions(scene: Scene, initiator: str) -> None:
     pair.no_clear_text()
 
 
-@pytest.mark.parametrize(("kind", "initiator"), rows(["p384-gateway"], ["p256", "p384"], ENDS))
+@pytest.mark.parametrize(("kind", "initiator"), rows(["p384-gateway"], ["p256", "p384", "p521"], ENDS))
 def test_without_rfc_7427_ecdsa_goes_the_classic_way(scene: Scene, kind: str, initiator: str) -> None:
     pair = certified(scene, Pki.of(kind), initiator, settings=["signature_authentication = no"])
     pair.establish(initiator)
-    number = {"p256": "256", "p384": "384"}[kind]
-    assert log_of(pair.charon).read_text().count(f"with ECDSA-{number} signature successful") == 2
+    assert log_of(pair.charon).read_text().count(f"with ECDSA-{kind[1:]} signature successful") == 2
 
 
 @pytest.mark.parametrize("initiator", rows(["gateway"], ENDS))

@@ -231,7 +231,7 @@ OUT_OF_RANGE: dict[str, Callable[[_native.DataPlane], None]] = {
     "an MSS beyond 16 bits": lambda plane: plane.update_connection(1, MTU, 70_000, 0),
     "a negative descriptor": lambda plane: plane.add_connection(1, [-1], MTU),
     "a descriptor beyond an int": lambda plane: plane.add_connection(1, [1 << 31], MTU),
-    "a port beyond 16 bits": lambda plane: plane.update_sa_remote(1, 0x1000, ("192.0.2.1", 70_000)),
+    "a port beyond 16 bits": lambda plane: plane.move_sa(1, 0x1000, ("192.0.2.1", 70_000)),
     "workers beyond 32 bits": lambda plane: plane.__init__((1 << 32) + 1),  # type: ignore[misc]
 }
 

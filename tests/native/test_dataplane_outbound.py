@@ -273,10 +273,34 @@ def test_the_mss_of_a_syn_is_clamped(site: Site) -> None:
 
 def test_the_peer_of_an_sa_can_be_moved(site: Site) -> None:
     with udp_socket(site.peer.machine, "192.0.2.2", 6000) as elsewhere:
-        site.gateway.plane.update_sa_remote(CONNECTION, SPI, ("192.0.2.2", 6000))
+        site.gateway.plane.move_sa(CONNECTION, SPI, ("192.0.2.2", 6000))
         site.send(b"to the new port")
         assert site.peer.open(elsewhere.recv(2000))[2][28:] == b"to the new port"
     site.expect_silence()
+
+
+def test_our_end_of_an_sa_can_be_moved(site: Site) -> None:
+    site.gateway.machine.batch("address add 192.0.2.11/24 dev wan")
+    with udp_socket(site.gateway.machine, "192.0.2.11", 4500) as there:
+        remote = site.peer.socket.getsockname()
+        site.gateway.plane.move_sa(CONNECTION, SPI, remote, ("192.0.2.11", 4500), there.fileno())
+        site.send(b"from the new address")
+        octets, source = site.peer.socket.recvfrom(2000)
+    assert (site.peer.open(octets)[2][28:], source) == (b"from the new address", ("192.0.2.11", 4500))
+
+
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [
+        ((("192.0.2.2", 4500), ("192.0.2.11", 4500), 10**6), "not a socket"),
+        ((("192.0.2.2", 4500), ("nowhere", 4500), 0), "nowhere"),
+    ],
+)
+def test_an_end_that_cannot_be_leaves_the_sa_as_it_was(site: Site, ends: tuple[object, ...], why: str) -> None:
+    with pytest.raises((OSError, ValueError), match=why):
+        site.gateway.plane.move_sa(CONNECTION, SPI, *ends)
+    site.send(b"as before")
+    assert site.payloads(1) == [b"as before"]
 
 
 def test_protocol_50_without_udp(bare: Site) -> None:

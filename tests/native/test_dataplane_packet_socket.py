@@ -243,7 +243,7 @@ def test_a_peer_that_moved_is_not_sent_to_where_it_was(scene: Scene) -> None:
     scene.way(4)
     scene.right.batch("address add 192.0.2.3/24 dev wan")
     assert scene.sent()[30:34] == socket.inet_aton("192.0.2.2")
-    scene.gateway.plane.update_sa_remote(CONNECTION, SPI, ("192.0.2.3", 0))
+    scene.gateway.plane.move_sa(CONNECTION, SPI, ("192.0.2.3", 0))
     assert scene.sent()[30:34] == socket.inet_aton("192.0.2.3")
     scene.settle(1, 1)
     scene.way(4, remote="192.0.2.3")

@@ -205,6 +205,8 @@ class Responder:
 
     def _send(self, data: bytes, local: Endpoint, remote: Endpoint) -> None:
         sockets = self.elsewhere if self.faults.get("from_elsewhere") else self.sockets
+        if self.faults.get("ike_between_500") and data.startswith(NON_ESP_MARKER):
+            data, local, remote = data[len(NON_ESP_MARKER) :], Endpoint(local.host, IKE), Endpoint(remote.host, IKE)
         try:
             sockets[local.port].sendto(data, (remote.host, remote.port))
         except OSError as error:
@@ -232,8 +234,8 @@ class Responder:
                     for direction, spi in ((Direction.OUTBOUND, spi_out), (Direction.INBOUND, spi_in)):
                         if spi:
                             self.plane.remove_sa(direction, NUMBER, spi)
-                case ChildMoved(_, spi, remote):
-                    self.plane.update_sa_remote(NUMBER, spi, remote)
+                case ChildMoved(_, spi, remote, local):
+                    self.plane.move_sa(NUMBER, spi, remote, local)
                 case IkeUp(rekeyed=rekeyed):
                     self._up(rekeyed, now)
                 case IkeDown(reason=reason):

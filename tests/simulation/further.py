@@ -84,9 +84,10 @@ def prelude(world: World) -> str:
 
 def roam(world: World) -> None:
     """Through up to three addresses, while both rekey; where the network is good, no IKE_SA is lost by it."""
-    calm = world.network.weather is CALM
     stays = [one for one in world.plan.connections.items() if one[1].roams and not _reauthenticates(one[1])]
     prelude(world)
+    # Who was not answered before it moved may give up with no try left after a cut healed
+    calm = world.network.weather is CALM and not _unanswered(world)
     before = {name: _chains(world, name) for name, _ in stays}
     for _ in range(world.chance.randrange(1, 4)):
         world.move(ELSEWHERE.format(world.chance.randrange(2, 100)))
@@ -96,6 +97,11 @@ def roam(world: World) -> None:
     for name, chains in before.items():
         if calm and len(chains) == 1 and _chains(world, name) != chains:
             world.fail(f"{name}: its IKE_SA is another one, though all that happened is that a moved")
+
+
+def _unanswered(world: World) -> bool:
+    sas = [sa for shell in world.shells.values() if shell.running for sa in shell.node.ike._sas.values()]
+    return any(sa.window.pending is not None and sa.window.pending.tries for sa in sas)
 
 
 def _reauthenticates(plan: Plan) -> bool:

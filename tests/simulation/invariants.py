@@ -18,9 +18,12 @@ from simulation.links import End
 from simulation.trace import Broken
 
 from gateway.esp.dataplane import Direction, SaParameters
+from gateway.ike.exchanges import timers
 from gateway.ike.recorder import KEPT
 from gateway.ike.sa import IkeSa
 from gateway.ike.settings import ConnectionSettings
+from gateway.ike.states import IkeState
+from gateway.ike.uniqueness import UNHEARD_LIFE
 
 MANY_CHILDREN = 4
 """CHILD_SAs of one name that may be usable at once on one IKE_SA: the old one, two rivals, and what a lost DELETE leaves
@@ -81,10 +84,12 @@ class Watch:
             spare |= {(f"CHILD_SA {child_name}", spi) for _, spi in sorted(installed)[:-1]}
         before = self._spare_since[end]
         self._spare_since[end] = since = {key: before.get(key, now) for key in spare}
-        oldest = min(since.items(), key=lambda item: item[1], default=None)
-        if oldest is not None and now - oldest[1] > (patience := _overlap(sas[0].settings)):
-            (what, spi), _ = oldest
-            raise Broken(f"{name} holds {what} {spi:x} beside another one for more than {patience:.0f} s")
+        # Until the peer, which asked for the rekey, is heard on the new one
+        replaced = {("IKE_SA", sa.initiator_spi) for sa in sas if sa.state is IkeState.REKEYED}
+        for (what, spi), since_when in since.items():
+            patience = _overlap(sas[0].settings) + ((what, spi) in replaced) * UNHEARD_LIFE
+            if now - since_when > patience:
+                raise Broken(f"{name} holds {what} {spi:x} beside another one for more than {patience:.0f} s")
 
     def _check_data_plane(self, end: End, sas: list[IkeSa]) -> None:
         name, known, tunnel = f"{self.shell.name}, {end.connection}:", set[tuple[Direction, int, int]](), end.tunnel
@@ -111,7 +116,7 @@ class Watch:
     def _check_timers(self) -> None:
         ike, name = self.shell.node.ike, self.shell.name
         sas = list(ike._sas.values())
-        deadlines = [sa.next_deadline() for sa in sas]
+        deadlines = [min(timers.deadlines(sa), default=None) for sa in sas]
         for sa, deadline in zip(sas, deadlines, strict=True):
             if deadline is None and not any(waiting[0] is sa for waiting in ike._tickets.values()):
                 raise Broken(

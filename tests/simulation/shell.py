@@ -286,8 +286,8 @@ class Shell:
             case effects.RemoveSa(direction, connection, spi):
                 dataplane.remove_sa(direction, connection, spi)
                 self.sad.pop((direction, connection, spi), None)
-            case effects.MoveSa(connection, spi, remote):
-                dataplane.update_sa_remote(connection, spi, remote)
+            case effects.MoveSa(connection, spi, remote, local):
+                dataplane.move_sa(connection, spi, remote, local)
             case effects.SetPolicies(connection, spis):
                 dataplane.replace_policies(connection, spis)
                 self.policies[connection] = spis

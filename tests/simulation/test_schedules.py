@@ -28,6 +28,57 @@ def test_a_thousand_schedules(block: range) -> None:
 
 # Schedules that found something, as they were
 FOUND = {
+    "one worker's traffic fell back to an IKE_SA that the peer had lost, when its CHILD_SA was rekeyed beside another IKE_SA": Schedule(
+        84287,
+        Plan(
+            starters="b",
+            children=("net", "voice"),
+            ike="aes256gcm16-prfsha256-ecp256",
+            pfs=False,
+            further="-ke1_mlkem768-ke2_x25519",
+            options=("fragment_size = 296", 'reauth_time = "40s"', "rekey_check = 3", "resource_sas = 3"),
+            groups=(("ecp256",), ("ecp256",)),
+            child_options=("rekey_packets = 200",),
+            beside=(
+                Plan(
+                    starters="ab",
+                    children=("net", "voice"),
+                    ike="aes256gcm16-prfsha256-ecp256",
+                    pfs=True,
+                    options=("rekey_check = 3",),
+                    groups=(("ecp256",), ("ecp256",)),
+                    esn="-esn",
+                    ppk="a",
+                ),
+                Plan(
+                    starters="ab",
+                    children=("net", "voice"),
+                    ike="aes256gcm16-prfsha256-ecp256",
+                    pfs=True,
+                    options=("quick_crash_detection = false",),
+                    groups=(("ecp256",), ("ecp256",)),
+                ),
+            ),
+        ),
+        "rough",
+        "slow",
+        ("reload", "crash", "removed connection"),
+    ),
+    "traffic moved to a CHILD_SA that the peer had asked for, because it answered another question": Schedule(
+        49523,
+        Plan(
+            "ab",
+            ("net", "voice"),
+            pfs=False,
+            options=("encap = false", "rekey_check = 3"),
+            child_options=("rekey_packets = 200",),
+            ppk="ab",
+            ppk_required=True,
+        ),
+        "rough",
+        "slow",
+        ("long cut", "stop", "reload"),
+    ),
     "the DELETE of a rekeyed IKE_SA closed its successor too": Schedule(
         311, Plan(starters="ab"), "foul", "fast", ("reload", "freeze")
     ),
@@ -237,6 +288,47 @@ FOUND = {
         "torn",
         "very slow",
         ("operator", "busy rekeys", "drain", "rekeys"),
+    ),
+    "the answer to a rekey was lost for half a minute, and who had given it did not hold the old IKE_SA any more": Schedule(
+        27307,
+        Plan(pfs=False, nat=True, options=('rekey_time = "60s"', "fragment_size = 296", "mobike = true"), ppk="a"),
+        "calm",
+        "fast",
+        ("long cut", "roam", "rekeys", "stop"),
+    ),
+    "one worker's traffic went back to an IKE_SA that the peer had lost, when a newer one was closed": Schedule(
+        37340,
+        Plan(
+            starters="ab",
+            pfs=False,
+            further="-ke1_mlkem768-ke2_x25519",
+            options=("dpd_delay = 2", "childless = true"),
+            beside=(
+                Plan(starters="b", options=("encap = false",), ppk="ab", ppk_required=True),
+                Plan(
+                    starters="b",
+                    children=("net", "voice"),
+                    options=(
+                        "encap = false",
+                        "childless = true",
+                        'reauth_time = "40s"',
+                        "rekey_check = 3",
+                        "resource_sas = 3",
+                    ),
+                    esn="-esn-noesn",
+                ),
+            ),
+        ),
+        "foul",
+        "slow",
+        ("rekeys", "operator", "operator", "flood"),
+    ),
+    "traffic moved to an IKE_SA whose answer was older than the peer's crash": Schedule(
+        40654,
+        Plan(beside=(Plan(starters="ab", pfs=False, options=("resource_sas = 3",), ppk="ab"),)),
+        "foul",
+        "fast",
+        ("crash", "short cut", "reload"),
     ),
 }
 

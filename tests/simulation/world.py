@@ -134,8 +134,6 @@ class World:
         for link in self.links.values():
             link.wanted = link.name in self.plan.connections
         self.guarded(lambda: [self.shells[name].start() for name in names or self.shells])
-        if self.roaming is not None and "a" in (names or self.shells):
-            self.roaming.equip(self.shells["a"])
         for name in names or self.shells:
             self.watches[name].began()
         for traffic in self._traffic.values():

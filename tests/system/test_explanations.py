@@ -63,6 +63,7 @@ def _check(site: Site, changes: dict[str, str], reason: str, words: list[str]) -
     said = site.daemon.ctl("explain", "site", check=False)
     assert said.returncode == 1
     assert len(said.stdout.splitlines()) == 1
+    assert f"{site.daemon.config}:" in said.stdout, "where the setting stands"
     assert not any(secret in said.stdout for secret in (PSK, changes.get("psk", PSK)))
 
 
@@ -83,7 +84,7 @@ def test_as_initiator(scene: Scene) -> None:
 def test_as_responder(scene: Scene) -> None:
     site = _site(scene, "none")
     waiting = site.daemon.ctl("explain", "site", check=False).stdout
-    assert "only responds (`start_action` none)" in waiting
+    assert "connection site only responds, for its `start_action` (" in waiting
     for changes, reason, words in RESPONDER:
         _differ(site, changes)
         site.charon.swanctl("--initiate", "--child", "net", "--timeout", "2", check=False)

@@ -147,6 +147,28 @@ def test_a_peer_that_answers_from_another_address_is_no_fault(scene: Scene) -> N
     assert ping(scene.site, VNET_HOST, 3).lost == 0
 
 
+@pytest.mark.parametrize(
+    ("initiator", "since"), [("gateway", "the beginning"), ("peer", "the beginning"), ("gateway", "it works")]
+)
+def test_a_peer_whose_ike_stays_between_the_ports_500_is_no_fault(scene: Scene, initiator: str, since: str) -> None:
+    """Interop: Windows' RAS answers to port 500 what came from 4500 under forced encapsulation (strongSwan PR 2664)."""
+    action, between_500 = "start" if initiator == "gateway" else "none", {"ike_between_500": 1}
+    met = meet(
+        scene, "azure-custom", SUITE, start_action=action, faults=between_500 if since == "the beginning" else {}
+    )
+    if initiator == "peer":
+        assert met.peer.ask("initiate")
+    met.daemon.wait_up(logs=[met.peer.process])
+    met.peer.ask("faults", **between_500)
+    assert ping(scene.site, VNET_HOST, 3).lost == 0
+    spi = met.peer.ask("status")["spi"]
+    met.daemon.operate("rekey", "site/net")
+    wait_until(lambda: met.peer.ask("status")["spi"] != spi, 5, "rekeyed", logs=[met.daemon.process])
+    # ESP stays where it was, though each answer came between the ports 500
+    assert ping(scene.site, VNET_HOST, 3).lost == 0
+    assert (met.daemon.tunnel() or {})["explanation"] == ""
+
+
 def test_a_peer_that_calls_from_an_address_that_no_connection_has(scene: Scene) -> None:
     met = meet(scene, "azure-custom", SUITE, start_action="none", local=SECOND)
     met.told("only responds")

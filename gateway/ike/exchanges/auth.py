@@ -20,6 +20,7 @@ from gateway.ike.exchanges.child_negotiation import ChildOffer
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteIke
 from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.exchanges.recovered import DeleteUnknown
 from gateway.ike.message import Message
 from gateway.ike.payloads import (
     Authentication,
@@ -34,7 +35,7 @@ from gateway.ike.registry import ExchangeType, IdType, NotifyType
 from gateway.ike.services import Failed
 from gateway.ike.settings import NATT_PORT, ConnectionSettings
 from gateway.ike.states import IkeInput, IkeState
-from gateway.ike.uniqueness import Origin
+from gateway.ike.uniqueness import Origin, make_room
 from gateway.ike.window import Datagrams
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Authenticate(Exchange):
         if sa.ppk:
             payloads.append(ppk.identity(sa))
         payloads += [Notify(NotifyType.NO_PPK_AUTH, plain.data) for plain in proofs[1:]]
-        payloads += (*crash_detection.token(sa), *synchronisation.offered())
+        payloads += (*crash_detection.token(sa), *mobike.offered(sa), *synchronisation.offered())
         if not sa.services.has_other_sa(sa):
             # RFC 7296 2.4: we know of no other IKE_SA with this peer, so the peer may drop what it has
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
@@ -130,6 +131,7 @@ class Authenticate(Exchange):
     def _proven(self, sa: IkeSa, message: Message, proof: AuthenticatedPeer, now: float) -> None:
         sa.peer_token = crash_detection.shown(sa, message)
         synchronisation.heed(sa, message)
+        mobike.agree(sa, message)
         establish(sa, proof, initial_contact=False, now=now)
         _heed_lifetime(sa, message, now)
         if redirect.heed(sa, message, now) and message.first(SecurityAssociation) is None:
@@ -162,6 +164,8 @@ class Authenticate(Exchange):
         try:
             terms = child_negotiation.accept(sa, self.offer, message)
         except PeerError as refused:
+            # The peer has made it, and would send on it
+            sa.enqueue(DeleteUnknown(self.offer.spi_in), now)
             sa.services.emit(ExchangeFailed(sa.name, settings.name, refused.why.name, {"detail": refused.detail}))
             return
         child = child_negotiation.install(sa, terms, (b"",), (sa.ni, sa.nr), True, now)
@@ -218,8 +222,10 @@ def _heed_lifetime(sa: IkeSa, message: Message, now: float) -> None:
     notify = message.notify(NotifyType.AUTH_LIFETIME)
     seconds = int.from_bytes(notify.data, "big") if notify is not None and len(notify.data) == 4 else 0
     if seconds:
-        before = now + seconds - max(AUTH_MARGIN_MIN, AUTH_MARGIN * seconds)
-        sa.reauth_at = min(sa.reauth_at or before, max(before, now + AUTH_LIFETIME_LEAST))
+        margin = max(AUTH_MARGIN_MIN, AUTH_MARGIN * seconds)
+        asked_at = now + max(seconds - margin, AUTH_LIFETIME_LEAST)
+        sa.renewal.asked_at = asked_at
+        sa.reauth_at = asked_at if sa.reauth_at is None else min(sa.reauth_at, asked_at)
 
 
 def _plan(sa: IkeSa, now: float) -> None:
@@ -273,6 +279,11 @@ def _terms(settings: ConnectionSettings) -> tuple[object, ...]:
 
 
 def _answer(sa: IkeSa, message: Message, proof: AuthenticatedPeer, ourselves: tuple[Payload, ...], now: float) -> None:
+    if not make_room(sa, now):
+        # RFC 7296 2.21.2: of what says no, only this one leaves no IKE_SA behind
+        raise PeerError(
+            Violation.TOO_MANY_SAS, "it has too many IKE_SAs that it does not end", NotifyType.AUTHENTICATION_FAILED
+        )
     reply = [*ourselves, *crash_detection.token(sa), *mobike.agree(sa, message)]
     sa.peer_token = crash_detection.shown(sa, message)
     reply += synchronisation.agree(sa, message)

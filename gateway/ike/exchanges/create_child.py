@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.ike import proposal, resources
+from gateway.ike import proposal, renewal, resources
 from gateway.ike.child import ChildSa
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ExchangeFailed
@@ -25,6 +25,7 @@ from gateway.ike.exchanges.child_negotiation import ChildOffer, ChildTerms
 from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
 from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.exchanges.recovered import DeleteUnknown
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.keymat import check_nonce
 from gateway.ike.message import Message
@@ -182,6 +183,7 @@ class CreateChild(CreateExchange):
         if old is None:
             carried = sa.services.carried(sa.name, new.settings.group)
             sa.activate(new)
+            renewal.renewed(sa)
             more = self.for_resource and any(isinstance(one, CreateChild) and one.for_resource for one in sa.queue)
             if sa.services.has_other_sa(sa) or (carried and not more):
                 # The peer waits for proof before it leaves the CHILD_SA on the other one, or the common one for that of a
@@ -190,6 +192,7 @@ class CreateChild(CreateExchange):
             self._end(sa, now, "ok")
             return
         sa.services.counts(sa.name).child_rekeys_ok[new.settings.group] += 1
+        renewal.renewed(sa)
         if self.rival is not None and self._is_redundant(nr):
             # RFC 7296 2.8.1: whoever made the SA with the lowest nonce deletes it; the peer deletes the old one,
             # and may have replaced its own by yet another before our answer came
@@ -242,6 +245,9 @@ class CreateChild(CreateExchange):
         self._failed(sa, error.name, child_negotiation.context(self.settings) | wanted_group(error), now)
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
+        if self.offer is not None:
+            # The peer may have made what we cannot take, and send on it
+            sa.enqueue(DeleteUnknown(self.offer.spi_in), now)
         self._failed(sa, error.why.name, {"detail": error.detail}, now)
 
     def _failed(self, sa: IkeSa, reason: str, context: dict[str, str], now: float) -> None:
@@ -254,6 +260,7 @@ class CreateChild(CreateExchange):
         elif old is None and sa.usable_child(self.settings.name) is None:
             name = "NO_PROPOSAL_CHOSEN_ESP" if reason == "NO_PROPOSAL_CHOSEN" else reason
             sa.services.emit(ExchangeFailed(sa.name, self.settings.name, name, context))
+            renewal.child_missing(sa, now)
         self._end(sa, now, "failed")
 
     def _no_more(self, sa: IkeSa, reason: str, now: float) -> None:
@@ -264,7 +271,8 @@ class CreateChild(CreateExchange):
         sa.queue.extend(others)
 
     def _retry_rekey(self, sa: IkeSa, old: ChildSa, reason: str, context: dict[str, str], now: float) -> None:
-        if reason in RETRIED:
+        busy = reason in RETRIED
+        if busy and renewal.believed(sa, now):
             old.rekey_at = soon(sa, now)
             return
         if reason == NotifyType.CHILD_SA_NOT_FOUND.name and not old.proven:
@@ -278,7 +286,8 @@ class CreateChild(CreateExchange):
             if old.settings.resource is None:
                 sa.services.emit(ExchangeFailed(sa.name, old.name, reason, context))
             return
-        old.rekey_at = again(sa, old.planned_at, now)
+        old.rekey_at = again(sa, now if old.limited else old.planned_at, now)
+        renewal.child_refused(sa, old, now, at_once=busy)
         sa.services.emit(
             ExchangeFailed(
                 sa.name, old.settings.group, f"REKEY_{reason}", context | {"seconds": f"{old.life_at - now:.0f}"}
@@ -434,6 +443,7 @@ class _Answer:
             child = child_negotiation.install_deferred(sa, terms, secrets, self.nonces, old, now)
             _remember_rival(sa, old, child, self.nonces)
             sa.services.counts(sa.name).child_rekeys_ok[child.settings.group] += 1
+        renewal.renewed(sa)
         resources.stands(sa, child, self.told, now, old)
         sa.respond(kind, payloads, now)
         # The peer may not get our answer: where another CHILD_SA works, it is not left yet

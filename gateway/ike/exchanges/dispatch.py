@@ -65,7 +65,7 @@ def _informational(sa: IkeSa, message: Message, now: float) -> None:
     if any(isinstance(payload, Delete) and payload.protocol == Protocol.ESP for payload in message.payloads):
         rekey_ike.follow_peer(sa, now)
     delete.respond(sa, message, mobike.answer(sa, message), now)
-    if mobike.wants_move(sa, message) and sa.remote == sa.asked_at[1]:
+    if mobike.wants_move(sa, message) and sa.remote == sa.asked_at[1] and sa.traffic_remote is not None:
         sa.enqueue(mobike.CheckAddress(), now)
     redirect.heed(sa, message, now)
 

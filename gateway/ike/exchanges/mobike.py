@@ -1,17 +1,21 @@
-"""MOBIKE (RFC 4555), as responder: the peer may change its address or port, and its traffic follows once it proved to be there.
+"""MOBIKE (RFC 4555): the original initiator may change its address or port, and traffic follows once it proved to be there.
 
     HDR, SK {N(UPDATE_SA_ADDRESSES), N(NATD_S), N(NATD_D)}  -->                  from its new address
                               <--  HDR, SK {N(NATD_S), N(NATD_D)}
                               <--  HDR, SK {N(COOKIE2)}                          return routability
     HDR, SK {N(COOKIE2)}  -->                                                    and only now ESP goes there
 
-Not here: changes of our own address. Whether MOBIKE is on or not, an INFORMATIONAL with NAT detection is answered with ours.
+As initiator we are elsewhere after a reload with another `local_addrs`, or, unseen, behind a NAT that forgot us: then the peer falls
+silent. So every liveness check says where we are (`whereabouts`); one is sent at once after a reload. `remote_addrs` stays where we send.
+Whether MOBIKE is on or not, an INFORMATIONAL with NAT detection is answered with ours.
 """
 
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass, field
 from ipaddress import ip_address
+from math import inf
 from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
@@ -25,14 +29,76 @@ from gateway.ike.registry import ExchangeType, NotifyType
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
 
+LEFT_FOR = 30.0
+"""Seconds for which the peer may go on sending to where we were after it knows: as long as its own question is repeated."""
 COOKIE_OCTETS = 32
 COOKIE_MIN, COOKIE_MAX = 8, 64  # RFC 4555 4.2.5
 
 
+@dataclass(slots=True)
+class Whereabouts:
+    """Of our own end. `left`: addresses where the peer may still send, `until` some time of the core's clock; when it heard last."""
+
+    left: set[str] = field(default_factory=set)
+    until: float = 0.0
+    said_at: float = 0.0
+
+
+def offered(sa: IkeSa) -> tuple[Notify, ...]:
+    """RFC 4555 3.2: into our IKE_AUTH."""
+    return (Notify(NotifyType.MOBIKE_SUPPORTED),) if sa.settings.mobike else ()
+
+
 def agree(sa: IkeSa, message: Message) -> tuple[Notify, ...]:
-    """RFC 4555 3.2: into our answer to the IKE_AUTH of a peer that asks for it."""
+    """What the peer's IKE_AUTH says of it; into our answer to one that asks for it."""
     sa.mobike = sa.settings.mobike and message.notify(NotifyType.MOBIKE_SUPPORTED) is not None
-    return (Notify(NotifyType.MOBIKE_SUPPORTED),) if sa.mobike else ()
+    return offered(sa) if sa.mobike else ()
+
+
+# --- as the original initiator ------------------------------------------------------------------------------------------
+
+
+def may_move(sa: IkeSa) -> bool:
+    """RFC 4555 3.5: whether it is for us to say where we are."""
+    return sa.mobike and sa.origin.is_initiator
+
+
+def move(sa: IkeSa, host: str, now: float) -> None:
+    """Our end is there from now on. RFC 4555 3.5: the peer's has not changed, so traffic leaves there before the peer answered."""
+    left = sa.whereabouts.left if now < sa.whereabouts.until else set()
+    sa.whereabouts.left, sa.whereabouts.until = (left | {sa.local.host}) - {host}, inf
+    sa.local = Endpoint(host, sa.local.port)
+    succession.moved(sa, sa.traffic_remote or sa.remote, sa.local)
+    sa.notice("info", "address-changed", f"our address is {sa.local} now; the peer is told (RFC 4555)")
+
+
+def whereabouts(sa: IkeSa) -> tuple[Notify, ...]:
+    """RFC 4555 3.5: from where this is sent we are to be reached."""
+    if not may_move(sa):
+        return ()
+    pretended = sa.services.random.octets(20) if sa.settings.encap else None
+    detection = nat.notifications(sa.initiator_spi, sa.responder_spi, sa.local, sa.remote, pretended)
+    return (Notify(NotifyType.UPDATE_SA_ADDRESSES), *detection)
+
+
+def heed(sa: IkeSa, message: Message, now: float) -> str:
+    """The answer to them; why the peer does not take it, or "". RFC 4555 3.8: there may be a NAT where we are now, or none any more."""
+    for refusal in (NotifyType.UNACCEPTABLE_ADDRESSES, NotifyType.UNEXPECTED_NAT_DETECTED):
+        if message.notify(refusal) is not None:
+            return refusal.name
+    sa.whereabouts.said_at, sa.whereabouts.until = now, min(sa.whereabouts.until, now + LEFT_FOR)
+    found = nat.detect(message, sa.local, sa.remote)
+    if found.supported:
+        sa.nat = found
+    return ""
+
+
+def hosts(sa: IkeSa, now: float) -> set[str]:
+    """Our addresses where something may come for it."""
+    return {sa.local.host} | (sa.whereabouts.left if now < sa.whereabouts.until else set())
+
+
+# --- as responder -------------------------------------------------------------------------------------------------------
 
 
 def answer(sa: IkeSa, message: Message) -> tuple[Notify, ...]:
@@ -46,7 +112,8 @@ def answer(sa: IkeSa, message: Message) -> tuple[Notify, ...]:
         if refusal := _refusal(sa, message, local, remote):
             return (Notify(refusal), *echoed)
         # RFC 4555 3.7: traffic, that of CHILD_SAs made meanwhile too, stays where the peer is known to receive
-        sa.traffic_remote = sa.traffic_remote or sa.remote
+        if remote != sa.remote:
+            sa.traffic_remote = sa.traffic_remote or sa.remote
         if isinstance(sa.exchange, CheckAddress):
             # Its question may be repeated to another address than it was asked of, so its answer says nothing now
             sa.exchange.remote = Endpoint("", 0)

@@ -8,11 +8,13 @@ The new IKE_SA inherits the CHILD_SAs; the initiator of the rekey deletes the ol
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.ike import crash_detection, proposal, resources
+from gateway.ike import crash_detection, proposal, renewal, resources
+from gateway.ike.bucket import Bucket
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
 from gateway.ike.exchanges import intermediate
@@ -20,24 +22,21 @@ from gateway.ike.exchanges.base import NONCE_OCTETS, Exchange, wanted_group
 from gateway.ike.exchanges.create_child import RETRIED, CreateChild, again, soon
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.followup import CreateExchange, Secrets, expect
-from gateway.ike.exchanges.mobike import CheckAddress
-from gateway.ike.exchanges.recovered import DeleteUnknown
+from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.exchanges.mobike import CheckAddress, may_move
+from gateway.ike.exchanges.recovered import DeleteUnknown, Recovered
 from gateway.ike.exchanges.tell import Redirect, Tell
 from gateway.ike.key_exchange import SEED_OCTETS, KeyPair, check_public
 from gateway.ike.keymat import check_nonce
-from gateway.ike.message import Message
+from gateway.ike.message import Header, Message
 from gateway.ike.payloads import KeyExchange, Nonce, Notify, Payload, Proposal, SecurityAssociation
 from gateway.ike.proposal import Choice, Offer, choice_of
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
 from gateway.ike.states import ChildState, IkeInput, IkeState, Standing
+from gateway.ike.uniqueness import REPLACED_LIFE, UNHEARD_LIFE, full
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
-
-IKE_SAS_MAX = 8
-"""IKE_SAs of one connection, the replaced ones among them, beyond which the peer may make no more by rekeys."""
-REPLACED_LIFE = 30.0
-"""Seconds a replaced IKE_SA waits for its peer's DELETE."""
 
 
 class RekeyIke(CreateExchange):
@@ -176,12 +175,14 @@ class RekeyIke(CreateExchange):
             hand_over(sa, rival, now)
         elif sa.state is IkeState.REKEYING:
             sa.advance(IkeInput.REKEY_FAILED)
-            temporary = reason in RETRIED
-            sa.rekey_at = soon(sa, now) if temporary else again(sa, sa.planned_at, now)
-            if not temporary:
+            busy = reason in RETRIED
+            believed = busy and renewal.believed(sa, now)
+            sa.rekey_at = soon(sa, now) if believed else again(sa, sa.planned_at, now)
+            if not believed:
                 sa.services.counts(sa.name).ike_rekeys_failed += 1
                 ours = "; ".join(str(offer.numbered(1, b"")) for offer in sa.settings.offers)
                 sa.services.emit(ExchangeFailed(sa.name, "", f"IKE_REKEY_{reason}", context | {"ours": ours}))
+                renewal.ike_refused(sa, now, at_once=busy)
         sa.finish(now, "failed")
 
 
@@ -207,6 +208,14 @@ def _peer_spi(chosen: Proposal) -> int:
     return spi
 
 
+def overtaken(sas: Iterable[IkeSa], header: Header, allowed: Bucket, now: float) -> None:
+    """A message of an IKE_SA that nobody has: if it is the one that our rekey is to make, the answer to that was lost, and is asked
+    for now rather than when our patience is at its end. It proves nothing, and changes nothing."""
+    for sa in sas:
+        if isinstance(sa.exchange, RekeyIke) and sa.exchange.spi == header.receiver_spi and allowed.take(now):
+            sa.repeat()
+
+
 def make_successor(
     sa: IkeSa,
     choice: Choice,
@@ -219,13 +228,14 @@ def make_successor(
     """The new IKE_SA, established by inheritance (RFC 7296 2.18): both ends already hold SK_d of the old one."""
     if sa.keys is None or sa.established_at is None:
         raise LocalError("a rekey of an IKE_SA that was never authenticated")
+    renewal.renewed(sa)
     new = type(sa)(
         sa.services, sa.settings, is_initiator=we_initiated, initiator_spi=spis[0], responder_spi=spis[1],
         local=sa.local, remote=sa.remote, now=now,
     )  # fmt: skip
     new.nat, new.fragments, new.ppk, new.mobike = sa.nat, sa.fragments, sa.ppk, sa.mobike
     new.agreement = replace(sa.agreement, highest=-1)
-    new.traffic_remote = sa.traffic_remote
+    new.traffic_remote, new.whereabouts = sa.traffic_remote, sa.whereabouts
     new.redirectable, new.redirected_from = sa.redirectable, sa.redirected_from
     new.keys = sa.keys.rekeyed(choice, secrets[0], *nonces, new.spis, we_initiated, b"".join(secrets[1:]))
     new.advance(IkeInput.AUTHENTICATED)
@@ -234,7 +244,7 @@ def make_successor(
     new.origin = sa.origin
     new.established_at = now
     new.plan_rekey(now)
-    new.reauth_at, new.check_at = sa.reauth_at, sa.check_at
+    new.reauth_at, new.check_at, new.renewal = sa.reauth_at, sa.check_at, sa.renewal
     sa.services.adopt(new)
     return new
 
@@ -248,6 +258,8 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     if isinstance(old.exchange, CheckAddress | Redirect):
         # The peer may delete the old one before it answers
         waiting.append(type(old.exchange)())
+    if may_move(old) and old.has_exchange(Liveness):
+        waiting.append(Liveness())
     # Whoever wanted to end the old one meant the connection
     deleting = [exchange for exchange in old.queue if isinstance(exchange, DeleteIke | DeleteChild)]
     old.queue.clear()
@@ -319,12 +331,14 @@ def _check_replaceable(sa: IkeSa) -> None:
     ours = sa.exchange
     if not sa.established:
         reason = f"IKE_SA is {sa.state.value}"
-    elif isinstance(ours, CreateChild) or any(child.state is ChildState.DELETING for child in sa.children.values()):
-        # RFC 7296 2.25.2: our own CREATE_CHILD_SA or DELETE for a CHILD_SA is under way
+    elif isinstance(ours, CreateChild | DeleteUnknown | Recovered) or any(
+        child.state is ChildState.DELETING for child in sa.children.values()
+    ):
+        # RFC 7296 2.25.2: our own CREATE_CHILD_SA or DELETE for a CHILD_SA is under way, here or begun by a process before this one
         reason = "a CHILD_SA exchange is under way"
     elif isinstance(ours, RekeyIke) and ours.standing_rival() is not None:
         reason = "it has been rekeyed already"
-    elif sum(one.established_at is not None for one in sa.services.sas(sa.name)) >= IKE_SAS_MAX:
+    elif full(sa.services.sas(sa.name)):
         reason = "the replaced IKE_SAs were not deleted"
     else:
         return
@@ -356,3 +370,4 @@ class _Answer:
             new.predecessor = sa
         else:
             hand_over(sa, new, now)
+            new.replaced, sa.give_up_at = sa, now + UNHEARD_LIFE

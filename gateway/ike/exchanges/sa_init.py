@@ -284,7 +284,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     sa.fragments, sa.ppk = _fragments(sa, message), ppk.agreed(sa, message)
     if ppk.missing(sa, message):
         raise PeerError(
-            Violation.NO_PROPOSAL,
+            Violation.PPK,
             "the peer offers no post-quantum preshared key, which is required here",
             NotifyType.NO_PROPOSAL_CHOSEN,
         )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gateway.contract import Transmit
-from gateway.ike import doubt, resources
+from gateway.ike import doubt, renewal, resources
 from gateway.ike.events import ChildRemove
 from gateway.ike.exchanges import sa_init
 from gateway.ike.exchanges.create_child import CreateChild
 from gateway.ike.exchanges.delete import DeleteChild, DeleteIke
 from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.exchanges.mobike import may_move
 from gateway.ike.exchanges.rekey_ike import RekeyIke
+from gateway.ike.renewal import REAUTH_RETRY
 from gateway.ike.settings import NAT_KEEPALIVE_INTERVAL
 from gateway.ike.states import ChildState, IkeState, Standing
 
@@ -21,10 +24,10 @@ if TYPE_CHECKING:
 
 PROOF_WAIT, PROOF_PATIENCE = 2.0, 60.0
 """Seconds between looks whether the peer has our answer, and until it has either had it or given up."""
-REAUTH_RETRY = 60.0
-"""Seconds until a reauthentication that did not come to its end is begun again."""
 COVER_WAIT = 1.5
 """Seconds between two looks at a duplicate that is to be closed; at both it carries nothing any more."""
+SAID_EVERY = 3
+"""Times `dpd_delay`: so often at least the peer hears where we are behind a NAT."""
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 2.3
 
 
@@ -42,6 +45,33 @@ def run(sa: IkeSa, now: float) -> None:
         _child(sa, child, now)
     if sa.established:
         _established(sa, now)
+
+
+def deadlines(sa: IkeSa) -> Iterator[float]:
+    """When `run` has something to do."""
+    if sa.window.pending is not None:
+        yield sa.window.pending.deadline
+    if sa.give_up_at is not None:
+        yield sa.give_up_at
+    if sa.close_at is not None:
+        yield sa.close_at
+    for lingering in sa.lingering:
+        yield lingering.at
+    for child in sa.children.values():
+        yield from child.deadlines()
+    if sa.established:
+        if not sa.exchange:
+            yield _check_at(sa)
+        if sa.state is IkeState.ESTABLISHED and sa.rekey_at is not None and not sa.quiet:
+            yield sa.rekey_at
+        if sa.reauth_at is not None:
+            yield sa.reauth_at
+        if sa.check_at is not None:
+            yield sa.check_at
+        if sa.resources_at is not None:
+            yield sa.resources_at
+        if sa.nat.local:
+            yield sa.last_sent + NAT_KEEPALIVE_INTERVAL
 
 
 def _close_covered(sa: IkeSa, now: float) -> None:
@@ -78,7 +108,7 @@ def _give_up(sa: IkeSa, now: float) -> None:
 def _child(sa: IkeSa, child: ChildSa, now: float) -> None:
     if now >= child.life_at and child.state is not ChildState.DELETING:
         child.life_at = child.rekey_at = now + sa.settings.half_open_timeout
-        sa.enqueue(DeleteChild(child, "CHILD_LIFETIME_EXPIRED" if child.successor is None else ""), now)
+        renewal.expired(sa, child, "CHILD_LIFETIME_EXPIRED", now)
     elif now >= child.rekey_at and child.state is ChildState.INSTALLED:
         rekey_child(sa, child, now)
 
@@ -117,13 +147,27 @@ def _established(sa: IkeSa, now: float) -> None:
     if sa.reauth_at is not None and now >= sa.reauth_at:
         # Again if that fails; the one that succeeds has a time of its own
         sa.reauth_at = now + REAUTH_RETRY
+        if renewal.proof_overdue(sa, now):
+            close(sa, "REAUTHENTICATION_OVERDUE", now)
+            return
         sa.services.reauthenticate(sa, now)
     # RFC 7296 2.4: a liveness check only after silence or a stand-still, and not beside another request
-    if sa.exchange is None and (sa.window.doubted or now >= sa.last_heard + sa.settings.dpd_delay):
+    if sa.exchange is None and now >= _check_at(sa):
         sa.enqueue(Liveness(), now)
     if sa.nat.local and now >= sa.last_sent + NAT_KEEPALIVE_INTERVAL:
         sa.last_sent = now
         sa.services.emit(Transmit(NAT_KEEPALIVE, sa.local, sa.remote))
+
+
+def _check_at(sa: IkeSa) -> float:
+    """When a liveness check is due. RFC 4555 3.8: where a NAT forgot us, answers come to where it sees us now, and ESP does not."""
+    if sa.window.doubted:
+        return sa.last_heard
+    silent = sa.last_heard + sa.settings.dpd_delay
+    if not may_move(sa) or not sa.nat.local:
+        return silent
+    said_at = max(sa.whereabouts.said_at, sa.established_at or 0.0)
+    return min(silent, said_at + SAID_EVERY * sa.settings.dpd_delay)
 
 
 def check_liveness(sa: IkeSa | None, now: float) -> None:

@@ -19,6 +19,7 @@ from support.control_fixture import Run, SampleOperations
 from support.snapshots import DOWN, HEALTHY, PEER, TROUBLED, UP
 
 from gateway.observe.snapshot import ChildStatus, WorkerStatus
+from gateway.runtime.questions import NotThere, Places
 
 ROOT = Path(__file__).parents[3]
 
@@ -215,6 +216,37 @@ def test_explain_says_why_and_exits_1_while_something_is_down(daemon: SampleOper
     assert ctl("explain", "nope")[0] == 4
 
 
+def test_explain_has_the_line_of_each_setting_that_it_names(daemon: SampleOperations, ctl: Run):
+    text = "it refused; put `proposals` and `psk` of connection onprem-b right, or add `proposals` there, see `gatewayctl trace`"
+    down = replace(DOWN, explanation=text)
+    daemon.picture = replace(TROUBLED, tunnels=(UP, down))
+    places = [
+        {"connection": "onprem-b", "key": "proposals", "lines": [12, 20], "below": 9},
+        {"connection": "onprem-b", "key": "psk", "lines": [], "below": 9},
+        {"connection": "azure-a", "key": "psk", "lines": [3], "below": 2},
+    ]
+    daemon.document = {"file": "/etc/g.toml", "places": places}
+    told = "put `proposals` (/etc/g.toml:12, /etc/g.toml:20) and `psk` (not set: add it below /etc/g.toml:9) of connection onprem-b right, or add `proposals` there"
+    assert told in ctl("explain", "onprem-b")[1]
+    assert daemon.questions == [Places(("proposals", "psk"), "onprem-b")]
+    shown = json.loads(ctl("-o", "json", "explain")[1])["tunnels"]
+    assert [one["places"] for one in shown] == [
+        [],
+        [
+            {"key": "proposals", "file": "/etc/g.toml", "lines": [12, 20], "below": 9},
+            {"key": "psk", "file": "/etc/g.toml", "lines": [], "below": 9},
+        ],
+    ]
+    assert shown[1]["explanation"] == text
+    assert daemon.questions[1] == Places(("proposals", "psk"))
+
+
+def test_explain_of_a_daemon_that_knows_no_places_is_the_sentence_alone(daemon: SampleOperations, ctl: Run):
+    daemon.picture = replace(TROUBLED, tunnels=(replace(DOWN, explanation="put `psk` right"),))
+    daemon.problem = NotThere("no such question")
+    assert "put `psk` right. Attempts" in ctl("explain")[1]
+
+
 def test_explain_names_the_missing_child(daemon: SampleOperations, ctl: Run):
     half = replace(UP, up=False, children=(*UP.children, ChildStatus(name="lan", state="DOWN")))
     daemon.picture = replace(HEALTHY, tunnels=(half,))
@@ -324,11 +356,16 @@ def test_a_trace_is_a_ladder(daemon: SampleOperations, ctl: Run, monkeypatch: py
     answer = line | {"at": 1e9 + 0.0194, "outgoing": False, "response": True, "octets": 280, "repeated": 0}
     parts = line | {"at": 1e9 + 1, "exchange": "IKE_AUTH", "message_id": 1, "datagrams": 3, "repeated": 0}
     ended = line | {"at": 1e9 + 2, "exchange": "", "text": "IKE_SA ended: DPD_TIMEOUT"}
-    daemon.traces["azure-a"] = [line, answer, parts, ended]
+    check = line | {"exchange": "INFORMATIONAL", "text": "", "octets": 80, "repeated": 0}
+    checks = check | {"at": 1e9 + 1.5, "message_id": 21, "octets": 3200, "repeated": 2, "folded": 40}
+    last = check | {"at": 1e9 + 1.6, "outgoing": False, "response": True, "message_id": 22, "folded": 0}
+    daemon.traces["azure-a"] = [line, answer, parts, checks, last, ended]
     assert ctl("trace", "azure-a") == (0, """\
 01:46:40.000  -->  IKE_SA_INIT request 0        SA KE No   (264 octets, sent again 2 times)
 01:46:40.019  <--  IKE_SA_INIT response 0       SA KE No   (280 octets, +19 ms)
 01:46:41.000  -->  IKE_AUTH request 1           SA KE No   (264 octets, 3 fragments)
+01:46:41.500  <->  INFORMATIONAL                40 empty ones, liveness checks and their answers   (3200 octets, sent again 2 times)
+01:46:41.600  <--  INFORMATIONAL response 22       (80 octets)
 01:46:42.000       IKE_SA ended: DPD_TIMEOUT
 """, "")  # fmt: skip
     code, out, _ = ctl("-o", "json", "trace", "azure-a")

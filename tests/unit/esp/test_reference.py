@@ -357,12 +357,15 @@ def test_removing_is_idempotent_and_final() -> None:
     assert drops(plane) == {(0, "unknown_spi"): 1}
 
 
-def test_update_remote_moves_where_datagrams_go() -> None:
+def test_both_ends_of_an_sa_can_be_moved() -> None:
     plane = sender()
-    elsewhere = Endpoint("203.0.113.5", 4501)
-    plane.update_sa_remote(1, SPI, elsewhere)
-    ((_, _, remote),) = plane.outbound(1, PACKET, 1.0)
+    elsewhere, ours = Endpoint("203.0.113.5", 4501), Endpoint("203.0.113.9", 4500)
+    plane.move_sa(1, SPI, elsewhere)
+    ((_, before, remote),) = plane.outbound(1, PACKET, 1.0)
     assert remote == elsewhere
+    plane.move_sa(1, SPI, elsewhere, ours)
+    ((_, local, remote),) = plane.outbound(1, PACKET, 1.0)
+    assert (local, remote) == (ours, elsewhere) != (before, remote)
 
 
 @settings(max_examples=60)

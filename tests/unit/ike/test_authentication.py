@@ -16,7 +16,7 @@ from support.ike_stages import AUTH, ID_I, ID_R, Stage, esp_offer, header_of, re
 
 from gateway.ike.authentication import AuthenticatedPeer, describe_identity, psk_signature, verify
 from gateway.ike.commands import Initiate
-from gateway.ike.errors import LocalError, PeerError, Violation
+from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeDown, IkeUp
 from gateway.ike.exchanges.auth import establish
 from gateway.ike.keymat import IkeKeys
@@ -105,8 +105,10 @@ def keys() -> IkeKeys:
 def test_another_method_is_refused_by_its_name_even_with_the_right_octets(method: int) -> None:
     """NULL (13) above all."""
     right = psk_signature(keys(), PSK, b"m", b"n", ID_I, True)
-    with pytest.raises(PeerError, match=AuthMethod(method).name):
+    with pytest.raises(PeerError, match=AuthMethod(method).name) as refused:
         verify(keys(), PSK, identity(LEFT), b"m", b"n", ID_I, Authentication(method, right.data), True)
+    # Not that the keys differ
+    assert AUTHENTICATION_REASONS[refused.value.why] == "WRONG_AUTH_METHOD"
 
 
 def test_without_a_key_nobody_is_authenticated() -> None:
@@ -124,8 +126,9 @@ def test_authentication_data_of_any_length_but_the_prf_s(octets: int) -> None:
 
 @pytest.mark.parametrize(("who", "auth"), [(None, AUTH), (ID_I, None), (None, None)])
 def test_half_a_proof_is_none(who: Any, auth: Any) -> None:
-    with pytest.raises(PeerError, match="no identity or no AUTH"):
+    with pytest.raises(PeerError, match="no identity or no AUTH") as refused:
         verify(keys(), PSK, identity(LEFT), b"m", b"n", who, auth, True)
+    assert AUTHENTICATION_REASONS[refused.value.why] == "WRONG_AUTH_METHOD"
 
 
 @pytest.mark.parametrize(
@@ -240,11 +243,13 @@ def test_a_responder_without_the_secret_is_refused() -> None:
     for proof in (AUTH, Authentication(2, b""), Authentication(13, b""), Authentication(2, bytes(48) + b"\0")):
         stage = reach("initiator", "AUTH")
         forged_answer(stage, ID_R, proof, esp_offer(), *selectors())
-        assert stage.outcome() == "DELETING >INFORMATIONAL[AUTHENTICATION_FAILED] -authentication"
+        why = "authentication" if proof.method == 2 else "auth_method"
+        assert stage.outcome() == f"DELETING >INFORMATIONAL[AUTHENTICATION_FAILED] -{why}"
         assert stage.host.seen(IkeUp) == []
         assert stage.host.data_plane.inbound == {}
         stage.pair.silence(60)
-        assert [event.reason for event in stage.host.seen(IkeDown)] == ["AUTHENTICATION_FAILED_SENT"]
+        reason = "AUTHENTICATION_FAILED_SENT" if proof.method == 2 else "WRONG_AUTH_METHOD"
+        assert [event.reason for event in stage.host.seen(IkeDown)] == [reason]
 
 
 def own_auth(stage: Stage) -> tuple[Payload, ...]:

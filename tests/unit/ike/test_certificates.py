@@ -208,7 +208,7 @@ def test_a_certificate_does_not_do_where_the_psk_is_asked_for(who: str) -> None:
     two.begin()
     two.run(60)
     judge = 0 if other == "left" else 1
-    assert two.failures()[judge] == "AUTHENTICATION_FAILED_SENT"
+    assert two.failures()[judge] == "WRONG_AUTH_METHOD"
     assert two.hosts[judge].seen(IkeUp) == []
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from support.ike_pair import CHILD, ESP_OFFERS, IKE_OFFERS, NAME, Flight, Host, Pair, every_schedule
 
-from gateway.ike.commands import Command, Initiate, Rekey, Terminate
+from gateway.ike.commands import CheckLiveness, Command, Initiate, Rekey, Terminate
 from gateway.ike.events import IkeDown
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.exchanges.timers import rekey_child
@@ -140,7 +140,7 @@ def test_an_ike_rekey_and_a_child_rekey_at_once(losses: int) -> None:
     def play(choose: Choose) -> None:
         steadily(collide(choose, Rekey(NAME), Rekey(NAME, CHILD), losses))
 
-    assert every_schedule(play, 4000)[1]
+    assert every_schedule(play, 8000)[1]
 
 
 @pytest.mark.parametrize("command", [Rekey(NAME, CHILD), Rekey(NAME)], ids=["CHILD_SA", "IKE_SA"])
@@ -233,6 +233,32 @@ def own_spi(pair: Pair, flight: Flight) -> int:
     offer = pair.opened(flight).first(SecurityAssociation)
     assert isinstance(offer, SecurityAssociation)
     return int.from_bytes(offer.proposals[0].spi, "big")
+
+
+def test_a_rekey_whose_answer_was_lost_for_long_is_asked_for_as_soon_as_the_peer_writes_on_the_new_ike_sa() -> None:
+    """The peer moved to it when it answered, and nothing told it that we do not hold it."""
+    pair = Pair()
+    pair.establish()
+    pair.left.command(Rekey(NAME))
+    pair.deliver()
+    pair.drop()
+    lost = pair.now
+    while pair.now < lost + 40:
+        pair.hold(1)
+        # What the left host sends arrives, what the right one sends does not
+        for flight in list(pair.in_flight):
+            pair.in_flight.remove(flight)
+            if flight.receiver is pair.right:
+                pair.receive(pair.right, flight.octets)
+                pair.in_flight.clear()
+    assert pair.left.sa.exchange is not None
+    tries = pair.left.sa.window.pending.tries  # type: ignore[union-attr]
+    pair.right.command(CheckLiveness(NAME))
+    pair.settle()
+    pair.run(5)
+    assert tries == 6, "no repetition of its own was left"
+    pair.assert_agreed()
+    assert [event.reason for event in pair.left.seen(IkeDown)] == [""]
 
 
 def test_the_rival_of_a_collision_is_not_rekeyed_before_it_has_its_predecessors_place() -> None:

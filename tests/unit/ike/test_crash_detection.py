@@ -11,7 +11,7 @@ from support.ike_pair import NAME, Flight, Host, Pair, header, in_clear, snapsho
 
 from gateway.contract import Endpoint
 from gateway.ike.commands import Initiate, Rekey, Terminate
-from gateway.ike.crash_detection import ANSWER_OCTETS, ANSWERS_AT_ONCE, Tokens
+from gateway.ike.crash_detection import AGAIN_WAIT, ANSWER_OCTETS, ANSWERS_AT_ONCE, ANSWERS_PER_SECOND, Tokens
 from gateway.ike.endpoint import IkeEndpoint
 from gateway.ike.events import IkeDown
 from gateway.ike.message import emit_message, parse_message
@@ -293,7 +293,8 @@ def test_a_token_of_an_ike_sa_to_be_is_not_shown() -> None:
     new = pair.right.sa
     assert new.initiator_spi not in {sa.initiator_spi for sa in pair.left.sas}
     octets = sealed_nonsense((new.initiator_spi, new.responder_spi), INFO, 0, bytes(100))
-    assert asked(pair, pair.left, octets) == []
+    # Our rekey is asked for again instead
+    assert [flight.message.header.exchange.name for flight in asked(pair, pair.left, octets)] == ["CREATE_CHILD_SA"]
     pair.run(5)
     pair.assert_agreed()
 
@@ -327,15 +328,53 @@ def test_nothing_shorter_than_the_answer_is_answered() -> None:
     assert len(answer.octets) == len(long)
 
 
-def test_answers_are_rationed_by_address_and_altogether() -> None:
+def test_answers_are_rationed_by_ike_sa_and_altogether() -> None:
     tokens, local = Tokens(LEFT_SECRET), Endpoint("10.0.0.1", 500)
     remotes = [Endpoint(f"10.1.{n // 250}.{n % 250}", 500) for n in range(1000)]
     question = parse_message(sealed_nonsense((1, 2), INFO, 8, bytes(100)))
     assert len(tokens.answer(question, local, remotes[0], 10.0)) == 2
     assert tokens.answer(question, local, remotes[0], 10.4) == ()
     assert len(tokens.answer(question, local, remotes[0], 10.6)) == 2
+    another = parse_message(sealed_nonsense((1, 3), INFO, 8, bytes(100)))
+    assert len(tokens.answer(another, local, remotes[0], 10.6)) == 2
     assert sum(bool(tokens.answer(question, local, remote, 20.0)) for remote in remotes[1:]) == ANSWERS_AT_ONCE
     assert sum(bool(tokens.answer(question, local, remote, 20.1)) for remote in remotes[900:]) == 10
+
+
+def test_who_writes_in_the_peers_name_keeps_no_token_from_it() -> None:
+    """Fifty forged datagrams a second, about IKE_SAs that never were, came before each of the peer's own."""
+    pair = established(dpd_delay=10.0)
+    crash(pair, pair.left)
+    pair.right.command(Rekey(NAME, "net"))
+    pair.drop()
+    for number in range(300):
+        asked(pair, pair.left, sealed_nonsense((0xBAD, number + 1), INFO, 8, bytes(100)))
+        pair.run(0.02)
+    assert downs(pair.right) == ["PEER_CRASHED"]
+
+
+def test_who_writes_in_one_peers_name_takes_no_token_from_the_others() -> None:
+    tokens, local = Tokens(LEFT_SECRET), Endpoint("10.0.0.1", 500)
+    flooded, told, asked_by = Endpoint("10.1.0.1", 500), 0, 0
+    for number in range(5000):
+        now = 10.0 + number / 250
+        tokens.answer(parse_message(sealed_nonsense((number + 1, 2), INFO, 8, bytes(100))), local, flooded, now)
+        if number % 125 == 7:
+            asked_by += 1
+            question = parse_message(sealed_nonsense((1, 2), INFO, 8, bytes(100)))
+            told += bool(tokens.answer(question, local, Endpoint(f"10.2.0.{asked_by}", 500), now))
+    assert told == asked_by == 40
+
+
+def test_what_is_remembered_of_answers_is_bounded() -> None:
+    tokens, local, remote = Tokens(LEFT_SECRET), Endpoint("10.0.0.1", 500), Endpoint("10.1.0.1", 500)
+    most = answered = 0
+    for number in range(5000):
+        question = parse_message(sealed_nonsense((number + 1, 2), INFO, 8, bytes(100)))
+        answered += bool(tokens.answer(question, local, remote, 10.0 + number / 1000))
+        most = max(most, len(tokens._waiting))
+    assert most <= ANSWERS_AT_ONCE + ANSWERS_PER_SECOND * AGAIN_WAIT
+    assert answered <= ANSWERS_AT_ONCE + ANSWERS_PER_SECOND * 5
 
 
 def test_a_token_is_of_both_spis_and_of_the_secret() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.ike_pair import CHILD, ESP_OFFERS, NAME, Pair, connection
+from support.ike_pair import CHILD, ESP_OFFERS, LEFT, NAME, RIGHT, Pair, connection
 from support.ike_stages import (
     ESP_KE,
     IKE_KE,
@@ -21,7 +22,7 @@ from support.ike_stages import (
 )
 
 from gateway.ike import proposal
-from gateway.ike.commands import Configure, CreateChildSa, Rekey
+from gateway.ike.commands import CheckLiveness, Configure, CreateChildSa, Rekey
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove, ExchangeFailed
 from gateway.ike.exchanges import timers
 from gateway.ike.exchanges.delete import DeleteChild
@@ -37,7 +38,7 @@ from gateway.ike.payloads import (
     Unknown,
 )
 from gateway.ike.proposal import make_offer
-from gateway.ike.registry import ExchangeType, NotifyType, Protocol
+from gateway.ike.registry import ExchangeType, NotifyType, PayloadType, Protocol
 from gateway.ike.settings import ChildSettings
 from gateway.ike.states import Standing
 from gateway.ike.traffic_selector import from_range
@@ -415,6 +416,8 @@ def test_unknown_notifies_and_payloads_in_a_request_are_ignored(role: str) -> No
         Notify(NotifyType.NON_FIRST_FRAGMENTS_ALSO),
         Notify(40000, b"x" * 300, 3, b"\1\2\3\4"),
         Unknown(b"something", 200),
+        # Interop: MikroTik sends a Configuration payload here too (RFC 7296 3.15: CFG_REQUEST of an IPv4 address)
+        Unknown(bytes((1, 0, 0, 0, 0, 1, 0, 0)), PayloadType.CP),
     )
     reply = ask(stage, *KINDS["NEW CHILD"].payloads(stage), *noise)
     assert reply.error() is None
@@ -544,3 +547,23 @@ def test_a_child_sa_whose_maker_may_lack_our_answer_is_not_rekeyed_yet() -> None
     pair.run(120)
     pair.assert_agreed()
     assert pair.left.seen(ExchangeFailed) == pair.right.seen(ExchangeFailed) == []
+
+
+def test_that_the_peer_holds_the_ike_sa_says_nothing_of_what_it_asks_for_on_it() -> None:
+    """It answers our first request on it, while our own answer to its request for a CHILD_SA is lost: no traffic goes there yet."""
+    one = connection(LEFT, RIGHT).children[0]
+    two = (one, replace(one, name="voice"))
+    pair = Pair()
+    pair.establish()
+    for host in pair.hosts:
+        pair.configure(host, children=two)
+    pair.right.command(CreateChildSa(NAME, "voice"))
+    pair.deliver()
+    pair.drop()
+    pair.left.command(CheckLiveness(NAME))
+    pair.settle()
+    assert len(pair.left.seen(ChildActivate)) == 1
+    pair.run(5)
+    pair.right.command(CheckLiveness(NAME))
+    pair.settle()
+    assert len(pair.left.seen(ChildActivate)) == 2

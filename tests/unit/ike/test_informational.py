@@ -249,9 +249,9 @@ def test_payloads_that_do_not_belong_in_an_informational(role: str, payload: str
 # --- INITIAL_CONTACT ----------------------------------------------------------------------------------------------------------------
 
 
-def restarted(pair: Pair) -> None:
+def restarted(pair: Pair, seed: int = 77) -> None:
     """The left host forgot everything, as after a crash, and starts again."""
-    fresh = Pair(seed=77)
+    fresh = Pair(seed=seed)
     fresh.now = pair.now
     pair.left.core = fresh.left.core
     pair.left.data_plane = fresh.left.data_plane
@@ -269,6 +269,18 @@ def test_a_peer_that_comes_back_after_a_crash_replaces_what_it_has_lost() -> Non
     assert old.state.name == "DESTROYING"
     assert len(pair.right.sas) == 1
     pair.assert_agreed()
+
+
+def test_what_a_peer_has_forgotten_does_not_linger() -> None:
+    """It sends nothing more on it, and one that begins anew all the time would pile up CHILD_SAs: each is kept for a restart."""
+    pair = Pair()
+    pair.establish()
+    for seed in range(5):
+        pair.now += 0.1
+        restarted(pair, 88 + seed)
+    assert pair.right.sa.lingering == []
+    assert set(pair.right.data_plane.inbound) == set(pair.right.sa.children)
+    assert len(pair.right.data_plane.inbound) == 1
 
 
 def test_initial_contact_from_somebody_who_did_not_authenticate_is_nothing() -> None:
@@ -314,6 +326,28 @@ def test_initial_contact_that_was_written_before_the_other_ike_sa_does_not_end_i
     assert ours.established
 
 
+def test_an_answer_from_before_the_peers_initial_contact_is_not_relied_on_before_it_is_proven() -> None:
+    """It crashed after it had answered ours, and begins anew; its answer was on its way all the time."""
+    pair = Pair()
+    pair.right.command(Initiate(NAME))
+    for _ in range(3):
+        pair.deliver()
+    late = pair.drop()
+    pair.in_flight.clear()
+    fresh = Pair(seed=77)
+    fresh.now = pair.now = pair.now + 1
+    pair.left.core, pair.left.data_plane = fresh.left.core, fresh.left.data_plane
+    pair.left.command(Initiate(NAME))
+    for _ in range(4):
+        pair.deliver()
+    pair.in_flight.clear()
+    carries = pair.right.sa
+    pair.receive(pair.right, late.octets, Endpoint(LEFT, 4500), Endpoint(RIGHT, 4500))
+    assert [sa.established for sa in pair.right.sas] == [True, True]
+    assert pair.right.sa is carries
+    pair.assert_flowing()
+
+
 def test_initial_contact_outside_ike_auth_is_nothing() -> None:
     stage = reach("responder", "ESTABLISHED")
     ask(stage, Notify(NotifyType.INITIAL_CONTACT))
@@ -332,12 +366,12 @@ def test_only_what_verified_and_is_in_the_window_moves_the_peer(role: str) -> No
     for octets in (good[:-1] + bytes([good[-1] ^ 1]), in_clear(stage.peer.sas[-1], INFO, (), stage.request_id)):
         stage.pair.receive(stage.host, octets, elsewhere, stage.sa.local)
         assert stage.sa.remote == before
-    # A repeat of an answered request is answered to where the peer is known to be, whoever repeats it
+    # RFC 7296 2.11: a repeat is answered to where it came from, as through a NAT that has just moved; it moves nobody
     stage.deliver(good)
     stage.pair.in_flight.clear()
     stage.pair.receive(stage.host, good, elsewhere, stage.sa.local)
     assert stage.sa.remote == before
-    assert [flight.transmit.remote for flight in stage.pair.in_flight if flight.transmit] == [before]
+    assert [flight.transmit.remote for flight in stage.pair.in_flight if flight.transmit] == [elsewhere]
 
 
 def test_liveness_of_both_ends_at_once() -> None:

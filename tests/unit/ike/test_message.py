@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,17 +14,20 @@ from gateway.ike.errors import PeerError, Violation
 from gateway.ike.layout import emit, parse
 from gateway.ike.message import (
     HEADER_OCTETS,
+    INIT_REQUEST_MAX,
     PAYLOADS_MAX,
     Header,
     Message,
     emit_chain,
     emit_message,
+    find_payload,
     parse_chain,
     parse_message,
 )
 from gateway.ike.payloads import (
     KNOWN_TYPES,
     PAYLOADS,
+    PROPOSALS_MAX,
     Authentication,
     Delete,
     Encrypted,
@@ -152,7 +156,8 @@ SAMPLES: tuple[Any, ...] = (
     TrafficSelectorsResponder((TrafficSelector(9, 1, 2, 3, b""),)),
     Unknown(b"later", 99),
 )
-HEADER = Header(0x1122334455667788, 0x99AABBCCDDEEFF00, ExchangeType.IKE_SA_INIT, Flags.INITIATOR, 0)
+HEADER = Header(0x1122334455667788, 0x99AABBCCDDEEFF00, ExchangeType.IKE_AUTH, Flags.INITIATOR, 1)
+INIT = Header(0x1122334455667788, 0, ExchangeType.IKE_SA_INIT, Flags.INITIATOR, 0)
 SAMPLE = emit_message(HEADER, SAMPLES)
 
 
@@ -236,6 +241,38 @@ def test_more_payloads_than_the_limit_are_refused() -> None:
     refused = outcome(emit_message(HEADER, (*many, VendorId(b""))))
     assert isinstance(refused, PeerError)
     assert refused.detail == "too many payloads"
+
+
+def test_more_proposals_than_the_limit_are_refused() -> None:
+    one = Proposal(1, Protocol.IKE, b"", (Transform(1, 20),))
+    assert isinstance(outcome(emit_message(INIT, (SecurityAssociation((one,) * PROPOSALS_MAX),))), Message)
+    refused = outcome(emit_message(INIT, (SecurityAssociation((one,) * (PROPOSALS_MAX + 1)),)))
+    assert isinstance(refused, PeerError)
+    assert refused.why is Violation.MALFORMED
+    assert f"more than {PROPOSALS_MAX} entries" in refused.detail
+
+
+def test_a_first_request_larger_than_any_is_refused_unread() -> None:
+    """It would be kept, for AUTH, for whoever sends one. Answers, and what is sealed, may be larger: they have CERTREQ and CERT."""
+    room = INIT_REQUEST_MAX - HEADER_OCTETS - 4
+    assert isinstance(outcome(emit_message(INIT, (VendorId(bytes(room)),))), Message)
+    larger = (VendorId(bytes(room + 1)),)
+    octets = emit_message(INIT, larger)
+    refused = outcome(octets)
+    assert isinstance(refused, PeerError)
+    assert (refused.why, refused.notify) == (Violation.MALFORMED, None)
+    assert calls_while(lambda: outcome(octets)) < 30
+    assert isinstance(outcome(emit_message(replace(INIT, flags=Flags.RESPONSE), larger)), Message)
+    assert isinstance(outcome(emit_message(HEADER, larger)), Message)
+
+
+def test_a_payload_is_looked_for_among_as_many_as_a_message_may_have() -> None:
+    """With CVE-2026-35328's kin: 16,000 empty payloads in front of it took 8 ms."""
+    nonce = Nonce(bytes(32))
+    for before, found in ((PAYLOADS_MAX - 1, nonce.data), (PAYLOADS_MAX, None), (16000, None)):
+        octets = emit_message(INIT, (*(VendorId(b""),) * before, nonce))
+        assert find_payload(octets, PayloadType.VENDOR_ID, PayloadType.NONCE) == found
+    assert calls_while(lambda: find_payload(octets, PayloadType.VENDOR_ID, PayloadType.NONCE)) < 20 * PAYLOADS_MAX
 
 
 # --- lengths and counts that lie ------------------------------------------------------------------------------------

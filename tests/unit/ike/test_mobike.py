@@ -1,16 +1,30 @@
-"""MOBIKE as responder (RFC 4555): the IKE_SA follows an authenticated word, ESP only a proof; and NAT detection in liveness checks."""
+"""MOBIKE (RFC 4555): the IKE_SA follows an authenticated word, ESP only a proof; where we are ourselves; and NAT detection."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.ike_pair import LEFT, NAME, RIGHT, Flight, Host, Pair, header, in_clear
+from support.ike_pair import (
+    LEFT,
+    NAME,
+    RIGHT,
+    CheapExchanges,
+    Flight,
+    Host,
+    Pair,
+    connection,
+    header,
+    identity,
+    in_clear,
+)
 
 from gateway.contract import Endpoint
-from gateway.ike import nat
-from gateway.ike.commands import Initiate, PeerMoved, Rekey
+from gateway.ike import keeping, nat
+from gateway.ike.commands import CheckLiveness, Configure, Initiate, PeerMoved, Rekey
 from gateway.ike.events import ChildInstall, ChildMoved, IkeDown
+from gateway.ike.exchanges import mobike
 from gateway.ike.keymat import seal_message
 from gateway.ike.message import Message
 from gateway.ike.payloads import Notify, Payload
@@ -24,28 +38,10 @@ AWAY, OTHER_PORT = Endpoint("203.0.113.77", 4500), Endpoint(LEFT, 61000)
 
 
 def established(*, asks: bool = True, **changes: Any) -> Pair:
-    """The left host asks for MOBIKE, as strongSwan does; the right one is ours."""
-    pair = Pair(**({"mobike": True} | changes))
-    asked: list[bool] = []
-
-    def ask(flight: Flight) -> Flight:
-        message = flight.message
-        if asks and message.header.exchange == ExchangeType.IKE_AUTH and not message.header.is_response and not asked:
-            asked.append(True)
-            sa = pair.left.sas[0]
-            assert sa.keys is not None
-            opened = pair.opened(flight)
-            octets = seal_message(
-                sa.keys, message.header, (*opened.payloads, Notify(NotifyType.MOBIKE_SUPPORTED)), pair.left.random
-            )
-            sent = flight.transmit
-            assert sent is not None
-            return Flight(
-                flight.receiver, type(sent)(bytes(4 * (sent.local.port == 4500)) + octets, sent.local, sent.remote)
-            )
-        return flight
-
-    pair.rewrite = ask
+    """The left host initiates, and asks for MOBIKE."""
+    changes = {"mobike": True} | changes
+    pair = Pair(**changes)
+    pair.configure(pair.left, **(changes | {"mobike": asks}))
     pair.left.command(Initiate(NAME))
     pair.settle()
     pair.assert_agreed()
@@ -90,7 +86,7 @@ def test_both_must_want_it(switch: bool, asks: bool) -> None:
         f for f in pair.sent if f.receiver is pair.left and f.message.header.exchange == ExchangeType.IKE_AUTH
     )
     agreed = pair.opened(answer).notify(NotifyType.MOBIKE_SUPPORTED) is not None
-    assert agreed == pair.right.sa.mobike == (switch and asks)
+    assert agreed == pair.right.sa.mobike == pair.left.sa.mobike == (switch and asks)
 
 
 @pytest.mark.parametrize("there", [AWAY, OTHER_PORT])
@@ -150,7 +146,6 @@ def test_it_moves_on_while_it_is_asked() -> None:
 def test_it_rekeys_while_it_is_asked() -> None:
     """The question was lost, and the IKE_SA that it was asked on is deleted: it is asked on the new one."""
     pair = established()
-    pair.left.sa.mobike = True
     ask(pair, AWAY, UPDATE, *detection(pair, AWAY))
     pair.drop()
     pair.left.command(Rekey(NAME))
@@ -222,7 +217,6 @@ def test_only_the_original_initiator_moves() -> None:
     assert pair.right.sa.remote == AWAY
     # The other way round nobody moves
     sa = pair.left.sa
-    sa.mobike = True
     octets = pair.sealed(pair.right, INFO, (UPDATE,), message_id=sa.window.expected)
     pair.in_flight.clear()
     pair.receive(pair.left, octets, Endpoint("203.0.113.66", 4500), HOME)
@@ -273,3 +267,179 @@ def test_what_is_made_before_the_new_address_is_proven_goes_to_the_old_one() -> 
     pair.left.command(Rekey(NAME, "net"))
     pair.settle()
     assert {event.remote for event in pair.right.seen(ChildInstall)} == {before}
+
+
+# --- as the original initiator ------------------------------------------------------------------------------------------
+
+
+def go(pair: Pair, host: str = AWAY.host, **changes: Any) -> None:
+    """A reload of the left host's configuration, with another `local_addrs`."""
+    settings = connection(LEFT, RIGHT, **({"mobike": True} | changes))
+    pair.left.command(Configure((replace(settings, local=Endpoint(host, 500)),)))
+
+
+def test_a_reload_with_another_address_takes_the_tunnel_along() -> None:
+    pair = established()
+    before = (pair.left.sa.spis, set(pair.left.sa.children))
+    go(pair)
+    (event,) = pair.left.seen(ChildMoved)
+    assert (event.local, event.remote) == (AWAY, OURS)
+    pair.settle()
+    assert (pair.right.sa.remote, moved(pair.right)) == (AWAY, {AWAY})
+    assert pair.left.seen(IkeDown) == pair.right.seen(IkeDown) == []
+    pair.assert_agreed()
+    assert (pair.left.sa.spis, set(pair.left.sa.children)) == before
+    # What is made from now on is there, too
+    pair.left.command(Rekey(NAME, "net"))
+    pair.left.command(Rekey(NAME))
+    pair.settle()
+    assert pair.left.seen(ChildInstall)[-1].local == pair.left.sa.local == AWAY
+
+
+def test_what_comes_to_old_addresses_is_read_until_the_peer_has_moved_its_esp() -> None:
+    """The sockets of hosts that are not `hosts` are closed. The peer moves it after its own question, which may be lost."""
+    pair = established()
+    go(pair, "203.0.113.99")
+    pair.in_flight.clear()
+    go(pair)
+    assert pair.left.core.hosts == {LEFT, "203.0.113.99", AWAY.host}
+    pair.left.command(Rekey(NAME))
+    pair.run(mobike.LEFT_FOR - 1)
+    assert pair.left.core.hosts == {LEFT, "203.0.113.99", AWAY.host}
+    pair.run(300)
+    pair.left.command(CheckLiveness(NAME))
+    pair.settle()
+    assert pair.left.core.hosts == {AWAY.host}
+    go(pair, LEFT)
+    assert pair.left.core.hosts == {LEFT, AWAY.host}
+
+
+def test_behind_a_nat_other_answers_put_no_check_off() -> None:
+    """They come to where the NAT has us now; the peer's ESP does not."""
+    pair = established(dpd_delay=10.0)
+    pair.left.sa.nat = replace(pair.left.sa.nat, local=True)
+    for _ in range(8):
+        pair.run(4)
+        pair.left.command(Rekey(NAME, "net"))
+        pair.settle()
+    assert [line for line in pair.right.core.recorder.lines(NAME) if "N(UPDATE_SA_ADDRESSES)" in line.text]
+
+
+def test_another_process_asks_and_says_what_the_one_before_was_to() -> None:
+    """Else ESP goes to the old address for ever: the IKE_SA works, so nobody asks again."""
+    pair = established()
+    ask(pair, AWAY, UPDATE, *detection(pair, AWAY))
+    kept = keeping.kept(pair.right.sa)
+    assert kept is not None
+    assert kept.traffic_remote == HOME
+    pair.in_flight.clear()
+    before, pair.right = pair.right, Host(pair, RIGHT, 77, CheapExchanges())
+    pair.configure(pair.right, mobike=True)
+    keeping.resume(pair.right.core, connection(RIGHT, LEFT, mobike=True), kept, pair.now, renew=False)
+    pair.right.data_plane = before.data_plane
+    pair.drain()
+    pair.run(30)
+    assert (moved(pair.right), pair.right.sa.traffic_remote) == ({AWAY}, None)
+
+
+def test_crash_tokens_are_of_the_new_address() -> None:
+    """RFC 6290 4.3: the peer would not believe one of another."""
+    pair = established()
+    go(pair)
+    pair.settle()
+    sa = pair.left.sa
+    assert pair.right.sa.peer_token == pair.left.core.tokens.make(sa.initiator_spi, sa.responder_spi, AWAY.host)
+
+
+@pytest.mark.parametrize("command", [Rekey(NAME), Rekey(NAME, "net")], ids=["IKE_SA", "CHILD_SA"])
+@pytest.mark.parametrize("lost", range(6))
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_it_goes_while_something_is_rekeyed(side: str, lost: int, command: Rekey) -> None:
+    """Whichever message is lost: what was asked before is asked from there, and the peer learns it on the IKE_SA that stays."""
+    pair = established()
+    chain = pair.left.sa.origin.initiator_spi
+    (pair.left if side == "left" else pair.right).command(command)
+    go(pair)
+    for _ in range(lost):
+        if pair.in_flight:
+            pair.deliver()
+    if pair.in_flight:
+        pair.drop()
+    pair.run(30)
+    pair.assert_agreed()
+    assert pair.left.sa.origin.initiator_spi == chain
+    assert (pair.left.sa.local, pair.right.sa.remote, pair.right.sa.traffic_remote) == (AWAY, AWAY, None)
+    assert {event.remote for event in pair.right.seen(ChildMoved)} <= {AWAY}
+
+
+def test_it_goes_on_before_the_peer_has_answered() -> None:
+    """RFC 4555 3.5: what is said of the first address is not what counts."""
+    pair = established()
+    go(pair, "203.0.113.99")
+    pair.drop()
+    go(pair)
+    pair.run(30)
+    pair.assert_agreed()
+    assert (pair.right.sa.remote, pair.left.seen(ChildMoved)[-1].local) == (AWAY, AWAY)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["the peer has no MOBIKE", "no MOBIKE any more", "another identity", "the peer began it", "an address of the pair"],
+)
+def test_else_it_is_set_up_anew(case: str) -> None:
+    pair = established(asks=True, mobike=case != "the peer has no MOBIKE")
+    first = pair.left.sa.spis
+    if case == "the peer began it":
+        pair = Pair(mobike=True)
+        pair.right.command(Initiate(NAME))
+        pair.settle()
+        first = pair.left.sa.spis
+    other = {
+        "another identity": {"local_id": identity("203.0.113.77")},
+        "no MOBIKE any more": {"mobike": False},
+        # Its SAs would be at both gateways, and nothing keep this one from sending with them when it is not active
+        "an address of the pair": {"shared": True},
+    }
+    go(pair, **other.get(case, {}))
+    pair.settle()
+    assert [event.reason for event in pair.left.seen(IkeDown)] == ["CONFIGURATION_CHANGED"]
+    assert first not in [sa.spis for sa in pair.left.sas]
+
+
+@pytest.mark.parametrize("refusal", ["UNACCEPTABLE_ADDRESSES", "UNEXPECTED_NAT_DETECTED"])
+def test_a_peer_that_will_not_have_us_there(refusal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = established()
+    monkeypatch.setattr(mobike, "_refusal", lambda *_: NotifyType[refusal])
+    go(pair)
+    pair.settle()
+    (event,) = pair.left.seen(IkeDown)
+    assert (event.reason, event.context) == ("ADDRESS_REFUSED", {"local": str(AWAY), "theirs": refusal})
+
+
+def test_each_liveness_check_says_where_we_are() -> None:
+    """Behind a NAT that forgot us nothing comes any more, and the check does not come from where the last one did."""
+    pair = established()
+    pair.left.command(CheckLiveness(NAME))
+    pair.deliver(remote=OTHER_PORT)
+    pair.settle()
+    assert (pair.right.sa.remote, moved(pair.right)) == (OTHER_PORT, {OTHER_PORT})
+    assert pair.left.sa.nat.local
+    # Where nothing has changed nothing is asked
+    pair.left.command(CheckLiveness(NAME))
+    pair.deliver(remote=OTHER_PORT)
+    assert [flight.receiver for flight in pair.in_flight] == [pair.left]
+
+
+def test_the_responder_says_nothing_of_it() -> None:
+    pair = established()
+    pair.right.command(CheckLiveness(NAME))
+    assert pair.opened(pair.in_flight[0]).payloads == ()
+
+
+def test_liveness_checks_do_not_push_the_negotiation_out_of_the_trace() -> None:
+    pair = established()
+    for _ in range(100):
+        pair.left.command(CheckLiveness(NAME))
+        pair.settle()
+    assert "IKE_AUTH" in [line.exchange for line in pair.left.core.recorder.lines(NAME)]

@@ -178,3 +178,48 @@ def test_without_a_nat_esp_from_elsewhere_moves_nobody() -> None:
     (child,) = pair.right.sa.children.values()
     pair.right.command(PeerMoved(NAME, child.spi_in, Endpoint("198.51.100.2", 1234)))
     assert pair.right.sa.remote == Endpoint(LEFT, 500)
+
+
+# --- IKE on the other port ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("here", [500, 4500])
+def test_an_answer_from_port_500_does_not_take_the_tunnel_there(here: int) -> None:
+    """Interop: some peers answer from 500 though all goes between the ports 4500. ESP sent to 500 would be read as IKE."""
+    pair = Pair(encap=True)
+    pair.establish()
+    moved = len(pair.left.seen(ChildMoved))
+    pair.left.sa.enqueue(Liveness(), pair.now)
+    pair.drain()
+    pair.deliver()
+    pair.receive(pair.left, pair.drop().octets, Endpoint(RIGHT, 500), Endpoint(LEFT, here))
+    assert pair.left.sa.exchange is None
+    assert (pair.left.sa.local.port, pair.left.sa.remote) == (4500, Endpoint(RIGHT, 4500))
+    assert len(pair.left.seen(ChildMoved)) == moved
+
+
+def test_a_request_from_port_500_is_answered_there_and_moves_nothing() -> None:
+    """RFC 7296 2.11: the answer goes to the address and port that the request came from."""
+    pair = Pair(encap=True)
+    pair.establish()
+    pair.left.sa.enqueue(Liveness(), pair.now)
+    pair.drain()
+    for _ in range(2):  # the second time it is a repeat
+        (request,) = [flight for flight in pair.sent[-2:] if flight.receiver is pair.right][-1:]
+        pair.receive(pair.right, request.octets, Endpoint(LEFT, 500), Endpoint(RIGHT, 500))
+        answer = pair.sent[-1].transmit
+        assert answer is not None
+        assert (answer.local, answer.remote) == (Endpoint(RIGHT, 500), Endpoint(LEFT, 500))
+        assert pair.right.sa.remote == Endpoint(LEFT, 4500)
+
+
+def test_ike_that_stayed_on_500_goes_along_when_its_esp_moves() -> None:
+    """Else it would leave from 500 to 4500, without the marker that is expected there (RFC 3948 2.2)."""
+    pair = Pair(encap=False)
+    pair.establish()
+    pair.configure(pair.right, encap=True)
+    sa = pair.right.sa
+    assert sa.local.port == 500
+    (child,) = sa.children.values()
+    pair.right.command(PeerMoved(NAME, child.spi_in, Endpoint(LEFT, 61234)))
+    assert (sa.local, sa.remote) == (Endpoint(RIGHT, 4500), Endpoint(LEFT, 61234))

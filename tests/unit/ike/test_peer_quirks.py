@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.ike_pair import CHILD, NAME, Pair, connection
+from support.ike_pair import CHILD, NAME, Pair
 
-from gateway.ike.commands import Configure, Initiate, Rekey, TrafficSeen
+from gateway.ike.commands import Initiate, Rekey, TrafficSeen
 from gateway.ike.events import ExchangeFailed, IkeDown
 from gateway.ike.exchanges.auth import UNFRAGMENTED_MAX, unanswered
 from gateway.ike.proposal import make_offer
@@ -77,17 +77,3 @@ def test_without_encapsulation_nothing_is_said_of_port_4500() -> None:
     pair.deliver()
     pair.silence(120)
     assert [event.reason for event in pair.left.seen(IkeDown)] == ["NO_ANSWER_TO_IKE_AUTH"]
-
-
-def test_a_child_sa_whose_rekeys_are_all_refused_ends_with_its_lifetime_and_says_so() -> None:
-    pair = Pair(child_rekey_time=100.0, child_life_time=150.0)
-    pair.establish()
-    first = pair.now
-    pair.right.command(Configure((connection(pair.right.address, pair.left.address, esp=NO_PFS),)))
-    pair.run(first + 149.0 - pair.now)
-    assert pair.left.sa.usable_child(CHILD) is not None, "what was refused works on"
-    told = [one.reason for one in pair.left.seen(ExchangeFailed)]
-    assert told and "CHILD_LIFETIME_EXPIRED" not in told
-    pair.run(2.0)
-    assert "CHILD_LIFETIME_EXPIRED" in [one.reason for one in pair.left.seen(ExchangeFailed)]
-    assert pair.left.sa.established

@@ -115,7 +115,7 @@ def test_who_requires_it_does_not_go_without(left: PostQuantumKey | None, right:
     assert pair.left.sas == pair.right.sas == []
     reasons = [one.reason for host in pair.hosts for one in host.seen(IkeDown)]
     assert set(reasons) & {
-        "USE_PPK_IKE", "NO_PROPOSAL_CHOSEN_IKE", "AUTHENTICATION_FAILED_SENT", "AUTHENTICATION_FAILED_RECEIVED"
+        "USE_PPK_IKE", "USE_PPK", "NO_PROPOSAL_CHOSEN_IKE", "AUTHENTICATION_FAILED_SENT", "AUTHENTICATION_FAILED_RECEIVED"
     }  # fmt: skip
 
 

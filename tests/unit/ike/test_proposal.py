@@ -7,11 +7,22 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.work import calls_while
 
 from gateway.ike import proposal
 from gateway.ike.errors import PeerError, Violation
-from gateway.ike.payloads import Proposal, SecurityAssociation, Transform
-from gateway.ike.proposal import Choice, Offer, accept, choice_of, is_lowest, key_exchange_methods, make_offer, select
+from gateway.ike.payloads import PROPOSALS_MAX, Proposal, SecurityAssociation, Transform
+from gateway.ike.proposal import (
+    TOLD_MAX,
+    Choice,
+    Offer,
+    accept,
+    choice_of,
+    is_lowest,
+    key_exchange_methods,
+    make_offer,
+    select,
+)
 from gateway.ike.registry import NotifyType, Protocol, TransformType
 
 ENCR, PRF, INTEG, KE, ESN = tuple(TransformType)[:5]
@@ -131,6 +142,27 @@ def test_the_refusal_names_what_the_peer_offered_but_not_endlessly() -> None:
         select([offer(GCM)], many, Protocol.ESP)
     assert error.value.detail.startswith("peer offers ESP:AES_CBC-128;")
     assert len(error.value.detail) < 400
+
+
+def test_a_refusal_costs_in_proportion_to_what_is_offered() -> None:
+    """Whoever forges a peer's address can have us refuse: two hundred proposals took 2 ms, and more with more of our own."""
+    many = [offer(*(Transform.make(ENCR, 12, bits) for bits in (128, 192, 256, 512)), SHA256, PRF256, ECP256)] * 8
+    nothing_of_ours = tuple(Transform.make(ENCR, number) for number in range(1000, 1250))
+    assert calls_while(lambda: refused(many, esp(*nothing_of_ours))) < 12 * len(nothing_of_ours)
+    nearly = [esp(CBC, SHA256, PRF256, ECP384)] * PROPOSALS_MAX
+    assert refused(many, *nearly)
+    assert calls_while(lambda: refused(many, *nearly)) < 40 * len(many) * len(nearly)
+
+
+def test_a_refusal_tells_no_more_of_an_offer_than_people_read() -> None:
+    one = esp(*(Transform.make(ENCR, number) for number in range(1000, 1250)))
+    with pytest.raises(PeerError) as raised:
+        chosen([offer(GCM)], *[one] * PROPOSALS_MAX)
+    assert raised.value.detail.count("UNKNOWN") == TOLD_MAX
+    assert raised.value.detail.endswith("/...")
+    with pytest.raises(PeerError) as raised:
+        chosen([offer(GCM)], esp(CBC, SHA256), esp(CBC, NO_INTEGRITY))
+    assert raised.value.detail.count(";") == 1 and "..." not in raised.value.detail
 
 
 # --- the initiator --------------------------------------------------------------------------------------------------

@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 
 import pytest
-from support.ike_pair import CHILD, ESP_OFFERS, NAME, Flight, Pair, connection
+from support.ike_pair import CHILD, ESP_OFFERS, LEFT, NAME, RIGHT, CheapExchanges, Flight, Host, Pair, connection
 
 from gateway.contract import Endpoint
+from gateway.ike import keeping
 from gateway.ike.commands import Configure, Initiate, Rekey, Terminate
 from gateway.ike.events import ExchangeFailed, IkeDown, IkeUp
-from gateway.ike.exchanges import auth, rekey_ike, timers
+from gateway.ike.exchanges import auth, timers
 from gateway.ike.exchanges.delete import DeleteIke
 from gateway.ike.exchanges.liveness import Liveness
 from gateway.ike.payloads import Notify, SecurityAssociation
 from gateway.ike.proposal import make_offer
 from gateway.ike.registry import ExchangeType, NotifyType, Protocol
+from gateway.ike.uniqueness import IKE_SAS_MAX
 
 
 def flowing_for(pair: Pair, seconds: float, step: float = 0.5) -> None:
@@ -113,10 +115,9 @@ def test_under_loss_exactly_one_remains(seed: int) -> None:
     pair.assert_agreed()
 
 
-def test_the_peers_lifetime_of_our_proof_is_heeded() -> None:
-    """RFC 4478 3."""
+def giving_lifetime(seconds: int) -> Pair:
     pair = Pair()
-    given = Notify(NotifyType.AUTH_LIFETIME, (120).to_bytes(4, "big"))
+    given = Notify(NotifyType.AUTH_LIFETIME, seconds.to_bytes(4, "big"))
     respond = pair.right.core.serve
 
     def serve(sa, message, now):  # type: ignore[no-untyped-def]
@@ -127,9 +128,45 @@ def test_the_peers_lifetime_of_our_proof_is_heeded() -> None:
 
     pair.right.core.serve = serve  # type: ignore[method-assign]
     pair.establish()
+    return pair
+
+
+def test_the_peers_lifetime_of_our_proof_is_heeded() -> None:
+    """RFC 4478 3."""
+    pair = giving_lifetime(120)
     first = pair.left.sa.initiator_spi
     flowing_for(pair, 125)
     assert pair.left.sa.initiator_spi != first
+    pair.assert_agreed()
+
+
+def test_it_is_heeded_also_after_a_reload() -> None:
+    pair = giving_lifetime(120)
+    first = pair.left.sa.initiator_spi
+    pair.configure(pair.left, reauth_time=3600.0)
+    pair.configure(pair.left)
+    flowing_for(pair, 125)
+    assert pair.left.sa.initiator_spi != first
+    pair.assert_agreed()
+
+
+def test_it_is_heeded_by_another_process_that_reloads() -> None:
+    pair = giving_lifetime(120)
+    kept = keeping.kept(pair.left.sa)
+    assert kept is not None
+    assert kept.asked_at == keeping.shifted(kept, 5.0).asked_at - 5.0  # type: ignore[operator]
+    installed, pair.left = pair.left.data_plane, Host(pair, LEFT, 77, CheapExchanges())
+    pair.left.data_plane = installed
+    pair.configure(pair.left)
+    keeping.resume(pair.left.core, connection(LEFT, RIGHT), kept, pair.now, renew=False)
+    pair.configure(pair.left, reauth_time=3600.0)
+    assert pair.left.sa.reauth_at == kept.asked_at
+
+
+def test_a_lifetime_of_a_moment_makes_no_storm_of_ike_sas() -> None:
+    pair = giving_lifetime(1)
+    flowing_for(pair, 10.5 * auth.AUTH_LIFETIME_LEAST)
+    assert 5 <= len([event for event in pair.left.seen(IkeUp) if not event.rekeyed]) <= 11
     pair.assert_agreed()
 
 
@@ -269,12 +306,12 @@ def test_half_open_ike_sas_that_strangers_began_do_not_hold_up_a_rekey() -> None
     """Anybody can send IKE_SA_INIT from the peer's address; only authenticated IKE_SAs count against the peer."""
     pair = Pair()
     pair.establish()
-    for number in range(rekey_ike.IKE_SAS_MAX + 4):
+    for number in range(IKE_SAS_MAX + 4):
         stranger = Pair(seed=100 + number)
         stranger.left.command(Initiate(NAME))
         pair.receive(pair.right, stranger.in_flight[0].octets, Endpoint(pair.left.address, 2000 + number))
     pair.in_flight.clear()
-    assert pair.right.core.half_open == rekey_ike.IKE_SAS_MAX + 4
+    assert pair.right.core.half_open == IKE_SAS_MAX + 4
     before = pair.left.sa.initiator_spi
     pair.left.command(Rekey(NAME))
     pair.settle()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from support.ike_pair import LEFT, NAME, PSK, RIGHT, Pair
 from support.ike_stages import GOOD_REQUEST, ask
 
 from gateway.contract import Endpoint
-from gateway.ike.commands import Initiate, Rekey
-from gateway.ike.recorder import KEPT, Line
+from gateway.ike.commands import CheckLiveness, Initiate, Rekey
+from gateway.ike.recorder import CHECKS_KEPT, KEPT, Line, Recorder
 
 CLUSTER = "N(IKEV2_MESSAGE_ID_SYNC_SUPPORTED) N(IPSEC_REPLAY_COUNTER_SYNC_SUPPORTED)"
 
@@ -81,6 +83,62 @@ def test_the_last_ones_are_kept_and_no_more() -> None:
     assert lines == tuple(sorted(lines, key=lambda line: line.at))
     pair.left.core.recorder.keep_only(())
     assert pair.left.core.recorder.lines(NAME) == ()
+
+
+def checked(pair: Pair, times: int) -> None:
+    """Liveness checks of both ends, as on an idle tunnel."""
+    for number in range(times):
+        (pair.left if number % 2 else pair.right).command(CheckLiveness(NAME))
+        pair.now += 10.0
+        pair.settle()
+
+
+def test_liveness_checks_push_out_nothing_that_was_negotiated() -> None:
+    """An idle tunnel checks every 10 s; what was negotiated an hour before is there all the same."""
+    pair = Pair()
+    pair.establish()
+    begun, at = told(pair), pair.now
+    checked(pair, 360)
+    lines = pair.left.core.recorder.lines(NAME)
+    assert told(pair)[: len(begun)] == begun
+    folded, *last = lines[len(begun) :]
+    assert (folded.exchange, folded.text, folded.folded) == ("INFORMATIONAL", "", 720 - CHECKS_KEPT)
+    assert at <= folded.at < at + 20
+    assert folded.octets == folded.folded * last[0].octets
+    assert [(line.exchange, line.folded) for line in last] == [("INFORMATIONAL", 0)] * CHECKS_KEPT
+    assert [line.at for line in lines] == sorted(line.at for line in lines)
+
+
+def test_each_row_of_liveness_checks_is_folded_by_itself() -> None:
+    pair = Pair()
+    pair.establish()
+    for _ in range(3):
+        checked(pair, 40)
+        pair.left.command(Rekey(NAME, "net"))
+        pair.settle()
+    lines = pair.left.core.recorder.lines(NAME)
+    assert [line.folded for line in lines if line.folded] == [80 - CHECKS_KEPT] * 3
+    assert sum("CHILD_SA net installed" in line.text for line in lines) == 4
+    assert len(lines) <= KEPT
+
+
+def test_repetitions_of_a_folded_liveness_check_are_counted_with_it() -> None:
+    recorder = Recorder()
+    check = Line(1.0, True, "INFORMATIONAL", False, 0, "", 80)
+    for number in range(CHECKS_KEPT + 2):
+        recorder.add(NAME, replace(check, message_id=number))
+        recorder.repeated(NAME, number, False)
+    recorder.repeated(NAME, 1, False)
+    folded, *last = recorder.lines(NAME)
+    assert (folded.folded, folded.repeated, folded.octets) == (2, 3, 160)
+    assert [line.repeated for line in last] == [1] * CHECKS_KEPT
+
+
+def test_a_message_that_says_something_is_not_folded() -> None:
+    recorder = Recorder()
+    for number in range(KEPT):
+        recorder.add(NAME, Line(1.0, True, "INFORMATIONAL", False, number, "D(1 SPIs)"))
+    assert [line.folded for line in recorder.lines(NAME)] == [0] * KEPT
 
 
 def test_what_strangers_send_pushes_nothing_out() -> None:

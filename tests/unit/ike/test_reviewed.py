@@ -174,11 +174,12 @@ def test_what_is_about_to_be_deleted_carries_on_where_its_successor_is_gone_agai
     pair.deliver()
     assert old.successor is not None
     assert old.successor.active
-    (new,) = [child for child in pair.right.sa.children.values() if child.spi_in == old.successor.spi_out]
+    made = old.successor
+    (new,) = [child for child in pair.right.sa.children.values() if child.spi_in == made.spi_out]
     pair.right.sa.enqueue(DeleteChild(new), pair.now)
     pair.drain()
     pair.deliver(1)
-    assert old.successor.spi_in not in pair.left.sa.children
+    assert made.spi_in not in pair.left.sa.children
     pair.deliver()
     pair.deliver(1)
     assert pair.left.sa.exchange is not None

@@ -14,7 +14,7 @@ from support.ike_pair import LEFT, RIGHT, Flight
 from support.pki import EPOCH, Authority, Issued, crl_of, der, freshest, ocsp_of, points_to, scope
 
 from gateway.ike.commands import Initiate, Terminate
-from gateway.ike.events import IkeUp, Notice
+from gateway.ike.events import IkeDown, IkeUp, Notice
 from gateway.ike.payloads import Certificate, CertificateRequest
 from gateway.ike.registry import CertificateEncoding, ExchangeType
 from gateway.ike.revocation_cache import ENTRIES_MAX, FAILURE_WAIT, Question, RevocationCache
@@ -122,6 +122,46 @@ def test_a_certificate_that_names_nobody_to_ask(mode: str) -> None:
     two.begin()
     assert bool(two.left.seen(IkeUp)) == (mode != "strict")
     assert two.fetches == []
+
+
+@pytest.mark.parametrize("mode", ["relaxed", "ifuri", "strict"])
+@pytest.mark.parametrize("where", ["ldap:///CN=root?certificateRevocationList", "https://ca.example/root.crl"])
+def test_a_certificate_that_names_only_whom_we_cannot_ask(mode: str, where: str) -> None:
+    """It names somebody, so `ifuri` refuses it, and says why and what of it is to be changed."""
+    two = pair(mode, ROOT.issue("right", ip=[RIGHT], extensions=points_to(crl=[where])))
+    two.begin()
+    assert two.fetches == []
+    assert bool(two.left.seen(IkeUp)) == (mode == "relaxed")
+    assert two.failures()[0] == ("" if mode == "relaxed" else "REVOCATION_UNKNOWN")
+    said = [one.text for one in two.left.seen(Notice) if one.event == "revocation-unknown"]
+    said += [one.context["detail"] for one in two.left.seen(IkeDown) if one.reason == "REVOCATION_UNKNOWN"]
+    assert len(said) == 1
+    assert f"it names only {where} to ask, and only http:// is fetched" in said[0]
+
+
+def test_a_crl_from_a_file_is_enough_where_nobody_can_be_asked() -> None:
+    right = ROOT.issue("right", ip=[RIGHT], extensions=points_to(crl=["ldap:///CN=root"]))
+    for crl, reason in ((crl_of(ROOT), ""), (crl_of(ROOT, [right.certificate]), "CERTIFICATE_REVOKED")):
+        two = pair("ifuri", right)
+        two.settle_on("left", trust=trust(ROOT, revocation="ifuri", crls=(der(crl),)))
+        two.begin()
+        assert two.failures()[0] == reason
+
+
+@pytest.mark.parametrize("mode", ["relaxed", "ifuri", "strict"])
+def test_a_delegated_responder_about_whom_nobody_can_be_asked(mode: str) -> None:
+    """Revoked or not, its word counts as if it had not been given."""
+    responder = ROOT.issue("asked", extensions=[*SIGNING, *points_to(crl=["ldap:///CN=root"])])
+    response = ocsp_of(ROOT, POINTED.certificate, signer=responder, show=[responder.certificate])
+    two = pair(mode)
+    two.web = {OCSP: answer(response)}
+    two.begin()
+    assert [one.url for one in two.fetches] == [OCSP, CRL]
+    assert two.failures()[0] == ("" if mode == "relaxed" else "REVOCATION_UNKNOWN")
+    two = pair(mode)
+    two.web = {OCSP: answer(response), CRL: answer(GOOD_CRL)}
+    two.begin()
+    two.assert_agreed()
 
 
 def test_an_intermediate_ca_is_looked_at_too() -> None:

@@ -8,10 +8,11 @@ import pytest
 from simulation.doubles import SeededRandom
 
 from gateway.config.load import load_text
-from gateway.contract import Compute
+from gateway.contract import Compute, Endpoint
+from gateway.ike.events import ChildMoved
 from gateway.ike.key_exchange import Libcrypto
-from gateway.node import inputs
-from gateway.node.effects import OpenTunnel, SetTunnelMtu
+from gateway.node import inputs, negotiated
+from gateway.node.effects import MoveSa, OpenTunnel, SetTunnelMtu
 from gateway.node.gateway import Gateway
 from gateway.node.settings import GatewaySettings, Secrets, build
 from gateway.routing.model import Applied, Dump, DumpRequest, Reconcile, RouteOps
@@ -84,3 +85,12 @@ def test_a_reload_that_changes_one_says_so_once_and_leaves_the_rest_alone() -> N
         assert (change.name, change.mtu, change.dscp, change.clear_df) == ("a", mtu, dscp, clear_df)
         node.command(inputs.Reconfigured(settings(keys)), at + 0.5)
         assert said(node) == []
+
+
+def test_esp_in_udp_goes_to_4500_where_ike_moved_on_port_500() -> None:
+    """RFC 3948 2: as when the SA was installed."""
+    node, _ = started()
+    tunnel = node.tunnels["a"]
+    moved = ChildMoved("a", 0x1234, Endpoint("198.51.100.18", 500))
+    (effect,) = negotiated.follow(tunnel, moved, True, 0.0)
+    assert effect == MoveSa(tunnel.settings.id, 0x1234, Endpoint("198.51.100.18", 4500))

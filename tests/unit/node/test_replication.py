@@ -288,6 +288,11 @@ def test_two_that_cannot_reach_a_peer_do_not_hand_it_to_each_other_for_ever() ->
     assert not tunnel.failed_here
 
 
+def test_the_ike_core_knows_whose_sas_are_at_both_gateways() -> None:
+    """It must not move one to or from an address of this gateway alone (ike/reconfiguration.py)."""
+    assert {one.name: one.ike.shared for one in settings().tunnels} == {"moving": True, "own": False}
+
+
 def test_without_shared_addresses_nothing_is_asked() -> None:
     replication = Replication({}, cast(Any, None), SeededRandom(1))
     assert replication.next_deadline() is None

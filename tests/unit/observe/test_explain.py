@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
+from support.reasons import OF_EXCHANGES, OF_IKE_SAS, emitted
 
-from gateway.node.failures import named
+from gateway.ike.errors import Violation
+from gateway.node.failures import init_refused, named
 from gateway.observe.explain import SENTENCES, explain
 
 ALL = {
@@ -80,22 +79,67 @@ def test_refusing_and_being_refused_are_told_apart():
     for failure, sent, received in (
         ("TS_UNACCEPTABLE", "we refused the traffic selectors of the peer", "the peer refused our traffic selectors"),
         ("INVALID_SYNTAX", "we could not make sense", "the peer could not parse"),
+        ("UNSUPPORTED_CRITICAL_PAYLOAD", "the peer sends a payload that we do not know", "the peer refuses a payload"),
     ):
         assert explain(failure, {"direction": "sent", "tunnel": "a"}).startswith(sent)
         assert explain(failure, {"direction": "received", "tunnel": "a"}).startswith(received)
 
 
 def test_every_reason_of_the_protocol_code_has_a_sentence():
-    """Reasons are written in ike/ and node/ as words; node/failures.py turns them into the names of the table."""
-    root = Path(__file__).parents[3] / "gateway"
-    text = "".join(
-        path.read_text()
-        for path in [*root.glob("ike/exchanges/*.py"), root / "ike" / "sa.py", root / "ike" / "endpoint.py"]
-    )
-    reasons = set(re.findall(r'(?:destroy|close)\([^)"]*"([A-Z][A-Z_]+)"', text))
-    assert len(reasons) >= 5
-    for reason in reasons:
-        assert "no explanation" not in explain(*named(reason, {"tunnel": "a"})), reason
+    """Reasons are written in ike/ as words; node/failures.py turns them into the names of the table."""
+    ends, failed = emitted(*OF_IKE_SAS), emitted(*OF_EXCHANGES)
+    assert ends >= {
+        "PEER_UNREACHABLE",
+        "INVALID_SYNTAX_IKE",
+        "UNKNOWN_8192_RECEIVED",
+        "CERTIFICATE_WEAK",
+        "PEER_CRASHED",
+    }
+    assert failed >= {
+        "NO_PROPOSAL_CHOSEN_ESP",
+        "BAD_NONCE",
+        "REKEY_GRAMMAR",
+        "IKE_REKEY_MALFORMED",
+        "CHILD_LIMIT_REACHED",
+    }
+    assert failed >= {
+        "REKEY_NO_ADDITIONAL_SAS",
+        "PEER_REKEY_TS_UNACCEPTABLE",
+        "PEER_IKE_REKEY_NO_PROPOSAL_CHOSEN",
+        "NO_CHILD_SA",
+    }
+    contexts = [(reason, {"tunnel": "a"}) for reason in ends]
+    contexts += [(reason, {"tunnel": "a", "child": "" if "IKE_REKEY" in reason else "net"}) for reason in failed]
+    assert [reason for reason, context in contexts if "no explanation" in explain(*named(reason, context))] == []
+
+
+def test_every_refusal_to_begin_an_ike_sa_has_a_sentence():
+    for why in Violation:
+        assert "no explanation" not in explain(init_refused(why), {"tunnel": "a", "detail": "WHAT"})
+    assert "`proposals`" in explain(init_refused(Violation.NO_PROPOSAL), ALL)
+    no_ppk = explain(init_refused(Violation.PPK), ALL)
+    assert "`ppk_required`" in no_ppk and "`proposals`" not in no_ppk
+
+
+def test_a_notification_that_no_key_can_cause_blames_none():
+    """RFC 7296 2.21: INVALID_SYNTAX is said of what decrypted and verified, and a pre-shared key is in AUTH alone."""
+    for reason in ("INVALID_SYNTAX_RECEIVED", "INVALID_SYNTAX_IKE", "REKEY_INVALID_SYNTAX", "IKE_REKEY_INVALID_SYNTAX"):
+        sentence = explain(*named(reason, {**ALL, "child": "net"}))
+        assert "INVALID_SYNTAX" in sentence and "psk" not in sentence and "no key is at fault" in sentence
+
+
+def test_what_was_asked_for_says_whose_proposals_are_meant():
+    """A group that the peer refuses for a new CHILD_SA is one of `esp_proposals`."""
+    for_child = explain(*named("INVALID_KE_PAYLOAD", {**ALL, "child": "net"}))
+    assert "PFS group" in for_child and "`esp_proposals`" in for_child and "`proposals`" not in for_child
+    assert "`proposals`" in explain(*named("INVALID_KE_PAYLOAD_IKE", {"tunnel": "a"}))
+
+
+def test_octets_and_packets_that_are_used_up_name_their_own_settings():
+    sentence = explain(*named("CHILD_LIMIT_REACHED", {**ALL, "child": "net"}))
+    assert "`rekey_bytes` or `rekey_packets`" in sentence
+    assert "rekey_time" not in sentence
+    assert "`rekey_time`" in explain(*named("CHILD_LIFETIME_EXPIRED", {**ALL, "child": "net"}))
 
 
 def test_a_clause_with_an_unknown_value_is_left_out():

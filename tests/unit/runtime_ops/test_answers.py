@@ -7,6 +7,7 @@ import gc
 import json
 import time
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from support.glass import CONFIG, EDGE, Glass, glass
 from gateway.routing.model import SetRoute, ViaConnection
 from gateway.runtime import questions
 from gateway.runtime.answers import answer
-from gateway.runtime.questions import Advertised, Lookup, NotThere, PolicyTest, Question, Table, Unusable
+from gateway.runtime.questions import Advertised, Lookup, NotThere, Places, PolicyTest, Question, Table, Unusable
 
 INNER = "172.16.1.0/24"
 
@@ -55,6 +56,21 @@ def test_the_table_and_the_way_to_an_address(made: Glass):
     assert (found["address"], found["source"], found["verdict"]) == ("172.16.1.9", "10.1.0.1", "dropped")
     with pytest.raises(NotThere, match="there are: blue"):
         ask(made, questions.lookup({"address": "172.16.1.9", "instance": "red"}))
+
+
+def test_the_lines_of_settings_are_those_of_the_file_as_it_is_now(made: Glass, tmp_path: Path):
+    file = made.daemon.loaded.path = tmp_path / "gateway.toml"
+    file.write_text('[connection.site]\npsk.file = "a"\n')
+    told = ask(made, Places(("psk", "proposals"), "site"))
+    assert told["file"] == str(file)
+    assert told["places"] == [
+        {"connection": "site", "key": "psk", "lines": [2], "below": 1},
+        {"connection": "site", "key": "proposals", "lines": [], "below": 1},
+    ]
+    file.write_text('# moved\n[connection.site]\npsk.file = "a"\n')
+    assert ask(made, Places(("psk",)))["places"][0]["lines"] == [3]
+    file.unlink()
+    assert ask(made, Places(("psk",)))["places"] == []
 
 
 def test_a_policy_of_the_running_configuration_by_its_name(made: Glass):

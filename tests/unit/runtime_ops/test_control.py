@@ -23,7 +23,7 @@ from gateway.runtime import control
 from gateway.runtime.control import AlreadyRunning, ControlServer
 from gateway.runtime.fd_store import Inherited
 from gateway.runtime.http import LAST_ANSWERS
-from gateway.runtime.questions import Advertised, Lookup, NotThere, PolicyTest, Table, Unusable
+from gateway.runtime.questions import Advertised, Lookup, NotThere, Places, PolicyTest, Table, Unusable
 
 
 def ask(path: Path, method: str, url: str, body: object = None) -> tuple[int, dict[str, object]]:
@@ -72,12 +72,19 @@ def test_questions_about_routes_reach_the_daemon(path: Path):
         operations.document = {"table": []}
         assert ask(path, "GET", "/v1/table")[1]["table"] == []
         assert ask(path, "GET", "/v1/advertised?peer=edge")[0] == 200
+        assert ask(path, "GET", "/v1/places?keys=psk,proposals&connection=a")[0] == 200
         assert ask(path, "GET", "/v1/lookup?address=10.1.0.1&from=10.2.0.1&instance=blue")[0] == 200
         large = {"peer": "edge", "text": "x" * 1_000_000}
         assert ask(path, "POST", "/v1/policy-tests", large)[0] == 200, "a configuration is longer than other requests"
         here, there = ip_address("10.2.0.1"), ip_address("10.1.0.1")
         test = PolicyTest("edge", "both", "", large["text"])
-        assert operations.questions == [Table(), Advertised("edge"), Lookup(there, here, "blue"), test]
+        assert operations.questions == [
+            Table(),
+            Advertised("edge"),
+            Places(("psk", "proposals"), "a"),
+            Lookup(there, here, "blue"),
+            test,
+        ]
         operations.problem = NotThere("no such thing")
         assert ask(path, "GET", "/v1/table") == (404, {"ok": False, "text": "no such thing"})
         operations.problem = Unusable("f:1:1: a", "f:2:1: b")
@@ -87,7 +94,15 @@ def test_questions_about_routes_reach_the_daemon(path: Path):
 
 def test_questions_not_understood_are_refused(path: Path):
     with served(SampleOperations(TROUBLED), path) as operations:
-        for url in ("table?x=1", "advertised?pear=edge", "lookup", "lookup?address=x", f"advertised?peer={'a' * 81}"):
+        for url in (
+            f"places?keys={'a,' * 65}",
+            "places?key=psk",
+            "table?x=1",
+            "advertised?pear=edge",
+            "lookup",
+            "lookup?address=x",
+            f"advertised?peer={'a' * 81}",
+        ):
             assert ask(path, "GET", f"/v1/{url}")[0] == 400, url
         for body in ("[]", b"\xff", "[" * 4000, "x" * ((4 << 20) + 1)):
             assert ask(path, "POST", "/v1/policy-tests", body)[0] == 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +74,68 @@ async def quiet(node: Any) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
     await play(node)
     assert [str(one["exception"]) for one in told] == ["a fault of ours"]
+
+
+class PanicException(BaseException):
+    """What pyo3 raises for a panic in Rust: not an Exception, and no name by which it could be caught."""
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        *itertools.product(("in a thread", "on the loop"), (PanicException, asyncio.CancelledError, ValueError)),
+        ("in a thread", SystemExit),
+    ],
+)
+def test_whatever_a_job_raises_answers_its_ticket(
+    where: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without an answer the IKE_SA that asked would wait for ever."""
+
+    def job() -> object:
+        raise error("index out of bounds")
+
+    node: Any = Counting(0)
+    node.wanted = [Compute(ticket, job) for ticket in range(3)]
+
+    async def scenario() -> None:
+        driver = Driver(node, lambda effect: None)
+        driver._lasting[job.__code__] = 0.0 if where == "on the loop" else 1.0
+        driver.command("begin")
+        while len(node.results) < 3:
+            await asyncio.sleep(0.001)
+        driver.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))
+    assert all(isinstance(one, Exception) and "index out of bounds" in str(one) for one in node.results.values())
+    if issubclass(error, Exception):
+        assert all(type(one) is error for one in node.results.values())
+        assert caplog.records == []
+    else:
+        assert all(error.__name__ in str(one) for one in node.results.values())
+        (told,) = caplog.records
+        assert error.__name__ in told.getMessage()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_process_is_no_result(error: type[BaseException]) -> None:
+    """A signal's handler runs wherever the loop's thread is, perhaps within a job."""
+
+    def job() -> object:
+        raise error
+
+    node: Any = Counting(0)
+    node.wanted = [Compute(1, job)]
+
+    async def scenario() -> None:
+        driver = Driver(node, lambda effect: None)
+        driver._lasting[job.__code__] = 0.0
+        driver.command("begin")
+        await asyncio.sleep(1)
+
+    with pytest.raises(error):
+        asyncio.run(scenario())
+    assert node.results == {}
 
 
 @pytest.mark.parametrize("inputs", [1, 3])
