@@ -28,7 +28,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         yield laboratory
         if request.node.stash.get(FAILED, False):
             print(laboratory.tails())
-    assert laboratory.leftovers() == []
+    left = laboratory.leftovers()
+    assert not left, f"left behind: {left}"
 
 
 @pytest.fixture

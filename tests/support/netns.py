@@ -174,13 +174,22 @@ class Lab:
         processes = [process for machine in self.namespaces.values() for process in machine.processes]
         return "\n".join({process.log: process.tail(lines) for process in processes}.values())
 
-    def leftovers(self) -> list[str]:
-        """Namespaces and processes of this laboratory that still exist, as sentences."""
-        found = [f"namespace {name}" for name in _namespaces() if name.startswith(f"{self.prefix}-")]
-        # The kernel gives the number of a namespace that is gone to the next one, maybe of another laboratory
-        others = {_inode(name) for name in _namespaces() if not name.startswith(f"{self.prefix}-")}
-        found += [f"process {pid} {command}" for pid, command in _processes_in(self._inodes - others)]
+    def leftovers(self, patience: float = 2.0) -> list[str]:
+        """Namespaces and processes of this laboratory that still exist after `patience` seconds, as sentences.
+
+        The kernel gives the number of a namespace that is gone to the next one, maybe of another laboratory, which has
+        no name at first: such a process is seen for a moment only.
+        """
+        deadline = time.monotonic() + patience
+        while (found := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.05)
         return found
+
+    def _left(self) -> list[str]:
+        names = _namespaces()
+        found = [f"namespace {name}" for name in names if name.startswith(f"{self.prefix}-")]
+        others = {_inode(name) for name in names if not name.startswith(f"{self.prefix}-")}
+        return found + [f"process {pid} {command}" for pid, command in _processes_in(self._inodes - others)]
 
     def close(self) -> None:
         """Remove everything; safe to call twice."""
