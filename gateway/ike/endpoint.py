@@ -351,6 +351,7 @@ class IkeEndpoint:
         self._primary[connection] = primary
         if primary is not before:
             primary.activate_all()
+            succession.come_back(primary, now)
 
     # --- receiving ----------------------------------------------------------------------------------------------
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from gateway.contract import Endpoint
 from gateway.ike.message import Message
 from gateway.ike.payloads import Notify
 from gateway.ike.registry import NotifyType
+
+if TYPE_CHECKING:
+    from gateway.ike.sa import IkeSa
+
+HASH_OCTETS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,11 @@ def detection_hash(initiator_spi: int, responder_spi: int, endpoint: Endpoint) -
     spis = initiator_spi.to_bytes(8, "big") + responder_spi.to_bytes(8, "big")
     octets = spis + ip_address(endpoint.host).packed + endpoint.port.to_bytes(2, "big")
     return hashlib.sha1(octets, usedforsecurity=False).digest()
+
+
+def pretended_source(sa: IkeSa) -> bytes | None:
+    """With `encap` the source hash is random, so that the peer sees a NAT and encapsulates (as strongSwan does)."""
+    return sa.services.random.octets(HASH_OCTETS) if sa.settings.encap else None
 
 
 def notifications(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.contract import Endpoint
 from gateway.ike.events import ChildMoved, ChildRemove
 from gateway.ike.settings import IKE_PORT, NATT_PORT
-from gateway.ike.states import IkeState
+from gateway.ike.states import ChildState, IkeState
 
 if TYPE_CHECKING:
     from gateway.ike.child import ChildSa
@@ -57,6 +57,13 @@ def leave_older(sa: IkeSa, child: ChildSa) -> None:
         for one in other.children.values():
             if one.name == child.name and one.active and other not in (sa, primary):
                 _leave(other, one)
+
+
+def come_back(sa: IkeSa, now: float) -> None:
+    """It was going to be closed, and carries the connection after all: what left it cannot come back, and is made anew at once."""
+    for child in sa.children.values():
+        if child.left and child.state is ChildState.INSTALLED:
+            child.rekey_at = now
 
 
 def moved(sa: IkeSa, remote: Endpoint, local: Endpoint | None = None) -> None:

@@ -28,6 +28,35 @@ def test_a_thousand_schedules(block: range) -> None:
 
 # Schedules that found something, as they were
 FOUND = {
+    "an IKE_SA that was going to be closed, and stayed since the peer closed the other one, had no CHILD_SAs for one worker alone": Schedule(
+        90454,
+        Plan(
+            starters="b",
+            children=("net",),
+            ike="aes256gcm16-prfsha256-ecp256",
+            pfs=False,
+            further="-ke1_mlkem768",
+            options=("rekey_check = 3", "resource_sas = 3"),
+            groups=(("ecp256",), ("ecp256",)),
+            esn="-esn-noesn",
+            ppk="a",
+            beside=(
+                Plan(
+                    starters="b",
+                    children=("net",),
+                    ike="aes256gcm16-prfsha256-ecp256",
+                    pfs=True,
+                    further="-ke1_mlkem768",
+                    options=("encap = false", "childless = true"),
+                    groups=(("ecp256",), ("ecp256",)),
+                    child_options=("rekey_packets = 200",),
+                ),
+            ),
+        ),
+        "foul",
+        "slow",
+        ("long cut", "freeze", "flood"),
+    ),
     "one worker's traffic fell back to an IKE_SA that the peer had lost, when its CHILD_SA was rekeyed beside another IKE_SA": Schedule(
         84287,
         Plan(

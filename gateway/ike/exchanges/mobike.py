@@ -76,8 +76,7 @@ def whereabouts(sa: IkeSa) -> tuple[Notify, ...]:
     """RFC 4555 3.5: from where this is sent we are to be reached."""
     if not may_move(sa):
         return ()
-    pretended = sa.services.random.octets(20) if sa.settings.encap else None
-    detection = nat.notifications(sa.initiator_spi, sa.responder_spi, sa.local, sa.remote, pretended)
+    detection = nat.notifications(sa.initiator_spi, sa.responder_spi, sa.local, sa.remote, nat.pretended_source(sa))
     return (Notify(NotifyType.UPDATE_SA_ADDRESSES), *detection)
 
 
@@ -120,8 +119,7 @@ def answer(sa: IkeSa, message: Message) -> tuple[Notify, ...]:
         sa.local, sa.remote = local, remote
         sa.nat = nat.detect(message, local, remote)
     if nat.detect(message, local, remote).supported:
-        pretended = sa.services.random.octets(20) if sa.settings.encap else None
-        echoed += nat.notifications(sa.initiator_spi, sa.responder_spi, local, remote, pretended)
+        echoed += nat.notifications(sa.initiator_spi, sa.responder_spi, local, remote, nat.pretended_source(sa))
     return tuple(echoed)
 
 

@@ -76,7 +76,7 @@ class InitiateSa(Exchange):
     def _send(self, sa: IkeSa, pair: KeyPair, now: float) -> None:
         self.pair = pair
         self.sent = proposal.payload(sa.settings.offers, b"")
-        detection = nat.notifications(sa.initiator_spi, 0, sa.local, sa.remote, pretended_source(sa))
+        detection = nat.notifications(sa.initiator_spi, 0, sa.local, sa.remote, nat.pretended_source(sa))
         self.payloads = (
             self.sent,
             KeyExchange(pair.method, pair.public),
@@ -244,11 +244,6 @@ def _fragments(sa: IkeSa, message: Message) -> bool:
     return bool(sa.settings.fragment_size) and message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
 
 
-def pretended_source(sa: IkeSa) -> bytes | None:
-    """With `encap` the source hash is random, so that the peer sees a NAT and encapsulates (as strongSwan does)."""
-    return sa.services.random.octets(20) if sa.settings.encap else None
-
-
 def float_to_natt(sa: IkeSa) -> None:
     """RFC 7296 2.23: the initiator moves to port 4500 when a NAT was found, or encapsulation is forced."""
     if sa.encapsulate and sa.local.port != NATT_PORT:
@@ -298,7 +293,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> None:
     def then(result: tuple[bytes, bytes], now: float) -> None:
         public, shared = result
         sa.keys = IkeKeys.initial(choice, shared, sa.ni, sa.nr, sa.spis, False)
-        detection = nat.notifications(sa.initiator_spi, sa.responder_spi, sa.local, sa.remote, pretended_source(sa))
+        detection = nat.notifications(sa.initiator_spi, sa.responder_spi, sa.local, sa.remote, nat.pretended_source(sa))
         # RFC 7383 2.3: only to who can
         extensions = (
             *detection,
