@@ -52,6 +52,11 @@ class Renewal:
     """When the peer wants us to prove ourselves again (RFC 4478), whatever `reauth_time` says."""
 
 
+def plan_rekey(sa: IkeSa, now: float) -> None:
+    """Of the IKE_SA, after `rekey_time` as said."""
+    sa.rekey_at = sa.planned_at = sa.jittered(now, sa.settings.rekey_time)
+
+
 def replan(sa: IkeSa, now: float) -> None:
     """`reauth_time` was changed."""
     ours = sa.jittered(now, sa.settings.reauth_time) if sa.settings.reauth_time else None

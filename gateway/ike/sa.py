@@ -354,6 +354,9 @@ class IkeSa:
         except PeerError as error:
             self.services.rejected[error.why.value] += 1
             self._refuse(header.exchange, error, now)
+        # What changes something waits for its turn: both ends would be at it at once
+        if self.exchange is not None and self.exchange.only_asks and self.window.overdue():
+            self.repeat()
 
     def _refuse(self, kind: ExchangeType, error: PeerError, now: float) -> None:
         """RFC 7296 2.21: the answer to a request that verified but cannot be served."""
@@ -550,10 +553,6 @@ class IkeSa:
         """The request that is under way, out of turn: nothing else follows from it."""
         if self.window.pending is not None:
             self._emit_all(self.window.pending.datagrams)
-
-    def plan_rekey(self, now: float) -> None:
-        """After rekey_time, as said."""
-        self.rekey_at = self.planned_at = self.jittered(now, self.settings.rekey_time)
 
     def jittered(self, now: float, duration: float) -> float:
         return now + duration * self.services.random.uniform(1.0 - MARGIN, 1.0)

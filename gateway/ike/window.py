@@ -27,6 +27,8 @@ class Request:
     """RFC 6311: of message ID 0, whatever the counters say."""
     doubted_from: int | None = None
     """From which of its repetitions on the peer may be without the IKE_SA (doubt.py). None: there is no doubt."""
+    heard_after: int = 0
+    """The last of its repetitions after which a request of the peer came."""
 
 
 class Window:
@@ -52,6 +54,17 @@ class Window:
             request.doubted_from, self.doubted = 0, False
         if not request.outside:
             self.next_request = request.message_id + 1
+
+    def overdue(self) -> bool:
+        """The peer asks something, so it is there: whether to repeat now what it did not answer, before the last wait ends.
+
+        Once after each repetition.
+        """
+        pending = self.pending
+        if pending is None or pending.heard_after == pending.tries:
+            return False
+        pending.heard_after = pending.tries
+        return True
 
     def moved(self, next_request: int, expected: int) -> Request | None:
         """RFC 6311 5.1: both counters are further on now; handed back is our request that nobody is left to answer."""

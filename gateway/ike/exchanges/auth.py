@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.ike import authentication, crash_detection, ppk, redirect, resources, synchronisation
+from gateway.ike import authentication, crash_detection, ppk, redirect, renewal, resources, synchronisation
 from gateway.ike.authentication import AuthenticatedPeer, Proofs
 from gateway.ike.errors import AUTHENTICATION_REASONS, LocalError, PeerError, Violation
 from gateway.ike.events import ExchangeFailed, IkeUp
@@ -208,7 +208,7 @@ def establish(sa: IkeSa, proof: AuthenticatedPeer, initial_contact: bool, now: f
     sa.advance(IkeInput.AUTHENTICATED)
     sa.established_at = now
     sa.origin = Origin(sa.initiator_spi, sa.is_initiator, now)
-    sa.plan_rekey(now)
+    renewal.plan_rekey(sa, now)
     _plan(sa, now)
     sa.give_up_at = None
     sa.services.emit(IkeUp(sa.name, sa.initiator_spi, sa.responder_spi, rekeyed=False))

@@ -31,6 +31,8 @@ class Exchange:
     kind: ExchangeType
     spi = 0
     """Of an IKE_SA that it is about to make."""
+    only_asks = False
+    """Whether its answer says no more than that the peer is there."""
 
     def still_wanted(self, sa: IkeSa) -> bool:
         """Asked when its turn comes; False drops it silently."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 class Liveness(Exchange):
     kind = ExchangeType.INFORMATIONAL
+    only_asks = True
 
     def __init__(self) -> None:
         self.local = Endpoint("", 0)

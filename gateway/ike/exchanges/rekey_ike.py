@@ -243,7 +243,7 @@ def make_successor(
     new.standing = Standing.PROVEN
     new.origin = sa.origin
     new.established_at = now
-    new.plan_rekey(now)
+    renewal.plan_rekey(new, now)
     new.reauth_at, new.check_at, new.renewal = sa.reauth_at, sa.check_at, sa.renewal
     sa.services.adopt(new)
     return new

@@ -10,7 +10,7 @@ from support.ike_pair import CHILD, LEFT, NAME, Flight, Host, Pair, snapshot
 from support.ike_stages import KINDS, ROLES, reach
 
 from gateway.contract import Endpoint
-from gateway.ike.commands import Command, Initiate, Rekey, Terminate
+from gateway.ike.commands import CheckLiveness, Command, Initiate, Rekey, Terminate
 from gateway.ike.errors import PeerError
 from gateway.ike.events import IkeDown
 from gateway.ike.exchanges.liveness import Liveness
@@ -46,6 +46,46 @@ def assert_schedule(times: list[float], waits: list[float]) -> None:
     assert len(times) == len(waits)
     for wait, before, after in zip(waits, times, times[1:], strict=False):
         assert wait * (1 - MARGIN) <= after - before <= wait + 1e-9
+
+
+def test_a_liveness_check_is_repeated_as_soon_as_the_peer_asks_something() -> None:
+    """A peer that stood still is there again before the last wait ends: nothing is given up."""
+    pair = Pair(**TIMES)
+    pair.establish()
+    pair.left.command(CheckLiveness(NAME))
+    pair.silence(sum(WAITS) * (1 - MARGIN) - 1)
+    pair.right.command(CheckLiveness(NAME))
+    pair.settle()
+    pair.assert_agreed()
+    pair.run(sum(WAITS))
+    pair.assert_agreed()
+    assert not [event for event in pair.left.events if isinstance(event, IkeDown)]
+
+
+@pytest.mark.parametrize(("command", "more"), [(CheckLiveness(NAME), 1), (Rekey(NAME, CHILD), 0), (Rekey(NAME), 0)])
+def test_a_peer_that_asks_and_does_not_answer_hears_a_check_once_more_for_each_repetition(
+    command: Command, more: int
+) -> None:
+    pair = Pair(**TIMES)
+    pair.establish()
+    seen: list[bytes] = []
+
+    def lose(flight: Flight) -> Flight | None:
+        if flight.receiver is not pair.right or flight.message.header.is_response:
+            return flight
+        seen.append(flight.octets)
+        return None
+
+    pair.rewrite = lose
+    pair.left.command(command)
+    pair.settle()
+    for repetitions in range(3):
+        for _ in range(4):
+            pair.right.command(CheckLiveness(NAME))
+            pair.settle()
+        asked = 1 + repetitions * (1 + more)
+        assert (len(seen), len(set(seen))) == (asked, 1)
+        pair.run(WAITS[repetitions])
 
 
 @pytest.mark.parametrize("name", STARTS)
