@@ -12,12 +12,9 @@ from dataclasses import dataclass
 
 from support.capture import Capture
 from support.daemon import GatewayDaemon, configuration
-from support.process import wait_until
 from support.scene import EDGE_CONNECTION, PSK, SITE_HOST, VNET_HOST, Scene
 from support.strongswan import Connection, Strongswan
 from support.traffic import Loss, Streams
-
-from gateway.runtime.tun import interface_name
 
 SITE, VNET = "172.16.0.0/16", "10.1.0.0/16"
 EDGE = EDGE_CONNECTION.with_(local_ts=SITE, remote_ts=VNET)
@@ -51,13 +48,6 @@ class Pair:
         assert self.charon.process is not None
         self.gateway.wait_up(seconds, logs=[self.charon.process])
         self.charon.wait_established(seconds)
-        # The kernel has the route some milliseconds after the tunnel, on a busy machine many
-        wait_until(self._routed, seconds, "the gateway's kernel sends into the tunnel", logs=[self.gateway.process])
-
-    def _routed(self) -> bool:
-        device = interface_name(self.gateway.tunnel_name)
-        way = ("ip", "route", "get", SITE_HOST, "from", VNET_HOST, "iif", "lan")
-        return f" dev {device} " in self.scene.gateway.run(*way, check=False)
 
     def rekeyers(self, end: str) -> tuple[Callable[[], None], Callable[[], None]]:
         """How one end rekeys: its CHILD_SA, its IKE_SA."""
