@@ -118,7 +118,9 @@ def proof_overdue(sa: IkeSa, now: float) -> bool:
     """Asked when a reauthentication is due. One that fails may be an attacker's doing, and is tried again; one that fails for long
     leaves a peer inside that may have been shut out since."""
     one, reauth_time, services = sa.renewal, sa.settings.reauth_time, sa.services
-    if one.wanted_at is not None or not reauth_time:
+    # While a new IKE_SA is wanted for other reasons it is asked for more often
+    early = one.wanted_at is not None and (one.planned is None or now < one.planned)
+    if early or not reauth_time:
         return False
     if one.proof_due is None or now > one.proof_at + 2 * REAUTH_RETRY:
         # The first look, or nobody was here meanwhile

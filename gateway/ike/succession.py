@@ -66,6 +66,12 @@ def come_back(sa: IkeSa, now: float) -> None:
             child.rekey_at = now
 
 
+def is_made_anew(sa: IkeSa, child: ChildSa) -> bool:
+    """Whether it was left so. Both ends may have left it, and then both rekey it."""
+    stands = child.state in (ChildState.INSTALLED, ChildState.REKEYING)
+    return child.left and stands and sa.services.primary(sa.name) is sa
+
+
 def moved(sa: IkeSa, remote: Endpoint, local: Endpoint | None = None) -> None:
     """What is sent on it goes there from now on; `local`: and from there."""
     for child in sa.children.values():

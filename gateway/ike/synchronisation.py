@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from gateway.contract import Endpoint
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ChildAdvance
+from gateway.ike.exchanges.recovered import Recovered
 from gateway.ike.message import Message
 from gateway.ike.payloads import Notify
 from gateway.ike.registry import ExchangeType, NotifyType
@@ -117,7 +118,9 @@ def answer(sa: IkeSa, message: Message, local: Endpoint, remote: Endpoint, now: 
     pending = window.moved(send, receive)
     sa.respond_outside((Counters(told.nonce, send, receive).notify(),), now)
     _advance(sa, opened, now)
-    if pending is not None:
+    if isinstance(sa.exchange, Recovered):
+        sa.exchange.give_up(sa, now)
+    elif pending is not None:
         # The member that had it is gone
         sa.request(*pending.content, now)
     sa.notice(

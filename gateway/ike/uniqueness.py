@@ -12,6 +12,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from gateway.contract import RandomSource
+from gateway.ike import resources
 from gateway.ike.states import Standing
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def elect(sas: Sequence[IkeSa], current: IkeSa | None, random: RandomSource, now
             return None
         # The peer closed the other one: this one stays
         remaining = [max(standing, key=_age)]
-        remaining[0].close_at = None
+        remaining[0].close_at, remaining[0].covered = None, False
+        # What it closed on the way
+        resources.resumed(remaining[0], now)
     held = sorted((sa for sa in remaining if sa.standing is not Standing.ANSWERED), key=_age)
     if not held:
         return current if current in remaining else max(remaining, key=_age)

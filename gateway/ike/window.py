@@ -76,6 +76,14 @@ class Window:
         self.pending = None
         return pending
 
+    def anew(self, deadline: float) -> None:
+        """All its repetitions are still to come: it goes another way from now on."""
+        if self.pending is not None:
+            self.pending.tries = self.pending.heard_after = 0
+            self.pending.deadline = deadline
+            if self.pending.doubted_from is not None:
+                self.pending.doubted_from = 0
+
     @property
     def used_up(self) -> bool:
         """Whether no message ID is left for another exchange of ours."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.ike import proposal, renewal, resources
+from gateway.ike import proposal, renewal, resources, succession
 from gateway.ike.child import ChildSa
 from gateway.ike.errors import PeerError, Violation
 from gateway.ike.events import ExchangeFailed
@@ -375,7 +375,8 @@ def _find_old(sa: IkeSa, message: Message) -> ChildSa | None:
 
 def _check_replaceable(sa: IkeSa, old: ChildSa) -> None:
     closing = any(isinstance(one, DeleteChild) and one.child is old for one in (sa.exchange, *sa.queue))
-    if not old.usable or old.successor is not None or closing:
+    usable = old.usable or succession.is_made_anew(sa, old)
+    if not usable or old.successor is not None or closing:
         # RFC 7296 2.25.1: being deleted, about to be (as the one too many of a collision), or already replaced
         raise PeerError(Violation.TEMPORARY, f"CHILD_SA is {old.state.value}", NotifyType.TEMPORARY_FAILURE)
 

@@ -65,7 +65,9 @@ def _informational(sa: IkeSa, message: Message, now: float) -> None:
     if any(isinstance(payload, Delete) and payload.protocol == Protocol.ESP for payload in message.payloads):
         rekey_ike.follow_peer(sa, now)
     delete.respond(sa, message, mobike.answer(sa, message), now)
-    if mobike.wants_move(sa, message) and sa.remote == sa.asked_at[1] and sa.traffic_remote is not None:
+    moved = mobike.wants_move(sa, message) and sa.remote == sa.asked_at[1] and sa.traffic_remote is not None
+    # The one under way may be of the address before
+    if moved and not any(isinstance(one, mobike.CheckAddress) for one in sa.queue):
         sa.enqueue(mobike.CheckAddress(), now)
     redirect.heed(sa, message, now)
 

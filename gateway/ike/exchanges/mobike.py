@@ -28,6 +28,7 @@ from gateway.ike.registry import ExchangeType, NotifyType
 
 if TYPE_CHECKING:
     from gateway.ike.sa import IkeSa
+    from gateway.ike.window import Datagrams
 
 LEFT_FOR = 30.0
 """Seconds for which the peer may go on sending to where we were after it knows: as long as its own question is repeated."""
@@ -70,6 +71,9 @@ def move(sa: IkeSa, host: str, now: float) -> None:
     sa.local = Endpoint(host, sa.local.port)
     succession.moved(sa, sa.traffic_remote or sa.remote, sa.local)
     sa.notice("info", "address-changed", f"our address is {sa.local} now; the peer is told (RFC 4555)")
+    # What had no answer over the old address, and the peer is told of the new one only after it
+    sa.window.anew(sa.jittered(now, sa.settings.retransmit_timeout))
+    sa.repeat()
 
 
 def whereabouts(sa: IkeSa) -> tuple[Notify, ...]:
@@ -148,6 +152,7 @@ class CheckAddress(Exchange):
     """RFC 4555 3.7: whether the peer receives at its new address. Traffic stays where it was until it said so."""
 
     kind = ExchangeType.INFORMATIONAL
+    only_asks = True
 
     def __init__(self) -> None:
         self.cookie = b""
@@ -156,6 +161,15 @@ class CheckAddress(Exchange):
     def start(self, sa: IkeSa, now: float) -> None:
         self.cookie, self.remote = sa.services.random.octets(COOKIE_OCTETS), sa.remote
         sa.request(self.kind, (Notify(NotifyType.COOKIE2, self.cookie),), now)
+
+    def again(self, sa: IkeSa, now: float) -> Datagrams | None:
+        pending, back = sa.window.pending, sa.traffic_remote
+        if pending is not None and pending.tries >= sa.settings.retransmit_tries and back is not None:
+            # Nobody there: maybe a copy from elsewhere was the first to arrive, which anybody on the path can make. The same
+            # request, since its message ID is used, goes to where traffic is received
+            sa.remote, sa.traffic_remote, self.remote = back, None, Endpoint("", 0)
+            pending.tries = pending.heard_after = 0
+        return None
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
         shown = message.notify(NotifyType.COOKIE2)

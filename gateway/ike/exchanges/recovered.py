@@ -27,14 +27,21 @@ class Recovered(Exchange):
         self.ike = ike
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> bool:
-        queue, made = list(sa.queue), message.error() is None
+        self._end(sa, message.error() is None, now)
+        return True
+
+    def give_up(self, sa: IkeSa, now: float) -> None:
+        """The peer's member that was asked is gone (RFC 6311), and what it was asked nobody here knows: it may have made it."""
+        self._end(sa, True, now)
+
+    def _end(self, sa: IkeSa, made: bool, now: float) -> None:
+        queue = list(sa.queue)
         sa.queue.clear()
         if made:
             undo(sa, self.makes, self.ike, now)
         # First the DELETEs: another request tells the peer that we have had its answer, and it sends on what it made
         sa.queue.extend(queue)
         sa.finish(now)
-        return True
 
     def on_error(self, sa: IkeSa, error: PeerError, now: float) -> None:
         sa.finish(now, "failed")

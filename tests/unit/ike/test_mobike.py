@@ -22,7 +22,7 @@ from support.ike_pair import (
 
 from gateway.contract import Endpoint
 from gateway.ike import keeping, nat
-from gateway.ike.commands import CheckLiveness, Configure, Initiate, PeerMoved, Rekey
+from gateway.ike.commands import CheckLiveness, Configure, Initiate, PeerMoved, Rekey, TrafficSeen
 from gateway.ike.events import ChildInstall, ChildMoved, IkeDown
 from gateway.ike.exchanges import mobike
 from gateway.ike.keymat import seal_message
@@ -122,8 +122,40 @@ def test_who_does_not_answer_from_there_is_dead() -> None:
     pair = established()
     ask(pair, AWAY, UPDATE, *detection(pair, AWAY))
     pair.silence(60)
+    assert pair.right.sa.remote == HOME, "the last try is to where traffic is received"
+    pair.silence(20)
     assert moved(pair.right) == set()
     assert [event.reason for event in pair.right.seen(IkeDown)] == ["DPD_TIMEOUT"]
+
+
+@pytest.mark.parametrize("traffic", [False, True])
+@pytest.mark.parametrize("dpd_delay", [10.0, 20.0, 60.0])
+def test_a_copy_from_elsewhere_that_arrives_first_costs_nothing(dpd_delay: float, traffic: bool) -> None:
+    """Anybody on the path can make one, without any key. With traffic the next liveness check is late."""
+    pair = established(dpd_delay=dpd_delay)
+    pair.rewrite = lambda flight: None if flight.transmit and flight.transmit.remote.host == AWAY.host else flight
+    pair.left.command(CheckLiveness(NAME))
+    pair.receive(pair.right, pair.in_flight[0].octets, AWAY, OURS)
+    assert pair.right.sa.remote == AWAY
+    pair.settle()
+    for _ in range(120):
+        pair.run(1)
+        for host in pair.hosts if traffic else ():
+            host.command(TrafficSeen(NAME, frozenset(host.sa.children)))
+    assert pair.right.seen(IkeDown) == pair.left.seen(IkeDown) == []
+    assert (pair.right.sa.remote, pair.right.sa.traffic_remote) == (HOME, None)
+    pair.assert_agreed()
+
+
+def test_a_peer_that_moves_on_and_on_is_asked_once_more_and_not_once_for_each() -> None:
+    pair = established()
+    for _ in range(30):
+        octets = pair.sealed(pair.left, INFO, (UPDATE, *detection(pair, AWAY)))
+        pair.left.sa.window.next_request += 1
+        pair.receive(pair.right, octets, AWAY, OURS)
+        pair.in_flight.clear()
+    assert isinstance(pair.right.sa.exchange, mobike.CheckAddress)
+    assert len(pair.right.sa.queue) == 1
 
 
 def test_it_moves_on_while_it_is_asked() -> None:
@@ -294,6 +326,22 @@ def test_a_reload_with_another_address_takes_the_tunnel_along() -> None:
     pair.left.command(Rekey(NAME))
     pair.settle()
     assert pair.left.seen(ChildInstall)[-1].local == pair.left.sa.local == AWAY
+
+
+@pytest.mark.parametrize("after", [2, 20, 28, 35, 40])
+def test_a_reload_while_the_old_address_leads_nowhere_saves_the_tunnel(after: int) -> None:
+    """However few repetitions the liveness check has left that nobody answers there."""
+    pair = established(dpd_delay=10.0)
+    pair.rewrite = lambda flight: (
+        None if flight.transmit and LEFT in (flight.transmit.local.host, flight.transmit.remote.host) else flight
+    )
+    pair.run(10 + after)
+    go(pair, dpd_delay=10.0)
+    pair.run(1)
+    assert (pair.right.sa.remote, moved(pair.right)) == (AWAY, {AWAY})
+    pair.run(60)
+    assert pair.left.seen(IkeDown) == pair.right.seen(IkeDown) == []
+    pair.assert_agreed()
 
 
 def test_what_comes_to_old_addresses_is_read_until_the_peer_has_moved_its_esp() -> None:

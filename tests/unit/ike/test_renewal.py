@@ -324,6 +324,25 @@ def test_an_overdue_proof_that_something_is_in_the_way_of_does_not_leave_a_deadl
     assert pair.left.sas == []
 
 
+def test_who_is_shut_out_does_not_stay_by_refusing_rekeys_and_rekeying_itself() -> None:
+    """Each refusal makes a new IKE_SA wanted, and each rekey of its own takes that back."""
+    day = 86400.0
+    pair = Pair(reauth_time=day, rekey_time=1e7, child_rekey_time=3600.0, child_life_time=3960.0)
+    patient = {"rekey_time": 1e7, "child_rekey_time": 1e9, "child_life_time": 1e9}
+    pair.configure(pair.right, **patient)
+    pair.establish()
+    pair.configure(pair.right, psk=b"another secret", **patient)
+    answers_to_rekeys(pair.right, NotifyType.NO_PROPOSAL_CHOSEN)
+    began = pair.now
+    while "REAUTHENTICATION_OVERDUE" not in ends(pair.left):
+        assert pair.now < began + 1.2 * day
+        pair.run(30)
+        usable = [child for sa in pair.left.sas for child in sa.children.values() if child.usable]
+        if usable and usable[0].life_at - pair.now < 40:
+            pair.right.command(Rekey(NAME, CHILD))
+            pair.settle()
+
+
 def test_a_proof_is_not_overdue_because_nobody_was_here() -> None:
     pair = Pair()
     pair.configure(pair.left, reauth_time=1000.0)

@@ -6,15 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.ike_pair import ANY, CHILD, ESP_OFFERS, NAME, Host, Pair
+from support.ike_pair import ANY, CHILD, ESP_OFFERS, LEFT, NAME, RIGHT, Host, Pair, connection
 
-from gateway.ike import resources
+from gateway.ike import resources, succession
 from gateway.ike.commands import CreateChildSa, Initiate, Rekey, Terminate, TrafficSeen
 from gateway.ike.events import ChildInstall, ExchangeFailed, Notice
-from gateway.ike.exchanges import create_child
+from gateway.ike.exchanges import create_child, timers
 from gateway.ike.exchanges.delete import DeleteChild
 from gateway.ike.payloads import Notify
 from gateway.ike.registry import ExchangeType, NotifyType
+from gateway.ike.sa import IkeSa
 from gateway.ike.settings import ChildSettings
 from gateway.ike.traffic_selector import from_range
 
@@ -266,6 +267,52 @@ def test_a_peer_that_makes_an_ordinary_one_instead_gets_it_back() -> None:
         create_child.resources.told = original  # type: ignore[assignment]
     pair.assert_agreed()
     assert len(asked) == 1
+
+
+def _beside(pair: Group) -> tuple[IkeSa, IkeSa]:
+    """Another IKE_SA, which carries the connection from now on; both ends of the one that did until now."""
+    before = (pair.left.sa, pair.right.sa)
+    pair.left.core.begin(connection(LEFT, RIGHT, children=pair.left.sa.settings.children, rekey_time=1e6), pair.now)
+    pair.drain()
+    pair.run(0.6)
+    confirm(pair)
+    return before
+
+
+def _end(pair: Group, closing: IkeSa) -> None:
+    timers.close(closing, "DELETED_BY_OPERATOR", pair.now)
+    pair.run(0)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_what_left_an_ike_sa_that_stays_after_all_is_made_anew_by_both_ends_at_once(both: bool) -> None:
+    pair = Group()
+    pair.run(resources.ASK)
+    confirm(pair)
+    stays = _beside(pair)
+    for sa in stays:
+        sa.close_at = pair.now + 8
+        for child in sa.children.values() if both or sa is stays[0] else ():
+            if child.settings.resource is not None:
+                succession.leave(sa, child)
+    pair.drain()
+    _end(pair, pair.right.sa)
+    pair.run(5)
+    pair.whole()
+    assert notifies(pair, NotifyType.TEMPORARY_FAILURE) == 0
+
+
+def test_one_that_stays_after_all_asks_again_for_what_it_closed_on_the_way() -> None:
+    pair = Group()
+    pair.run(resources.ASK)
+    confirm(pair)
+    left, _ = _beside(pair)
+    while any(child.settings.resource is not None for child in left.children.values()):
+        pair.run(0.1)
+    _end(pair, pair.right.sa)
+    pair.run(5)
+    assert (pair.left.sa, left.covered) == (left, False)
+    pair.whole()
 
 
 def test_both_ends_of_the_words() -> None:

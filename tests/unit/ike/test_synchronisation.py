@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from support.ike_pair import CHILD, ESP_OFFERS, NAME, Flight, Host, Pair, connection
+from support.ike_pair import CHILD, ESP_OFFERS, LEFT, NAME, RIGHT, CheapExchanges, Flight, Host, Pair, connection
 
 from gateway.contract import Endpoint
+from gateway.ike import keeping
 from gateway.ike.commands import Configure, Rekey
 from gateway.ike.events import ChildAdvance, ChildMoved, IkeDown
 from gateway.ike.exchanges.liveness import Liveness
+from gateway.ike.exchanges.recovered import Recovered
 from gateway.ike.exchanges.synchronise import AHEAD, Synchronise
 from gateway.ike.payloads import Notify
 from gateway.ike.proposal import make_offer
@@ -265,6 +267,29 @@ def test_a_request_that_the_old_member_never_answered_is_asked_of_the_new_one() 
     assert set(pair.right.sa.children).isdisjoint(children), "the rekey was not lost"
     _agree(pair)
     _works(pair)
+
+
+def test_what_a_process_before_this_one_asked_of_the_old_member_is_not_asked_of_the_new_one() -> None:
+    """What it was is not known any more: an empty request would end the IKE_SA."""
+    pair = Pair()
+    pair.establish()
+    _busy(pair)
+    pair.right.command(Rekey(NAME, CHILD))
+    pair.in_flight.clear()
+    kept = keeping.kept(pair.right.sa)
+    assert kept is not None
+    before, pair.right = pair.right, Host(pair, RIGHT, 77, CheapExchanges())
+    pair.configure(pair.right)
+    keeping.resume(pair.right.core, connection(RIGHT, LEFT), kept, pair.now, renew=False)
+    pair.right.data_plane = before.data_plane
+    pair.drain()
+    pair.in_flight.clear()
+    assert isinstance(pair.right.sa.exchange, Recovered)
+    _takes_over(pair.left, behind=0)
+    pair.settle()
+    pair.run(20)
+    assert pair.right.seen(IkeDown) == pair.left.seen(IkeDown) == []
+    _agree(pair)
 
 
 def test_both_ends_are_clusters_and_both_change_their_members() -> None:
