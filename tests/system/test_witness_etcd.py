@@ -205,8 +205,9 @@ def test_without_a_majority_nobody_has_it_and_somebody_has_it_again_when_it_is_b
             b.command(Acquire(1))
             for at in (1, 2):
                 members.kill(at)
-            await look.until(lambda: not a.holds, TTL, "it is void")
+            await look.until(lambda: a.said(LeaseLost) != [], TTL, "it is void, and said to be")
             assert a.said(LeaseLost) == [LeaseLost("the lease could not be renewed in time")]
+            assert not a.holds
             a.command(Acquire(1))
             await look.look(TTL)
             assert look.holder() == "" and a.lease.problem != ""
