@@ -150,7 +150,7 @@ def test_it_is_renewed_and_goes_over_when_it_is_released_and_when_its_holder_die
             await look.look(2 * TTL)
             assert a.holds and b.said(LeaseGranted) == []
             a.command(Release())
-            await look.until(lambda: b.holds, TTL, "the other has it")
+            await look.until(lambda: b.holds, 2 * TTL, "the other has it")
             a.command(Acquire(1))
             await look.look(0.3)
             b.stop()
@@ -205,7 +205,7 @@ def test_without_a_majority_nobody_has_it_and_somebody_has_it_again_when_it_is_b
             b.command(Acquire(1))
             for at in (1, 2):
                 members.kill(at)
-            await look.until(lambda: a.said(LeaseLost) != [], TTL, "it is void, and said to be")
+            await look.until(lambda: a.said(LeaseLost) != [], 2 * TTL, "it is void, and said to be")
             assert a.said(LeaseLost) == [LeaseLost("the lease could not be renewed in time")]
             assert not a.holds
             a.command(Acquire(1))
