@@ -11,6 +11,8 @@ from gateway.ike.states import ChildInput, ChildState, next_child_state
 
 LINGER = 5.0
 """Seconds an inbound SA outlives its DELETE, for packets still on their way."""
+PROOF_PATIENCE = 60.0
+"""Seconds until the peer has either had our answer or given up."""
 
 
 @dataclass(slots=True)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.pair import EDGE, ENDS, make_pair
+from support.impair import blocked
+from support.pair import EDGE, ENDS, make_pair, nothing_lost
+from support.process import wait_until
 from support.scene import Scene
 from support.strongswan import log_of
 
@@ -23,6 +25,30 @@ SUITES = {
     "cbc": ("aes256-sha256-modp2048", "aes256-sha256-modp2048", "AES_CBC/256/HMAC_SHA2_256_128"),
     "chacha20": ("chacha20poly1305-prfsha256-x25519", "chacha20poly1305-x25519", "CHACHA20_POLY1305"),
 }
+DELETE_CHILD = 'iifname "gateway" udp length 81'
+"""Of one CHILD_SA, encapsulated: no other message of ours is as long, and no ESP packet can be."""
+
+
+@pytest.mark.parametrize("release", VERSIONS)
+def test_its_rekey_before_it_has_had_our_delete_loses_nothing(scene: Scene, release: str) -> None:
+    """6.0.1 takes the old CHILD_SA for the newest then, drops the one in between unsaid, and what we send on that is lost."""
+    pair = make_pair(scene, initiator="gateway", release=release)
+    pair.establish("gateway")
+    streams = pair.streams()
+    with blocked(scene.wan, DELETE_CHILD):
+        pair.gateway.rekey_child()
+        made = {child.spi_in for child in pair.charon.wait_established().children}
+        assert len(made) == 2, "the old one is there"
+        pair.charon.swanctl("--rekey", "--child", EDGE.child)
+        wait_until(lambda: "received TEMPORARY_FAILURE" in log_of(pair.charon).read_text(), 5, "it is put off")
+    # It asks again after 5 to 15 s
+    wait_until(
+        lambda: {one.spi_in for one in pair.charon.wait_established().installed()} - made, 30, "rekeyed after all"
+    )
+    nothing_lost(streams.stop())
+    pair.no_clear_text()
+
+
 PPK = "a secret of which no quantum computer has ever heard, nor will"
 
 

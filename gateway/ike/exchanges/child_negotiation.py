@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.ike import proposal, traffic_selector
-from gateway.ike.child import ChildSa
+from gateway.ike.child import PROOF_PATIENCE, ChildSa
 from gateway.ike.errors import LocalError, PeerError, Violation
 from gateway.ike.events import ChildInstall
 from gateway.ike.exchanges.followup import Secrets
@@ -186,7 +186,9 @@ def install(
 def install_deferred(
     sa: IkeSa, terms: ChildTerms, secrets: Secrets, nonces: tuple[bytes, bytes], old: ChildSa, now: float
 ) -> ChildSa:
-    """A rekey's responder: the peer must install first. We send on the new SA when it deletes the old one or sends on the new."""
+    """A rekey's responder: the peer must install first. We send on the new SA when it deletes the old one or sends on the new;
+    one that does neither is looked after by timers.py."""
     child = install(sa, terms, secrets, nonces, False, now)
     old.successor = child
+    old.rekey_at = now + PROOF_PATIENCE
     return child

@@ -379,6 +379,11 @@ def _check_replaceable(sa: IkeSa, old: ChildSa) -> None:
     if not usable or old.successor is not None or closing:
         # RFC 7296 2.25.1: being deleted, about to be (as the one too many of a collision), or already replaced
         raise PeerError(Violation.TEMPORARY, f"CHILD_SA is {old.state.value}", NotifyType.TEMPORARY_FAILURE)
+    if any(
+        one.successor is old and one.state in (ChildState.REKEYED, ChildState.DELETING) for one in sa.children.values()
+    ):
+        # Our DELETE of what it replaced is not answered. Interop: strongSwan 6.0 confounds the two then, and drops one unsaid
+        raise PeerError(Violation.TEMPORARY, "what it replaced is not deleted yet", NotifyType.TEMPORARY_FAILURE)
 
 
 def _check_room(sa: IkeSa) -> None:

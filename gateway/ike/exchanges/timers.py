@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.contract import Transmit
 from gateway.ike import doubt, renewal, resources
+from gateway.ike.child import PROOF_PATIENCE
 from gateway.ike.events import ChildRemove
 from gateway.ike.exchanges import sa_init
 from gateway.ike.exchanges.create_child import CreateChild
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from gateway.ike.child import ChildSa
     from gateway.ike.sa import IkeSa
 
-PROOF_WAIT, PROOF_PATIENCE = 2.0, 60.0
-"""Seconds between looks whether the peer has our answer, and until it has either had it or given up."""
+PROOF_WAIT = 2.0
+"""Seconds between looks whether the peer has our answer."""
 COVER_WAIT = 1.5
 """Seconds between two looks at a duplicate that is to be closed; at both it carries nothing any more."""
 SAID_EVERY = 3
@@ -123,13 +124,30 @@ def rekey_child(sa: IkeSa, child: ChildSa, now: float) -> None:
             return
         if not sa.has_exchange(Liveness):
             sa.enqueue(Liveness(), now)
+    if child.successor is not None:
+        _delete_replaced(sa, child, child.successor, now)
+        return
     waiting = [
         exchange for exchange in (sa.exchange, *sa.queue) if isinstance(exchange, CreateChild) and exchange.old is child
     ]
     child.rekey_at = child.life_at
-    if not waiting and child.successor is None:
+    if not waiting:
         # The configuration may have changed since the CHILD_SA was made
         sa.enqueue(CreateChild(sa.settings.child(child.name) or child.settings, child), now)
+
+
+def _delete_replaced(sa: IkeSa, child: ChildSa, successor: ChildSa, now: float) -> None:
+    """The peer's to do (RFC 7296 2.8). One that does not may hold `child` no more, and what goes out on it is lost."""
+    overdue_at = successor.installed_at + PROOF_PATIENCE
+    if now < overdue_at:
+        child.rekey_at = overdue_at
+        return
+    child.rekey_at = now + PROOF_PATIENCE
+    if not any(isinstance(one, DeleteChild) and one.child is child for one in (sa.exchange, *sa.queue)):
+        sa.notice(
+            "warning", "replaced-not-deleted", f"the peer replaced CHILD_SA {child.name} and did not delete the old one"
+        )
+        sa.enqueue(DeleteChild(child), now)
 
 
 def _established(sa: IkeSa, now: float) -> None:

@@ -22,6 +22,7 @@ from support.ike_stages import (
 )
 
 from gateway.ike import proposal
+from gateway.ike.child import PROOF_PATIENCE
 from gateway.ike.commands import CheckLiveness, Configure, CreateChildSa, Rekey
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove, ExchangeFailed
 from gateway.ike.exchanges import timers
@@ -40,7 +41,7 @@ from gateway.ike.payloads import (
 from gateway.ike.proposal import make_offer
 from gateway.ike.registry import ExchangeType, NotifyType, PayloadType, Protocol
 from gateway.ike.settings import ChildSettings
-from gateway.ike.states import Standing
+from gateway.ike.states import ChildState, Standing
 from gateway.ike.traffic_selector import from_range
 
 CREATE = ExchangeType.CREATE_CHILD_SA
@@ -473,6 +474,41 @@ def test_a_child_sa_already_replaced_is_not_rekeyed_again(role: str) -> None:
     second = ask(stage, named, esp_offer(b"\0\0\x30\1"), NONCE, ESP_KE, *selectors())
     assert [one.type for one in second.notifies()] == [NotifyType.TEMPORARY_FAILURE]
     assert len(stage.sa.children) == 2
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_the_peer_replaced_and_does_not_delete_we_delete(role: str) -> None:
+    """It may hold the old one no more, and waits for nothing: strongSwan 6.0 with two rekeys amid loss."""
+    stage = reach(role, "ESTABLISHED")
+    (old,) = stage.sa.children.values()
+    assert ask(stage, rekey_notify(stage), esp_offer(b"\0\0\x30\0"), NONCE, ESP_KE, *selectors()).error() is None
+    new = old.successor
+    assert new is not None
+    stage.pair.run(PROOF_PATIENCE - 1)
+    assert old.active and not new.active, "it has the time of all its repetitions"
+    stage.pair.run(2)
+    assert list(stage.sa.children.values()) == [new] and new.active
+    assert stage.host.seen(ChildActivate)[-1].spi_out == new.spi_out
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_new_child_sa_is_not_replaced_before_the_peer_has_deleted_the_old_one(role: str) -> None:
+    """strongSwan 6.0 confounds three of them, and drops one without a word."""
+    stage = reach(role, "ESTABLISHED")
+    stage.host.command(Rekey(NAME, CHILD))
+    stage.pair.deliver()
+    stage.pair.deliver()
+    old, new = stage.sa.children.values()
+    assert old.state is ChildState.DELETING
+    stage.pair.in_flight.clear()
+    named = Notify(NotifyType.REKEY_SA, protocol=Protocol.ESP, spi=new.spi_out.to_bytes(4, "big"))
+    refused = ask(stage, named, esp_offer(b"\0\0\x30\0"), NONCE, ESP_KE, *selectors())
+    assert [one.type for one in refused.notifies()] == [NotifyType.TEMPORARY_FAILURE]
+    assert [*stage.sa.children.values()] == [old, new] and new.active
+    stage.pair.run(5)
+    assert [*stage.sa.children.values()] == [new], "its DELETE was repeated, and answered"
+    assert ask(stage, named, esp_offer(b"\0\0\x30\0"), NONCE, ESP_KE, *selectors()).error() is None
+    assert new.successor is not None
 
 
 def test_a_child_sa_is_made_again_when_asked_and_not_twice() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.ike_pair import CHILD, NAME, Pair
 
+from gateway.ike.child import PROOF_PATIENCE
 from gateway.ike.commands import Initiate, Rekey, TrafficSeen
 from gateway.ike.events import ExchangeFailed, IkeDown
 from gateway.ike.exchanges.auth import UNFRAGMENTED_MAX, unanswered
@@ -21,15 +22,28 @@ def test_a_peer_that_does_not_delete_what_it_rekeyed_is_rekeyed_by_us_on_the_new
     pair.left.command(Rekey(NAME, CHILD))
     pair.deliver()
     pair.deliver()
-    pair.drop()  # the DELETE, as if it were never sent
     old, new = pair.right.sa.children.values()
+    _forget_delete(pair, old.spi_out)
     pair.right.command(TrafficSeen(NAME, frozenset({new.spi_in})))
     assert pair.right.data_plane.active[0] == new.spi_out
     assert pair.right.sa.usable_child(CHILD) is new
     pair.right.command(Rekey(NAME, CHILD))
     pair.settle()
     assert new.spi_in not in pair.right.sa.children
-    assert old.spi_in in pair.right.sa.children, "it goes when its lifetime ends"
+    assert old.spi_in in pair.right.sa.children
+    pair.run(PROOF_PATIENCE + 1)
+    assert old.spi_in not in pair.right.sa.children, "then we delete it"
+    pair.assert_agreed()
+
+
+def _forget_delete(pair: Pair, spi_in: int) -> None:
+    """The DELETE that is on its way from the left was never sent, and it has the CHILD_SA no more."""
+    sa = pair.left.sa
+    pair.drop()
+    sa.window.next_request -= 1
+    sa.window.pending = sa.exchange = None
+    sa.retire(sa.children[spi_in], pair.now, linger=False)
+    pair.drain()
 
 
 @pytest.mark.parametrize(
