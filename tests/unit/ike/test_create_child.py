@@ -22,7 +22,6 @@ from support.ike_stages import (
 )
 
 from gateway.ike import proposal
-from gateway.ike.child import PROOF_PATIENCE
 from gateway.ike.commands import CheckLiveness, Configure, CreateChildSa, Rekey
 from gateway.ike.events import ChildActivate, ChildInstall, ChildRemove, ExchangeFailed
 from gateway.ike.exchanges import timers
@@ -474,21 +473,6 @@ def test_a_child_sa_already_replaced_is_not_rekeyed_again(role: str) -> None:
     second = ask(stage, named, esp_offer(b"\0\0\x30\1"), NONCE, ESP_KE, *selectors())
     assert [one.type for one in second.notifies()] == [NotifyType.TEMPORARY_FAILURE]
     assert len(stage.sa.children) == 2
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_what_the_peer_replaced_and_does_not_delete_we_delete(role: str) -> None:
-    """It may hold the old one no more, and waits for nothing: strongSwan 6.0 with two rekeys amid loss."""
-    stage = reach(role, "ESTABLISHED")
-    (old,) = stage.sa.children.values()
-    assert ask(stage, rekey_notify(stage), esp_offer(b"\0\0\x30\0"), NONCE, ESP_KE, *selectors()).error() is None
-    new = old.successor
-    assert new is not None
-    stage.pair.run(PROOF_PATIENCE - 1)
-    assert old.active and not new.active, "it has the time of all its repetitions"
-    stage.pair.run(2)
-    assert list(stage.sa.children.values()) == [new] and new.active
-    assert stage.host.seen(ChildActivate)[-1].spi_out == new.spi_out
 
 
 @pytest.mark.parametrize("role", ROLES)

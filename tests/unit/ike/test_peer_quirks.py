@@ -36,6 +36,22 @@ def test_a_peer_that_does_not_delete_what_it_rekeyed_is_rekeyed_by_us_on_the_new
     pair.assert_agreed()
 
 
+def test_what_the_peer_replaced_and_does_not_delete_we_delete() -> None:
+    """It may hold the old one no more, and waits for nothing: strongSwan 6.0 with two rekeys amid loss."""
+    pair = Pair()
+    pair.establish()
+    pair.left.command(Rekey(NAME, CHILD))
+    pair.deliver()
+    pair.deliver()
+    old, new = pair.right.sa.children.values()
+    _forget_delete(pair, old.spi_out)
+    pair.run(PROOF_PATIENCE - 1)
+    assert old.active and not new.active, "it has the time of all its repetitions"
+    pair.run(2)
+    assert list(pair.right.sa.children.values()) == [new] and new.active
+    assert pair.right.data_plane.active[0] == new.spi_out
+
+
 def _forget_delete(pair: Pair, spi_in: int) -> None:
     """The DELETE that is on its way from the left was never sent, and it has the CHILD_SA no more."""
     sa = pair.left.sa
