@@ -374,14 +374,12 @@ def _find_old(sa: IkeSa, message: Message) -> ChildSa | None:
 
 
 def _check_replaceable(sa: IkeSa, old: ChildSa) -> None:
-    closing = any(isinstance(one, DeleteChild) and one.child is old for one in (sa.exchange, *sa.queue))
+    deleted = [one.child for one in (sa.exchange, *sa.queue) if isinstance(one, DeleteChild)]
     usable = old.usable or succession.is_made_anew(sa, old)
-    if not usable or old.successor is not None or closing:
+    if not usable or old.successor is not None or any(child is old for child in deleted):
         # RFC 7296 2.25.1: being deleted, about to be (as the one too many of a collision), or already replaced
         raise PeerError(Violation.TEMPORARY, f"CHILD_SA is {old.state.value}", NotifyType.TEMPORARY_FAILURE)
-    if any(
-        one.successor is old and one.state in (ChildState.REKEYED, ChildState.DELETING) for one in sa.children.values()
-    ):
+    if any(child.successor is old for child in deleted):
         # Our DELETE of what it replaced is not answered. Interop: strongSwan 6.0 confounds the two then, and drops one unsaid
         raise PeerError(Violation.TEMPORARY, "what it replaced is not deleted yet", NotifyType.TEMPORARY_FAILURE)
 
