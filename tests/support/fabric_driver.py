@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from gateway.ha.address_fabric import AddressFabric
 from gateway.ha.address_values import AddressCall, AddressSettings
 from gateway.ha.fabric import Command, Fabric
-from gateway.ha.fabric_values import Call, FabricSettings
+from gateway.ha.fabric_values import Call, FabricSettings, Read
 from gateway.runtime.randomness import SystemRandom
 
 
@@ -27,7 +27,7 @@ class CoreDriver:
         self.core = core
         self._adapter = adapter
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Any] = {}  # and what they carry out
         self._changed = asyncio.Event()
         self._drain()
 
@@ -54,8 +54,8 @@ class CoreDriver:
         for effect in self.core.poll():
             if isinstance(effect, Call | AddressCall):
                 task = asyncio.create_task(self._carry_out(effect))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._tasks[task] = effect
+                task.add_done_callback(self._tasks.pop)
             else:
                 self.events.append(effect)
         if self._timer is not None:
@@ -91,6 +91,13 @@ class FabricDriver(CoreDriver):
     async def until_settled(self, seconds: float = 10.0) -> None:
         await self.until(
             lambda: all(table.settled for table in self.fabric.view().tables), seconds, "every table settled"
+        )
+
+    async def until_nothing_is_written(self, seconds: float = 10.0) -> None:
+        await self.until(
+            lambda: all(isinstance(call.operation, Read) for call in self._tasks.values()),
+            seconds,
+            "no write under way",
         )
 
     async def until_read(self, seconds: float = 10.0) -> None:

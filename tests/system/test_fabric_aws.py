@@ -16,6 +16,7 @@ import pytest
 from support.clouds import AwsServer, aws, marks_towards
 from support.fabric_driver import FabricDriver
 
+from gateway.ha.fabric_table import CONTEST
 from gateway.ha.fabric_values import (
     Activate,
     Claim,
@@ -283,6 +284,11 @@ def test_of_two_gateways_the_last_epoch_wins(server: AwsServer, vpc: Vpc):
             one.tell(Activate(6))
             two.tell(Activate(7))
             await one.until(lambda: bool(one.said(HigherEpoch)), 15, "the lower epoch sees the higher one")
+            # What the lower one had under way came last, perhaps, and is given CONTEST seconds to be explained
+            await one.until_nothing_is_written()
+            await two.until(
+                lambda: leads_to(server, vpc, vpc.theirs), CONTEST + 20, "the routes lead to the higher one"
+            )
             await two.until_settled(30)
             before = done(server, "ReplaceRoute")
             await asyncio.sleep(1.0)

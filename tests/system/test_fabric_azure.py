@@ -15,6 +15,7 @@ import pytest
 from support.clouds import AzureServer, azure, marks_towards, route, table_id
 from support.fabric_driver import FabricDriver
 
+from gateway.ha.fabric_table import CONTEST
 from gateway.ha.fabric_values import (
     Activate,
     Claim,
@@ -311,6 +312,9 @@ def test_of_two_gateways_that_fight_the_last_epoch_wins_and_they_do_not_write_in
             one.tell(Activate(6))
             two.tell(Activate(7))
             await one.until(lambda: bool(one.said(HigherEpoch)), 10, "the lower epoch sees the higher one")
+            # What the lower one had under way came last, perhaps, and is given CONTEST seconds to be explained
+            await one.until_nothing_is_written()
+            await two.until(lambda: leads_to(server, "gw-b"), CONTEST + 20, "the routes lead to the higher one")
             await two.until_settled(20)
             before = len(server.writes())
             await asyncio.sleep(1.0)
