@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from support.capture import INFORMATIONAL, EspSeen, esp_of
 from support.daemon import GatewayDaemon
 from support.pair import EDGE, ENDS, Pair, make_pair, nothing_lost
 from support.process import wait_until
-from support.scene import Scene
+from support.scene import EDGE_OUTER, GATEWAY_OUTER, Scene
 from support.strongswan import log_of
+from support.traffic import Loss
 
 pytestmark = [pytest.mark.interop]
 
+OCTETS = 8 + 8 + (28 + 200 + 2 + 2) + 16
+"""Of a datagram of the streams in ESP (RFC 4303 2, RFC 4106): header, IV, IPv4 + UDP + payload + trailer in fours, ICV."""
 MAKE_BEFORE_BREAK = ["make_before_break = yes"]
 
 
@@ -30,6 +34,27 @@ def _drops(gateway: GatewayDaemon) -> dict[str, int]:
 
 def _one_ike_sa(pair: Pair) -> bool:
     return len(pair.charon.sas()) == 1
+
+
+def _all_left_in_time(pair: Pair, back: Loss) -> None:
+    """Every datagram left the gateway, and none on a CHILD_SA of an IKE_SA whose DELETE it had answered."""
+    wait_until(
+        lambda: sum(packet.octets for packet in _towards_edge(pair)) >= back.sent * OCTETS, 5, "all is in the capture"
+    )
+    sent = _towards_edge(pair)
+    spis = list(dict.fromkeys(packet.spi for packet in sent))
+    answered = {
+        message.initiator_spi: message.at
+        for message in pair.capture.so_far().ike
+        if message.source == GATEWAY_OUTER and message.response and message.exchange == INFORMATIONAL
+    }
+    assert len(answered) >= len(spis) - 1 > 0
+    for spi, ended in zip(spis[:-1], answered.values(), strict=False):
+        assert [packet for packet in sent if packet.spi == spi and packet.at > ended] == []
+
+
+def _towards_edge(pair: Pair) -> list[EspSeen]:
+    return [packet for packet in esp_of(pair.capture.path) if packet.target == EDGE_OUTER]
 
 
 @pytest.mark.parametrize(("release", "initiator"), [
@@ -56,6 +81,11 @@ def test_a_new_ike_sa_takes_the_place_of_the_old_one_without_loss(scene: Scene, 
         # that leads to it, and drops what comes between: on its side, in the direction it sends
         assert there.lost <= 20
         there = replace(there, lost=0, missing=())
+    if not ours and not back.void and back.lost:
+        # Interop: what still waits within strongSwan when its DELETE of the old IKE_SA is answered finds no SA any more; on
+        # a busy machine hundreds of milliseconds. Whether it is so, the wire tells
+        _all_left_in_time(pair, back)
+        back = replace(back, lost=0, missing=())
     nothing_lost((there, back))
     pair.no_clear_text()
 

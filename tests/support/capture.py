@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from support.netns import Namespace
@@ -21,6 +22,7 @@ from support.traffic_probe import MARKER
 CLASSES = ("arp", "nd", "ike-500", "ike-4500", "esp-4500", "esp-50", "nat-keepalive", "icmp-error", "clear")
 _SNAPLEN = 192
 _IKE_SA_INIT, _IKE_AUTH = 34, 35
+INFORMATIONAL = 37
 _ND_TYPES = frozenset({133, 134, 135, 136, 137, 130, 131, 132, 143})  # RFC 4861, RFC 2710, RFC 3810
 
 
@@ -29,9 +31,21 @@ class IkeSeen:
     """The clear part of one IKE message: when, which exchange, request or response."""
 
     at: float
+    source: str
+    initiator_spi: int
     exchange: int
     response: bool
     message_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class EspSeen:
+    """ESP in UDP over IPv4: when, to whom, on which SA; `octets`: of one packet, or of all of one batch (UDP GSO)."""
+
+    at: float
+    target: str
+    spi: int
+    octets: int
 
 
 @dataclass(slots=True)
@@ -105,9 +119,26 @@ class Capture:
 
 
 def classify(path: Path) -> Classified:
-    """Read a pcap file; a half-written last packet is left out."""
+    """Put every packet of a pcap file into its class."""
     data = path.read_bytes()
     found = Classified(markers=data.count(MARKER))
+    for at, frame in _frames(path, data):
+        kind = kind_of(frame)
+        found.counts[kind] += 1
+        if kind.startswith("ike-"):
+            found.ike.append(_ike_seen(frame, kind, at))
+        if kind == "clear" and len(found.samples) < 10:
+            found.samples.append(f"{at:.6f} {describe(frame)}")
+    return found
+
+
+def esp_of(path: Path) -> list[EspSeen]:
+    """What is ESP in UDP over IPv4 in a pcap file."""
+    return [_esp_seen(frame, at) for at, frame in _frames(path, path.read_bytes()) if kind_of(frame) == "esp-4500"]
+
+
+def _frames(path: Path, data: bytes) -> Iterator[tuple[float, bytes]]:
+    """When, and the octets; a half-written last packet is left out."""
     at = 24
     (magic,) = struct.unpack_from("<I", data) if len(data) >= at else (0,)
     if magic not in (0xA1B2C3D4, 0xA1B23C4D):
@@ -118,13 +149,7 @@ def classify(path: Path) -> Classified:
         if len(frame) < length:
             break
         at += 16 + length
-        kind = kind_of(frame)
-        found.counts[kind] += 1
-        if kind.startswith("ike-"):
-            found.ike.append(_ike_seen(frame, kind, seconds + fraction / 1e6))
-        if kind == "clear" and len(found.samples) < 10:
-            found.samples.append(f"{seconds}.{fraction:06d} {describe(frame)}")
-    return found
+        yield seconds + fraction / 1e6, frame
 
 
 def kind_of(frame: bytes) -> str:
@@ -157,8 +182,19 @@ def _ike_seen(frame: bytes, kind: str, at: float) -> IkeSeen:
     packet = frame[14:]
     header = (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else 40
     message = packet[header + 8 + (4 if kind == "ike-4500" else 0) :]
-    # RFC 7296 3.1: octet 18 exchange type, octet 19 flags (0x20 response), octets 20-23 message ID
-    return IkeSeen(at, message[18], bool(message[19] & 0x20), int.from_bytes(message[20:24]))
+    # RFC 7296 3.1: octets 0-7 initiator's SPI, 18 exchange type, 19 flags (0x20 response), 20-23 message ID
+    source = IPv4Address(packet[12:16]) if header < 40 else IPv6Address(packet[8:24])
+    spi, number = int.from_bytes(message[:8]), int.from_bytes(message[20:24])
+    return IkeSeen(at, str(source), spi, message[18], bool(message[19] & 0x20), number)
+
+
+def _esp_seen(frame: bytes, at: float) -> EspSeen:
+    packet = frame[14:]
+    header = (packet[0] & 15) * 4
+    payload = packet[header + 8 :]
+    return EspSeen(
+        at, str(IPv4Address(packet[16:20])), int.from_bytes(payload[:4]), int.from_bytes(packet[2:4]) - header - 8
+    )
 
 
 def _ipv4(packet: bytes) -> str:
