@@ -120,7 +120,8 @@ def test_every_suite(scene: Scene, subtests: pytest.Subtests, initiator: str) ->
             pair.charon.rekey_child()
             pair.charon.rekey_ike()
             _agree(pair, row, rekeyed=True)
-            assert ping(scene.host, SITE_HOST, 2).lost == 0
+            # Nothing lost in a rekey is asked elsewhere: strongSwan drops what waits in it when an SA of its own ends
+            wait_until(lambda: ping(scene.host, SITE_HOST, 2).lost == 0, 10, "traffic through the last of them")
         _take_down(pair, initiator)
     pair.no_clear_text()
 
@@ -202,8 +203,7 @@ def test_a_gateway_that_initiates_is_asked_for_a_cookie(scene: Scene, release: s
     """RFC 7296 2.6. strongSwan asks once an address has three half-open IKE_SAs."""
     pair = make_pair(scene, EDGE.with_(proposals=PROPOSAL), initiator="edge", release=release)
     pair.start()
-    leave_half_open(scene.gateway, GATEWAY_OUTER, EDGE_OUTER, 3)
-    wait_until(lambda: len(pair.charon.sas()) == 3, 5, "three half-open IKE_SAs at the edge")
+    leave_half_open(scene.gateway, GATEWAY_OUTER, EDGE_OUTER, 3, lambda: len(pair.charon.sas()))
     _initiate(pair, "gateway")
     assert "N(COOKIE)" in pair.gateway.ctl("trace", "site").stdout
     _used(pair)
@@ -217,13 +217,12 @@ def test_an_edge_that_initiates_is_asked_for_a_cookie(scene: Scene, release: str
     pair = make_pair(scene, edge, initiator="edge", release=release)
     pair.gateway.config.write_text(pair.gateway.config.read_text().replace(edge.proposals, PROPOSAL))
     pair.start()
-    leave_half_open(scene.edge, EDGE_OUTER, GATEWAY_OUTER, 64)
 
     def half_open() -> int:
         status = pair.gateway.status()
         return int(status["ike_half_open"]) if status else 0
 
-    wait_until(lambda: half_open() >= 64, 10, "64 half-open IKE_SAs at the gateway")
+    leave_half_open(scene.edge, EDGE_OUTER, GATEWAY_OUTER, 64, half_open)
     pair.charon.initiate()
     pair.wait_up()
     text = log_of(pair.charon).read_text()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from support.netns import Namespace
+from support.process import wait_until
 
 from gateway.ike.message import Header, emit_message
 from gateway.ike.payloads import KeyExchange, Nonce, Proposal, SecurityAssociation, Transform
@@ -31,10 +33,20 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
 """
 
 
-def leave_half_open(machine: Namespace, source: str, target: str, count: int) -> None:
-    """`count` requests from `source`, each of an initiator of its own; answers are not awaited."""
-    lines = "\n".join(request().hex() for _ in range(count))
-    machine.run(sys.executable, "-S", "-E", "-c", _SENDER, source, target, stdin=lines)
+def leave_half_open(machine: Namespace, source: str, target: str, count: int, left: Callable[[], int]) -> None:
+    """`count` IKE_SAs that `left` sees, each of an initiator of its own; answers are not awaited.
+
+    Who is behind with his work drops a request of a stranger, and nobody repeats it: what is missing is sent again.
+    """
+
+    def all_there() -> bool:
+        missing = count - left()
+        if missing > 0:
+            lines = "\n".join(request().hex() for _ in range(missing))
+            machine.run(sys.executable, "-S", "-E", "-c", _SENDER, source, target, stdin=lines)
+        return missing <= 0
+
+    wait_until(all_there, 10, f"{count} half-open IKE_SAs at {target}", interval=0.5)
 
 
 def request() -> bytes:

@@ -276,7 +276,8 @@ def test_who_was_stopped_for_a_minute_does_not_act_when_it_goes_on(pair: Watched
     went_on = time.monotonic()
     pair.wait_whole(60)
     print(f"whole again after {time.monotonic() - went_on:.1f} s")
-    assert pair.granted(begun) == [1 - active]
+    # The other one may have been granted it again, as where a loaded machine let its probes be late; never who stood still
+    assert set(pair.granted(begun)) == {1 - active}
 
 
 def test_both_restart_again_and_again_and_one_of_them_acts(pair: Watched) -> None:
